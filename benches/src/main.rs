@@ -1,0 +1,116 @@
+//! Benchmarks of isobar, each beside a ceiling measured in the same run.
+//!
+//! `ingest`: JSON records in Kafka to committed Delta tables in three local clouds, beside a bare loop that only
+//! consumes, decodes and encodes. Each side runs in a process of its own, so that its processor time and its
+//! resident memory are its own.
+
+mod bare;
+mod measure;
+mod pipeline;
+mod topic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+use measure::Measurement;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of isobar", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Kafka to committed Delta in three local clouds, beside the bare loop of client, decoder and encoder.
+    Ingest {
+        /// Kafka brokers, `host:port`.
+        #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
+        brokers: String,
+        /// Megabytes of JSON in the topic (10^6 bytes).
+        #[arg(long, default_value_t = 1000)]
+        megabytes: u64,
+        /// Runs of each side; the median counts.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Memory budget of the topology.
+        #[arg(long, default_value = "384MiB")]
+        memory: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// One run of the bare loop (used by `ingest`).
+    #[command(hide = true)]
+    Bare { brokers: String, topic: String },
+    /// One run of the pipeline (used by `ingest`).
+    #[command(hide = true)]
+    Pipeline { brokers: String, topic: String, memory: String, directory: PathBuf },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Ingest { brokers, megabytes, runs, memory, json } => ingest(&brokers, megabytes, runs, &memory, json).await,
+        Command::Bare { brokers, topic } => tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?,
+        Command::Pipeline { brokers, topic, memory, directory } => pipeline::run(&brokers, &topic, &memory, &directory).await,
+    }
+}
+
+async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: bool) -> Result<()> {
+    let topic = topic::fill(brokers, megabytes).await?;
+    eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
+    let mut bare = Vec::new();
+    let mut pipeline = Vec::new();
+    for run in 1..=runs {
+        let measured = child(&["bare", brokers, &topic.name])?;
+        topic.check(&measured)?;
+        eprintln!("bare loop, run {run}: {measured}");
+        bare.push(measured);
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().to_str().context("the temporary directory has a UTF-8 name")?;
+        let measured = child(&["pipeline", brokers, &topic.name, memory, path])?;
+        topic.check(&measured)?;
+        eprintln!("pipeline,  run {run}: {measured}");
+        pipeline.push(measured);
+    }
+    let (bare, pipeline) = (measure::median(bare), measure::median(pipeline));
+    let ratio = pipeline.megabytes_per_core_second() / bare.megabytes_per_core_second();
+    if json {
+        let report = serde_json::json!({ "bare": bare, "pipeline": pipeline, "ratio_per_core": ratio });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}\n{}", Measurement::TABLE_HEAD, bare.table_row("bare loop"));
+        println!("{}", pipeline.table_row("isobar, 3 clouds"));
+        println!("\nper core, isobar reaches {:.0} % of the bare loop (median of {runs} runs each)", 100.0 * ratio);
+    }
+    Ok(())
+}
+
+/// Runs this program again with `arguments`; its last line of output is a measurement.
+fn child(arguments: &[&str]) -> Result<Measurement> {
+    let program = std::env::current_exe().context("find this program")?;
+    let output = std::process::Command::new(program).args(arguments).stderr(std::process::Stdio::inherit()).output()?;
+    if !output.status.success() {
+        bail!("{} ended with {}", arguments[0], output.status);
+    }
+    let text = String::from_utf8(output.stdout)?;
+    serde_json::from_str(text.lines().last().unwrap_or_default()).context("read the measurement")
+}

@@ -1,0 +1,105 @@
+//! What a run cost: wall time, processor time and resident memory, as the system accounts for them.
+
+use std::fmt;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Clock ticks per second in `/proc/<pid>/stat`; 100 on every Linux this runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// One run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Kafka records.
+    pub records: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+    /// Wall time.
+    pub seconds: f64,
+    /// Processor time of all threads, user and system.
+    pub core_seconds: f64,
+    /// Largest resident memory.
+    pub resident_bytes_max: u64,
+}
+
+/// A running measurement of this process.
+pub struct Stopwatch {
+    started: Instant,
+    core_seconds: f64,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Result<Self> {
+        Ok(Self { started: Instant::now(), core_seconds: core_seconds()? })
+    }
+
+    /// What has been used since the start. Resident memory is that of the whole process so far.
+    pub fn stop(&self, records: u64, bytes: u64) -> Result<Measurement> {
+        Ok(Measurement {
+            records,
+            bytes,
+            seconds: self.started.elapsed().as_secs_f64(),
+            core_seconds: core_seconds()? - self.core_seconds,
+            resident_bytes_max: resident_bytes_max()?,
+        })
+    }
+}
+
+impl Measurement {
+    /// Head of a Markdown table of measurements.
+    pub const TABLE_HEAD: &'static str = "| | records/s | MB/s | core-seconds | MB/s per core | resident MB |\n|---|---|---|---|---|---|";
+
+    /// Throughput per second of processor time.
+    pub fn megabytes_per_core_second(&self) -> f64 {
+        self.bytes as f64 / 1e6 / self.core_seconds
+    }
+
+    /// A row of a Markdown table.
+    pub fn table_row(&self, name: &str) -> String {
+        format!(
+            "| {name} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} |",
+            self.records as f64 / self.seconds,
+            self.bytes as f64 / 1e6 / self.seconds,
+            self.core_seconds,
+            self.megabytes_per_core_second(),
+            self.resident_bytes_max as f64 / 1e6,
+        )
+    }
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} records in {:.2} s, {:.2} core-seconds, {:.1} MB/s per core, {:.0} MB resident",
+            self.records,
+            self.seconds,
+            self.core_seconds,
+            self.megabytes_per_core_second(),
+            self.resident_bytes_max as f64 / 1e6
+        )
+    }
+}
+
+/// The run with the median throughput per core.
+pub fn median(mut runs: Vec<Measurement>) -> Measurement {
+    runs.sort_by(|left, right| left.megabytes_per_core_second().total_cmp(&right.megabytes_per_core_second()));
+    runs.swap_remove(runs.len() / 2)
+}
+
+fn core_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").context("read processor time")?;
+    let after_name = stat.rsplit_once(')').context("read processor time")?.1;
+    // utime and stime are fields 14 and 15 of proc(5); the name is field 2.
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+    Ok(ticks.sum::<Result<f64, _>>().context("read processor time")? / TICKS_PER_SECOND)
+}
+
+fn resident_bytes_max() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read resident memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("read resident memory")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+}

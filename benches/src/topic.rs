@@ -1,0 +1,91 @@
+//! The topic that benchmarks read: the flights of 2013 over and over, JSON, keyed by airport, four partitions.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use isobar_connectors::kafka::{Compression, KafkaCluster, KafkaConfig, KafkaProducer, ProducedRecord};
+use isobar_schemas::TopicPartition;
+use isobar_topologies::demo::replay::{FLIGHTS, Records};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+
+use crate::measure::Measurement;
+
+/// Partitions of the topic.
+pub const PARTITIONS: i32 = 4;
+
+/// A filled topic.
+pub struct Topic {
+    /// Its name, which tells its size.
+    pub name: String,
+    /// Records in it.
+    pub records: u64,
+    /// Bytes of payload in it.
+    pub bytes: u64,
+}
+
+impl Topic {
+    /// A run that did not read everything measures nothing.
+    pub fn check(&self, measured: &Measurement) -> Result<()> {
+        ensure!(measured.records == self.records, "{} of {} records were read", measured.records, self.records);
+        Ok(())
+    }
+}
+
+/// Creates and fills the topic, or finds it filled by an earlier run.
+pub async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
+    let name = format!("bench_flights_{megabytes}mb");
+    let payloads = payloads()?;
+    let target = megabytes * 1_000_000;
+    let mut topic = Topic { name: name.clone(), records: 0, bytes: 0 };
+    let mut records = payloads.iter().cycle().enumerate();
+    let fresh = create(brokers, &name).await?;
+    let producer = KafkaProducer::start(brokers, Compression::Lz4)?;
+    while topic.bytes < target {
+        let (index, (key, payload)) = records.next().context("the flights are not empty")?;
+        if fresh {
+            // Round robin, so that every partition holds the same load.
+            producer.produce(ProducedRecord {
+                topic: &name,
+                partition: i32::try_from(index % PARTITIONS as usize)?,
+                key: Some(key.as_bytes()),
+                payload: Some(payload.as_bytes()),
+                timestamp_ms: None,
+            })?;
+        }
+        topic.records += 1;
+        topic.bytes += payload.len() as u64;
+    }
+    producer.flush(Duration::from_secs(120))?;
+    let found = records_in(brokers, &name).await?;
+    ensure!(found == topic.records, "topic {name} holds {found} records, not {}: delete it and run again", topic.records);
+    Ok(topic)
+}
+
+fn payloads() -> Result<Vec<(String, String)>> {
+    let mut records = Records::open(&FLIGHTS)?;
+    let mut payloads = Vec::new();
+    while let Some(record) = records.next_record()? {
+        payloads.push(record);
+    }
+    Ok(payloads)
+}
+
+/// Creates the topic; false if it exists.
+async fn create(brokers: &str, name: &str) -> Result<bool> {
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
+    let created = admin.create_topics([&topic], &AdminOptions::new()).await?;
+    match created.into_iter().next().context("an answer for the one topic")? {
+        Ok(_) => Ok(true),
+        Err((_, rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists)) => Ok(false),
+        Err((name, code)) => anyhow::bail!("create topic {name}: {code}"),
+    }
+}
+
+async fn records_in(brokers: &str, name: &str) -> Result<u64> {
+    let cluster = KafkaCluster::new(&KafkaConfig::new([brokers], "isobar-bench"), Duration::from_secs(15))?;
+    let partitions: Vec<TopicPartition> = (0..PARTITIONS).map(|partition| TopicPartition::new(name, partition)).collect();
+    let watermarks = cluster.watermarks(&partitions).await?;
+    Ok(watermarks.values().map(|ends| (ends.high - ends.low) as u64).sum())
+}

@@ -1,0 +1,26 @@
+//! The Delta log as isobar writes and reads it: whole `_delta_log` bodies, byte for byte.
+//!
+//! A body is decided before it is published and must be the same bytes in every cloud, so nothing here leaves room
+//! for a library's taste: the order of actions, of fields and of map keys is fixed, and a body read back and
+//! written again gives the same bytes. Any Delta reader can read the result; `docs/format.md` is the specification.
+//!
+//! ```text
+//! {"commitInfo":{… "isobar":{ epoch, sequence, previous_sha256, offsets, rows, files }}}
+//! {"protocol":…}        only where the table is created or changed
+//! {"metaData":…}
+//! {"txn":…}             one per Kafka partition that advanced: version = next offset to read
+//! {"add":…} {"remove":…}
+//! ```
+//!
+//! Reading is tolerant of fields it does not know and strict about everything it relies on: a body is refused, never
+//! half understood. All functions are pure; reading and writing objects is the caller's.
+
+pub mod actions;
+pub mod body;
+pub mod fingerprint;
+pub mod path;
+pub mod schema;
+
+pub use actions::{Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn};
+pub use body::{CommitBody, TableDefinition, next_commit_timestamp_ms, parse_body, sha256_hex};
+pub use fingerprint::record_fingerprint;

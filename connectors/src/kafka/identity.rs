@@ -1,0 +1,276 @@
+//! Asking a cluster who it is, which topics it has, and where their partitions begin and end.
+//!
+//! Positions are kept under the ids of cluster and topic, not under their names: a topic that was deleted and created
+//! anew has the same name and other records. The ids are read here, once, at start. Everything is a question with a
+//! time-out; nothing is retried, and the answers to "nobody there", "no such topic" and "not allowed" are different
+//! errors.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use isobar_schemas::TopicPartition;
+use rdkafka::{
+    Offset, TopicPartitionList,
+    bindings::rd_kafka_resp_err_t as Code,
+    consumer::{BaseConsumer, Consumer},
+};
+
+use super::{
+    config::KafkaConfig,
+    context::QuestionContext,
+    ffi,
+    source::{client_error, is_denied, is_gone},
+};
+use crate::{Error, nearest::nearest};
+
+/// What a cluster says about itself and some of its topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// The cluster's id; `None` from a broker too old to have one (before 0.10.1).
+    pub cluster_id: Option<String>,
+    /// The topics asked for, in the order asked.
+    pub topics: Vec<TopicInfo>,
+}
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: String,
+    /// Its id as Kafka's tools print it (base64, safe in paths); `None` from a broker without topic ids (before 2.8).
+    pub id: Option<String>,
+    /// How many partitions it has; they are numbered from 0.
+    pub partitions: i32,
+}
+
+/// The ends of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The first offset there is.
+    pub low: i64,
+    /// The offset after the last one that can be read: open transactions are not counted.
+    pub high: i64,
+}
+
+/// A connection to ask questions with.
+#[derive(Clone)]
+pub struct KafkaCluster {
+    consumer: Arc<BaseConsumer<QuestionContext>>,
+    brokers: String,
+    timeout: Duration,
+}
+
+impl KafkaCluster {
+    /// Prepares to ask the cluster of `config`; each question may take `timeout`. Does not connect yet.
+    pub fn new(config: &KafkaConfig, timeout: Duration) -> Result<Self, Error> {
+        let mut client = config.client()?;
+        // The end of a partition is then the end of what a source can read.
+        client.set("isolation.level", "read_committed");
+        let consumer =
+            client.create_with_context(QuestionContext::default()).map_err(|error| client_error(&error))?;
+        Ok(Self { consumer: Arc::new(consumer), brokers: config.brokers(), timeout })
+    }
+
+    /// The cluster's id, and ids and partitions of `topics`.
+    pub async fn describe(&self, topics: &[String]) -> Result<ClusterInfo, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |cluster| {
+            let topics = cluster.topics(&topics)?;
+            // Answered from what the question before has brought.
+            let cluster_id = cluster.consumer.client().fetch_cluster_id(cluster.timeout);
+            Ok(ClusterInfo { cluster_id, topics })
+        })
+        .await
+    }
+
+    /// Where `partitions` begin and end at the moment.
+    pub async fn watermarks(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, Watermarks>, Error> {
+        let partitions = partitions.to_vec();
+        self.ask(move |cluster| {
+            let lows = cluster.offsets(&partitions, Offset::Beginning)?;
+            let highs = cluster.offsets(&partitions, Offset::End)?;
+            let ends = lows.into_iter().zip(highs).map(|(low, high)| Watermarks { low, high });
+            Ok(partitions.into_iter().zip(ends).collect())
+        })
+        .await
+    }
+
+    /// Runs a blocking question where blocking is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cluster = self.clone();
+        let answer = tokio::task::spawn_blocking(move || question(&cluster)).await;
+        answer.unwrap_or_else(|error| {
+            Err(Error::Kafka { action: "ask the kafka cluster".into(), reason: error.to_string() })
+        })
+    }
+
+    fn topics(&self, names: &[String]) -> Result<Vec<TopicInfo>, Error> {
+        let described = ffi::describe_topics(self.consumer.client(), names, self.timeout)
+            .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
+        names
+            .iter()
+            .map(|name| match described.iter().find(|topic| topic.name == *name) {
+                Some(ffi::TopicDescription { error: Some((code, reason)), .. }) => {
+                    Err(self.topic_failure(name, *code, reason.clone()))
+                }
+                Some(topic) if topic.partitions > 0 => Ok(TopicInfo {
+                    name: name.clone(),
+                    id: topic.id.clone(),
+                    partitions: i32::try_from(topic.partitions).unwrap_or(i32::MAX),
+                }),
+                _ => Err(self.missing(name)),
+            })
+            .collect()
+    }
+
+    /// The offset at `end` of each partition, in their order.
+    fn offsets(&self, partitions: &[TopicPartition], end: Offset) -> Result<Vec<i64>, Error> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut question = TopicPartitionList::with_capacity(partitions.len());
+        for TopicPartition { topic, partition } in partitions {
+            question
+                .add_partition_offset(topic, *partition, end)
+                .map_err(|error| Error::Kafka { action: "list offsets".into(), reason: error.to_string() })?;
+        }
+        // librdkafka answers the beginning and the end like any other time, one request per broker.
+        let answer = self.consumer.offsets_for_times(question, self.timeout).map_err(|error| {
+            let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+            self.failure("list offsets", code, error.to_string())
+        })?;
+        partitions
+            .iter()
+            .map(|topic_partition| {
+                let TopicPartition { topic, partition } = topic_partition;
+                let action = || format!("find the ends of {topic_partition}");
+                let Some(found) = answer.find_partition(topic, *partition) else {
+                    return Err(Error::Kafka { action: action(), reason: "no answer for it".into() });
+                };
+                if let Err(error) = found.error() {
+                    return Err(Error::Kafka { action: action(), reason: error.to_string() });
+                }
+                match found.offset() {
+                    Offset::Offset(offset) => Ok(offset),
+                    other => {
+                        Err(Error::Kafka { action: action(), reason: format!("the answer is {other:?}") })
+                    }
+                }
+            })
+            .collect()
+    }
+
+    fn topic_failure(&self, topic: &str, code: i32, reason: String) -> Error {
+        if is_gone(code) {
+            self.missing(topic)
+        } else if is_denied(code) {
+            Error::KafkaDenied { what: format!("topic {topic}"), reason }
+        } else {
+            Error::Kafka { action: format!("describe topic {topic}"), reason }
+        }
+    }
+
+    fn missing(&self, topic: &str) -> Error {
+        let all = self.consumer.fetch_metadata(None, self.timeout).ok();
+        let names = all.iter().flat_map(|all| all.topics()).map(|topic| topic.name());
+        let similar = nearest(topic, names).into_iter().map(String::from).collect();
+        Error::TopicMissing { topic: topic.to_string(), similar }
+    }
+
+    /// Why a whole question failed: errors that librdkafka told on the side say more than its time-out.
+    fn failure(&self, action: &str, code: i32, reason: String) -> Error {
+        // Serves the error events, which fill the context. Without an assignment there are no records to lose.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        let context = self.consumer.client().context();
+        if let Some(reason) = context.denied() {
+            return Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason };
+        }
+        let unreachable = [
+            Code::RD_KAFKA_RESP_ERR__TIMED_OUT,
+            Code::RD_KAFKA_RESP_ERR__TRANSPORT,
+            Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN,
+            Code::RD_KAFKA_RESP_ERR__RESOLVE,
+            Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        ];
+        if unreachable.iter().any(|known| *known as i32 == code) {
+            return Error::KafkaUnreachable {
+                brokers: self.brokers.clone(),
+                timeout_ms: self.timeout.as_millis(),
+                reason: context.reason().unwrap_or(reason),
+            };
+        }
+        if is_denied(code) {
+            return Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason };
+        }
+        Error::Kafka { action: action.to_string(), reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::{EmbeddedBroker, KafkaProducer, ProducedRecord};
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn cluster(broker: &EmbeddedBroker) -> KafkaCluster {
+        KafkaCluster::new(&KafkaConfig::new([broker.bootstrap_servers()], "test"), TIMEOUT).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_cluster_and_its_topics_have_ids_that_last() {
+        let broker = EmbeddedBroker::start(&[("flights", 3), ("weather", 1)]).unwrap();
+        let topics = ["weather".to_string(), "flights".to_string()];
+        let first = cluster(&broker).describe(&topics).await.unwrap();
+        let again = cluster(&broker).describe(&topics).await.unwrap();
+        assert_eq!(first, again);
+        assert!(first.cluster_id.as_ref().is_some_and(|id| !id.is_empty()));
+        let partitions: Vec<_> =
+            first.topics.iter().map(|topic| (topic.name.as_str(), topic.partitions)).collect();
+        assert_eq!(partitions, [("weather", 1), ("flights", 3)]);
+        let ids: Vec<_> = first.topics.iter().map(|topic| topic.id.clone().expect("it has an id")).collect();
+        assert_ne!(ids[0], ids[1]);
+        assert!(ids.iter().all(|id| id.len() == 22 && !id.contains(['/', '+', '='])), "{ids:?}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_topic_is_named_with_its_neighbours() {
+        let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
+        let error = cluster(&broker).describe(&["flihgts".to_string()]).await.unwrap_err();
+        assert!(error.to_string().contains("did you mean flights?"), "{error}");
+        let error = cluster(&broker).describe(&["colours".to_string()]).await.unwrap_err();
+        assert!(matches!(error, Error::TopicMissing { ref similar, .. } if similar.is_empty()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_broker_is_named_with_the_time_waited() {
+        // Port 1 is not listened on.
+        let config = KafkaConfig::new(["127.0.0.1:1"], "test");
+        let cluster = KafkaCluster::new(&config, Duration::from_millis(800)).unwrap();
+        let error = cluster.describe(&["flights".to_string()]).await.unwrap_err();
+        assert!(matches!(error, Error::KafkaUnreachable { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("127.0.0.1:1") && text.contains("800 ms"), "{text}");
+        assert!(text.contains("refused"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn watermarks_are_the_ends_of_every_partition() {
+        let broker = EmbeddedBroker::start(&[("flights", 3)]).unwrap();
+        let producer = KafkaProducer::start(&broker.bootstrap_servers(), Default::default()).unwrap();
+        for partition in [0, 0, 2] {
+            producer.produce(ProducedRecord { topic: "flights", partition, ..Default::default() }).unwrap();
+        }
+        producer.flush(TIMEOUT).unwrap();
+        let partitions: Vec<_> = (0..3).map(|partition| TopicPartition::new("flights", partition)).collect();
+        let found = cluster(&broker).watermarks(&partitions).await.unwrap();
+        let highs: Vec<_> = found.values().map(|watermarks| (watermarks.low, watermarks.high)).collect();
+        assert_eq!(highs, [(0, 2), (0, 0), (0, 1)]);
+        assert!(cluster(&broker).watermarks(&[TopicPartition::new("flights", 9)]).await.is_err());
+    }
+}

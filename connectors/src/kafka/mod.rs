@@ -1,0 +1,20 @@
+//! Kafka: reading records from given positions, asking a cluster who it is, and producing records for demonstrations,
+//! benchmarks and tests.
+//!
+//! Everything goes through librdkafka. No consumer group is joined: partitions are assigned explicitly, with the
+//! positions found in the dataset, so a broker's opinion of the progress never matters. What the `rdkafka` crate
+//! does not wrap is in `ffi`, the only place with `unsafe`.
+
+mod config;
+mod context;
+mod embedded;
+mod ffi;
+mod identity;
+mod producer;
+mod source;
+
+pub use config::{KafkaConfig, OptionProblem, check_options};
+pub use embedded::EmbeddedBroker;
+pub use identity::{ClusterInfo, KafkaCluster, TopicInfo, Watermarks};
+pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
+pub use source::KafkaSource;

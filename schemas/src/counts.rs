@@ -1,0 +1,83 @@
+//! Row counts and the law they obey.
+//!
+//! Every Kafka record read has exactly one fate, decided before anything multiplies or aggregates rows:
+//! `in = out + rejected + dropped + filtered + late`. A commit that does not add up is refused.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What became of the records of one dataset in one commit. All numbers count Kafka records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowCounts {
+    /// Records read.
+    #[serde(rename = "in")]
+    pub input: u64,
+    /// Records whose row is in the dataset.
+    #[serde(rename = "out")]
+    pub output: u64,
+    /// Records in the quarantine, by the rule or reason that sent them there.
+    pub rejected: BTreeMap<String, u64>,
+    /// Records left out on purpose by an expectation with the action `drop`, by rule.
+    pub dropped: BTreeMap<String, u64>,
+    /// Records left out by the query's own `WHERE`.
+    pub filtered: u64,
+    /// Records later than the watermark, in the `late` table.
+    pub late: u64,
+    /// Records that failed an expectation with the action `warn` and went on, by rule. Not a fate: these rows are
+    /// counted in `out`, `filtered` or wherever else they ended.
+    pub warned: BTreeMap<String, u64>,
+}
+
+impl RowCounts {
+    /// Records in the quarantine, over all rules.
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// Records dropped on purpose, over all rules.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// Whether every record read has exactly one fate.
+    pub fn adds_up(&self) -> bool {
+        self.input == self.output + self.rejected_total() + self.dropped_total() + self.filtered + self.late
+    }
+
+    /// Adds the counts of `other` to these.
+    pub fn add(&mut self, other: &RowCounts) {
+        self.input += other.input;
+        self.output += other.output;
+        self.filtered += other.filtered;
+        self.late += other.late;
+        for (sum, parts) in [
+            (&mut self.rejected, &other.rejected),
+            (&mut self.dropped, &other.dropped),
+            (&mut self.warned, &other.warned),
+        ] {
+            for (rule, rows) in parts {
+                *sum.entry(rule.clone()).or_default() += rows;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_only_when_every_record_has_one_fate() {
+        let mut counts = RowCounts { input: 10, output: 6, filtered: 1, ..RowCounts::default() };
+        counts.rejected.insert("undecodable".into(), 2);
+        assert!(!counts.adds_up());
+        counts.dropped.insert("departed".into(), 1);
+        assert!(counts.adds_up());
+        let mut sum = counts.clone();
+        sum.add(&counts);
+        assert!(sum.adds_up());
+        assert_eq!(sum.input, 20);
+        assert_eq!(sum.rejected["undecodable"], 4);
+    }
+}

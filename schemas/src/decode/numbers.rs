@@ -1,0 +1,126 @@
+//! Exact numbers from the text of a JSON number.
+//!
+//! JSON has one kind of number; a column has a type. A number becomes a value only if nothing of it is lost: `3.0`
+//! and `3e2` are integers, `1.5` is not. Floating point is the exception, as its users expect: the nearest value is
+//! taken, and only what lies beyond the largest is refused.
+
+use super::reject::{Fault, Parsed, RejectReason, shortened};
+
+/// Why a number has no exact form of the wanted kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inexact {
+    /// Digits remain after the last place there is.
+    Fraction,
+    /// More digits before the point than there is room for.
+    TooLarge,
+}
+
+/// `text`, a JSON number, times ten to the `scale`, as an integer.
+pub(crate) fn scaled_integer(text: &str, scale: i64) -> Result<i128, Inexact> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent_of(exponent)),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let (negative, whole) = match whole.strip_prefix('-') {
+        Some(whole) => (true, whole),
+        None => (false, whole),
+    };
+    let digits = || whole.bytes().chain(fraction.bytes()).map(|byte| byte - b'0');
+    let Some((last, _)) = digits().enumerate().filter(|(_, digit)| *digit != 0).last() else {
+        return Ok(0);
+    };
+    let significant = last + 1;
+    let places = exponent.saturating_add(scale).saturating_sub(fraction.len() as i64);
+    let dropped = whole.len() + fraction.len() - significant;
+    // The value is the significant digits times ten to this.
+    let shift = places.saturating_add(dropped as i64);
+    if shift < 0 {
+        return Err(Inexact::Fraction);
+    }
+    let mut value = 0_i128;
+    let zeros = std::iter::repeat_n(0, usize::try_from(shift.min(40)).unwrap_or(0));
+    for digit in digits().take(significant).chain(zeros) {
+        value = value
+            .checked_mul(10)
+            .and_then(|value| value.checked_add(i128::from(digit)))
+            .ok_or(Inexact::TooLarge)?;
+    }
+    // Forty zeros after a digit other than zero have overflown above, so a larger shift cannot get here.
+    Ok(if negative { -value } else { value })
+}
+
+/// The exponent after an `e`; far beyond anything representable it no longer matters by how much.
+fn exponent_of(text: &str) -> i64 {
+    const FAR: i64 = 1 << 40;
+    let text = text.strip_prefix('+').unwrap_or(text);
+    text.parse().unwrap_or(if text.starts_with('-') { -FAR } else { FAR }).clamp(-FAR, FAR)
+}
+
+/// The integer that `text` says, for a column of the type `type_name`.
+pub(crate) fn integer<T: TryFrom<i128>>(text: &str, type_name: &str) -> Parsed<T> {
+    match scaled_integer(text, 0) {
+        Ok(value) => T::try_from(value).map_err(|_| out_of_range(text, type_name)),
+        Err(Inexact::TooLarge) => Err(out_of_range(text, type_name)),
+        Err(Inexact::Fraction) => Err(Fault::new(
+            RejectReason::WrongType,
+            format!("expected {type_name}, found {}, which is not a whole number", shortened(text)),
+        )),
+    }
+}
+
+/// The fault of a number that its type cannot hold.
+#[cold]
+pub(crate) fn out_of_range(text: &str, type_name: &str) -> Box<Fault> {
+    Fault::new(RejectReason::OutOfRange, format!("{} is out of the range of {type_name}", shortened(text)))
+}
+
+/// Whether `text` is a JSON number, which decimals in strings must be as well.
+pub(crate) fn is_number(text: &str) -> bool {
+    let mut cursor = super::json::Cursor::new(text, 0);
+    cursor.number().is_ok() && cursor.peek().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_exact_or_refused() {
+        for (text, scale, expected) in [
+            ("0", 0, Ok(0)),
+            ("-0", 0, Ok(0)),
+            ("0.000e9999999999999999999", 0, Ok(0)),
+            ("3.0", 0, Ok(3)),
+            ("3e2", 0, Ok(300)),
+            ("300E-2", 0, Ok(3)),
+            ("-12.50e1", 0, Ok(-125)),
+            ("1.5", 0, Err(Inexact::Fraction)),
+            ("1e-1", 0, Err(Inexact::Fraction)),
+            ("1e-99999999999999999999", 0, Err(Inexact::Fraction)),
+            ("1.5", 1, Ok(15)),
+            ("1.50", 1, Ok(15)),
+            ("1.55", 1, Err(Inexact::Fraction)),
+            ("9223372036854775808", 0, Ok(1 << 63)),
+            ("1e38", 0, Ok(10_i128.pow(38))),
+            ("1e39", 0, Err(Inexact::TooLarge)),
+            ("1e99999999999999999999", 0, Err(Inexact::TooLarge)),
+            ("170141183460469231731687303715884105727", 0, Ok(i128::MAX)),
+            ("170141183460469231731687303715884105728", 0, Err(Inexact::TooLarge)),
+        ] {
+            assert_eq!(scaled_integer(text, scale), expected, "{text} at scale {scale}");
+        }
+    }
+
+    #[test]
+    fn an_integer_out_of_its_type_is_refused() {
+        assert_eq!(integer::<i8>("127", "int8").unwrap(), 127);
+        assert_eq!(integer::<i8>("128", "int8").unwrap_err().reason, RejectReason::OutOfRange);
+        assert_eq!(integer::<i64>("-9223372036854775808", "int64").unwrap(), i64::MIN);
+        assert_eq!(
+            integer::<i64>("9223372036854775808", "int64").unwrap_err().reason,
+            RejectReason::OutOfRange
+        );
+        assert_eq!(integer::<i64>("1.5", "int64").unwrap_err().reason, RejectReason::WrongType);
+    }
+}

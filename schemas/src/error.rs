@@ -1,0 +1,51 @@
+//! What can go wrong with a data contract. Bad records are not among it: they are values
+//! ([`Reject`](crate::decode::Reject)), because a bad record must never stop a pipeline.
+
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+
+use crate::fields::InvalidType;
+
+/// An error of this crate. Each variant says who can mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Fix the configuration: the type of a field is not one isobar knows.
+    #[error("field `{field}`: {source}")]
+    InvalidType {
+        /// The field's name.
+        field: String,
+        /// What was written, what is wrong with it and what may have been meant.
+        source: InvalidType,
+    },
+    /// Fix the configuration: a field cannot have this name.
+    #[error("field `{field}`: {problem}")]
+    InvalidName {
+        /// The field's name.
+        field: String,
+        /// Why not, and the way out.
+        problem: &'static str,
+    },
+    /// Fix the configuration: a source needs at least one field.
+    #[error("no fields: name at least one field and its type, such as `year: int32`")]
+    NoFields,
+    /// Report a bug: a schema that no spec can express reached the decoder.
+    #[error("field `{field}`: no JSON form of the type {data_type}")]
+    UnsupportedType {
+        /// The field's name.
+        field: String,
+        /// Its Arrow type.
+        data_type: DataType,
+    },
+    /// Report a bug: whoever builds chunks must bound them far below this.
+    #[error("a chunk of {records} records and {bytes} payload bytes is more than one batch can hold")]
+    ChunkTooLarge {
+        /// Records in the chunk.
+        records: usize,
+        /// Bytes of payload in the chunk.
+        bytes: usize,
+    },
+    /// Report a bug: the arrays built do not fit the schema they were built for.
+    #[error("build a record batch")]
+    Arrow(#[from] ArrowError),
+}

@@ -1,0 +1,15 @@
+//! Data contracts: what a record must look like, how it becomes Arrow, and what is counted on the way.
+
+pub mod counts;
+pub mod decode;
+pub mod error;
+pub mod fields;
+pub mod metadata;
+pub mod records;
+
+pub use counts::RowCounts;
+pub use decode::{DecodeLimits, Decoded, JsonDecoder, Reject, RejectReason, UnknownFields};
+pub use error::Error;
+pub use fields::{FieldSpec, FieldType, Fields, to_arrow_schema};
+pub use metadata::MetadataColumn;
+pub use records::{RecordChunk, TopicPartition};

@@ -1,0 +1,15 @@
+//! Integration tests: one binary, a module per topic, real pipelines on an embedded broker and clouds in memory or in
+//! directories. `live` talks to real services and needs `ISOBAR_LIVE=1`; `cli` runs the `isobar` binary.
+//!
+//! A test waits for conditions, never for time to pass, and asserts on what was decided, never on how long it took.
+
+mod bad_input;
+mod cli;
+mod gcs;
+mod helpers;
+mod leader;
+mod live;
+mod main_job;
+mod outage;
+mod single_faults;
+mod takeover;

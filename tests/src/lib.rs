@@ -1,0 +1,32 @@
+//! Helpers of the integration tests: everything that is not isobar.
+//!
+//! ```text
+//! prng ─▶ events ─▶ lab (embedded broker, three clouds) ─▶ isobar ─▶ clouds ─▶ delta ─▶ ledger
+//!         what to produce                                  under test         readers of our own   what is due
+//! ```
+//!
+//! - [`lab`]: a broker, clouds, a topology, and a pipeline that can be started, stopped, aborted.
+//! - [`events`]: deterministic records of mixed quality, each with the fate it must meet.
+//! - [`ledger`]: what was produced, and the comparison with what is in the tables.
+//! - [`delta`]: reads tables without isobar's code: `_delta_log` as plain JSON, files with the Parquet crate.
+//! - [`trees`]: are two clouds equal?
+//! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
+//!   `FaultSwitch`.
+//! - [`gcs`]: a Google Cloud Storage in memory that honours preconditions, over HTTP.
+//! - [`proxy`]: takes a real service away by its connections.
+//! - [`program`]: the `isobar` binary as a user runs it. [`services`]: the real services of the live tests.
+//!
+//! A helper that finds something wrong panics: it is only ever called from a test.
+
+pub mod delta;
+pub mod events;
+pub mod gcs;
+pub mod lab;
+pub mod ledger;
+pub mod prng;
+pub mod program;
+pub mod proxy;
+pub mod script;
+pub mod services;
+pub mod trees;
+pub mod wait;

@@ -1,0 +1,43 @@
+//! Waiting for a condition, with a deadline that only a hang reaches.
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take. Generous: no test asserts on time, this only turns a hang into a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(15);
+
+/// Waits until `look` finds something.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`]; `what` says what was waited for.
+pub async fn until_some<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Waits until `holds` does.
+///
+/// # Panics
+/// As [`until_some`].
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    until_some(what, async || holds().await.then_some(())).await;
+}
+
+/// The outcome of `work`, which must come within [`PATIENCE`].
+///
+/// # Panics
+/// If it does not.
+pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("{what} took longer than {PATIENCE:?}"),
+    }
+}

@@ -1,0 +1,292 @@
+//! The command line: commands, options, and the help that people read first.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// isobar reads Kafka topics, transforms and validates the records with SQL, and writes one feature dataset that is
+/// identical, byte for byte, in every cloud, exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "isobar",
+    version,
+    about = "Kafka topics in, one feature dataset out: the same bytes in every cloud, exactly once",
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  isobar demo                                        the whole job on real data, nothing to start beforehand
+  isobar check topology.yaml                         every problem of a spec, with line and column
+  isobar run topology.yaml                           run it until stopped
+  isobar prove flight_features --config topology.yaml
+                                                     audit the dataset from what lies in the clouds
+
+Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command line is wrong."
+)]
+pub struct Args {
+    /// How to write logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to write logs. They go to standard error.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Logs (to standard error)")]
+pub struct LogArgs {
+    /// Logs for people or for programs
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Least level to log: error, warn, info, debug or trace; or a filter such as `warn,isobar_topologies=debug`
+    #[arg(long, global = true, default_value = "info", env = "ISOBAR_LOG", value_name = "LEVEL")]
+    pub log_level: String,
+}
+
+/// Logs for people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line of text per event
+    Human,
+    /// One JSON object per event
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a topology: consume, transform, validate, and commit to every cloud
+    #[command(after_help = "Examples:
+  isobar run topology.yaml
+  isobar run topology.yaml --until-caught-up                commit what is there, then exit
+  isobar run topology.yaml --metrics-addr 0.0.0.0:9464      /metrics, /healthz and /readyz
+  isobar --log-format json run topology.yaml                logs for a collector
+
+SIGINT or SIGTERM stops gracefully: what was read is committed, or left for the next run. A second one stops at once;
+nothing is lost then either, since the next run starts at the last commit.")]
+    Run(RunArgs),
+
+    /// Check a spec and report every problem, with line, column and a way out
+    #[command(after_help = "Examples:
+  isobar check topology.yaml
+  isobar check topology.yaml --resolve-secrets              also look up every ${env:…} and ${file:…}
+  isobar check topology.yaml --format json | jq '.problems[].message'
+
+Nothing is contacted: neither Kafka nor a cloud. Exit code 2 when there is a problem.")]
+    Check(CheckArgs),
+
+    /// Show what a topology would do: plans, schemas, partitioning, and where each byte goes
+    #[command(after_help = "Examples:
+  isobar plan topology.yaml
+  isobar plan topology.yaml --format json | jq '.datasets[].output'
+
+Nothing is contacted and nothing is written: neither Kafka nor a cloud.")]
+    Plan(PlanArgs),
+
+    /// Audit datasets from what lies in the clouds alone: every offset once, the same bytes everywhere
+    #[command(after_help = "Examples:
+  isobar prove --config topology.yaml                        every dataset of the topology
+  isobar prove flight_features --config topology.yaml
+  isobar prove --config topology.yaml --format json | jq .holds
+
+Exit code 0 only when everything holds.")]
+    Prove(ProveArgs),
+
+    /// Run the whole job on real data, with nothing to start beforehand
+    #[command(after_help = "Examples:
+  isobar demo
+  isobar demo --keep /tmp/flights                            keep the three \"clouds\" and the spec
+  isobar demo --fail azure                                   take one cloud away half-way, and bring it back
+
+Flights and weather of New York in 2013 are replayed into an embedded broker and committed to three folders that stand
+for three clouds.")]
+    Demo(DemoArgs),
+
+    /// Ask the datasets of a topology a question in SQL
+    #[command(after_help = "Examples:
+  isobar query \"SELECT carrier, avg(arr_delay) FROM flight_features GROUP BY carrier\" --config topology.yaml
+  isobar query \"SELECT * FROM flight_features LIMIT 5\" --config topology.yaml --format csv")]
+    Query(QueryArgs),
+
+    /// Print the JSON Schema of a spec, for editors
+    #[command(after_help = "Examples:
+  isobar schema > topology.schema.json
+
+Then put this line first in a spec, and editors with a YAML language server complete and check it:
+  # yaml-language-server: $schema=topology.schema.json")]
+    Schema,
+
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:
+  isobar completions bash > ~/.local/share/bash-completion/completions/isobar
+  isobar completions zsh > ~/.zfunc/_isobar
+  isobar completions fish > ~/.config/fish/completions/isobar.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Options of `isobar run`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct RunArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// Commit and exit when every partition has reached the end it had at the start
+    #[arg(long)]
+    pub until_caught_up: bool,
+    /// Serve /metrics, /healthz and /readyz at this address; port 0 takes a free one
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Show progress on standard error; auto: when it is a terminal and logs are for people
+    #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    pub progress: When,
+}
+
+/// Options of `isobar check`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct CheckArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// How to print problems
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+    /// Also look up every `${env:…}` and `${file:…}`, and report those that lead nowhere
+    #[arg(long)]
+    pub resolve_secrets: bool,
+}
+
+/// Options of `isobar plan`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct PlanArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// How to print the plan
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Options of `isobar prove`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ProveArgs {
+    /// The datasets; without any, all of the topology
+    #[arg(value_name = "DATASET")]
+    pub datasets: Vec<String>,
+    /// The spec
+    #[arg(long, short, value_name = "TOPOLOGY")]
+    pub config: PathBuf,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Options of `isobar demo`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct DemoArgs {
+    /// Keep the three "clouds" and the spec in this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Make this cloud refuse every request half-way, and bring it back: aws, azure or gcp
+    #[arg(long, value_name = "CLOUD")]
+    pub fail: Option<String>,
+    /// How to print the summary
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub format: Format,
+}
+
+/// Options of `isobar query`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct QueryArgs {
+    /// The query; datasets are tables by their names
+    #[arg(value_name = "SQL")]
+    pub sql: String,
+    /// The spec
+    #[arg(long, short, value_name = "TOPOLOGY")]
+    pub config: PathBuf,
+    /// How to print rows
+    #[arg(long, value_enum, default_value_t = RowFormat::Table)]
+    pub format: RowFormat,
+}
+
+/// Output for people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people
+    Human,
+    /// One JSON document
+    Json,
+}
+
+/// How to print rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowFormat {
+    /// A table for people
+    Table,
+    /// One JSON array of objects
+    Json,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+/// When to do something that suits a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// When it suits
+    Auto,
+    /// In any case
+    Always,
+    /// Not at all
+    Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        let command = Args::command();
+        for subcommand in command.get_subcommands() {
+            let name = subcommand.get_name();
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:\n"), "{name}");
+            assert!(help.contains(&format!("isobar {name}")), "{name}");
+            for line in help.lines() {
+                assert!(line.chars().count() <= 120, "{name}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn examples_parse() {
+        let command = Args::command();
+        let mut examples = 0;
+        for subcommand in command.get_subcommands() {
+            let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter_map(|line| line.strip_prefix("  isobar ")) {
+                // Comments follow the commands after two spaces, redirections after `>` or `|`.
+                let line = line.split("   ").next().unwrap_or_default();
+                let line = line.split(['>', '|']).next().unwrap_or_default();
+                let words = line.split('"').enumerate().flat_map(|(index, part)| -> Vec<&str> {
+                    if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }
+                });
+                let words: Vec<&str> = std::iter::once("isobar").chain(words).collect();
+                assert!(Args::try_parse_from(&words).is_ok(), "{words:?}");
+                examples += 1;
+            }
+        }
+        assert!(examples > 15, "{examples}");
+    }
+}

@@ -1,0 +1,212 @@
+//! The command line of `isobar`.
+//!
+//! [`args`] says what can be asked, [`run`] does it. What a command finds goes to standard output, logs and errors go
+//! to standard error. Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command
+//! line is wrong, so that a script can tell "try again" from "a person must change something".
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use tracing::debug;
+
+use crate::demo::DemoOptions;
+use crate::query::RowsFormat;
+use crate::spec::{self, CheckOptions, SpecErrors, Topology};
+
+pub mod args;
+mod bars;
+pub mod logs;
+pub mod output;
+mod run;
+
+use args::{Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// What was asked for is done, and holds.
+    Success,
+    /// Something failed while running. Trying again may help.
+    Failure,
+    /// The configuration or the command line is wrong. A person must change something.
+    Configuration,
+}
+
+impl Exit {
+    /// What an error means for the exit code.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let is_configuration = error.chain().any(|cause| {
+            cause.is::<SpecErrors>()
+                || cause.is::<Misconfigured>()
+                || cause.downcast_ref::<crate::Error>().is_some_and(|error| error.exit_code() == 2)
+        });
+        // A context is no link of the chain by itself, but can be asked for.
+        if is_configuration || error.downcast_ref::<Misconfigured>().is_some() {
+            Self::Configuration
+        } else {
+            Self::Failure
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Success => ExitCode::SUCCESS,
+            Exit::Failure => ExitCode::from(1),
+            Exit::Configuration => ExitCode::from(2),
+        }
+    }
+}
+
+/// An option or an environment variable that is wrong, other than a spec.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);
+
+/// Does what `args` ask for.
+///
+/// # Errors
+/// What stopped it; [`report`] prints it and gives the exit code.
+pub fn run(args: Args) -> anyhow::Result<Exit> {
+    match args.command {
+        Command::Run(run_args) => run::run(&run_args, &args.logs),
+        Command::Check(check_args) => check(&check_args),
+        Command::Plan(plan_args) => plan(&plan_args),
+        Command::Prove(prove_args) => prove(&prove_args),
+        Command::Demo(demo_args) => demo(demo_args),
+        Command::Query(query_args) => query(&query_args),
+        Command::Schema => {
+            output::print_json(&spec::json_schema())?;
+            Ok(Exit::Success)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "isobar", &mut script);
+            output::print(&String::from_utf8_lossy(&script))?;
+            Ok(Exit::Success)
+        }
+    }
+}
+
+/// Prints `error` for people, to standard error, and gives the exit code.
+pub fn report(error: &anyhow::Error) -> Exit {
+    if output::is_broken_pipe(error) {
+        return Exit::Success;
+    }
+    let colour = output::stderr_colour();
+    match error.downcast_ref::<SpecErrors>() {
+        Some(errors) => eprint!("{}", errors.render(colour)),
+        None => {
+            let mark = if colour == spec::Colour::Ansi { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
+            eprintln!("{mark} {}", crate::chain_of(error.as_ref()));
+        }
+    }
+    Exit::of(error)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
+    let options = CheckOptions { resolve_secrets: args.resolve_secrets };
+    let checked = spec::load_with(&args.topology, options);
+    let exit = if checked.is_ok() { Exit::Success } else { Exit::Configuration };
+    match (args.format, checked) {
+        (Format::Json, Ok(_)) => {
+            let file = args.topology.display().to_string();
+            output::print_json(&serde_json::json!({ "file": file, "problems": [] }))?;
+        }
+        (Format::Json, Err(errors)) => output::print_json(&errors.to_json())?,
+        (Format::Human, Ok(topology)) => {
+            let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+            output::print(&format!(
+                "{}: no problems ({}, {}, {})",
+                args.topology.display(),
+                count(topology.sources.len(), "source"),
+                count(topology.datasets.len(), "dataset"),
+                count(topology.clouds.len(), "cloud"),
+            ))?;
+        }
+        (Format::Human, Err(errors)) => output::print(&errors.render(output::stdout_colour()))?,
+    }
+    Ok(exit)
+}
+
+fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.topology)?;
+    let plan = crate::plan::plan(&topology)?;
+    match args.format {
+        Format::Human => output::print(&plan.render())?,
+        Format::Json => output::print_json(&serde_json::to_value(&plan)?)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.config)?;
+    let report = runtime()?.block_on(crate::prove::prove_topology(&topology, &args.datasets))?;
+    output::print(&match args.format {
+        Format::Human => report.to_table(),
+        Format::Json => report.to_json(),
+    })?;
+    Ok(if report.holds() { Exit::Success } else { Exit::Failure })
+}
+
+fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
+    let options = DemoOptions { keep: args.keep, fail: args.fail, json: args.format == Format::Json };
+    let is_proved = runtime()?.block_on(crate::demo::demo(options))?;
+    Ok(if is_proved { Exit::Success } else { Exit::Failure })
+}
+
+fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.config)?;
+    runtime()?.block_on(print_answer(&topology, args))?;
+    Ok(Exit::Success)
+}
+
+/// Prints rows as they come, so that an answer of any size needs little memory.
+async fn print_answer(topology: &Topology, args: &QueryArgs) -> anyhow::Result<()> {
+    let format = match args.format {
+        RowFormat::Table => RowsFormat::Table,
+        RowFormat::Json => RowsFormat::Json,
+        RowFormat::Csv => RowsFormat::Csv,
+    };
+    let mut answer = crate::query::open_catalog(topology).await?.query(&args.sql).await?;
+    for table in answer.from() {
+        debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
+    }
+    while let Some(piece) = answer.next_text(format).await? {
+        output::print(&piece)?;
+    }
+    Ok(())
+}
+
+/// The threads that asynchronous commands run on.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the threads of the runtime")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_tell_configuration_from_failure() {
+        let configuration = [
+            anyhow::Error::from(Misconfigured("x".into())).context("y"),
+            anyhow::Error::from(crate::Error::Configuration("x".into())).context("y"),
+            spec::load(std::path::Path::new("/does/not/exist.yaml")).unwrap_err().into(),
+        ];
+        for error in configuration {
+            assert_eq!(Exit::of(&error), Exit::Configuration, "{error:?}");
+        }
+        assert_eq!(Exit::of(&crate::Error::Gap("x".into()).into()), Exit::Failure);
+        assert_eq!(Exit::of(&anyhow::anyhow!("x")), Exit::Failure);
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_is_no_failure() {
+        let gone = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let error = Err::<(), _>(gone).context("print").unwrap_err();
+        assert_eq!(report(&error), Exit::Success);
+    }
+}

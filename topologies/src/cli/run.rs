@@ -1,0 +1,80 @@
+//! `isobar run`: a topology from its spec to a graceful stop.
+
+use std::io::IsTerminal;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::args::{LogArgs, LogFormat, RunArgs, When};
+use super::{Exit, bars, runtime};
+use crate::http::MetricsServer;
+use crate::pipeline::{self, RunOptions};
+use crate::spec::{self, Topology};
+
+/// Exit code of a process that a second signal stopped at once, as shells expect it: 128 + SIGINT.
+const EXIT_CODE_INTERRUPTED: i32 = 130;
+
+/// Runs the topology that `args` name, until it is stopped, caught up, or failed.
+pub(super) fn run(args: &RunArgs, logs: &LogArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.topology)?;
+    let shows_progress = match args.progress {
+        When::Always => true,
+        When::Never => false,
+        // Log lines and a line redrawn in place spoil each other, unless little is logged or nobody reads the logs.
+        When::Auto => std::io::stderr().is_terminal() && logs.log_format == LogFormat::Human,
+    };
+    runtime()?.block_on(run_until_stopped(&topology, args, shows_progress))
+}
+
+async fn run_until_stopped(topology: &Topology, args: &RunArgs, shows_progress: bool) -> anyhow::Result<Exit> {
+    let shutdown = CancellationToken::new();
+    stop_on_signals(shutdown.clone())?;
+    let options = RunOptions { until_caught_up: args.until_caught_up, ..RunOptions::new(&topology.name) };
+    // What accompanies the pipeline lives as long as it does, not only until it is asked to stop.
+    let done = CancellationToken::new();
+    let server = match args.metrics_addr {
+        Some(address) => {
+            let (metrics, ready) = (options.metrics.clone(), options.ready.clone());
+            let server = MetricsServer::start(address, metrics, ready, done.clone()).await?;
+            info!(address = %server.address, "serving metrics");
+            Some(server)
+        }
+        None => None,
+    };
+    let line = shows_progress
+        .then(|| tokio::spawn(bars::show(options.progress.clone(), topology.name.clone(), done.clone())));
+    let result = pipeline::run(topology, options, shutdown).await;
+    done.cancel();
+    if let Some(line) = line {
+        line.await.context("show progress")?;
+    }
+    if let Some(server) = server {
+        server.stopped().await;
+    }
+    result?;
+    Ok(Exit::Success)
+}
+
+/// The first SIGINT or SIGTERM asks for a graceful stop, the second ends the process at once.
+fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    // The task ends with the process: it must hear a second signal for as long as the pipeline is stopping.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                warn!("stopped at once; the next run starts at the last commit");
+                std::process::exit(EXIT_CODE_INTERRUPTED);
+            }
+            info!("stopping; a second signal stops at once");
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! The objects under `control/`: identity, epoch claims and the log records of an epoch.
+//!
+//! All of them are small JSON documents written create-only and never changed. Numbers in keys are padded to
+//! twenty digits, so that keys sort as numbers do. `docs/format.md` fixes these shapes; golden files guard them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use super::Epoch;
+use super::chain::Chain;
+
+/// Version of the shapes in this module; a reader refuses any other.
+pub const FORMAT: u32 = 1;
+
+/// Largest control object read back, in bytes: a header carries at most [`super::UNPUBLISHED_MAX`] decisions.
+pub const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Where the control objects of one topology lie, relative to a cloud's prefix.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    root: String,
+}
+
+impl Keys {
+    /// Keys of `topology`, whose name the spec has already checked to be a plain path segment.
+    pub fn new(topology: &str) -> Self {
+        Self { root: format!("control/{topology}") }
+    }
+
+    /// The identity of a cloud, written when the cloud is registered.
+    pub fn identity(&self) -> Path {
+        Path::from(format!("{}/identity", self.root))
+    }
+
+    /// The folder of all epoch claims.
+    pub fn claims(&self) -> Path {
+        Path::from(format!("{}/epoch", self.root))
+    }
+
+    /// The claim of one epoch.
+    pub fn claim(&self, epoch: Epoch) -> Path {
+        Path::from(format!("{}/epoch/{:020}", self.root, epoch.0))
+    }
+
+    /// The folder of all epochs' logs.
+    pub fn logs(&self) -> Path {
+        Path::from(format!("{}/log", self.root))
+    }
+
+    /// The folder of one epoch's log.
+    pub fn log(&self, epoch: Epoch) -> Path {
+        Path::from(format!("{}/log/{:020}", self.root, epoch.0))
+    }
+
+    /// One record of an epoch's log.
+    pub fn record(&self, epoch: Epoch, index: u64) -> Path {
+        Path::from(format!("{}/log/{:020}/{index:020}", self.root, epoch.0))
+    }
+
+    /// A folder for the start-up probe of one incarnation.
+    pub fn probe(&self, incarnation: &str) -> Path {
+        Path::from(format!("{}/probe/{incarnation}", self.root))
+    }
+}
+
+/// The number at the end of a control key, `None` for a key that is not ours.
+pub fn number_of(location: &Path) -> Option<u64> {
+    let name = location.filename()?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}
+
+/// Where version `version` of `dataset` is published.
+pub fn published_path(dataset: &str, version: u64) -> Path {
+    Path::from(format!("datasets/{dataset}/_delta_log/{version:020}.json"))
+}
+
+/// Who a cloud belongs to. A cloud without it, or with another's, counts in no majority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The topology registered here.
+    pub topology: String,
+    /// Random id of this control group, the same in all its clouds.
+    pub group: String,
+    /// The cloud's own name in the topology.
+    pub cloud: String,
+    /// All clouds of the group, in claim order.
+    pub clouds: Vec<String>,
+}
+
+/// A process's claim to lead in an epoch. The epoch is owned by whoever reads its own claim in a majority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The epoch claimed.
+    pub epoch: Epoch,
+    /// Random id of the claiming process's run.
+    pub incarnation: String,
+    /// Host and process id, for people.
+    pub holder: String,
+}
+
+/// One version of one table, exactly as it will lie in `_delta_log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableBody {
+    /// The dataset (or `<dataset>.quarantine`).
+    pub dataset: String,
+    /// The version this body becomes.
+    pub version: u64,
+    /// SHA-256 of `body`, hex.
+    pub sha256: String,
+    /// The bytes of `_delta_log/<version>.json`.
+    pub body: String,
+}
+
+/// One decision: what all tables become together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Place of this decision in the topology's history, from 1, without gaps.
+    pub sequence: u64,
+    /// The id of the commit decided here.
+    pub commit_id: String,
+    /// Commit timestamp, milliseconds since the Unix epoch; rises strictly with `sequence`.
+    pub timestamp_ms: i64,
+    /// The new versions, at most one per table.
+    pub tables: Vec<TableBody>,
+}
+
+/// Record 0 of an epoch's log: everything a later leader needs to go on from here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The registered clouds, in claim order.
+    pub clouds: Vec<String>,
+    /// The incarnation that owns the epoch.
+    pub incarnation: String,
+    /// The chain after the last decision seen published in a majority.
+    pub base: Chain,
+    /// Per cloud, the epoch up to which (inclusive) all logs there are sealed.
+    pub sealed: BTreeMap<String, Epoch>,
+    /// Decisions after `base`, re-proposed with their bytes unchanged.
+    pub tail: Vec<Decision>,
+}
+
+/// What an object under `log/<epoch>/` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Content {
+    /// Record 0.
+    Header(Header),
+    /// Any later record: one decision.
+    Entry(Decision),
+    /// Closes the log of this epoch in this cloud for good.
+    Seal {
+        /// The epoch whose leader sealed it.
+        by: Epoch,
+    },
+}
+
+/// An object under `log/<epoch>/<index>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The epoch of the log.
+    pub epoch: Epoch,
+    /// The record's place in it, from 0.
+    pub index: u64,
+    /// What it says.
+    #[serde(flatten)]
+    pub content: Content,
+}
+
+impl Record {
+    /// A record of `epoch` at `index`.
+    pub fn new(epoch: Epoch, index: u64, content: Content) -> Self {
+        Self { format: FORMAT, epoch, index, content }
+    }
+
+    /// The decisions this record stands for, in order.
+    pub fn decisions(&self) -> &[Decision] {
+        match &self.content {
+            Content::Header(header) => &header.tail,
+            Content::Entry(decision) => std::slice::from_ref(decision),
+            Content::Seal { .. } => &[],
+        }
+    }
+
+    /// Whether this record closes its log.
+    pub fn is_seal(&self) -> bool {
+        matches!(self.content, Content::Seal { .. })
+    }
+}
+
+/// The bytes of a control object. The same value always gives the same bytes.
+pub fn encode<T: Serialize>(value: &T) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).expect("control objects have string keys and no failing serializer");
+    bytes.push(b'\n');
+    bytes.into()
+}
+
+/// Reads a control object back, refusing another format.
+pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        format: u32,
+    }
+    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|error| format!("not a control object: {error}"))?;
+    if envelope.format != FORMAT {
+        return Err(format!("format {} is not the format {FORMAT} of this build", envelope.format));
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("damaged control object: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_padded_and_sort_as_numbers() {
+        let keys = Keys::new("flights");
+        assert_eq!(keys.record(Epoch(7), 12).as_ref(), "control/flights/log/00000000000000000007/00000000000000000012");
+        assert_eq!(keys.claim(Epoch(7)).as_ref(), "control/flights/epoch/00000000000000000007");
+        assert_eq!(published_path("d.quarantine", 3).as_ref(), "datasets/d.quarantine/_delta_log/00000000000000000003.json");
+        assert_eq!(number_of(&keys.record(Epoch(7), 12)), Some(12));
+        assert_eq!(number_of(&keys.identity()), None);
+    }
+
+    #[test]
+    fn records_survive_a_round_trip_and_other_formats_are_refused() {
+        let decision = Decision {
+            sequence: 1,
+            commit_id: "c".into(),
+            timestamp_ms: 5,
+            tables: vec![TableBody { dataset: "d".into(), version: 0, sha256: "00".into(), body: "{\"x\":\"\\n\"}\n".into() }],
+        };
+        for content in [
+            Content::Header(Header {
+                clouds: vec!["a".into()],
+                incarnation: "i".into(),
+                base: Chain::default(),
+                sealed: BTreeMap::from([("a".to_owned(), Epoch(3))]),
+                tail: vec![decision.clone()],
+            }),
+            Content::Entry(decision),
+            Content::Seal { by: Epoch(9) },
+        ] {
+            let record = Record::new(Epoch(4), 2, content);
+            let bytes = encode(&record);
+            assert_eq!(decode::<Record>(&bytes), Ok(record));
+        }
+        assert!(decode::<Record>(b"{\"format\":2}").unwrap_err().contains("format 2"));
+        assert!(decode::<Record>(b"garbage").is_err());
+    }
+}

@@ -1,0 +1,283 @@
+//! A lane serves one cloud: it brings every record of the epoch there, in order, and publishes what is decided.
+//!
+//! The same few steps serve a healthy cloud and one that was away: files first, then the record, then the bodies.
+//! A lane that meets an error waits a little and does the same step again with the same bytes; it never skips, and
+//! it never holds up another cloud. It ends when the epoch is sealed in its cloud, or at shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
+use isobar_connectors::delta;
+use isobar_connectors::copy::copy_file;
+use tracing::{debug, error, info, warn};
+
+use super::chain::{Chain, NO_PREVIOUS};
+use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
+use super::leader::{Shared, Slot};
+use super::takeover::published_from;
+use crate::error::Error;
+
+/// First and longest pause after a failed step.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+fn unreachable(error: isobar_connectors::Error) -> Error {
+    Error::connector("serve a cloud", error)
+}
+
+/// Why a lane stops serving its cloud.
+enum End {
+    /// A later leader closed this epoch there.
+    Sealed,
+    /// The cloud holds something that is not ours; a person must look. The other clouds go on.
+    Foreign(String),
+}
+
+pub(super) struct Lane {
+    pub(super) shared: Arc<Shared>,
+    /// Index of the cloud this lane serves.
+    pub(super) cloud: usize,
+}
+
+/// One step's outcome: done, or a reason to try it again.
+type Step<T> = Result<T, Retry>;
+
+enum Retry {
+    Later(Error),
+    Never(End),
+}
+
+impl From<Error> for Retry {
+    fn from(error: Error) -> Self {
+        Retry::Later(error)
+    }
+}
+
+impl Lane {
+    pub(super) async fn run(self) {
+        let end = self.serve().await;
+        match end {
+            None => {}
+            Some(End::Sealed) => {
+                info!(cloud = %self.cloud().name, epoch = %self.shared.epoch, "epoch sealed here by a later leader");
+                self.shared.update(|state| state.quorum.record_sealed(self.cloud));
+            }
+            Some(End::Foreign(what)) => {
+                error!(cloud = %self.cloud().name, what, "cloud is set aside: it holds what isobar did not write");
+                self.shared.update(|state| state.set_aside(self.cloud, what));
+            }
+        }
+    }
+
+    /// Goes through the epoch's records until the end. `None` at shutdown.
+    async fn serve(&self) -> Option<End> {
+        let base = self.shared.base.clone();
+        if let Err(end) = self.insist(|| self.fill_to(&base)).await? {
+            return Some(end);
+        }
+        for index in 0.. {
+            let slot = self.shared.slot(index).await?;
+            let slot = match slot {
+                Some(slot) => slot,
+                None => match self.insist(|| self.read_slot_elsewhere(index)).await? {
+                    Ok(slot) => slot,
+                    Err(end) => return Some(end),
+                },
+            };
+            if let Err(end) = self.insist(|| self.store(index, &slot)).await? {
+                return Some(end);
+            }
+            self.shared.update(|state| state.quorum.record_stored(self.cloud, index));
+            self.shared.wait_until_decided(index).await?;
+            if let Err(end) = self.insist(|| self.publish(&slot)).await? {
+                return Some(end);
+            }
+            self.shared.update(|state| state.record_published(self.cloud, index));
+        }
+        None
+    }
+
+    fn cloud(&self) -> &Cloud {
+        &self.shared.clouds[self.cloud]
+    }
+
+    /// Repeats `step` until it is done or the lane must end; `None` at shutdown.
+    async fn insist<T, F>(&self, step: impl Fn() -> F) -> Option<Result<T, End>>
+    where
+        F: Future<Output = Step<T>>,
+    {
+        let mut pause = BACKOFF.0;
+        loop {
+            let outcome = tokio::select! {
+                outcome = step() => outcome,
+                () = self.shared.shutdown.cancelled() => return None,
+            };
+            let failure = match outcome {
+                Ok(done) => {
+                    self.report_back();
+                    return Some(Ok(done));
+                }
+                Err(Retry::Never(end)) => return Some(Err(end)),
+                Err(Retry::Later(failure)) => failure,
+            };
+            self.report_away(&failure);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(BACKOFF.1),
+                () = self.shared.shutdown.cancelled() => return None,
+            }
+            if let Err(end) = self.check_identity().await {
+                return Some(Err(end));
+            }
+        }
+    }
+
+    fn report_away(&self, failure: &Error) {
+        let cloud = &self.cloud().name;
+        if self.shared.update(|state| state.mark_away(self.cloud)) {
+            warn!(%cloud, error = %crate::chain_of(failure), "cloud is away, going on without it");
+        } else {
+            debug!(%cloud, error = %crate::chain_of(failure), "cloud is still away");
+        }
+        self.shared.uploads.set_away(cloud, true);
+    }
+
+    fn report_back(&self) {
+        if self.shared.update(|state| state.mark_back(self.cloud)) {
+            info!(cloud = %self.cloud().name, "cloud is back");
+            self.shared.uploads.set_away(&self.cloud().name, false);
+        }
+    }
+
+    /// A cloud that comes back without our identity was wiped or restored: it must not be counted.
+    async fn check_identity(&self) -> Result<(), End> {
+        let path = self.shared.keys.identity();
+        let Ok(found) = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await else {
+            return Ok(());
+        };
+        let ours = found.is_some_and(|bytes| {
+            decode::<Identity>(&bytes).is_ok_and(|identity| identity.group == self.shared.group_id)
+        });
+        if ours { Ok(()) } else { Err(End::Foreign(format!("no identity of this group at {path}"))) }
+    }
+
+    /// Brings every table to the versions of `base`, copying from other clouds what is missing here.
+    async fn fill_to(&self, base: &Chain) -> Step<()> {
+        for (dataset, head) in &base.tables {
+            let path = published_path(dataset, head.version);
+            let newest = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
+            if newest.is_some_and(|body| delta::sha256_hex(&body) == head.sha256) {
+                continue;
+            }
+            let present = published_from(&self.cloud().control, dataset, 0).await;
+            let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
+            let mut previous = self.hash_before(dataset, present).await?;
+            for version in present..=head.version {
+                let body = self.read_version_elsewhere(dataset, version, &previous).await?;
+                previous = body.sha256.clone();
+                self.publish_body(&body, &[]).await?;
+            }
+            info!(cloud = %self.cloud().name, dataset, versions = head.version + 1 - present, "cloud filled");
+        }
+        Ok(())
+    }
+
+    async fn hash_before(&self, dataset: &str, version: u64) -> Step<String> {
+        let Some(before) = version.checked_sub(1) else { return Ok(NO_PREVIOUS.to_owned()) };
+        let path = published_path(dataset, before);
+        let body = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await;
+        let body = body.map_err(unreachable)?;
+        let body = body.ok_or_else(|| Error::damaged(path.as_ref(), "vanished while it was read"))?;
+        Ok(delta::sha256_hex(&body))
+    }
+
+    /// A published version, from any other cloud, if it follows `previous`.
+    async fn read_version_elsewhere(&self, dataset: &str, version: u64, previous: &str) -> Step<TableBody> {
+        let path = published_path(dataset, version);
+        for other in self.others() {
+            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else { continue };
+            let Ok(parsed) = delta::parse_body(&bytes) else { continue };
+            if parsed.info.isobar.previous_sha256 != previous {
+                continue;
+            }
+            let sha256 = delta::sha256_hex(&bytes);
+            let Ok(body) = String::from_utf8(bytes.to_vec()) else { continue };
+            return Ok(TableBody { dataset: dataset.to_owned(), version, sha256, body });
+        }
+        let what = "no other cloud holds a version that follows the chain";
+        Err(Error::damaged(path.as_ref(), what).into())
+    }
+
+    /// A record the leader no longer keeps in memory, from any other cloud.
+    async fn read_slot_elsewhere(&self, index: u64) -> Step<Slot> {
+        let path = self.shared.keys.record(self.shared.epoch, index);
+        for other in self.others() {
+            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else { continue };
+            if let Ok(record) = decode::<Record>(&bytes) {
+                return Ok(Slot::new(Arc::new(record), bytes, Vec::new()));
+            }
+        }
+        Err(Error::damaged(path.as_ref(), "no other cloud holds this record").into())
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Cloud> {
+        let own = self.cloud;
+        self.shared.clouds.iter().enumerate().filter(move |(index, _)| *index != own).map(|(_, cloud)| cloud)
+    }
+
+    /// Files first, then the record.
+    async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
+        for decision in slot.record.decisions() {
+            for table in &decision.tables {
+                self.bring_files(table, slot).await?;
+            }
+        }
+        let path = self.shared.keys.record(self.shared.epoch, index);
+        match put_once(&self.cloud().control, &path, slot.bytes.clone()).await {
+            PutOnce::Stored => Ok(()),
+            PutOnce::Unknown(error) => Err(unreachable(error).into()),
+            PutOnce::Occupied(bytes) => Err(Retry::Never(match decode::<Record>(&bytes) {
+                Ok(record) if record.is_seal() => End::Sealed,
+                _ => End::Foreign(format!("{path} holds other bytes")),
+            })),
+        }
+    }
+
+    async fn bring_files(&self, table: &TableBody, slot: &Slot) -> Step<()> {
+        let parsed = delta::parse_body(table.body.as_bytes())
+            .map_err(|error| Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string()))?;
+        for file in &parsed.info.isobar.files {
+            let path = delta::path::decode_log_path(&file.path)
+                .map_err(|error| Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string()))?;
+            let path = format!("datasets/{}/{path}", table.dataset);
+            if slot.uploaded(&path, self.cloud).await {
+                continue;
+            }
+            let sources: Vec<_> = self.others().map(|cloud| cloud.data.clone()).collect();
+            copy_file(&self.cloud().data, &sources, &path, file.size, &file.sha256)
+                .await
+                .map_err(unreachable)?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, slot: &Slot) -> Step<()> {
+        for table in slot.record.decisions().iter().flat_map(|decision: &Decision| &decision.tables) {
+            self.publish_body(table, &[slot]).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts one version into `_delta_log`; its files are brought first unless a slot says that was done.
+    async fn publish_body(&self, table: &TableBody, stored: &[&Slot]) -> Step<()> {
+        if stored.is_empty() {
+            self.bring_files(table, &Slot::without_uploads()).await?;
+        }
+        let path = published_path(&table.dataset, table.version);
+        match put_once(&self.cloud().control, &path, Bytes::from(table.body.clone())).await {
+            PutOnce::Stored => Ok(()),
+            PutOnce::Unknown(error) => Err(unreachable(error).into()),
+            PutOnce::Occupied(_) => Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes")))),
+        }
+    }
+}

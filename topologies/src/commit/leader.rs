@@ -1,0 +1,381 @@
+//! The leader: takes proposals one at a time, has the lanes store them, and says when they are decided.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::chain::{Chain, Proposal, Refusal};
+use super::format::{Content, Keys, Record, encode};
+use super::lane::Lane;
+use super::quorum::{Quorum, majority};
+use super::takeover::Group;
+use super::{Epoch, UNPUBLISHED_MAX};
+use crate::error::Error;
+
+/// Records kept in memory for clouds that are a little behind; a cloud further behind reads from another cloud.
+const SLOTS_KEPT: usize = 32;
+
+/// A record of the epoch together with what is known about its files.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) record: Arc<Record>,
+    pub(super) bytes: Bytes,
+    uploads: Arc<Vec<FileUploads>>,
+}
+
+/// A staged file's object path and its upload per cloud, in the order of the group's clouds.
+pub type FileUploads = (String, Vec<UploadHandle>);
+
+impl Slot {
+    pub(super) fn new(record: Arc<Record>, bytes: Bytes, uploads: Vec<FileUploads>) -> Self {
+        Self { record, bytes, uploads: Arc::new(uploads) }
+    }
+
+    /// A slot that knows of no upload, so that every file is looked for.
+    pub(super) fn without_uploads() -> Self {
+        let seal = Record::new(Epoch(0), 0, Content::Seal { by: Epoch(0) });
+        Self::new(Arc::new(seal), Bytes::new(), Vec::new())
+    }
+
+    /// Waits for the upload of `path` to `cloud`; false when there is none or it failed.
+    pub(super) async fn uploaded(&self, path: &str, cloud: usize) -> bool {
+        match self.uploads.iter().find(|(uploaded, _)| uploaded == path).and_then(|(_, handles)| handles.get(cloud)) {
+            Some(handle) => handle.settled().await == UploadStatus::Done,
+            None => false,
+        }
+    }
+}
+
+/// What lanes and leader share about one epoch.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) epoch: Epoch,
+    pub(super) keys: Keys,
+    pub(super) group_id: String,
+    pub(super) clouds: Vec<Cloud>,
+    pub(super) base: Chain,
+    pub(super) uploads: Arc<FanOut>,
+    pub(super) shutdown: CancellationToken,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) quorum: Quorum,
+    slots: VecDeque<Slot>,
+    /// Index of the first slot kept.
+    slots_start: u64,
+    away: Vec<bool>,
+    set_aside: Vec<Option<String>>,
+}
+
+impl State {
+    /// Notes that a cloud failed; true if that is news.
+    pub(super) fn mark_away(&mut self, cloud: usize) -> bool {
+        !std::mem::replace(&mut self.away[cloud], true)
+    }
+
+    /// Notes that a cloud answered; true if that is news.
+    pub(super) fn mark_back(&mut self, cloud: usize) -> bool {
+        std::mem::replace(&mut self.away[cloud], false)
+    }
+
+    pub(super) fn set_aside(&mut self, cloud: usize, what: String) {
+        self.away[cloud] = true;
+        self.set_aside[cloud] = Some(what);
+    }
+
+    pub(super) fn record_published(&mut self, cloud: usize, index: u64) {
+        self.quorum.record_published(cloud, index);
+        while self.slots.len() > SLOTS_KEPT && self.slots_start < self.quorum.published() {
+            self.slots.pop_front();
+            self.slots_start += 1;
+        }
+    }
+}
+
+impl Shared {
+    /// Changes the state and wakes whoever waits for a change.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock().expect("no code panics while it holds the state"));
+        self.changed.send_replace(());
+        result
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state.lock().expect("no code panics while it holds the state"))
+    }
+
+    /// Waits until `look` finds something; `None` at shutdown.
+    async fn wait_for<T>(&self, look: impl Fn(&State) -> Option<T>) -> Option<T> {
+        let mut changes = self.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if let Some(found) = self.read(&look) {
+                return Some(found);
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+    }
+
+    /// The record at `index` once it is proposed; `Some(None)` when it is no longer kept; `None` at shutdown.
+    pub(super) async fn slot(&self, index: u64) -> Option<Option<Slot>> {
+        self.wait_for(|state| match index.checked_sub(state.slots_start) {
+            None => Some(None),
+            Some(at) => state.slots.get(usize::try_from(at).ok()?).cloned().map(Some),
+        })
+        .await
+    }
+
+    pub(super) async fn wait_until_decided(&self, index: u64) -> Option<()> {
+        self.wait_for(|state| (state.quorum.decided() > index).then_some(())).await
+    }
+}
+
+/// What became of a commit.
+#[must_use]
+#[derive(Debug)]
+pub enum CommitOutcome {
+    /// Decided: it will be in every cloud.
+    Committed {
+        /// The decision's place in the topology's history.
+        sequence: u64,
+    },
+    /// The chain is elsewhere: drop the rows and read on from the chain's positions.
+    Stale(Refusal),
+    /// The files did not reach a majority of clouds: nothing was proposed; read the rows again.
+    NotStored(String),
+}
+
+/// A proposal and the uploads of its files.
+#[derive(Debug)]
+pub struct Staged {
+    /// What to decide.
+    pub proposal: Proposal,
+    /// The files it names, with their uploads.
+    pub uploads: Vec<FileUploads>,
+}
+
+/// How one cloud is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudProgress {
+    /// The cloud.
+    pub cloud: String,
+    /// Whether its last request failed.
+    pub away: bool,
+    /// Decisions not yet published there.
+    pub decisions_behind: u64,
+    /// Why a person must look at it, if so.
+    pub set_aside: Option<String>,
+}
+
+/// How the epoch is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderProgress {
+    /// The epoch led.
+    pub epoch: Epoch,
+    /// Per cloud.
+    pub clouds: Vec<CloudProgress>,
+}
+
+/// Leads one epoch of one topology until it is superseded or finished.
+#[derive(Debug)]
+pub struct Leader {
+    topology: String,
+    shared: Arc<Shared>,
+    lanes: JoinSet<()>,
+    chain: Chain,
+}
+
+/// A read-only look at a running leader, for metrics and progress.
+#[derive(Debug, Clone)]
+pub struct LeaderWatch(Arc<Shared>);
+
+impl LeaderWatch {
+    /// The state right now.
+    pub fn progress(&self) -> LeaderProgress {
+        let clouds = self.0.read(|state| {
+            let decided = state.quorum.decided();
+            let describe = |(index, cloud): (usize, &Cloud)| CloudProgress {
+                cloud: cloud.name.clone(),
+                away: state.away[index],
+                decisions_behind: decided - state.quorum.cloud(index).published.min(decided),
+                set_aside: state.set_aside[index].clone(),
+            };
+            self.0.clouds.iter().enumerate().map(describe).collect()
+        });
+        LeaderProgress { epoch: self.0.epoch, clouds }
+    }
+}
+
+impl Leader {
+    /// Takes over the group's topology: returns when the new epoch's header is decided.
+    pub async fn start(group: &Group, uploads: Arc<FanOut>) -> Result<Self, Error> {
+        let takeover = group.take_over().await?;
+        let mut chain = takeover.header.base.clone();
+        for decision in &takeover.header.tail {
+            chain.apply(decision).map_err(|what| Error::damaged("control log", what))?;
+        }
+        let clouds = group.clouds.len();
+        let (changed, _) = watch::channel(());
+        let shared = Arc::new(Shared {
+            epoch: takeover.epoch,
+            keys: group.keys(),
+            group_id: takeover.group_id,
+            clouds: group.clouds.clone(),
+            base: takeover.header.base.clone(),
+            uploads,
+            shutdown: CancellationToken::new(),
+            state: Mutex::new(State {
+                quorum: Quorum::new(clouds),
+                slots: VecDeque::new(),
+                slots_start: 0,
+                away: vec![false; clouds],
+                set_aside: vec![None; clouds],
+            }),
+            changed,
+        });
+        let mut lanes = JoinSet::new();
+        for cloud in 0..clouds {
+            lanes.spawn(Lane { shared: shared.clone(), cloud }.run());
+        }
+        let leader = Self { topology: group.topology.clone(), shared, lanes, chain };
+        leader.store(Content::Header(takeover.header), Vec::new()).await?;
+        info!(epoch = %leader.shared.epoch, sequence = leader.chain.sequence, "leading");
+        Ok(leader)
+    }
+
+    /// Everything decided so far.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// The epoch led.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.epoch
+    }
+
+    /// Records stored in this epoch so far; take over anew before there are too many to read back.
+    pub fn records(&self) -> u64 {
+        self.shared.read(|state| state.quorum.proposed())
+    }
+
+    /// For metrics and progress.
+    pub fn watch(&self) -> LeaderWatch {
+        LeaderWatch(self.shared.clone())
+    }
+
+    /// Decides `staged`. Waits as long as it takes while fewer than a majority of clouds answer.
+    pub async fn commit(&mut self, staged: Staged, now_ms: i64) -> Result<CommitOutcome, Error> {
+        self.wait(|state| (state.quorum.decided() - state.quorum.published() < UNPUBLISHED_MAX).then_some(())).await?;
+        if let Err(what) = self.files_in_majority(&staged.uploads).await {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        match self.chain.accept(&self.topology, &staged.proposal) {
+            Ok(()) => {}
+            Err(stale @ Refusal::Stale { .. }) => return Ok(CommitOutcome::Stale(stale)),
+            Err(contradiction) => return Err(Error::Bug(contradiction.to_string())),
+        }
+        let decision = self
+            .chain
+            .decide(&self.topology, self.shared.epoch, now_ms, &staged.proposal)
+            .map_err(|error| Error::Bug(error.to_string()))?;
+        // Applied to a copy first: what we would read back must follow the chain before anyone can see it.
+        let mut next = self.chain.clone();
+        next.apply(&decision).map_err(Error::Bug)?;
+        self.store(Content::Entry(decision), staged.uploads).await?;
+        self.chain = next;
+        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+    }
+
+    /// Proposes the next record and waits until it is decided.
+    async fn store(&self, content: Content, uploads: Vec<FileUploads>) -> Result<(), Error> {
+        let index = self.shared.update(|state| {
+            let index = state.quorum.propose();
+            let record = Record::new(self.shared.epoch, index, content);
+            let bytes = encode(&record);
+            state.slots.push_back(Slot::new(Arc::new(record), bytes, uploads));
+            index
+        });
+        self.wait(|state| (state.quorum.decided() > index).then_some(())).await
+    }
+
+    /// Waits for `look`, or for the end of this epoch.
+    async fn wait(&self, look: impl Fn(&State) -> Option<()>) -> Result<(), Error> {
+        let epoch = self.shared.epoch;
+        let found = self.shared.wait_for(|state| match look(state) {
+            Some(()) => Some(Ok(())),
+            None if state.quorum.is_lost() => Some(Err(Error::Superseded { epoch })),
+            None if self.undecidable(state) => Some(Err(self.describe_set_aside(state))),
+            None => None,
+        });
+        found.await.unwrap_or(Err(Error::Superseded { epoch }))
+    }
+
+    /// Too many clouds are set aside or sealed for anything to be decided again.
+    fn undecidable(&self, state: &State) -> bool {
+        let usable = |cloud: &usize| state.set_aside[*cloud].is_none() && !state.quorum.cloud(*cloud).sealed;
+        (0..self.shared.clouds.len()).filter(usable).count() < state.quorum.majority()
+    }
+
+    fn describe_set_aside(&self, state: &State) -> Error {
+        let reasons = self.shared.clouds.iter().zip(&state.set_aside);
+        let reasons = reasons.filter_map(|(cloud, what)| Some(format!("{}: {}", cloud.name, what.as_ref()?)));
+        Error::no_majority("decide", state.quorum.majority(), self.shared.clouds.len(), reasons.collect())
+    }
+
+    /// Waits until every file is in a majority of clouds, so that no entry names a file that exists nowhere.
+    async fn files_in_majority(&self, files: &[FileUploads]) -> Result<(), String> {
+        for (path, handles) in files {
+            let mut waiting: futures::stream::FuturesUnordered<_> =
+                handles.iter().map(|handle| async move { (handle.cloud(), handle.settled().await) }).collect();
+            let needed = majority(self.shared.clouds.len());
+            let (mut done, mut reasons) = (0, Vec::new());
+            while done < needed {
+                match futures::StreamExt::next(&mut waiting).await {
+                    Some((_, UploadStatus::Done)) => done += 1,
+                    Some((cloud, UploadStatus::Failed(reason))) => reasons.push(format!("{cloud}: {reason}")),
+                    Some((_, UploadStatus::Pending)) => {}
+                    None => return Err(format!("{path}: {}", reasons.join("; "))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every cloud that answers has published everything, at most `patience`; then stops the lanes.
+    pub async fn finish(mut self, patience: Duration) -> LeaderProgress {
+        let all_published = self.shared.wait_for(|state| {
+            let decided = state.quorum.decided();
+            let done = |cloud: usize| state.away[cloud] || state.quorum.cloud(cloud).published == decided;
+            (0..self.shared.clouds.len()).all(done).then_some(())
+        });
+        let complete = tokio::time::timeout(patience, all_published).await.is_ok();
+        let progress = self.watch().progress();
+        for cloud in progress.clouds.iter().filter(|cloud| cloud.decisions_behind > 0) {
+            let (cloud, behind) = (&cloud.cloud, cloud.decisions_behind);
+            warn!(%cloud, behind, complete, "cloud is behind and will be filled by the next run");
+        }
+        self.shared.shutdown.cancel();
+        while self.lanes.join_next().await.is_some() {}
+        progress
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.shared.shutdown.cancel();
+    }
+}

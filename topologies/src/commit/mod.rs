@@ -1,0 +1,55 @@
+//! The commit protocol: decide on a majority of clouds, publish in every one.
+//!
+//! ```text
+//!   proposal ──accept──▶ entry ──store──▶ control/<topology>/log/<epoch>/<i>   in each cloud (write-once)
+//!                                            │ in a majority = decided
+//!                                            ▼
+//!                                         datasets/<d>/_delta_log/<N>.json      in each cloud, in order
+//! ```
+//!
+//! A conditional create is a write-once register; a majority of them decides a value. One process leads an epoch:
+//! it claims the epoch's number in a majority ([`takeover`]), closes every older log with a SEAL, takes over what
+//! those logs hold ([`choose`]), and writes it as the header of its own. From then on each cloud is served by a
+//! lane of its own ([`lane`]) that goes through the same steps for the newest commit and for one missed long ago,
+//! so that a cloud that was away is filled simply by going on.
+//!
+//! What must never be wrong is pure: [`chain`] (may this follow?), [`quorum`] (is this decided?) and [`choose`]
+//! (what did the sealed logs decide?). The other modules carry it out. Guarantee: per sequence number one decision,
+//! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
+//! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
+
+pub mod chain;
+pub mod choose;
+pub mod format;
+mod lane;
+mod leader;
+pub mod quorum;
+mod takeover;
+
+use serde::{Deserialize, Serialize};
+
+pub use chain::{Chain, Proposal, Refusal, TableHead, TableProposal};
+pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
+pub use takeover::Group;
+
+/// The number of a leadership. Rises; never used by two processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl std::fmt::Display for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Most decisions that may await publication in a majority; keeps headers small.
+pub const UNPUBLISHED_MAX: u64 = 8;
+
+/// What follows a dataset's name in the name of its quarantine.
+pub const QUARANTINE_SUFFIX: &str = ".quarantine";
+
+/// The sibling table of `dataset` that holds its rejected records.
+pub fn quarantine_of(dataset: &str) -> String {
+    format!("{dataset}{QUARANTINE_SUFFIX}")
+}

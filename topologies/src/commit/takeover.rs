@@ -1,0 +1,442 @@
+//! Becoming the leader: register, claim an epoch, seal what is older, read it, and say where to go on.
+//!
+//! Every step needs a majority of the registered clouds and tolerates the rest being away. Nothing here trusts a
+//! clock or a lock: a process that is overtaken meets a SEAL and stops.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, future, stream};
+use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_register};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use rand::Rng;
+use tracing::{debug, info, warn};
+
+use super::choose::{PublishedVersions, SealedLog, choose, rebase};
+use super::format::{
+    Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of, published_path,
+};
+use super::quorum::majority;
+use super::{Chain, Epoch};
+use crate::error::Error;
+
+/// Attempts at one register before a cloud is given up for this take-over.
+const ATTEMPTS_MAX: u32 = 5;
+/// Lost races for an epoch before giving up.
+const CLAIMS_MAX: u32 = 20;
+/// Control objects read at once from one cloud.
+const READS_IN_FLIGHT: usize = 16;
+
+/// A topology's control group: its name and its registered clouds in claim order.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// The topology.
+    pub topology: String,
+    /// Its clouds.
+    pub clouds: Vec<Cloud>,
+    /// Random id of this run of this process.
+    pub incarnation: String,
+}
+
+/// A won epoch and what to write as its header.
+#[derive(Debug)]
+pub(super) struct Takeover {
+    pub(super) epoch: Epoch,
+    pub(super) header: Header,
+    pub(super) group_id: String,
+}
+
+impl Group {
+    /// A group with a fresh incarnation.
+    pub fn new(topology: impl Into<String>, clouds: Vec<Cloud>) -> Self {
+        Self { topology: topology.into(), clouds, incarnation: uuid::Uuid::new_v4().to_string() }
+    }
+
+    pub(super) fn keys(&self) -> Keys {
+        Keys::new(&self.topology)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.clouds.iter().map(|cloud| cloud.name.clone()).collect()
+    }
+
+    fn majority(&self) -> usize {
+        majority(self.clouds.len())
+    }
+
+    fn identity(&self, cloud: &Cloud, group_id: &str) -> Identity {
+        Identity {
+            format: FORMAT,
+            topology: self.topology.clone(),
+            group: group_id.to_owned(),
+            cloud: cloud.name.clone(),
+            clouds: self.names(),
+        }
+    }
+
+    /// Wins a new epoch and reads what older ones decided.
+    pub(super) async fn take_over(&self) -> Result<Takeover, Error> {
+        let is_first_start = !self.has_history().await;
+        if is_first_start {
+            for cloud in &self.clouds {
+                cloud.create_root().await.map_err(|error| Error::connector("register", error))?;
+            }
+        }
+        let answering = self.probe_clouds().await?;
+        let (group_id, members) = self.identify(&answering, is_first_start).await?;
+        let (epoch, holders) = self.claim_epoch(&members).await?;
+        let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
+        let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
+            .map_err(|what| Error::damaged("control log", what))?;
+        let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
+        let mut sealed = chosen.as_ref().map(|chosen| chosen.header.sealed.clone()).unwrap_or_default();
+        sealed.extend(sealed_before);
+        sealed.extend(sealed_now.iter().map(|cloud| (self.clouds[*cloud].name.clone(), Epoch(epoch.0 - 1))));
+        let (base, tail) = match chosen {
+            None => (Chain::default(), Vec::new()),
+            Some(chosen) => {
+                if chosen.header.clouds != self.names() {
+                    return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
+                }
+                let published = self.published_versions(&chosen, &sealed_now).await;
+                rebase(chosen, self.clouds.len(), &published).map_err(|what| Error::damaged("control log", what))?
+            }
+        };
+        info!(%epoch, sequence = base.sequence, tail = tail.len(), "epoch claimed");
+        let header = Header { clouds: self.names(), incarnation: self.incarnation.clone(), base, sealed, tail };
+        Ok(Takeover { epoch, header, group_id })
+    }
+
+    /// Indexes of the clouds that answer and honour preconditions. A cloud that ignores them stops the start.
+    async fn probe_clouds(&self) -> Result<Vec<usize>, Error> {
+        let prefix = self.keys().probe(&self.incarnation);
+        let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
+        let mut answering = Vec::new();
+        let mut reasons = Vec::new();
+        for (index, outcome) in future::join_all(probes).await.into_iter().enumerate() {
+            let cloud = &self.clouds[index].name;
+            match outcome {
+                Probe::Passed => answering.push(index),
+                Probe::Refused { what } => return Err(Error::Configuration(format!("cloud {cloud}: {what}"))),
+                Probe::Unavailable(error) => {
+                    warn!(%cloud, %error, "cloud does not answer, starting without it");
+                    reasons.push(format!("{cloud}: {error}"));
+                }
+            }
+        }
+        if answering.len() < self.majority() {
+            return Err(Error::no_majority("start", self.majority(), self.clouds.len(), reasons));
+        }
+        Ok(answering)
+    }
+
+    /// The group's id and the clouds among `answering` that belong to it. Registers clouds that nobody has used.
+    async fn identify(&self, answering: &[usize], is_first_start: bool) -> Result<(String, Vec<usize>), Error> {
+        let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
+        for index in answering {
+            found.push((*index, self.read_identity(&self.clouds[*index]).await?));
+        }
+        let known = found.iter().find_map(|(_, identity)| identity.clone());
+        if let Some(identity) = &known {
+            if identity.clouds != self.names() {
+                return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
+            }
+        }
+        if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
+            return self.register(answering, known).await;
+        }
+        let group_id = known.ok_or_else(|| Error::damaged("control", "no cloud has an identity, but logs exist"))?.group;
+        let mut members = Vec::new();
+        for (index, identity) in found {
+            let cloud = &self.clouds[index];
+            match identity {
+                Some(identity) if identity == self.identity(cloud, &group_id) => members.push(index),
+                Some(_) => warn!(cloud = %cloud.name, "cloud carries another group's identity and is left out"),
+                None => warn!(cloud = %cloud.name, "cloud lost its identity (wiped or restored?) and is left out"),
+            }
+        }
+        if members.len() < self.majority() {
+            let reasons = vec!["clouds that are present carry no or another identity".to_owned()];
+            return Err(Error::no_majority("identify", self.majority(), self.clouds.len(), reasons));
+        }
+        Ok((group_id, members))
+    }
+
+    async fn read(&self, cloud: &Cloud, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
+        let bytes = read_register(&cloud.control, path, RECORD_BYTES_MAX).await;
+        bytes.map_err(|error| Error::connector("take over", error))
+    }
+
+    async fn read_identity(&self, cloud: &Cloud) -> Result<Option<Identity>, Error> {
+        let path = self.keys().identity();
+        let bytes = self.read(cloud, &path).await?;
+        bytes.map(|bytes| decode(&bytes).map_err(|what| Error::damaged(&format!("{}: {path}", cloud.name), what))).transpose()
+    }
+
+    /// Whether any cloud that answers has a log of this topology: then a missing identity means a lost cloud.
+    async fn has_history(&self) -> bool {
+        let logs = self.keys().logs();
+        let looks = self.clouds.iter().map(|cloud| async {
+            matches!(cloud.control.list(Some(&logs)).try_next().await, Ok(Some(_)))
+        });
+        future::join_all(looks).await.contains(&true)
+    }
+
+    /// First start: writes the identity into every cloud. The first cloud's register decides the group's id, so two
+    /// first starts at once agree.
+    async fn register(&self, answering: &[usize], known: Option<Identity>) -> Result<(String, Vec<usize>), Error> {
+        if answering.len() < self.clouds.len() {
+            let reasons = vec!["the first start registers every cloud, so all of them must answer once".to_owned()];
+            return Err(Error::no_majority("register", self.clouds.len(), self.clouds.len(), reasons));
+        }
+        let mut group_id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), |identity| identity.group);
+        for cloud in &self.clouds {
+            let ours = self.identity(cloud, &group_id);
+            match self.settle(cloud, &self.keys().identity(), encode(&ours)).await? {
+                PutOnce::Occupied(bytes) => {
+                    let theirs: Identity =
+                        decode(&bytes).map_err(|what| Error::damaged(&format!("{}: identity", cloud.name), what))?;
+                    if theirs.clouds != ours.clouds || theirs.topology != ours.topology || theirs.cloud != ours.cloud {
+                        return Err(Error::other_clouds(&self.topology, &theirs.clouds, &ours.clouds));
+                    }
+                    group_id = theirs.group;
+                }
+                _ => info!(cloud = %cloud.name, "cloud registered"),
+            }
+        }
+        Ok((group_id, answering.to_vec()))
+    }
+
+    /// Repeats the same bytes until the register holds them or another value; an error after [`ATTEMPTS_MAX`].
+    async fn settle(&self, cloud: &Cloud, path: &Path, bytes: bytes::Bytes) -> Result<PutOnce, Error> {
+        for attempt in 1.. {
+            match put_once(&cloud.control, path, bytes.clone()).await {
+                PutOnce::Unknown(error) if attempt < ATTEMPTS_MAX => {
+                    debug!(cloud = %cloud.name, %path, %error, "no answer, asking again");
+                    tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+                }
+                PutOnce::Unknown(error) => return Err(Error::connector(format!("write {path}"), error)),
+                settled => return Ok(settled),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Claims the next free epoch: owned when our own claim lies in a majority. Also the clouds that hold it.
+    async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
+        let mut epoch = Epoch(self.highest_epoch(members).await?.0 + 1);
+        for _ in 0..CLAIMS_MAX {
+            let claim = Claim {
+                format: FORMAT,
+                epoch,
+                incarnation: self.incarnation.clone(),
+                holder: format!("process {}", std::process::id()),
+            };
+            let mut holders = Vec::new();
+            let mut contested = false;
+            for index in members {
+                let cloud = &self.clouds[*index];
+                match self.settle(cloud, &self.keys().claim(epoch), encode(&claim)).await {
+                    Ok(PutOnce::Stored) => holders.push(*index),
+                    Ok(_) => contested = true,
+                    Err(error) => warn!(cloud = %cloud.name, %error, "cloud does not take the claim"),
+                }
+            }
+            if holders.len() >= self.majority() {
+                return Ok((epoch, holders));
+            }
+            if !contested {
+                return Err(Error::no_majority("claim an epoch", self.majority(), self.clouds.len(), vec![]));
+            }
+            let pause_ms = rand::rng().random_range(50..500);
+            debug!(%epoch, pause_ms, "epoch contested, trying a higher one");
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            epoch = Epoch(self.highest_epoch(members).await?.0.max(epoch.0) + 1);
+        }
+        Err(Error::no_majority("claim an epoch against competing processes", self.majority(), self.clouds.len(), vec![]))
+    }
+
+    /// The highest epoch any of these clouds has seen, claimed or logged.
+    async fn highest_epoch(&self, members: &[usize]) -> Result<Epoch, Error> {
+        let mut highest = 0;
+        for index in members {
+            let cloud = &self.clouds[*index];
+            let claims: Vec<u64> = self.numbers_in(cloud, &self.keys().claims()).await?;
+            let logs = self.logged_epochs(cloud).await?;
+            highest = claims.into_iter().chain(logs.into_iter().map(|epoch| epoch.0)).max().unwrap_or(0).max(highest);
+        }
+        Ok(Epoch(highest))
+    }
+
+    /// The numbers of the objects in a folder, ascending.
+    async fn numbers_in(&self, cloud: &Cloud, folder: &Path) -> Result<Vec<u64>, Error> {
+        let listed = cloud.control.list(Some(folder)).map_ok(|object| number_of(&object.location));
+        let numbers: Vec<Option<u64>> =
+            listed.try_collect().await.map_err(|error| Error::store(cloud, &format!("list {folder}"), error))?;
+        let mut numbers: Vec<u64> = numbers.into_iter().flatten().collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    async fn logged_epochs(&self, cloud: &Cloud) -> Result<Vec<Epoch>, Error> {
+        let listed = cloud.control.list_with_delimiter(Some(&self.keys().logs())).await;
+        let listed = listed.map_err(|error| Error::store(cloud, "list control logs", error))?;
+        let mut epochs: Vec<Epoch> = listed.common_prefixes.iter().filter_map(number_of).map(Epoch).collect();
+        epochs.sort_unstable();
+        Ok(epochs)
+    }
+
+    /// Seals every older log in the clouds that hold the claim, and reads them. A cloud that fails drops out, as long
+    /// as a majority remains. Also what earlier headers say about sealed clouds.
+    #[allow(clippy::type_complexity, reason = "two results of one pass, named by the caller")]
+    async fn seal_and_read(
+        &self,
+        epoch: Epoch,
+        holders: &[usize],
+    ) -> Result<(Vec<(usize, Vec<SealedLog>)>, BTreeMap<String, Epoch>), Error> {
+        let outcomes = future::join_all(holders.iter().map(|index| async move {
+            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index]).await)
+        }))
+        .await;
+        let mut logs = Vec::new();
+        let mut reasons = Vec::new();
+        let mut sealed = BTreeMap::new();
+        for (index, outcome) in outcomes {
+            match outcome {
+                Ok((cloud_logs, sealed_before)) => {
+                    logs.push((index, cloud_logs));
+                    for (cloud, up_to) in sealed_before {
+                        let known = sealed.entry(cloud).or_insert(up_to);
+                        *known = (*known).max(up_to);
+                    }
+                }
+                Err(error) => reasons.push(format!("{}: {error}", self.clouds[index].name)),
+            }
+        }
+        if logs.len() < self.majority() {
+            return Err(Error::no_majority("seal older epochs", self.majority(), self.clouds.len(), reasons));
+        }
+        Ok((logs, sealed))
+    }
+
+    async fn seal_and_read_cloud(
+        &self,
+        epoch: Epoch,
+        cloud: &Cloud,
+    ) -> Result<(Vec<SealedLog>, BTreeMap<String, Epoch>), Error> {
+        let logged = self.logged_epochs(cloud).await?;
+        let mut newest_header = None;
+        for older in logged.iter().rev().filter(|older| **older < epoch) {
+            if let Some(record) = self.read_record(cloud, *older, 0).await? {
+                if let Content::Header(header) = record.content {
+                    newest_header = Some((*older, header));
+                    break;
+                }
+            }
+        }
+        let sealed = newest_header.as_ref().map(|(_, header)| header.sealed.clone()).unwrap_or_default();
+        let from = sealed.get(&cloud.name).copied().unwrap_or_default();
+        for older in from.0 + 1..epoch.0 {
+            self.seal(cloud, Epoch(older), epoch).await?;
+        }
+        // Only now are the logs closed, so only now is what they hold final: list again, a late header may have landed.
+        let oldest = newest_header.map_or(Epoch(0), |(at, _)| at);
+        let mut logs = Vec::new();
+        for older in self.logged_epochs(cloud).await? {
+            if (oldest..epoch).contains(&older) {
+                logs.push(SealedLog { epoch: older, records: self.read_log(cloud, older).await? });
+            }
+        }
+        Ok((logs, sealed))
+    }
+
+    /// Puts a SEAL above the highest index in use.
+    async fn seal(&self, cloud: &Cloud, older: Epoch, by: Epoch) -> Result<(), Error> {
+        let indexes = self.numbers_in(cloud, &self.keys().log(older)).await?;
+        let mut index = indexes.last().map_or(0, |last| last + 1);
+        if index > 0 && self.read_record(cloud, older, index - 1).await?.is_some_and(|record| record.is_seal()) {
+            return Ok(());
+        }
+        loop {
+            let seal = encode(&Record::new(older, index, Content::Seal { by }));
+            match self.settle(cloud, &self.keys().record(older, index), seal).await? {
+                PutOnce::Occupied(bytes) => {
+                    let record: Record = decode(&bytes)
+                        .map_err(|what| Error::damaged(&format!("{}: log {older}/{index}", cloud.name), what))?;
+                    if record.is_seal() {
+                        return Ok(());
+                    }
+                    index += 1;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    async fn read_log(&self, cloud: &Cloud, epoch: Epoch) -> Result<Vec<Record>, Error> {
+        let indexes = self.numbers_in(cloud, &self.keys().log(epoch)).await?;
+        let reads = indexes.iter().map(|index| self.read_record(cloud, epoch, *index));
+        let records: Vec<Option<Record>> = stream::iter(reads).buffered(READS_IN_FLIGHT).try_collect().await?;
+        let mut log = Vec::new();
+        for (expected, record) in records.into_iter().flatten().enumerate() {
+            if record.is_seal() {
+                break;
+            }
+            if record.index != expected as u64 || record.epoch != epoch {
+                let what = format!("record {expected} is missing or misplaced");
+                return Err(Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what));
+            }
+            log.push(record);
+        }
+        Ok(log)
+    }
+
+    async fn read_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Result<Option<Record>, Error> {
+        let path = self.keys().record(epoch, index);
+        let bytes = self.read(cloud, &path).await?;
+        bytes.map(|bytes| decode(&bytes).map_err(|what| Error::damaged(&format!("{}: {path}", cloud.name), what))).transpose()
+    }
+
+    /// How far the given clouds have published the tables that the chosen decisions touch. A cloud that cannot be
+    /// listed counts as having published nothing.
+    async fn published_versions(&self, chosen: &super::choose::Chosen, clouds: &[usize]) -> PublishedVersions {
+        let mut from: BTreeMap<String, u64> =
+            chosen.header.base.tables.iter().map(|(name, head)| (name.clone(), head.version + 1)).collect();
+        for table in chosen.decisions.iter().flat_map(|decision| &decision.tables) {
+            from.entry(table.dataset.clone()).or_insert(0);
+        }
+        let reads = clouds.iter().map(|index| async {
+            let mut versions = BTreeMap::new();
+            for (dataset, first) in &from {
+                versions.insert(dataset.clone(), published_from(&self.clouds[*index].control, dataset, *first).await.ok()?);
+            }
+            Some(versions)
+        });
+        future::join_all(reads).await.into_iter().flatten().collect()
+    }
+}
+
+/// Versions `0..n` of `dataset` are in the store, given that `0..first` were seen there or are not asked about.
+pub(super) async fn published_from(store: &Arc<dyn ObjectStore>, dataset: &str, first: u64) -> object_store::Result<u64> {
+    let folder = Path::from(format!("datasets/{dataset}/_delta_log"));
+    let listed = match first.checked_sub(1) {
+        Some(before) => store.list_with_offset(Some(&folder), &published_path(dataset, before)),
+        None => store.list(Some(&folder)),
+    };
+    let mut versions: Vec<u64> = listed
+        .try_filter_map(|object| future::ready(Ok(version_of(&object.location))))
+        .try_filter(|version| future::ready(*version >= first))
+        .try_collect()
+        .await?;
+    versions.sort_unstable();
+    let dense = versions.iter().zip(first..).take_while(|(found, expected)| **found == *expected).count();
+    Ok(first + dense as u64)
+}
+
+/// The version a log file's name stands for, `None` for checkpoints and whatever else lies there.
+pub(super) fn version_of(location: &Path) -> Option<u64> {
+    let name = location.filename()?.strip_suffix(".json")?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}

@@ -1,0 +1,387 @@
+//! `isobar demo`: the whole job on real input, with nothing to start beforehand.
+//!
+//! An embedded broker, three directories as clouds, the flights and weather of New York in 2013. It runs the
+//! topology that users copy (`topologies/flight_delays/topology.yaml`), proves the result, and asks it one question.
+
+pub mod replay;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use isobar_connectors::clouds::{Cloud, Fault, FaultSwitch};
+use isobar_connectors::kafka::{Compression, EmbeddedBroker, KafkaProducer};
+use isobar_schemas::TopicPartition;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use self::replay::{FLIGHTS, PARTITIONS, Produced, WEATHER, replay};
+use crate::error::Error;
+use crate::pipeline::{self, RunOptions, Summary};
+use crate::progress::Progress;
+use crate::spec::{self, Topology};
+use crate::start::open_clouds;
+use crate::{prove, query};
+
+/// The topology that the demo runs, as users copy it.
+pub const TOPOLOGY: &str = include_str!("../../flight_delays/topology.yaml");
+/// What the specification says where the demo puts its own broker.
+const BROKERS_LINE: &str = "  brokers: localhost:9092\n";
+/// The one question asked at the end.
+const QUESTION: &str = "SELECT origin, count(*) AS flights, round(avg(departure_delay_minutes), 1) AS mean_departure_delay, \
+     round(100.0 * avg(CASE WHEN late THEN 1.0 ELSE 0.0 END), 1) AS percent_late \
+     FROM flight_features GROUP BY origin ORDER BY origin";
+/// How long a cloud that was refused may take to become equal again.
+const FILL_PATIENCE: Duration = Duration::from_secs(120);
+/// Share of the records, in percent, after which the chosen cloud refuses and answers again.
+const OUTAGE_PERCENT: (u64, u64) = (40, 85);
+
+/// What `isobar demo` was asked to do.
+#[derive(Debug, Clone, Default)]
+pub struct DemoOptions {
+    /// Keep everything in this directory.
+    pub keep: Option<PathBuf>,
+    /// Make this cloud refuse every request half-way.
+    pub fail: Option<String>,
+    /// Print JSON instead of tables.
+    pub json: bool,
+}
+
+/// The demo's result, as printed with `--format json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DemoReport {
+    /// Where the clouds' directories are, when kept.
+    pub directory: Option<PathBuf>,
+    /// Records consumed.
+    pub records: u64,
+    /// Bytes consumed.
+    pub bytes: u64,
+    /// From the first record to the last commit.
+    pub seconds: f64,
+    /// Commits decided.
+    pub commits: u64,
+    /// Longest time between two commits.
+    pub longest_pause_seconds: f64,
+    /// Per dataset, what became of its records.
+    pub datasets: BTreeMap<String, isobar_schemas::RowCounts>,
+    /// The cloud that was made to refuse, if one was.
+    pub failed_cloud: Option<String>,
+    /// Whether `prove` found every check to hold.
+    pub proved: bool,
+}
+
+/// Runs the demo; false when `prove` found something wrong.
+pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
+    let temporary = match &options.keep {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().map_err(|error| cannot_create(Path::new("a temporary directory"), &error))?),
+    };
+    let directory = match (&options.keep, &temporary) {
+        (Some(keep), _) => keep.clone(),
+        (None, Some(temporary)) => temporary.path().to_owned(),
+        (None, None) => unreachable!("a directory is kept or temporary"),
+    };
+    let broker = EmbeddedBroker::start(&[(FLIGHTS.topic, PARTITIONS), (WEATHER.topic, PARTITIONS)])
+        .map_err(|error| Error::connector("start the embedded broker", error))?;
+    let topology = write_topology(&directory, &broker.bootstrap_servers())?;
+    let outage = Outage::plan(&topology, options.fail.as_deref())?;
+    if !options.json {
+        println!("Replaying {} flights and {} weather readings of New York, 2013.", FLIGHTS.records, WEATHER.records);
+        let named: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
+        println!("Clouds: {} under {}\n", named.join(", "), directory.display());
+    }
+    let progress = Arc::new(Progress::default());
+    let summary = run(&topology, &broker, outage.as_ref(), &progress, &options).await?;
+    let seconds = progress.elapsed().as_secs_f64();
+    let report = DemoReport {
+        directory: options.keep.clone(),
+        records: progress.records(),
+        bytes: progress.bytes(),
+        seconds,
+        commits: summary.committed.commits,
+        longest_pause_seconds: summary.committed.longest_pause.as_secs_f64(),
+        datasets: summary.committed.rows.clone(),
+        failed_cloud: options.fail.clone(),
+        proved: false,
+    };
+    conclude(&topology, report, &options).await
+}
+
+/// Produces, runs the pipeline and waits until everything is committed everywhere.
+async fn run(
+    topology: &Topology,
+    broker: &EmbeddedBroker,
+    outage: Option<&Outage>,
+    progress: &Arc<Progress>,
+    options: &DemoOptions,
+) -> Result<Summary, Error> {
+    let producer = KafkaProducer::start(&broker.bootstrap_servers(), Compression::Zstd)
+        .map_err(|error| Error::connector("connect a producer to the embedded broker", error))?;
+    let produced = Produced::default();
+    let all_committed = CancellationToken::new();
+    let run_options = RunOptions {
+        clouds: outage.map(|outage| outage.clouds.clone()),
+        progress: progress.clone(),
+        ..RunOptions::new(&topology.name)
+    };
+    let bars = Bars::new(options.json);
+    let stop_drawing = CancellationToken::new();
+    let feed = async {
+        let replays = [&FLIGHTS, &WEATHER].map(|input| replay(input, &producer, progress.positions(), &produced, &all_committed));
+        let ends = futures::future::try_join_all(replays).await?;
+        wait_for_positions(progress, ends.into_iter().flatten().collect()).await;
+        if let Some(outage) = outage {
+            outage.wait_until_filled(topology).await;
+        }
+        all_committed.cancel();
+        Ok::<_, Error>(())
+    };
+    let draw = async {
+        bars.draw(progress, outage, &stop_drawing).await;
+        Ok::<_, Error>(())
+    };
+    let pipeline = async {
+        let summary = pipeline::run(topology, run_options, all_committed.clone()).await;
+        // An error here must end the replay as well, or it would wait for commits that never come.
+        all_committed.cancel();
+        stop_drawing.cancel();
+        summary
+    };
+    let (summary, fed, drawn) = tokio::join!(pipeline, feed, draw);
+    bars.finish();
+    let summary = summary?;
+    fed.and(drawn)?;
+    Ok(summary)
+}
+
+async fn wait_for_positions(progress: &Progress, ends: BTreeMap<TopicPartition, i64>) {
+    let mut positions = progress.positions();
+    let reached = |positions: &BTreeMap<TopicPartition, i64>| {
+        ends.iter().all(|(partition, end)| positions.get(partition).is_some_and(|position| position >= end))
+    };
+    // Ends with an error only when the pipeline is gone, which reports for itself.
+    let _ = positions.wait_for(reached).await;
+}
+
+/// Writes `topology.yaml` into `directory`, pointing at the embedded broker and at directories beside it.
+fn write_topology(directory: &Path, brokers: &str) -> Result<Topology, Error> {
+    let path = directory.join("topology.yaml");
+    std::fs::create_dir_all(directory).map_err(|error| cannot_create(directory, &error))?;
+    if std::fs::read_dir(directory).map_err(|error| cannot_create(directory, &error))?.next().is_some() && !path.exists() {
+        return Err(Error::Configuration(format!(
+            "{} is not empty and holds no demo: choose a new directory for --keep",
+            directory.display()
+        )));
+    }
+    let ours = format!("  brokers: {brokers}\n  cluster_id: demo\n  topic_identity: name\n");
+    assert!(TOPOLOGY.contains(BROKERS_LINE), "the topology shipped with the demo names its broker as expected");
+    std::fs::write(&path, TOPOLOGY.replace(BROKERS_LINE, &ours)).map_err(|error| cannot_create(&path, &error))?;
+    spec::load(&path).map_err(|problems| Error::Configuration(problems.to_string()))
+}
+
+fn cannot_create(path: &Path, error: &std::io::Error) -> Error {
+    Error::Configuration(format!("cannot create {}: {error}", path.display()))
+}
+
+/// One cloud that refuses every request for a while.
+struct Outage {
+    name: String,
+    index: usize,
+    switch: FaultSwitch,
+    clouds: Vec<Cloud>,
+}
+
+impl Outage {
+    fn plan(topology: &Topology, fail: Option<&str>) -> Result<Option<Self>, Error> {
+        let Some(name) = fail else { return Ok(None) };
+        let Some(index) = topology.clouds.iter().position(|cloud| cloud.name == name) else {
+            let known: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
+            return Err(Error::Configuration(format!("--fail {name}: there is no such cloud; choose one of {}", known.join(", "))));
+        };
+        let switch = FaultSwitch::default();
+        let mut clouds = open_clouds(topology)?;
+        clouds[index] = clouds[index].clone().with_faults(&switch);
+        Ok(Some(Self { name: name.to_owned(), index, switch, clouds }))
+    }
+
+    /// Refuses or answers, by how far the run is; what changed, for the person watching.
+    fn advance(&self, percent: u64) -> Option<String> {
+        let refuse = (OUTAGE_PERCENT.0..OUTAGE_PERCENT.1).contains(&percent);
+        let refused = self.switch.fault() == Fault::RefuseAll;
+        match (refused, refuse) {
+            (false, true) => {
+                self.switch.set(Fault::RefuseAll);
+                Some(format!("{}: refuses every request from now on; the run goes on", self.name))
+            }
+            (true, false) => {
+                self.switch.set(Fault::Off);
+                Some(format!("{}: answers again and is being filled", self.name))
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits until the cloud has published what the others have.
+    async fn wait_until_filled(&self, topology: &Topology) {
+        self.switch.set(Fault::Off);
+        let reference = &self.clouds[usize::from(self.index == 0)];
+        let filled = async {
+            let mut pause = tokio::time::interval(Duration::from_millis(50));
+            for dataset in topology.datasets.iter().map(|dataset| &dataset.name) {
+                let latest = prove::latest_version(reference, dataset).await;
+                while prove::latest_version(&self.clouds[self.index], dataset).await < latest {
+                    pause.tick().await;
+                }
+            }
+        };
+        // Not filled in time is not hidden: prove finds the cloud behind.
+        let _ = tokio::time::timeout(FILL_PATIENCE, filled).await;
+    }
+}
+
+/// Progress bars on standard error, plain lines where it is no terminal.
+struct Bars {
+    bars: MultiProgress,
+    records: ProgressBar,
+    status: ProgressBar,
+    plain: bool,
+}
+
+impl Bars {
+    fn new(quiet: bool) -> Self {
+        let bars = MultiProgress::new();
+        if quiet {
+            bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        }
+        let total = FLIGHTS.records + WEATHER.records;
+        let style = "{prefix:9} {bar:40.cyan/blue} {percent:>3}%  {human_pos} of {human_len} records";
+        let style = ProgressStyle::with_template(style).expect("the template is fixed and valid");
+        let records = bars.add(ProgressBar::new(total).with_style(style).with_prefix("consumed"));
+        let style = ProgressStyle::with_template("{prefix:9} {wide_msg}").expect("the template is fixed and valid");
+        let status = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix("committed"));
+        let plain = !quiet && !std::io::stderr().is_terminal();
+        Self { bars, records, status, plain }
+    }
+
+    async fn draw(&self, progress: &Progress, outage: Option<&Outage>, stop: &CancellationToken) {
+        let mut clock = tokio::time::interval(Duration::from_millis(50));
+        let total = FLIGHTS.records + WEATHER.records;
+        loop {
+            tokio::select! {
+                _ = clock.tick() => {}
+                () = stop.cancelled() => break,
+            }
+            let committed = progress.snapshot();
+            let done: u64 = committed.rows.values().map(|rows| rows.input).sum();
+            let seconds = progress.elapsed().as_secs_f64();
+            self.records.set_position(progress.records());
+            self.status.set_message(format!(
+                "{done} records in {} commits, {:.1} MB/s, lag {}, last pause at most {:.1} s",
+                committed.commits,
+                progress.bytes() as f64 / 1e6 / seconds.max(0.001),
+                total.saturating_sub(done),
+                committed.longest_pause.as_secs_f64(),
+            ));
+            if let Some(news) = outage.and_then(|outage| outage.advance(100 * done / total)) {
+                self.say(&news);
+            }
+        }
+    }
+
+    fn say(&self, news: &str) {
+        if self.plain {
+            eprintln!("{news}");
+        } else {
+            // Drawing fails only when standard error is gone; then there is nobody to tell.
+            let _ = self.bars.println(news);
+        }
+    }
+
+    fn finish(&self) {
+        self.records.finish();
+        self.status.finish();
+    }
+}
+
+/// Prints what was done, proves it, and asks the one question.
+async fn conclude(topology: &Topology, mut report: DemoReport, options: &DemoOptions) -> Result<bool, Error> {
+    if !options.json {
+        println!("\n{}", summary_table(&report));
+        println!("Proving it from the clouds alone:\n");
+    }
+    let clouds = open_clouds(topology)?;
+    let proof = prove::prove(&clouds, &[], None).await?;
+    report.proved = proof.holds();
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report).expect("the report has string keys"));
+        return Ok(report.proved);
+    }
+    println!("{}", proof.to_table());
+    println!("One question, answered in {}:\n\n{QUESTION_TEXT}\n", topology.clouds[0].name);
+    println!("{}", query::query_table(topology, QUESTION).await?);
+    match &report.directory {
+        Some(directory) => {
+            let config = directory.join("topology.yaml");
+            println!("Everything is kept in {}. Try:\n", directory.display());
+            println!("  isobar prove flight_features --config {}", config.display());
+            println!("  isobar query 'SELECT * FROM weather_hourly LIMIT 5' --config {}", config.display());
+        }
+        None => println!("Nothing is kept; `isobar demo --keep DIR` keeps the three clouds for a closer look."),
+    }
+    Ok(report.proved)
+}
+
+/// The question as a person would put it.
+const QUESTION_TEXT: &str = "How late are departures from each airport?";
+
+fn summary_table(report: &DemoReport) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY);
+    table.set_header(["dataset", "records in", "rows out", "rejected", "dropped", "filtered"]);
+    let by_rule = |rules: &BTreeMap<String, u64>| {
+        let rules: Vec<String> = rules.iter().map(|(rule, rows)| format!("{rows} {rule}")).collect();
+        if rules.is_empty() { "0".to_owned() } else { rules.join("\n") }
+    };
+    for (dataset, rows) in &report.datasets {
+        table.add_row([
+            dataset.clone(),
+            rows.input.to_string(),
+            rows.output.to_string(),
+            by_rule(&rows.rejected),
+            by_rule(&rows.dropped),
+            rows.filtered.to_string(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_topology_is_valid_and_points_beside_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let topology = write_topology(directory.path(), "127.0.0.1:1").unwrap();
+        assert_eq!(topology.clouds.len(), 3);
+        assert_eq!(topology.kafka.cluster_id.as_deref(), Some("demo"));
+        let error = Outage::plan(&topology, Some("moon")).err().unwrap().to_string();
+        assert!(error.contains("choose one of aws, azure, gcp"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_with_other_things_in_it_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("thesis.txt"), "text").unwrap();
+        assert!(write_topology(directory.path(), "127.0.0.1:1").unwrap_err().to_string().contains("not empty"));
+    }
+
+    #[test]
+    fn inputs_are_the_two_topics_of_the_topology() {
+        let topics = [FLIGHTS, WEATHER].map(|input| input.topic);
+        assert_eq!(topics, ["flights", "weather"]);
+    }
+}

@@ -1,0 +1,39 @@
+//! The running system: a topology is specified in YAML, checked, and run as a pipeline that commits one logical
+//! dataset to every cloud.
+//!
+//! ```text
+//! spec ─▶ pipeline ─▶ stage (decode, expectations, SQL, Parquet) ─▶ commit (decide, publish) ─▶ prove, query
+//! ```
+
+pub mod cli;
+pub mod commit;
+pub mod demo;
+pub mod error;
+pub mod http;
+pub mod metrics;
+pub mod pipeline;
+pub mod plan;
+pub mod progress;
+pub mod prove;
+pub mod quarantine;
+pub mod query;
+pub mod spec;
+pub mod stage;
+pub mod start;
+
+pub use error::Error;
+
+/// An error and everything that caused it, on one line.
+pub fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let message = source.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = source.source();
+    }
+    text
+}

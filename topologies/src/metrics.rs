@@ -1,0 +1,133 @@
+//! Every metric of a running topology: name, unit, help, labels.
+//!
+//! Label values come from the specification (topics, partitions, datasets, rules, clouds), never from records, so
+//! that the number of series is bounded by what a person wrote.
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Upper bounds of the commit latency histogram, seconds.
+const LATENCY_BUCKETS_S: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0];
+
+/// The metrics of one running topology.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Kafka records consumed, by topic.
+    pub records: IntCounterVec,
+    /// Bytes of keys and payloads consumed, by topic.
+    pub record_bytes: IntCounterVec,
+    /// Rows by dataset, outcome and rule, counted when they are decided.
+    pub rows: IntCounterVec,
+    /// Records between the position and the end of the partition, by topic and partition.
+    pub consumer_lag: IntGaugeVec,
+    /// Decided commits.
+    pub commits: IntCounter,
+    /// Batches read again because they were not stored or were stale.
+    pub batches_retried: IntCounter,
+    /// From the end of a batch to its decision.
+    pub commit_latency: Histogram,
+    /// When the last commit was decided, seconds since the Unix epoch.
+    pub last_commit: Gauge,
+    /// Bytes of Parquet staged, by dataset.
+    pub file_bytes: IntCounterVec,
+    /// Decisions a cloud has not published yet, by cloud.
+    pub replication_lag: IntGaugeVec,
+    /// Bytes uploaded, by cloud.
+    pub cloud_bytes: IntGaugeVec,
+    /// Whether a cloud answers, by cloud.
+    pub cloud_up: IntGaugeVec,
+    /// The epoch led.
+    pub epoch: IntGauge,
+    /// Memory by use.
+    pub memory: GaugeVec,
+}
+
+impl Metrics {
+    /// Registers all metrics of `topology`.
+    pub fn new(topology: &str) -> Self {
+        let registry = Registry::new_custom(
+            Some("isobar".to_owned()),
+            Some([("topology".to_owned(), topology.to_owned())].into_iter().collect()),
+        )
+        .expect("the prefix and the label are fixed and valid");
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels));
+        let latency = HistogramOpts::new("commit_latency_seconds", "From the end of a batch to its decision.")
+            .buckets(LATENCY_BUCKETS_S.to_vec());
+        Self {
+            records: counters("records_consumed_total", "Kafka records consumed.", &["topic"]),
+            record_bytes: counters("record_bytes_consumed_total", "Bytes of keys and payloads consumed.", &["topic"]),
+            rows: counters(
+                "rows_total",
+                "Kafka records by what became of them, counted when decided. The rule is empty for outcomes without one.",
+                &["dataset", "outcome", "rule"],
+            ),
+            consumer_lag: gauges("consumer_lag_records", "Records not yet consumed.", &["topic", "partition"]),
+            commits: register(&registry, IntCounter::new("commits_total", "Decided commits.")),
+            batches_retried: register(
+                &registry,
+                IntCounter::new("batches_retried_total", "Batches read again from the chain's positions."),
+            ),
+            commit_latency: register(&registry, Histogram::with_opts(latency)),
+            last_commit: register(
+                &registry,
+                Gauge::new("last_commit_timestamp_seconds", "When the last commit was decided."),
+            ),
+            file_bytes: counters("file_bytes_total", "Bytes of Parquet committed.", &["dataset"]),
+            replication_lag: gauges(
+                "replication_lag_versions",
+                "Decisions that a cloud has not published yet.",
+                &["cloud"],
+            ),
+            cloud_bytes: gauges("cloud_written_bytes", "Bytes of data files written since the start.", &["cloud"]),
+            cloud_up: gauges("cloud_up", "1 when the cloud's last request succeeded, else 0.", &["cloud"]),
+            epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
+            memory: register(
+                &registry,
+                GaugeVec::new(Opts::new("memory_bytes", "Memory by use; `budget` is the limit set."), &["use"]),
+            ),
+            registry,
+        }
+    }
+
+    /// The exposition text.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("metrics with registered names encode into memory");
+        String::from_utf8(text).expect("the text encoder writes UTF-8")
+    }
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    let collector = collector.expect("names and labels are fixed and valid");
+    registry.register(Box::new(collector.clone())).expect("every name is registered once");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_render_with_prefix_and_topology_label() {
+        let metrics = Metrics::new("flights");
+        metrics.rows.with_label_values(&["d", "dropped", "departed"]).inc_by(3);
+        metrics.commit_latency.observe(0.2);
+        let text = metrics.render();
+        let line = "isobar_rows_total{dataset=\"d\",outcome=\"dropped\",rule=\"departed\",topology=\"flights\"} 3";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("isobar_commit_latency_seconds_bucket"));
+    }
+}

@@ -1,0 +1,432 @@
+//! The pipeline: the whole life of a batch, from poll to acknowledgement.
+//!
+//! ```text
+//! poll ─▶ chunk ─▶ decode ─▶ expectations + SQL ─▶ Parquet ─▶ stage ─▶ decide ─▶ acknowledge
+//!                            (per dataset)          (to every cloud at once)
+//! ```
+//!
+//! Reading never waits for a commit: while one batch is being decided the next one fills. A batch that could not be
+//! committed is dropped whole and read again from the chain's positions; its files stay unreferenced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::source::{Source, SourceEvent};
+use isobar_connectors::upload::FanOut;
+use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
+use isobar_schemas::decode::JsonDecoder;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::commit::{CommitOutcome, Group, Leader, LeaderProgress, LeaderWatch, Staged};
+use crate::error::Error;
+use crate::http::Readiness;
+use crate::metrics::Metrics;
+use crate::progress::{Committed, Progress};
+use crate::spec::Topology;
+use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
+use crate::start::{self, Budget};
+
+/// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
+const EPOCH_RECORDS_MAX: u64 = 1000;
+/// How long a finished run waits for clouds that answer to publish everything.
+const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before a batch that could not be stored is read again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How often gauges are refreshed.
+const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a topology is run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Commit and return when every partition has reached the end it had at the start.
+    pub until_caught_up: bool,
+    /// Opened clouds to use in place of the specification's, in its order (fault injection).
+    pub clouds: Option<Vec<Cloud>>,
+    /// Where progress is counted.
+    pub progress: Arc<Progress>,
+    /// Where metrics are kept.
+    pub metrics: Metrics,
+    /// Set once the topology leads and consumes.
+    pub ready: Readiness,
+}
+
+impl RunOptions {
+    /// Runs until stopped, with progress and metrics nobody looks at.
+    pub fn new(topology: &str) -> Self {
+        Self {
+            until_caught_up: false,
+            clouds: None,
+            progress: Arc::default(),
+            metrics: Metrics::new(topology),
+            ready: Readiness::default(),
+        }
+    }
+}
+
+/// What a finished run did.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Commits and rows of this run.
+    pub committed: Committed,
+    /// The clouds at the end.
+    pub leader: LeaderProgress,
+}
+
+/// Runs `topology` until `shutdown`, until caught up if asked, or until an error stops it.
+pub async fn run(topology: &Topology, options: RunOptions, shutdown: CancellationToken) -> Result<Summary, Error> {
+    let mut pipeline = tokio::select! {
+        started = Pipeline::start(topology, options) => started?,
+        () = shutdown.cancelled() => return Err(Error::Configuration("stopped before the topology was up".into())),
+    };
+    let result = pipeline.drive(&shutdown).await;
+    pipeline.stop(result).await
+}
+
+/// A source's decoder, by topic.
+pub(crate) struct TopicDecoder {
+    pub(crate) source: usize,
+    pub(crate) decoder: JsonDecoder,
+}
+
+/// One running topology.
+pub(crate) struct Pipeline<'a> {
+    pub(crate) topology: &'a Topology,
+    pub(crate) options: RunOptions,
+    pub(crate) budget: Budget,
+    pub(crate) group: Group,
+    pub(crate) uploads: Arc<FanOut>,
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) decoders: BTreeMap<Arc<str>, TopicDecoder>,
+    pub(crate) plans: Vec<DatasetPlan>,
+    pub(crate) identities: BTreeMap<TopicPartition, PartitionIdentity>,
+    /// Per dataset, the next offset to take from each partition: the chain's, plus what was absorbed since.
+    pub(crate) positions: Vec<BTreeMap<TopicPartition, i64>>,
+    /// Partitions that have not reached the end they had at the start.
+    pub(crate) behind: BTreeSet<TopicPartition>,
+    /// The leader, while no commit is in flight.
+    pub(crate) leader: Option<Leader>,
+    pub(crate) watch: LeaderWatch,
+    pub(crate) batch: Batch,
+    pub(crate) commit: Option<JoinHandle<Landing>>,
+    pub(crate) stopping: bool,
+}
+
+/// What has been read since the last batch was closed.
+pub(crate) struct Batch {
+    commit_id: String,
+    stages: Vec<DatasetStage>,
+    bytes: u64,
+    opened: Instant,
+}
+
+/// A commit that came back: the leader, what was committed, and how it went.
+pub(crate) struct Landing {
+    leader: Leader,
+    closed: ClosedBatch,
+    outcome: Result<CommitOutcome, Error>,
+}
+
+/// What a commit will have done, if it is decided.
+struct ClosedBatch {
+    rows: Vec<(String, RowCounts)>,
+    files: Vec<(String, u64)>,
+    positions: BTreeMap<TopicPartition, i64>,
+    closed: Instant,
+}
+
+impl Batch {
+    pub(crate) fn open(plans: &[DatasetPlan], uploads: &Arc<FanOut>) -> Result<Self, Error> {
+        let commit_id = uuid::Uuid::new_v4().to_string();
+        let stages = plans.iter().map(|plan| DatasetStage::new(plan, &commit_id, uploads)).collect::<Result<_, _>>()?;
+        Ok(Self { commit_id, stages, bytes: 0, opened: Instant::now() })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.stages.iter().all(DatasetStage::is_empty)
+    }
+
+    /// Encodes rows when more than `bytes_max` are held, down to half of that.
+    fn shrink_to(&mut self, bytes_max: usize) -> Result<(), Error> {
+        if self.buffered_bytes() <= bytes_max {
+            return Ok(());
+        }
+        let share = bytes_max / 2 / self.stages.len().max(1);
+        self.stages.iter_mut().try_for_each(|stage| stage.flush(share))
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        self.stages.iter().map(DatasetStage::buffered_bytes).sum()
+    }
+}
+
+impl Pipeline<'_> {
+    /// Poll, decode, transform, stage, commit, acknowledge, until there is a reason to stop.
+    async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let mut clock = tokio::time::interval(self.topology.commit_interval.min(GAUGES_INTERVAL));
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = next_event(&mut self.source, &self.uploads), if self.has_room() => match event {
+                    Some(SourceEvent::Chunk(chunk)) => self.absorb(&chunk)?,
+                    Some(SourceEvent::EndOfPartition { topic_partition, .. }) => _ = self.behind.remove(&topic_partition),
+                    Some(SourceEvent::Failed(error)) => return Err(Error::connector("consume", error)),
+                    Some(_) => {}
+                    None => return Err(Error::Bug("the source ended by itself".into())),
+                },
+                landing = landed(&mut self.commit) => self.settle(landing).await?,
+                _ = clock.tick() => self.refresh_gauges(),
+                () = shutdown.cancelled(), if !self.stopping => self.stopping = true,
+            }
+            if self.commit.is_none() && self.is_due() {
+                self.begin_commit()?;
+            }
+            if self.is_done() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Decodes a chunk once and gives it to every dataset of its source.
+    fn absorb(&mut self, chunk: &RecordChunk) -> Result<(), Error> {
+        tokio::task::block_in_place(|| {
+            let topic = &chunk.topic_partition().topic;
+            let decoder = self.decoders.get_mut(topic).expect("only topics of the specification are assigned");
+            let decoded =
+                decoder.decoder.decode(chunk).map_err(|error| Error::damaged("decoder", error.to_string()))?;
+            let topic_id = &self.identities[chunk.topic_partition()].topic_id;
+            for (index, plan) in self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == decoder.source) {
+                let position = &mut self.positions[index].get_mut(chunk.topic_partition());
+                let position = position.as_mut().expect("every assigned partition has a position in every dataset");
+                self.batch.stages[index].absorb(plan, topic_id, chunk, &decoded, **position)?;
+                **position = chunk.offsets().last().map_or(**position, |last| (**position).max(last + 1));
+            }
+            self.account(chunk);
+            self.batch.shrink_to(self.budget.rows_bytes)
+        })
+    }
+
+    fn account(&mut self, chunk: &RecordChunk) {
+        let (records, bytes) = (chunk.len() as u64, chunk.bytes() as u64);
+        self.batch.bytes += bytes;
+        self.options.progress.consumed(records, bytes);
+        let topic: &str = &chunk.topic_partition().topic;
+        self.options.metrics.records.with_label_values(&[topic]).inc_by(records);
+        self.options.metrics.record_bytes.with_label_values(&[topic]).inc_by(bytes);
+    }
+
+    /// Whether another chunk may be taken: not while a full batch waits for the commit before it.
+    fn has_room(&self) -> bool {
+        !self.stopping && (self.commit.is_none() || self.batch.bytes < self.topology.commit_bytes_max)
+    }
+
+    fn is_caught_up(&self) -> bool {
+        self.options.until_caught_up && self.behind.is_empty()
+    }
+
+    fn is_due(&self) -> bool {
+        let due = self.batch.bytes >= self.topology.commit_bytes_max
+            || self.batch.opened.elapsed() >= self.topology.commit_interval
+            || self.stopping
+            || self.is_caught_up();
+        due && !self.batch.is_empty()
+    }
+
+    fn is_done(&self) -> bool {
+        (self.stopping || self.is_caught_up()) && self.batch.is_empty() && self.commit.is_none()
+    }
+
+    /// Closes the batch, opens the next one, and has the closed one decided in the background.
+    fn begin_commit(&mut self) -> Result<(), Error> {
+        let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
+        let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
+        let mut leader = self.leader.take().expect("the leader is here while no commit is in flight");
+        self.commit = Some(tokio::spawn(async move {
+            let outcome = leader.commit(staged, now_ms()).await;
+            Landing { leader, closed, outcome }
+        }));
+        Ok(())
+    }
+
+    fn close(&self, batch: Batch) -> Result<(Staged, ClosedBatch), Error> {
+        let mut closed =
+            ClosedBatch { rows: Vec::new(), files: Vec::new(), positions: BTreeMap::new(), closed: Instant::now() };
+        let mut tables = Vec::new();
+        let mut uploads = Vec::new();
+        for (stage, plan) in batch.stages.into_iter().zip(&self.plans) {
+            if stage.is_empty() {
+                continue;
+            }
+            closed.positions.extend(stage.positions().map(|(partition, next)| (partition.clone(), next)));
+            let staged = stage.close(plan, &self.identities)?;
+            closed.rows.push((plan.name.clone(), staged.tables[0].rows.clone()));
+            for file in staged.files {
+                uploads.push((file.object_path.to_string(), file.uploads));
+                closed.files.push((plan.name.clone(), file.size));
+            }
+            tables.extend(staged.tables);
+        }
+        let proposal = crate::commit::Proposal { commit_id: batch.commit_id, tables };
+        Ok((Staged { proposal, uploads }, closed))
+    }
+
+    /// A commit came back: acknowledge it, or read its rows again.
+    async fn settle(&mut self, landing: Landing) -> Result<(), Error> {
+        let Landing { leader, closed, outcome } = landing;
+        self.leader = Some(leader);
+        match outcome? {
+            CommitOutcome::Committed { sequence } => {
+                self.acknowledge(sequence, closed);
+                self.renew_epoch().await
+            }
+            CommitOutcome::Stale(refusal) => {
+                warn!(%refusal, "batch is stale, reading again from the chain's positions");
+                self.rewind().await
+            }
+            CommitOutcome::NotStored(what) => {
+                warn!(what, "files did not reach a majority of clouds, reading again from the chain's positions");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                self.rewind().await
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, sequence: u64, closed: ClosedBatch) {
+        let metrics = &self.options.metrics;
+        let latency = closed.closed.elapsed();
+        metrics.commits.inc();
+        metrics.commit_latency.observe(latency.as_secs_f64());
+        metrics.last_commit.set(now_ms() as f64 / 1000.0);
+        for (dataset, size) in &closed.files {
+            metrics.file_bytes.with_label_values(&[dataset]).inc_by(*size);
+        }
+        for (dataset, rows) in &closed.rows {
+            count_rows(metrics, dataset, rows);
+        }
+        debug!(sequence, latency_ms = latency.as_millis(), files = closed.files.len(), "committed");
+        let progress: Vec<_> = closed.positions.iter().map(|(partition, next)| (partition.clone(), *next)).collect();
+        self.source.report_progress(&progress);
+        self.options.progress.committed(|committed| {
+            committed.sequence = sequence;
+            committed.files += closed.files.len() as u64;
+            committed.file_bytes += closed.files.iter().map(|(_, size)| size).sum::<u64>();
+            for (dataset, rows) in &closed.rows {
+                committed.rows.entry(dataset.clone()).or_default().add(rows);
+            }
+        });
+        self.options.progress.moved_to(closed.positions);
+    }
+
+    /// Takes over from itself before the epoch's log grows long.
+    async fn renew_epoch(&mut self) -> Result<(), Error> {
+        if self.leader.as_ref().is_some_and(|leader| leader.records() < EPOCH_RECORDS_MAX) {
+            return Ok(());
+        }
+        if let Some(leader) = self.leader.take() {
+            leader.finish(Duration::from_secs(1)).await;
+        }
+        let leader = Leader::start(&self.group, self.uploads.clone()).await?;
+        self.watch = leader.watch();
+        self.leader = Some(leader);
+        Ok(())
+    }
+
+    /// Drops everything read and not decided, and reads on from the chain's positions.
+    async fn rewind(&mut self) -> Result<(), Error> {
+        self.options.metrics.batches_retried.inc();
+        self.batch = Batch::open(&self.plans, &self.uploads)?;
+        let leader = self.leader.as_ref().expect("the leader is here while no commit is in flight");
+        self.positions = start::positions(self.topology, leader.chain(), &self.plans, &self.identities)?;
+        let assignment = start::assignment(&self.positions);
+        self.source.reassign(assignment);
+        Ok(())
+    }
+
+    fn refresh_gauges(&self) {
+        let metrics = &self.options.metrics;
+        let progress = self.watch.progress();
+        metrics.epoch.set(i64::try_from(progress.epoch.0).unwrap_or(i64::MAX));
+        for (cloud, uploads) in progress.clouds.iter().zip(self.uploads.counters()) {
+            let labels = [cloud.cloud.as_str()];
+            metrics.cloud_up.with_label_values(&labels).set(i64::from(!cloud.away));
+            let behind = i64::try_from(cloud.decisions_behind).unwrap_or(i64::MAX);
+            metrics.replication_lag.with_label_values(&labels).set(behind);
+            metrics.cloud_bytes.with_label_values(&labels).set(i64::try_from(uploads.stored_bytes).unwrap_or(i64::MAX));
+        }
+        for (partition, status) in self.source.status().partitions() {
+            let labels = [&*partition.topic, &partition.partition.to_string()];
+            let lag = status.log_end.map_or(0, |end| (end - status.next_offset).max(0));
+            metrics.consumer_lag.with_label_values(&labels).set(lag);
+        }
+        let used = [
+            ("budget", self.topology.memory_bytes_max as f64), ("rows", self.batch.buffered_bytes() as f64),
+            ("uploads", self.uploads.held_bytes() as f64),
+            ("source", self.source.status().bytes_in_flight() as f64),
+        ];
+        for (usage, bytes) in used {
+            metrics.memory.with_label_values(&[usage]).set(bytes);
+        }
+        if let Some(resident) = resident_bytes() {
+            metrics.memory.with_label_values(&["resident"]).set(resident as f64);
+        }
+    }
+
+    /// Stops reading, waits for the clouds that answer, and hands back what was done.
+    async fn stop(mut self, result: Result<(), Error>) -> Result<Summary, Error> {
+        self.options.ready.store(false, Ordering::Relaxed);
+        if let Some(commit) = self.commit.take() {
+            commit.abort();
+        }
+        self.source.close().await;
+        result?;
+        let leader = self.leader.take().expect("a pipeline that ended well has no commit in flight");
+        let leader = leader.finish(FINISH_PATIENCE).await;
+        let committed = self.options.progress.snapshot();
+        info!(commits = committed.commits, sequence = committed.sequence, "stopped");
+        Ok(Summary { committed, leader })
+    }
+}
+
+/// The next event, once the uploads have room for what may come of it. Dropping the future loses nothing.
+async fn next_event(source: &mut Box<dyn Source>, uploads: &FanOut) -> Option<SourceEvent> {
+    uploads.ready().await;
+    source.next().await
+}
+
+/// The commit in flight, when it comes back; never while there is none.
+async fn landed(commit: &mut Option<JoinHandle<Landing>>) -> Landing {
+    let Some(task) = commit else { return std::future::pending().await };
+    let landing = task.await.expect("the commit task neither panics nor is cancelled while it is awaited");
+    *commit = None;
+    landing
+}
+
+fn count_rows(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
+    let count = |outcome: &str, rule: &str, rows: u64| {
+        metrics.rows.with_label_values(&[dataset, outcome, rule]).inc_by(rows);
+    };
+    count("accepted", "", rows.output);
+    count("filtered", "", rows.filtered);
+    count("late", "", rows.late);
+    for (outcome, by_rule) in [("rejected", &rows.rejected), ("dropped", &rows.dropped), ("warned", &rows.warned)] {
+        for (rule, rows) in by_rule {
+            count(outcome, rule, *rows);
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch. Only a label: no decision depends on it.
+pub(crate) fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// Resident memory of this process, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}

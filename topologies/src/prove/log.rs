@@ -1,0 +1,291 @@
+//! A table's log as one cloud holds it, as plain data.
+//!
+//! Bodies are read action by action here, not through the code that writes commits, so that an audit does not share
+//! the assumptions of what it audits. A body is understood whole or not at all: an unknown action could change what
+//! the table means.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+
+use futures::{TryStreamExt, future};
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta::body::BODY_BYTES_MAX;
+use isobar_connectors::delta::path::decode_log_path;
+use isobar_connectors::delta::{Action, Add, CommitInfo, Metadata, Txn, sha256_hex};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::Deserialize;
+
+use crate::commit::format::published_path;
+
+/// Bodies read at once from one cloud.
+const BODIES_IN_FLIGHT: usize = 16;
+
+/// Bodies that are being read or were read, by SHA-256: the same body in three clouds is understood and kept once.
+#[derive(Debug, Default)]
+pub(crate) struct Bodies(Mutex<HashMap<String, Result<Arc<Entry>, String>>>);
+
+/// One understood body.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// What the commit is.
+    pub(crate) commit: CommitInfo,
+    /// The table's schema and partitioning, where this body sets them.
+    pub(crate) metadata: Option<Metadata>,
+    /// Positions of Kafka partitions.
+    pub(crate) txns: Vec<Txn>,
+    /// Files that are part of the table from here on.
+    pub(crate) adds: Vec<AddedFile>,
+    /// Paths, as written in the log, of files that no longer are.
+    pub(crate) removes: Vec<String>,
+}
+
+/// An `add` action without its column statistics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddedFile {
+    /// As written in the log: relative to the table, URI-encoded.
+    pub(crate) path: String,
+    /// Bytes.
+    pub(crate) size: i64,
+    /// `numRecords` of the statistics.
+    pub(crate) rows: Option<u64>,
+    /// The text of every partition column; `None` is SQL's null.
+    pub(crate) partition_values: BTreeMap<String, Option<String>>,
+}
+
+/// One version as found in a cloud.
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    /// SHA-256 of the bytes, `None` if they could not be read.
+    pub(crate) sha256: Option<String>,
+    /// The body, or why it is not understood.
+    pub(crate) entry: Result<Arc<Entry>, String>,
+}
+
+/// The log of one table in one cloud.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TableLog {
+    /// The table: a dataset or its quarantine.
+    pub(crate) table: String,
+    /// All versions found.
+    pub(crate) versions: BTreeMap<u64, Version>,
+    /// The newest version found in any cloud, `None` where no cloud has any.
+    pub(crate) newest_anywhere: Option<u64>,
+}
+
+/// What lies before a version in the same cloud.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Before<'a> {
+    /// Nothing: this is version 0.
+    Beginning,
+    /// The version one below.
+    Body(&'a Version),
+    /// A version that is missing here.
+    Missing,
+}
+
+/// One understood version and what lies before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step<'a> {
+    pub(crate) version: u64,
+    pub(crate) entry: &'a Entry,
+    pub(crate) before: Before<'a>,
+}
+
+impl Step<'_> {
+    /// Whether what came before is known, so that this version can be held against it.
+    pub(crate) fn continues(&self) -> bool {
+        match self.before {
+            Before::Beginning => true,
+            Before::Body(version) => version.entry.is_ok(),
+            Before::Missing => false,
+        }
+    }
+}
+
+/// A data file that the log says is part of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DataFile {
+    /// The object's path relative to the table, decoded.
+    pub(crate) path: String,
+    /// Bytes, by the log.
+    pub(crate) size: u64,
+    /// Rows, by the log, where it states them.
+    pub(crate) rows: Option<u64>,
+    /// SHA-256, by the log, where it states one.
+    pub(crate) sha256: Option<String>,
+    /// Partition values as text.
+    pub(crate) partition_values: BTreeMap<String, Option<String>>,
+}
+
+impl TableLog {
+    /// The last version here, `None` where there is none.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.versions.keys().next_back().copied()
+    }
+
+    /// The understood versions in order.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = Step<'_>> {
+        self.versions.iter().filter_map(|(version, found)| {
+            let before = match version.checked_sub(1) {
+                None => Before::Beginning,
+                Some(previous) => self.versions.get(&previous).map_or(Before::Missing, Before::Body),
+            };
+            Some(Step { version: *version, entry: found.entry.as_deref().ok()?, before })
+        })
+    }
+
+    /// The files of the table after its last version: added and not removed, by path. A path that leaves the table
+    /// is left out; the check on paths reports it.
+    pub(crate) fn files(&self) -> Vec<DataFile> {
+        let mut live: BTreeMap<&str, DataFile> = BTreeMap::new();
+        for step in self.steps() {
+            for removed in &step.entry.removes {
+                live.remove(removed.as_str());
+            }
+            for add in &step.entry.adds {
+                if let Some(file) = data_file(add, step.entry) {
+                    live.insert(&add.path, file);
+                }
+            }
+        }
+        live.into_values().collect()
+    }
+
+    /// Every path the log ever named, decoded.
+    pub(crate) fn named_paths(&self) -> HashSet<String> {
+        let entries = self.steps().map(|step| step.entry);
+        entries
+            .flat_map(|entry| entry.adds.iter().filter_map(|add| decode_log_path(&add.path).ok()))
+            .collect()
+    }
+}
+
+fn data_file(add: &AddedFile, entry: &Entry) -> Option<DataFile> {
+    let digest = entry.commit.isobar.files.iter().find(|file| file.path == add.path);
+    Some(DataFile {
+        path: decode_log_path(&add.path).ok()?,
+        size: u64::try_from(add.size).ok()?,
+        rows: digest.map(|file| file.rows).or(add.rows),
+        sha256: digest.map(|file| file.sha256.clone()),
+        partition_values: add.partition_values.clone(),
+    })
+}
+
+/// The one statistic that matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FileStatistics {
+    num_records: Option<u64>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// What is wrong with it: not JSON lines, no `commitInfo` of isobar as the first line, an unknown action, a deletion
+/// vector, statistics that are not JSON.
+pub(crate) fn parse_entry(body: &[u8]) -> Result<Entry, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned())?;
+    let mut lines = text.lines().enumerate().map(|(index, line)| {
+        serde_json::from_str::<Action>(line).map_err(|error| format!("line {}: {error}", index + 1))
+    });
+    let Some(Action::CommitInfo(commit)) = lines.next().transpose()? else {
+        return Err("the first line is not a commitInfo".to_owned());
+    };
+    let mut entry = Entry { commit, metadata: None, txns: Vec::new(), adds: Vec::new(), removes: Vec::new() };
+    for action in lines {
+        match action? {
+            Action::CommitInfo(_) => return Err("a second commitInfo".to_owned()),
+            Action::Protocol(_) => {}
+            Action::MetaData(metadata) => entry.metadata = Some(metadata),
+            Action::Txn(txn) => entry.txns.push(txn),
+            Action::Add(add) => entry.adds.push(added_file(add)?),
+            Action::Remove(remove) => entry.removes.push(remove.path),
+        }
+    }
+    Ok(entry)
+}
+
+fn added_file(add: Add) -> Result<AddedFile, String> {
+    if add.deletion_vector.is_some() {
+        return Err(format!("{}: a deletion vector, which would hide rows", add.path));
+    }
+    let statistics = add.stats.as_deref().map(serde_json::from_str::<FileStatistics>).transpose();
+    let statistics = statistics.map_err(|error| format!("{}: statistics: {error}", add.path))?;
+    let rows = statistics.and_then(|statistics| statistics.num_records);
+    Ok(AddedFile { path: add.path, size: add.size, rows, partition_values: add.partition_values })
+}
+
+/// The folder of `table`'s log.
+fn log_folder(table: &str) -> Path {
+    Path::from(format!("datasets/{table}/_delta_log"))
+}
+
+/// The versions of `table` above `last`, ascending. Checkpoints and whatever else lies there are passed over.
+pub(crate) async fn list_versions(
+    cloud: &Cloud,
+    table: &str,
+    last: Option<u64>,
+) -> Result<Vec<u64>, object_store::Error> {
+    let folder = log_folder(table);
+    let listed = match last {
+        Some(last) => cloud.data.list_with_offset(Some(&folder), &published_path(table, last)),
+        None => cloud.data.list(Some(&folder)),
+    };
+    let found: Vec<Option<u64>> =
+        match listed.map_ok(|object| version_of(&object.location)).try_collect().await {
+            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            found => found?,
+        };
+    let mut versions: Vec<u64> = found.into_iter().flatten().collect();
+    versions.sort_unstable();
+    Ok(versions)
+}
+
+/// The version that a log file's name stands for.
+fn version_of(location: &Path) -> Option<u64> {
+    let name = location.filename()?.strip_suffix(".json")?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}
+
+impl Bodies {
+    /// Reads the given versions of `table` from `cloud`, some at once.
+    pub(crate) async fn read_log(
+        &self,
+        cloud: &Cloud,
+        table: &str,
+        listed: &[u64],
+    ) -> object_store::Result<TableLog> {
+        let mut log = TableLog { table: table.to_owned(), ..TableLog::default() };
+        for versions in listed.chunks(BODIES_IN_FLIGHT) {
+            let reads: Vec<_> = versions.iter().map(|version| self.read(cloud, table, *version)).collect();
+            log.versions.extend(versions.iter().copied().zip(future::try_join_all(reads).await?));
+        }
+        Ok(log)
+    }
+
+    /// Reads version `version` of `table` from `cloud`. A body that is not understood is an answer; a cloud that does
+    /// not answer is an error.
+    async fn read(&self, cloud: &Cloud, table: &str, version: u64) -> object_store::Result<Version> {
+        let found = match cloud.data.get(&published_path(table, version)).await {
+            Err(object_store::Error::NotFound { .. }) => {
+                return Ok(Version::unread("vanished while it was read"));
+            }
+            found => found?,
+        };
+        if found.meta.size > BODY_BYTES_MAX as u64 {
+            return Ok(Version::unread(format!("{} bytes, more than a body may have", found.meta.size)));
+        }
+        let body = found.bytes().await?;
+        let sha256 = sha256_hex(&body);
+        let mut bodies = self.0.lock().expect("no code panics while it holds the bodies");
+        let entry = bodies.entry(sha256.clone()).or_insert_with(|| parse_entry(&body).map(Arc::new)).clone();
+        Ok(Version { sha256: Some(sha256), entry })
+    }
+}
+
+impl Version {
+    fn unread(why: impl Into<String>) -> Self {
+        Self { sha256: None, entry: Err(why.into()) }
+    }
+}

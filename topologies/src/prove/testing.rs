@@ -1,0 +1,229 @@
+//! A small history to break: two tables with their files, written with the real encoder into stores in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use bytes::Bytes;
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
+use isobar_connectors::delta::path::decode_log_path;
+use isobar_connectors::delta::{
+    Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, OffsetRange, TableDefinition, sha256_hex,
+};
+use isobar_schemas::RowCounts;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::ArrowWriter;
+
+use crate::commit::format::published_path;
+
+/// The dataset of the history, partitioned by `month`, with a column `x` that counts up from 0.
+pub(crate) const DATASET: &str = "flights";
+/// Its quarantine.
+pub(crate) const QUARANTINE: &str = "flights.quarantine";
+
+/// Tables and files before they lie in any cloud.
+#[derive(Debug, Clone)]
+pub(crate) struct History {
+    /// Bodies by table, version 0 first.
+    pub(crate) tables: BTreeMap<&'static str, Vec<CommitBody>>,
+    /// Files by object path.
+    pub(crate) files: BTreeMap<String, Bytes>,
+}
+
+impl History {
+    /// Four decisions of one Kafka partition: declared at 5, then 10, 5 and 4 records; 15 rows, 2 of 4 decisions
+    /// with rejected records, 2 in quarantine.
+    pub(crate) fn good() -> Self {
+        let mut history = Self { tables: BTreeMap::new(), files: BTreeMap::new() };
+        history.decide(1, DATASET, Some(range(5, 5, 0)), RowCounts::default());
+        history.decide(1, QUARANTINE, None, RowCounts::default());
+        let first = RowCounts {
+            input: 10,
+            output: 8,
+            rejected: BTreeMap::from([("known".to_owned(), 1)]),
+            dropped: BTreeMap::from([("departed".to_owned(), 1)]),
+            ..RowCounts::default()
+        };
+        history.decide(2, DATASET, Some(range(5, 20, 10)), first);
+        history.decide(2, QUARANTINE, None, RowCounts { input: 1, output: 1, ..RowCounts::default() });
+        history.decide(
+            3,
+            DATASET,
+            Some(range(20, 30, 5)),
+            RowCounts { input: 5, output: 5, ..RowCounts::default() },
+        );
+        let last = RowCounts {
+            input: 4,
+            output: 2,
+            rejected: BTreeMap::from([("undecodable".to_owned(), 1)]),
+            filtered: 1,
+            ..RowCounts::default()
+        };
+        history.decide(4, DATASET, Some(range(30, 40, 4)), last);
+        history.decide(4, QUARANTINE, None, RowCounts { input: 1, output: 1, ..RowCounts::default() });
+        history.file(DATASET, 1, "month=1/a.parquet", "1", 0..3);
+        history.file(DATASET, 1, "month=2/b.parquet", "2", 3..8);
+        history.file(DATASET, 2, "month=2/c.parquet", "2", 8..13);
+        history.file(DATASET, 3, "month=a%20b/d.parquet", "a b", 13..15);
+        history.file(QUARANTINE, 1, "q1.parquet", "", 0..1);
+        history.file(QUARANTINE, 2, "q2.parquet", "", 1..2);
+        history
+    }
+
+    fn decide(&mut self, sequence: u64, table: &'static str, range: Option<OffsetRange>, rows: RowCounts) {
+        let info = IsobarInfo {
+            format: 1,
+            topology: "t".into(),
+            dataset: table.into(),
+            epoch: 1 + sequence / 3,
+            sequence,
+            commit_id: format!("c{sequence}"),
+            previous_sha256: if sequence == 1 { NO_PREVIOUS_SHA256.into() } else { "ab".repeat(32) },
+            plan: "p".into(),
+            offsets: Vec::new(),
+            rows,
+            files: Vec::new(),
+        };
+        let versions = self.tables.entry(table).or_default();
+        let operation = if versions.is_empty() { CommitInfo::CREATE } else { CommitInfo::WRITE };
+        let mut body = CommitBody::new(CommitInfo::new(operation, 1000 * sequence as i64, info));
+        if versions.is_empty() {
+            body = body.create(&definition(table)).unwrap();
+        }
+        if let Some(range) = range {
+            body.advance(range);
+        }
+        versions.push(body);
+    }
+
+    /// Adds a file with the numbers `x` to a version; `object` is its path in the table.
+    pub(crate) fn file(
+        &mut self,
+        table: &'static str,
+        version: usize,
+        object: &str,
+        month: &str,
+        x: std::ops::Range<i64>,
+    ) {
+        let rows = x.end.abs_diff(x.start);
+        let bytes = parquet(x);
+        let body = &mut self.tables.get_mut(table).unwrap()[version];
+        let digest = FileDigest {
+            path: isobar_connectors::delta::path::encode_log_path(object),
+            size: bytes.len() as u64,
+            sha256: sha256_hex(&bytes),
+            rows,
+        };
+        let values = match table {
+            DATASET => BTreeMap::from([("month".to_owned(), Some(month.to_owned()))]),
+            _ => BTreeMap::new(),
+        };
+        body.add_file(digest, values, format!("{{\"numRecords\":{rows}}}"));
+        self.files.insert(format!("datasets/{table}/{object}"), bytes);
+    }
+
+    /// A version of the dataset, to be broken.
+    pub(crate) fn version(&mut self, version: usize) -> &mut CommitBody {
+        &mut self.tables.get_mut(DATASET).unwrap()[version]
+    }
+
+    /// The one range of a version of the dataset, to be broken.
+    pub(crate) fn range(&mut self, version: usize) -> &mut OffsetRange {
+        &mut self.version(version).info.isobar.offsets[0]
+    }
+
+    /// Every object of the history, with each body naming the one before it.
+    pub(crate) fn objects(&self) -> BTreeMap<Path, Bytes> {
+        let mut objects: BTreeMap<Path, Bytes> =
+            self.files.iter().map(|(path, bytes)| (Path::parse(path).unwrap(), bytes.clone())).collect();
+        for (table, versions) in &self.tables {
+            let mut previous = NO_PREVIOUS_SHA256.to_owned();
+            for (version, body) in versions.iter().enumerate() {
+                let mut body = body.clone();
+                body.info.isobar.previous_sha256 = previous;
+                let bytes = encode(&body);
+                previous = sha256_hex(&bytes);
+                objects.insert(published_path(table, version as u64), bytes);
+            }
+        }
+        objects
+    }
+
+    /// The history in `clouds` stores in memory, named a, b, c.
+    pub(crate) async fn store(&self, clouds: usize) -> Vec<Cloud> {
+        let mut stored = Vec::new();
+        for name in ["a", "b", "c"].into_iter().take(clouds) {
+            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            for (path, bytes) in self.objects() {
+                store.put(&path, bytes.into()).await.unwrap();
+            }
+            stored.push(Cloud::new(name, store.clone(), store));
+        }
+        stored
+    }
+}
+
+fn definition(table: &str) -> TableDefinition {
+    let mut fields = vec![Field::new("x", DataType::Int64, true)];
+    if table == DATASET {
+        // First in the table and last in a scan: the order must not get lost.
+        fields.insert(0, Field::new("month", DataType::Utf8, true));
+    }
+    TableDefinition {
+        id: format!("id of {table}"),
+        name: table.into(),
+        description: None,
+        schema: Arc::new(Schema::new(fields)),
+        partition_by: if table == DATASET { vec!["month".into()] } else { Vec::new() },
+        created_ms: 7,
+    }
+}
+
+fn range(start: i64, end: i64, records: u64) -> OffsetRange {
+    OffsetRange {
+        cluster: "k".into(),
+        topic: "flights".into(),
+        topic_id: "id".into(),
+        partition: 0,
+        start,
+        end,
+        records,
+        last_fingerprint: (records > 0).then(|| "ef".repeat(32)),
+    }
+}
+
+/// A Parquet file with one column `x`.
+pub(crate) fn parquet(x: std::ops::Range<i64>) -> Bytes {
+    let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)]));
+    let batch =
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from_iter_values(x))]).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    bytes.into()
+}
+
+/// The real encoder's bytes; for a body that it refuses, the bytes that a careless writer would have written.
+pub(crate) fn encode(body: &CommitBody) -> Bytes {
+    body.to_bytes().unwrap_or_else(|_| {
+        let body = body.clone();
+        let actions = std::iter::once(Action::CommitInfo(body.info))
+            .chain(body.protocol.map(Action::Protocol))
+            .chain(body.metadata.map(Action::MetaData))
+            .chain(body.txns.into_iter().map(Action::Txn))
+            .chain(body.adds.into_iter().map(Action::Add))
+            .chain(body.removes.into_iter().map(Action::Remove));
+        let lines = actions.map(|action| serde_json::to_string(&action).unwrap() + "\n");
+        lines.collect::<String>().into()
+    })
+}
+
+/// The path of an object of the dataset by its path in the log.
+pub(crate) fn file_path(log_path: &str) -> Path {
+    Path::parse(format!("datasets/{DATASET}/{}", decode_log_path(log_path).unwrap())).unwrap()
+}

@@ -1,0 +1,270 @@
+//! Queries over small tables in memory: rows, partition values, pinned versions, and clouds that cannot serve.
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use bytes::Bytes;
+use isobar_connectors::clouds::{Fault, FaultSwitch};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use super::*;
+use crate::commit::format::published_path;
+use crate::prove::testing::{DATASET, History, QUARANTINE, file_path};
+
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+
+async fn open(clouds: &[Cloud]) -> Result<Catalog, Error> {
+    Catalog::open(clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX).await
+}
+
+async fn text(catalog: &Catalog, sql: &str, format: RowsFormat) -> String {
+    let mut answer = catalog.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let mut text = String::new();
+    while let Some(piece) = answer.next_text(format).await.unwrap_or_else(|error| panic!("{sql}: {error}")) {
+        text.push_str(&piece);
+    }
+    text
+}
+
+async fn csv(catalog: &Catalog, sql: &str) -> String {
+    text(catalog, sql, RowsFormat::Csv).await
+}
+
+async fn refusal(catalog: &Catalog, sql: &str) -> Error {
+    catalog.query(sql).await.map(|_| ()).expect_err(sql)
+}
+
+#[tokio::test]
+async fn rows_have_the_columns_of_the_table_in_its_order() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    let rows = csv(&catalog, "SELECT * FROM flights ORDER BY x").await;
+    let months = ["1"; 3].into_iter().chain(["2"; 10]).chain(["a b"; 2]);
+    let expected: String = months.enumerate().map(|(x, month)| format!("{month},{x}\n")).collect();
+    assert_eq!(rows, format!("month,x\n{expected}"));
+    assert_eq!(csv(&catalog, "SELECT x, month FROM flights WHERE x = 14").await, "x,month\n14,a b\n");
+    let groups =
+        csv(&catalog, "SELECT month, count(*) AS n, sum(x) AS s FROM flights GROUP BY month ORDER BY month");
+    assert_eq!(groups.await, "month,n,s\n1,3,3\n2,10,75\na b,2,27\n");
+    assert_eq!(
+        csv(&catalog, "SELECT DISTINCT month FROM flights ORDER BY 1 DESC LIMIT 1").await,
+        "month\na b\n"
+    );
+}
+
+#[tokio::test]
+async fn quarantines_have_two_names() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    for name in ["flights_quarantine", "\"flights.quarantine\"", "isobar.datasets.flights_quarantine"] {
+        assert_eq!(
+            csv(&catalog, &format!("SELECT count(*) AS n, max(x) AS x FROM {name}")).await,
+            "n,x\n2,1\n"
+        );
+    }
+    let names: Vec<&str> = catalog.tables().keys().map(String::as_str).collect();
+    assert_eq!(names, ["flights", "flights.quarantine", "flights_quarantine"]);
+    let answer =
+        catalog.query("SELECT * FROM flights_quarantine WHERE x IN (SELECT x FROM flights)").await.unwrap();
+    let from: Vec<(&str, u64, &str)> =
+        answer.from().iter().map(|from| (from.table.as_str(), from.version, from.cloud.as_str())).collect();
+    assert_eq!(from, [(DATASET, 3, "a"), (QUARANTINE, 2, "a")]);
+}
+
+#[tokio::test]
+async fn only_files_that_may_match_are_read_and_none_to_count() {
+    let clouds = History::good().store(1).await;
+    let catalog = open(&clouds).await.unwrap();
+    for file in ["month=2/b.parquet", "month=2/c.parquet", "month=a%2520b/d.parquet"] {
+        clouds[0].data.delete(&file_path(file)).await.unwrap();
+    }
+    assert_eq!(csv(&catalog, "SELECT sum(x) AS s FROM flights WHERE month = '1' AND x > 0").await, "s\n3\n");
+    assert_eq!(csv(&catalog, "SELECT f.x FROM flights AS f WHERE f.month < '2' AND x = 2").await, "x\n2\n");
+    assert_eq!(csv(&catalog, "SELECT count(*) AS n FROM flights").await, "n\n15\n");
+    assert_eq!(csv(&catalog, "SELECT count(*) AS n FROM flights WHERE month = 'none'").await, "n\n0\n");
+    let mut answer = catalog.query("SELECT sum(x) FROM flights").await.unwrap();
+    let error = answer.next_text(RowsFormat::Json).await.unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    assert!(crate::chain_of(&error).contains("month=2/"), "{}", crate::chain_of(&error));
+}
+
+#[tokio::test]
+async fn a_removed_file_is_not_read_and_a_leftover_neither() {
+    let mut history = History::good();
+    let removed = isobar_connectors::delta::Remove {
+        path: "month=2/c.parquet".into(),
+        deletion_timestamp: Some(1),
+        data_change: true,
+        extended_file_metadata: None,
+        partition_values: None,
+        size: None,
+    };
+    history.version(3).removes.push(removed);
+    let clouds = history.store(1).await;
+    let stray = Path::from("datasets/flights/month=1/stray.parquet");
+    clouds[0].data.put(&stray, Bytes::from_static(b"no Parquet").into()).await.unwrap();
+    let catalog = open(&clouds).await.unwrap();
+    assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights").await, "n\n10\n");
+}
+
+#[tokio::test]
+async fn a_null_partition_value_is_null() {
+    let mut history = History::good();
+    for add in &mut history.version(1).adds {
+        add.partition_values.insert("month".into(), None);
+    }
+    history.version(2).adds[0].partition_values.insert("month".into(), Some(String::new()));
+    let catalog = open(&history.store(1).await).await.unwrap();
+    assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights WHERE month IS NULL").await, "n\n13\n");
+    assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights WHERE month <> 'a b'").await, "n\n0\n");
+    assert_eq!(csv(&catalog, "SELECT count(month) AS n, count(*) AS m FROM flights").await, "n,m\n2,15\n");
+}
+
+#[tokio::test]
+async fn a_table_without_rows_has_columns() {
+    let mut history = History::good();
+    for versions in history.tables.values_mut() {
+        versions.truncate(1);
+    }
+    let catalog = open(&history.store(1).await).await.unwrap();
+    assert_eq!(csv(&catalog, "SELECT x, month FROM flights").await, "x,month\n");
+    assert_eq!(text(&catalog, "SELECT * FROM flights", RowsFormat::Json).await, "[\n]\n");
+    assert_eq!(csv(&catalog, "SELECT count(*) AS n FROM flights").await, "n\n0\n");
+}
+
+#[tokio::test]
+async fn a_catalog_stays_at_its_version() {
+    let clouds = History::good().store(1).await;
+    clouds[0].data.delete(&published_path(DATASET, 3)).await.unwrap();
+    let catalog = open(&clouds).await.unwrap();
+    let all = History::good().objects();
+    clouds[0]
+        .data
+        .put(&published_path(DATASET, 3), all[&published_path(DATASET, 3)].clone().into())
+        .await
+        .unwrap();
+    assert_eq!(catalog.tables()[DATASET].version, 2);
+    assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights").await, "n\n13\n");
+    assert_eq!(csv(&open(&clouds).await.unwrap(), "SELECT count(x) AS n FROM flights").await, "n\n15\n");
+}
+
+#[tokio::test]
+async fn the_first_cloud_that_can_serve_is_asked() {
+    let switch = FaultSwitch::default();
+    switch.set(Fault::RefuseAll);
+    let mut clouds = History::good().store(3).await;
+    clouds[0] = clouds[0].clone().with_faults(&switch);
+    clouds[1].data.delete(&published_path(DATASET, 1)).await.unwrap();
+    let catalog = open(&clouds).await.unwrap();
+    assert_eq!(catalog.tables()[DATASET].cloud, "c");
+    assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights").await, "n\n15\n");
+    clouds[2] = clouds[2].clone().with_faults(&switch);
+    let error = open(&clouds).await.unwrap_err().to_string();
+    for reason in ["read table flights", "a: ", "injected fault", "b: flights: version 1 is missing", "c: "] {
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_dataset_without_a_version_is_said_to_be_empty() {
+    let clouds = History::good().store(1).await;
+    let datasets = [DATASET.to_owned(), "weather".to_owned()];
+    let catalog = Catalog::open(&clouds, &datasets, MEMORY_BYTES_MAX).await.unwrap();
+    let error = refusal(&catalog, "SELECT * FROM weather").await;
+    assert_eq!(error.exit_code(), 2);
+    let error = error.to_string();
+    assert!(error.contains("the tables are: flights, flights_quarantine"), "{error}");
+    assert!(error.contains("nothing was committed to weather yet"), "{error}");
+}
+
+#[tokio::test]
+async fn wrong_queries_are_the_callers_and_change_nothing() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    for sql in [
+        "SELEC 1",
+        "SELECT y FROM flights",
+        "SELECT * FROM nowhere",
+        "SELECT * FROM flights VERSION AS OF 1",
+        "SELECT * FROM flights TIMESTAMP AS OF '2026-01-01'",
+        "DROP TABLE flights",
+        "INSERT INTO flights VALUES ('1', 2)",
+        "COPY flights TO '/tmp/isobar-must-not-exist.parquet'",
+        "CREATE EXTERNAL TABLE x STORED AS PARQUET LOCATION 'isobar://a/datasets/flights/'",
+        "SET datafusion.catalog.information_schema = false",
+        "SELECT * FROM '/etc/hosts'",
+    ] {
+        assert_eq!(refusal(&catalog, sql).await.exit_code(), 2, "{sql}");
+    }
+    assert!(!std::path::Path::new("/tmp/isobar-must-not-exist.parquet").exists());
+    let version = refusal(&catalog, "SELECT * FROM flights VERSION AS OF 1").await.to_string();
+    assert!(version.contains("leave out `VERSION AS OF 1`"), "{version}");
+    let table = refusal(&catalog, "SELECT * FROM nowhere").await.to_string();
+    assert!(table.contains("the tables are: flights, flights_quarantine"), "{table}");
+}
+
+#[tokio::test]
+async fn stores_other_than_the_clouds_do_not_exist() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    let runtime = catalog.context.runtime_env();
+    for url in ["file:///", "isobar://b/", "s3://a/", "memory:///"] {
+        let url = datafusion::execution::object_store::ObjectStoreUrl::parse(url).unwrap();
+        assert!(runtime.object_store(&url).is_err(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn every_format_can_be_read_back() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    let sql = "SELECT x, CASE WHEN x > 12 THEN concat(month, ', \"', x, '\"\n') END AS note FROM flights ORDER BY x";
+    let json: Vec<serde_json::Value> =
+        serde_json::from_str(&text(&catalog, sql, RowsFormat::Json).await).unwrap();
+    assert_eq!(json.len(), 15);
+    assert_eq!(json[0], serde_json::json!({"x": 0, "note": null}));
+    assert_eq!(json[14], serde_json::json!({"x": 14, "note": "a b, \"14\"\n"}));
+    let table = csv(&catalog, sql).await;
+    let mut rows = ::csv::Reader::from_reader(table.as_bytes());
+    assert_eq!(rows.headers().unwrap(), vec!["x", "note"]);
+    let rows: Vec<::csv::StringRecord> = rows.records().collect::<Result<_, _>>().unwrap();
+    assert_eq!((rows.len(), &rows[14][1]), (15, "a b, \"14\"\n"));
+    let table = text(&catalog, "SELECT x FROM flights WHERE x = 3", RowsFormat::Table).await;
+    assert_eq!(table, "+---+\n| x |\n+---+\n| 3 |\n+---+\n");
+    let mut answer = catalog.query("SELECT make_array(x) AS xs FROM flights").await.unwrap();
+    let error = answer.next_text(RowsFormat::Csv).await.unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("csv"), "{error}");
+}
+
+#[tokio::test]
+async fn json_of_many_batches_is_one_array() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    let sql = "SELECT a.x FROM flights AS a, flights AS b, flights AS c, flights AS d";
+    let json: Vec<serde_json::Value> =
+        serde_json::from_str(&text(&catalog, sql, RowsFormat::Json).await).unwrap();
+    assert_eq!(json.len(), 15 * 15 * 15 * 15);
+    let table = text(&catalog, sql, RowsFormat::Table).await;
+    assert_eq!(table.lines().count(), TABLE_ROWS_MAX + 5);
+    assert!(table.ends_with("only these rows are shown: add LIMIT, or use json or csv\n"));
+}
+
+#[tokio::test]
+async fn memory_is_bounded() {
+    let clouds = History::good().store(1).await;
+    let catalog = Catalog::open(&clouds, &[DATASET.to_owned()], 200_000).await.unwrap();
+    let sql =
+        "SELECT count(DISTINCT a.x * 1000000 + b.value) FROM flights AS a, generate_series(1, 200000) AS b";
+    let answer = catalog.query(sql).await.unwrap();
+    let (rows, _) = answer.into_parts();
+    let ended: Result<Vec<RecordBatch>, _> = rows.try_collect().await;
+    match ended {
+        // Spilled.
+        Ok(batches) => assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().value(0), 15 * 200_000),
+        Err(error) => assert!(matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)), "{error}"),
+    }
+}
+
+#[test]
+fn a_query_can_run_on_any_thread() {
+    fn is_send(_: impl Send) {}
+    is_send(Catalog::open(&[], &[], MEMORY_BYTES_MAX));
+    is_send(async {
+        let catalog = Catalog::open(&[], &[], MEMORY_BYTES_MAX).await?;
+        catalog.query("SELECT 1").await?.next_text(RowsFormat::Csv).await
+    });
+}

@@ -1,0 +1,126 @@
+//! What a topology is: the YAML people write, and the checked types the rest of the program works with.
+//!
+//! ```text
+//! text ─▶ yaml (tree with places) ─▶ structure (against the JSON Schema) ─▶ resolve (references, rules, SQL) ─▶ Topology
+//! ```
+//!
+//! Parse first, resolve second: [`raw`] mirrors the file, [`Topology`] holds checked types, and nothing downstream
+//! looks at text again. Every step reports all it finds and leaves the rest to the next, so one run shows every
+//! [`Problem`], each with its line, its column and a way out. Secrets stay references until a pipeline starts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use isobar_transforms::Expectation;
+use url::Url;
+
+pub mod check;
+mod location;
+pub mod problem;
+pub mod raw;
+mod resolve;
+pub mod schema;
+pub mod secret;
+mod sql;
+mod structure;
+mod suggest;
+pub mod units;
+pub mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::{CheckOptions, check_text, load, load_with};
+pub use isobar_connectors::dataset::Compression;
+pub use isobar_schemas::{Fields, UnknownFields};
+pub use problem::{Colour, Position, Problem, SpecErrors};
+pub use raw::{Format, StartPosition, TopicIdentity};
+pub use schema::json_schema;
+pub use secret::{Secret, SecretError, Text};
+
+/// A checked topology.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Its name: `[a-z0-9_-]{1,64}`.
+    pub name: String,
+    /// The cluster that is read.
+    pub kafka: Kafka,
+    /// The clouds, one to three, in the order of the spec. No two overlap.
+    pub clouds: Vec<CloudSpec>,
+    /// Longest time between two commits while records arrive.
+    pub commit_interval: Duration,
+    /// Most bytes of Kafka payload between two commits.
+    pub commit_bytes_max: u64,
+    /// Memory budget of the whole process.
+    pub memory_bytes_max: u64,
+    /// The sources. At least one; names and topics are unique; each is read by a dataset.
+    pub sources: Vec<SourceSpec>,
+    /// The datasets. At least one; names are unique.
+    pub datasets: Vec<DatasetSpec>,
+    /// The folder of the spec, absolute: relative locations and secret files start here.
+    pub spec_dir: PathBuf,
+}
+
+/// The Kafka cluster that is read.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// Brokers to ask first: `host:port`, separated by commas.
+    pub brokers: String,
+    /// Identity of the cluster in application ids; `None`: ask the broker.
+    pub cluster_id: Option<String>,
+    /// How a topic is told from a later one of the same name.
+    pub topic_identity: TopicIdentity,
+    /// Further librdkafka properties. None that isobar sets itself.
+    pub options: BTreeMap<String, Text>,
+}
+
+/// A location in an object store.
+#[derive(Debug, Clone)]
+pub struct CloudSpec {
+    /// Its name: `[a-z0-9_-]{1,32}`.
+    pub name: String,
+    /// Where: `s3`, `az`, `gs`, `file` or `memory`; folders absolute; no trailing slash, no credentials, no query.
+    pub url: Url,
+    /// Options of the store's client.
+    pub options: BTreeMap<String, Text>,
+}
+
+/// A topic and what its records look like.
+#[derive(Debug, Clone)]
+pub struct SourceSpec {
+    /// Its name, which is the table name in SQL: `[a-z_][a-z0-9_]{0,63}`.
+    pub name: String,
+    /// The Kafka topic.
+    pub topic: String,
+    /// How payloads are encoded.
+    pub format: Format,
+    /// What happens to a record with a field that is not in `fields`.
+    pub unknown_fields: UnknownFields,
+    /// Where a partition starts that the datasets hold no position for yet.
+    pub start: StartPosition,
+    /// The columns of decoded batches: `fields`, in their order.
+    pub schema: SchemaRef,
+    /// The fields as written, with descriptions and units.
+    pub fields: Fields,
+}
+
+/// A dataset and how it is made.
+#[derive(Debug, Clone)]
+pub struct DatasetSpec {
+    /// Its name: `[a-z_][a-z0-9_]{0,63}`.
+    pub name: String,
+    /// Index of its source in [`Topology::sources`].
+    pub source: usize,
+    /// What a row is, in a sentence.
+    pub description: Option<String>,
+    /// The query. It compiles against the schema of the source.
+    pub sql: String,
+    /// Conditions on the source's records, in the order they are checked. Names are unique.
+    pub expectations: Vec<Expectation>,
+    /// Columns of the output whose values become folders. They exist, and are not all columns.
+    pub partition_by: Vec<String>,
+    /// Compression of the Parquet files.
+    pub compression: Compression,
+}

@@ -1,0 +1,334 @@
+//! The spec as written: plain structs that mirror the YAML, field for field.
+//!
+//! Nothing here is checked beyond its shape; [`resolve`](super::resolve) turns it into checked types. The
+//! documentation of every field goes into the JSON Schema that `isobar schema` prints, so it is written for the
+//! person who writes a spec: unit, default, effect.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use isobar_schemas::{FieldSpec, UnknownFields};
+use isobar_transforms::Expectation;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+
+use super::units::{ByteSize, HumanDuration};
+
+/// What names of topologies look like: they become folder names and the first part of application ids.
+pub const TOPOLOGY_NAME_PATTERN: &str = "^[a-z0-9_-]{1,64}$";
+
+/// What names of clouds look like.
+pub const CLOUD_NAME_PATTERN: &str = "^[a-z0-9_-]{1,32}$";
+
+/// What names of sources and datasets look like: SQL names them without quotes.
+pub const TABLE_NAME_PATTERN: &str = "^[a-z_][a-z0-9_]{0,63}$";
+
+/// What names of Kafka topics look like.
+pub const TOPIC_PATTERN: &str = "^[a-zA-Z0-9._-]{1,249}$";
+
+/// What compressions look like.
+pub const COMPRESSION_PATTERN: &str = "^(none|snappy|zstd(\\(([1-9]|1[0-9]|2[0-2])\\))?)$";
+
+/// A topology: Kafka topics in, datasets out, the same bytes in every cloud.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// Name of the topology. It is part of the identity of all progress kept in the clouds
+    /// (`control/<topology>/`, `<topology>/…` in application ids): a topology with another name starts from the
+    /// beginning. Lower-case letters, digits, `_` and `-`, at most 64. Required.
+    #[schemars(regex(pattern = TOPOLOGY_NAME_PATTERN), extend("examples" = ["flight_delays"]))]
+    pub topology: String,
+
+    /// The Kafka cluster that is read. Required.
+    pub kafka: Kafka,
+
+    /// The clouds that each hold the same datasets, byte for byte: one to three, by name. A commit is decided when
+    /// a majority of them holds it, so three clouds survive the loss of one. The order matters: claims are made in
+    /// this order, so all processes of a topology must agree on it. Names: lower-case letters, digits, `_` and `-`,
+    /// at most 32. Required.
+    #[schemars(extend("propertyNames" = json!({ "pattern": CLOUD_NAME_PATTERN }), "minProperties" = 1, "maxProperties" = 3))]
+    pub clouds: Entries<Cloud>,
+
+    /// When to commit. Optional.
+    #[serde(default)]
+    pub commit: Commit,
+
+    /// Memory budget of the whole process: Kafka queues, decoding, SQL, Parquet encoders. Above it partitions are
+    /// paused and files are closed early; a backlog of any size does not raise it. At least 128MiB. Default: 384MiB.
+    #[serde(default = "default_memory")]
+    pub memory: ByteSize,
+
+    /// The topics that are read and what their records look like, by name. The name is the table name in SQL.
+    /// Names: lower-case letters, digits and `_`, not starting with a digit, at most 64. Required.
+    #[schemars(extend("propertyNames" = json!({ "pattern": TABLE_NAME_PATTERN }), "minProperties" = 1))]
+    pub sources: Entries<Source>,
+
+    /// The datasets that are written, by name: Delta tables at `datasets/<name>` in every cloud, each with a
+    /// `<name>.quarantine` beside it. Names: lower-case letters, digits and `_`, not starting with a digit, at most
+    /// 64. Required.
+    #[schemars(extend("propertyNames" = json!({ "pattern": TABLE_NAME_PATTERN }), "minProperties" = 1))]
+    pub datasets: Entries<Dataset>,
+}
+
+pub(super) fn default_memory() -> ByteSize {
+    ByteSize(384 << 20)
+}
+
+/// The Kafka cluster that is read.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Brokers to ask first: `host:port`, several separated by commas or as a list. Required.
+    #[schemars(extend("examples" = ["localhost:9092", ["kafka-1:9092", "kafka-2:9092"]]))]
+    pub brokers: Brokers,
+
+    /// Identity of the cluster in application ids. Default: the broker is asked for it. Set it when the same
+    /// cluster is reached through something that reports another id, such as a mirror that was promoted.
+    #[serde(default)]
+    pub cluster_id: Option<String>,
+
+    /// How a topic is told from a later one of the same name. Default: `id`.
+    #[serde(default)]
+    pub topic_identity: TopicIdentity,
+
+    /// Further librdkafka properties, such as `security.protocol`. Properties that isobar sets itself are refused.
+    /// Secrets are given by reference: `"${env:NAME}"` or `"${file:path}"`. Default: none.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{
+        "security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN",
+        "sasl.username": "isobar", "sasl.password": "${env:KAFKA_PASSWORD}",
+    }]))]
+    pub options: Entries<OptionValue>,
+}
+
+/// `host:port` texts, separated by commas or as a list.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum Brokers {
+    /// `a:9092` or `a:9092,b:9092`.
+    One(String),
+    /// `[a:9092, b:9092]`.
+    Many(Vec<String>),
+}
+
+/// How a topic is told from a later one of the same name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum TopicIdentity {
+    /// By the id that the broker gave it: a topic that was deleted and created again is recognised, and refused.
+    #[default]
+    Id,
+    /// By its name alone, for brokers without topic ids (before Kafka 2.8): a topic that was deleted and created
+    /// again is taken for the same one.
+    Name,
+}
+
+/// A location in an object store.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cloud {
+    /// Where: `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`, `file:///folder`, or a folder
+    /// relative to the spec (`./folder`); `memory://name` lasts as long as the process. Required.
+    #[schemars(extend("examples" = ["s3://bucket/prefix", "az://container/prefix", "gs://bucket/prefix", "./aws"]))]
+    pub url: String,
+
+    /// Options of the store's client, such as `region`, `endpoint` or `account_name`. Secrets are given by reference:
+    /// `"${env:NAME}"` or `"${file:path}"`. Default: none.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{
+        "region": "eu-west-1", "access_key_id": "${env:KEY}", "secret_access_key": "${file:/run/secrets/s3}",
+    }]))]
+    pub options: Entries<OptionValue>,
+}
+
+/// The value of an option: text, number, or `true` and `false`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptionValue(pub String);
+
+impl<'de> Deserialize<'de> for OptionValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Scalar {
+            Text(String),
+            Boolean(bool),
+            Number(serde_json::Number),
+        }
+        Ok(Self(match Scalar::deserialize(deserializer)? {
+            Scalar::Text(text) => text,
+            Scalar::Boolean(value) => value.to_string(),
+            Scalar::Number(value) => value.to_string(),
+        }))
+    }
+}
+
+impl JsonSchema for OptionValue {
+    fn schema_name() -> Cow<'static, str> {
+        "OptionValue".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+/// When to commit: as soon as either bound is reached.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Commit {
+    /// Longest time between two commits while records arrive, from 100ms to 1h. Shorter means fresher data and more,
+    /// smaller files. Default: 10s.
+    pub interval: HumanDuration,
+
+    /// Most bytes of Kafka payload between two commits, from 1KiB to 1TiB. Default: 256MiB.
+    pub size: ByteSize,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { interval: HumanDuration(std::time::Duration::from_secs(10)), size: ByteSize(256 << 20) }
+    }
+}
+
+/// A topic and what its records look like.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The Kafka topic. No two sources read the same one. Required.
+    #[schemars(regex(pattern = TOPIC_PATTERN))]
+    pub topic: String,
+
+    /// How payloads are encoded. Required.
+    pub format: Format,
+
+    /// What happens to a record with a field that is not in `fields`. Default: `quarantine`.
+    #[serde(default)]
+    pub unknown_fields: UnknownFields,
+
+    /// Where a partition starts that the datasets hold no position for yet. Default: `earliest`.
+    #[serde(default)]
+    pub start: StartPosition,
+
+    /// The fields of a record, by name; their order is the order of the columns in `SELECT *`. Short form:
+    /// `name: type`. Types: boolean, int8, int16, int32, int64, float32, float64, string, binary, date, timestamp
+    /// (UTC, microseconds), `decimal(precision, scale)`, `list<type>`, `struct<name: type, …>`,
+    /// `map<string, type>`. Required.
+    #[schemars(extend("minProperties" = 1))]
+    pub fields: Entries<FieldSpec>,
+}
+
+/// How payloads are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Format {
+    /// One JSON object per record.
+    Json,
+}
+
+/// Where a partition without a position starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum StartPosition {
+    /// At its first record.
+    #[default]
+    Earliest,
+    /// At its end: only records written from now on.
+    Latest,
+}
+
+/// A dataset and how it is made.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    /// The source whose records it is made of. Required.
+    pub from: String,
+
+    /// What a row is, in a sentence; it becomes the description of the table. Default: none.
+    #[serde(default)]
+    pub description: Option<String>,
+
+    /// The query that makes rows of records: a stateless `SELECT` (projection and filter) from the source, by its
+    /// name. Beside the source's fields there are `_topic`, `_partition`, `_offset`, `_timestamp` (UTC,
+    /// milliseconds) and `_key`. Required.
+    #[schemars(extend("examples" = ["SELECT carrier, arr_delay > 15 AS late FROM flights"]))]
+    pub sql: String,
+
+    /// Conditions on the source's records, checked before the query, in this order; a record's fate is that of the
+    /// first condition it fails. A condition that is NULL passes, as in SQL's CHECK. Default: none.
+    #[serde(default)]
+    pub expect: Vec<Expectation>,
+
+    /// Columns of the query's output whose values become folders, Hive style (`month=1/`). Choose columns with few
+    /// values: each combination is a file per commit. Default: none.
+    #[serde(default)]
+    pub partition_by: Vec<String>,
+
+    /// Compression of the Parquet files: `zstd(1)` to `zstd(22)`, `snappy` or `none`. Higher levels give smaller
+    /// files for more time. Default: `zstd(1)`.
+    #[serde(default = "default_compression")]
+    #[schemars(regex(pattern = COMPRESSION_PATTERN), extend("examples" = ["zstd(1)", "snappy", "none"]))]
+    pub compression: String,
+}
+
+fn default_compression() -> String {
+    "zstd(1)".to_owned()
+}
+
+/// A mapping that keeps the order of the text.
+#[derive(Debug, Clone)]
+pub struct Entries<T>(pub Vec<(String, T)>);
+
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
+            type Value = Entries<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<T>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Entries<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("EntriesOf{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<T>() })
+    }
+}

@@ -1,0 +1,563 @@
+//! The raw spec → a [`Topology`]: types made, references resolved, rules checked that only the whole spec can tell.
+//!
+//! It works on the parts that have the right shape and goes on past every problem, so a finding in one source does
+//! not hide one in a dataset. What depends on a part that is wrong is left unchecked rather than reported twice.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use isobar_schemas::{Error as SchemaError, FieldSpec, Fields, RejectReason, to_arrow_schema};
+use isobar_transforms::{Expectation, SQL_ERROR};
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use super::check::{CheckOptions, Finding, Place};
+use super::location::{Overlap, has_credentials, overlap, parse_location};
+use super::raw::{self, OptionValue};
+use super::secret::{Secret, TemplateError, Text, is_secret_name};
+use super::sql;
+use super::suggest::did_you_mean;
+use super::units::{ByteSize, HumanDuration};
+use super::yaml::{Location, pointer_to};
+use super::{CloudSpec, Compression, DatasetSpec, Kafka, SourceSpec, Topology};
+
+const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+const COMMIT_BYTES_MIN: u64 = 1 << 10;
+const COMMIT_BYTES_MAX: u64 = 1 << 40;
+const MEMORY_BYTES_MIN: u64 = 128 << 20;
+const MEMORY_BYTES_MAX: u64 = 1 << 50;
+
+/// Resolves the parts of one spec.
+pub(super) struct Resolver<'a> {
+    /// The parts that have the right shape.
+    value: &'a Json,
+    pub(super) text: &'a str,
+    pub(super) locations: &'a BTreeMap<String, Location>,
+    folder: &'a Path,
+    options: CheckOptions,
+    findings: &'a mut Vec<Finding>,
+    /// Pointers to values that hold a secret where none belongs.
+    secret_places: Vec<String>,
+}
+
+/// Whose options they are.
+enum OptionsOf<'a> {
+    Kafka,
+    /// A cloud's; its client can be asked only if the URL says which it is.
+    Cloud(Option<&'a url::Url>),
+}
+
+impl<'a> Resolver<'a> {
+    pub(super) fn new(
+        value: &'a Json,
+        text: &'a str,
+        locations: &'a BTreeMap<String, Location>,
+        folder: &'a Path,
+        options: CheckOptions,
+        findings: &'a mut Vec<Finding>,
+    ) -> Self {
+        Self { value, text, locations, folder, options, findings, secret_places: Vec::new() }
+    }
+
+    /// The topology, if enough of the spec is right, and the places of secrets that stand inline.
+    pub(super) fn resolve(mut self) -> (Option<Topology>, Vec<String>) {
+        let topology = self.topology();
+        (topology, self.secret_places)
+    }
+
+    fn topology(&mut self) -> Option<Topology> {
+        let name = self.required::<String>("/topology");
+        let kafka = self.kafka();
+        let clouds = self.clouds();
+        let (commit_interval, commit_bytes_max) = self.commit();
+        let memory_bytes_max = self.memory();
+        let sources = self.sources();
+        let datasets = self.datasets(&sources);
+        self.check_every_source_is_read(&sources);
+        Some(Topology {
+            name: name?,
+            kafka: kafka?,
+            clouds: clouds.into_iter().collect::<Option<_>>()?,
+            commit_interval,
+            commit_bytes_max,
+            memory_bytes_max,
+            sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
+            datasets: datasets.into_iter().collect::<Option<_>>()?,
+            spec_dir: self.folder.to_owned(),
+        })
+    }
+
+    pub(super) fn report(
+        &mut self,
+        pointer: impl Into<String>,
+        place: Place,
+        message: impl Into<String>,
+        suggestion: Option<String>,
+    ) {
+        self.findings.push(Finding { pointer: pointer.into(), place, message: message.into(), suggestion });
+    }
+
+    /// How much was reported so far.
+    pub(super) fn found(&self) -> usize {
+        self.findings.len()
+    }
+
+    /// The value at `pointer` as a `T`; `None` where it is absent or wrong. What is wrong and not yet reported is.
+    fn typed<T: DeserializeOwned>(&mut self, pointer: &str) -> Option<T> {
+        let value = self.value.pointer(pointer)?;
+        match serde_json::from_value(value.clone()) {
+            Ok(typed) => Some(typed),
+            Err(error) => {
+                let below = format!("{pointer}/");
+                let is_reported =
+                    self.findings.iter().any(|found| found.pointer == pointer || found.pointer.starts_with(&below));
+                if !is_reported {
+                    self.report(pointer, Place::Value, error.to_string(), None);
+                }
+                None
+            }
+        }
+    }
+
+    /// Like [`typed`](Self::typed), for fields whose absence is reported already.
+    fn required<T: DeserializeOwned>(&mut self, pointer: &str) -> Option<T> {
+        self.typed(pointer)
+    }
+
+    fn or_default<T: DeserializeOwned + Default>(&mut self, pointer: &str) -> T {
+        self.typed(pointer).unwrap_or_default()
+    }
+
+    /// The names of the entries of the mapping at `pointer`, in the order of the text.
+    fn names(&self, pointer: &str) -> Vec<String> {
+        let map = self.value.pointer(pointer).and_then(Json::as_object);
+        map.into_iter().flat_map(|map| map.keys().cloned()).collect()
+    }
+
+    fn kafka(&mut self) -> Option<Kafka> {
+        let brokers = self.brokers();
+        let cluster_id = self.typed::<Option<String>>("/kafka/cluster_id").flatten();
+        self.check_cluster_id(cluster_id.as_deref());
+        let topic_identity = self.or_default("/kafka/topic_identity");
+        let options = self.client_options("/kafka/options", &OptionsOf::Kafka);
+        Some(Kafka { brokers: brokers?, cluster_id, topic_identity, options: options? })
+    }
+
+    fn brokers(&mut self) -> Option<String> {
+        let pointer = "/kafka/brokers";
+        let written = self.required::<raw::Brokers>(pointer)?;
+        let found_before = self.findings.len();
+        let brokers: Vec<(String, String)> = match written {
+            raw::Brokers::One(text) => text.split(',').map(|broker| (pointer.to_owned(), broker.trim().to_owned())).collect(),
+            raw::Brokers::Many(texts) => texts
+                .into_iter()
+                .enumerate()
+                .map(|(index, broker)| (format!("{pointer}/{index}"), broker.trim().to_owned()))
+                .collect(),
+        };
+        if brokers.is_empty() {
+            self.report(pointer, Place::Key, "`brokers` is empty", Some("add `localhost:9092`, for example".into()));
+        }
+        for (at, broker) in &brokers {
+            if let Err(problem) = check_broker(broker) {
+                self.report(at, Place::Value, problem, Some("`host:port`, such as `localhost:9092`".into()));
+            }
+        }
+        let is_sound = self.findings.len() == found_before;
+        let joined: Vec<String> = brokers.into_iter().map(|(_, broker)| broker).collect();
+        is_sound.then(|| joined.join(","))
+    }
+
+    /// The id becomes part of application ids, which are split at `/`.
+    fn check_cluster_id(&mut self, cluster_id: Option<&str>) {
+        let Some(id) = cluster_id else { return };
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if !(1..=128).contains(&id.len()) || !id.chars().all(fits) {
+            let message =
+                format!("`{id}` is not a cluster id: only ASCII letters, digits, `.`, `_` and `-`, at most 128 characters");
+            self.report("/kafka/cluster_id", Place::Value, message, None);
+        }
+    }
+
+    /// The options at `pointer`, each checked. `None` when one of them is wrong.
+    fn client_options(&mut self, pointer: &str, whose: &OptionsOf<'_>) -> Option<BTreeMap<String, Text>> {
+        let found_before = self.findings.len();
+        let mut options = BTreeMap::new();
+        for name in self.names(pointer) {
+            let below = pointer_to(pointer, &name);
+            let Some(OptionValue(value)) = self.required(&below) else { continue };
+            if let Some(text) = self.option_text(&below, &name, &value) {
+                options.insert(name, text);
+            }
+        }
+        self.check_with_client(pointer, whose, &options);
+        (self.findings.len() == found_before).then_some(options)
+    }
+
+    fn option_text(&mut self, pointer: &str, name: &str, value: &str) -> Option<Text> {
+        let text = match Text::parse(value, self.folder) {
+            Ok(text) => text,
+            Err(error) => {
+                let suggestion = how_to_refer(&error);
+                self.report(pointer, Place::Value, error.to_string(), suggestion);
+                return None;
+            }
+        };
+        if !text.has_reference() && (is_secret_name(name) || has_credentials(value)) {
+            self.secret_places.push(pointer.to_owned());
+            let variable = variable_for(pointer, name);
+            self.report(
+                pointer,
+                Place::Value,
+                format!("`{name}` is a secret, and secrets do not stand in a spec"),
+                Some(format!("put it in the environment or in a file and write \"${{env:{variable}}}\" or \"${{file:path}}\"")),
+            );
+            return None;
+        }
+        if self.options.resolve_secrets {
+            self.check_resolves(pointer, &text);
+        }
+        Some(text)
+    }
+
+    fn check_resolves(&mut self, pointer: &str, text: &Text) -> Option<Secret> {
+        text.resolve().map_err(|error| self.report(pointer, Place::Value, crate::chain_of(&error), None)).ok()
+    }
+
+    /// What the client that takes the options thinks of their names, and of the values that are no references.
+    fn check_with_client(&mut self, pointer: &str, whose: &OptionsOf<'_>, options: &BTreeMap<String, Text>) {
+        let written: BTreeMap<String, String> =
+            options.iter().map(|(name, text)| (name.clone(), text.template().to_owned())).collect();
+        let problems: Vec<(String, String)> = match whose {
+            OptionsOf::Kafka => isobar_connectors::kafka::check_options(&written)
+                .into_iter()
+                .map(|found| (found.option, found.problem))
+                .collect(),
+            OptionsOf::Cloud(Some(url)) => isobar_connectors::clouds::check_options(url, &written)
+                .into_iter()
+                .map(|found| (found.option, found.problem))
+                .collect(),
+            OptionsOf::Cloud(None) => Vec::new(),
+        };
+        for (name, problem) in problems {
+            // Problems that begin with "is" speak of the option, the others of its value.
+            let is_about_option = problem.starts_with("is ");
+            let is_reference = options.get(&name).is_some_and(Text::has_reference);
+            if is_reference && !is_about_option {
+                continue;
+            }
+            let (message, suggestion) = split_help(&problem);
+            let message = if is_about_option { format!("`{name}` {message}") } else { message.to_owned() };
+            let place = if is_about_option { Place::Key } else { Place::Value };
+            self.report(pointer_to(pointer, &name), place, message, suggestion);
+        }
+    }
+
+    fn clouds(&mut self) -> Vec<Option<CloudSpec>> {
+        let clouds: Vec<Option<CloudSpec>> =
+            self.names("/clouds").into_iter().map(|name| self.cloud(name)).collect();
+        let known: Vec<&CloudSpec> = clouds.iter().flatten().collect();
+        for (index, cloud) in known.iter().enumerate() {
+            for earlier in &known[..index] {
+                self.check_apart(earlier, cloud);
+            }
+        }
+        clouds
+    }
+
+    fn cloud(&mut self, name: String) -> Option<CloudSpec> {
+        let pointer = pointer_to("/clouds", &name);
+        let at_url = format!("{pointer}/url");
+        let url = self.required::<String>(&at_url).and_then(|text| match parse_location(&text, self.folder) {
+            Ok(url) => Some(url),
+            Err(problem) => {
+                if problem.is_secret {
+                    self.secret_places.push(at_url.clone());
+                }
+                self.report(&at_url, Place::Value, problem.message, problem.suggestion);
+                None
+            }
+        });
+        let options = self.client_options(&format!("{pointer}/options"), &OptionsOf::Cloud(url.as_ref()));
+        Some(CloudSpec { url: url?, options: options?, name })
+    }
+
+    /// Two clouds in one place would be one copy that counts as two.
+    fn check_apart(&mut self, earlier: &CloudSpec, cloud: &CloudSpec) {
+        if store_address(earlier) != store_address(cloud) {
+            return;
+        }
+        let relation = match overlap(&earlier.url, &cloud.url) {
+            Overlap::None => return,
+            Overlap::Same => "the same location as",
+            Overlap::Nested => "a location that overlaps with",
+        };
+        let pointer = format!("{}/url", pointer_to("/clouds", &cloud.name));
+        let message = format!("`{}` is {relation} `{}`: that would be one copy, counted twice", cloud.name, earlier.name);
+        self.report(pointer, Place::Value, message, Some("give each cloud a location of its own".into()));
+    }
+
+    fn commit(&mut self) -> (Duration, u64) {
+        let defaults = raw::Commit::default();
+        let interval = self.typed::<HumanDuration>("/commit/interval").unwrap_or(defaults.interval);
+        if !(COMMIT_INTERVAL_MIN..=COMMIT_INTERVAL_MAX).contains(&interval.0) {
+            let bounds =
+                format!("from {} to {}", HumanDuration(COMMIT_INTERVAL_MIN), HumanDuration(COMMIT_INTERVAL_MAX));
+            let message = format!("`interval` is {interval}; it can be {bounds}");
+            self.report("/commit/interval", Place::Value, message, None);
+        }
+        let size = self.typed::<ByteSize>("/commit/size").unwrap_or(defaults.size);
+        self.check_bytes("/commit/size", "size", size, COMMIT_BYTES_MIN, COMMIT_BYTES_MAX);
+        (interval.0, size.0)
+    }
+
+    fn memory(&mut self) -> u64 {
+        let memory = self.typed("/memory").unwrap_or_else(raw::default_memory);
+        self.check_bytes("/memory", "memory", memory, MEMORY_BYTES_MIN, MEMORY_BYTES_MAX);
+        memory.0
+    }
+
+    fn check_bytes(&mut self, pointer: &str, name: &str, size: ByteSize, least: u64, most: u64) {
+        let message = if size.0 < least {
+            format!("`{name}` is {size}; it must be at least {}", ByteSize(least))
+        } else if size.0 > most {
+            format!("`{name}` is {size}; it can be at most {}", ByteSize(most))
+        } else {
+            return;
+        };
+        self.report(pointer, Place::Value, message, None);
+    }
+
+    /// Every source by its name, also those that are wrong: datasets may refer to them.
+    fn sources(&mut self) -> Vec<(String, Option<SourceSpec>)> {
+        let mut source_of_topic: BTreeMap<String, String> = BTreeMap::new();
+        let mut sources = Vec::new();
+        for name in self.names("/sources") {
+            let pointer = pointer_to("/sources", &name);
+            let topic = self.required::<String>(&format!("{pointer}/topic"));
+            let earlier = topic.as_ref().and_then(|topic| source_of_topic.get(topic));
+            if let (Some(topic), Some(earlier)) = (&topic, earlier) {
+                let message = format!("topic `{topic}` is read by the source `{earlier}` already");
+                let suggestion = format!("let the datasets of `{name}` read from `{earlier}`");
+                self.report(format!("{pointer}/topic"), Place::Value, message, Some(suggestion));
+            } else if let Some(topic) = &topic {
+                source_of_topic.insert(topic.clone(), name.clone());
+            }
+            let source = self.source(&name, &pointer, topic);
+            sources.push((name, source));
+        }
+        sources
+    }
+
+    fn source(&mut self, name: &str, pointer: &str, topic: Option<String>) -> Option<SourceSpec> {
+        let format = self.required(&format!("{pointer}/format"));
+        let unknown_fields = self.or_default(&format!("{pointer}/unknown_fields"));
+        let start = self.or_default(&format!("{pointer}/start"));
+        let fields = self.fields(&format!("{pointer}/fields"))?;
+        // Every field passed on its own, so together they do, unless there are none, which is reported.
+        let schema = to_arrow_schema(&fields).ok()?;
+        Some(SourceSpec { name: name.to_owned(), topic: topic?, format: format?, unknown_fields, start, schema, fields })
+    }
+
+    fn fields(&mut self, pointer: &str) -> Option<Fields> {
+        let found_before = self.findings.len();
+        let is_complete = self.locations.keys().filter(|key| is_child(pointer, key)).count() == self.names(pointer).len();
+        let mut fields = Vec::new();
+        for name in self.names(pointer) {
+            let below = pointer_to(pointer, &name);
+            let Some(spec) = self.required::<FieldSpec>(&below) else { continue };
+            let single = Fields(vec![(name.clone(), spec.clone())]);
+            match to_arrow_schema(&single) {
+                Ok(_) => fields.push((name, spec)),
+                Err(error) => self.report_field(&below, error),
+            }
+        }
+        (is_complete && self.findings.len() == found_before).then_some(Fields(fields))
+    }
+
+    fn report_field(&mut self, pointer: &str, error: SchemaError) {
+        match error {
+            SchemaError::InvalidType { source, .. } => {
+                let long_form = format!("{pointer}/type");
+                let at = if self.value.pointer(&long_form).is_some() { &long_form } else { pointer };
+                let message = format!("`{}` is not a type", source.written);
+                let suggestion = source.suggestion.map(|meant| format!("did you mean `{meant}`?"));
+                self.report(at, Place::Value, message, suggestion.or(Some(source.problem)));
+            }
+            SchemaError::InvalidName { field, problem } => {
+                let (reason, suggestion) = split_help(problem);
+                self.report(pointer, Place::Key, format!("`{field}` cannot be a field: {reason}"), suggestion);
+            }
+            other => self.report(pointer, Place::Value, other.to_string(), None),
+        }
+    }
+
+    fn datasets(&mut self, sources: &[(String, Option<SourceSpec>)]) -> Vec<Option<DatasetSpec>> {
+        self.names("/datasets").into_iter().map(|name| self.dataset(name, sources)).collect()
+    }
+
+    fn dataset(&mut self, name: String, sources: &[(String, Option<SourceSpec>)]) -> Option<DatasetSpec> {
+        let pointer = pointer_to("/datasets", &name);
+        let source = self.source_of(&format!("{pointer}/from"), sources);
+        let description = self.typed::<Option<String>>(&format!("{pointer}/description")).flatten();
+        let sql = self.required::<String>(&format!("{pointer}/sql"));
+        let (expectations, are_complete) = self.expectations(&format!("{pointer}/expect"));
+        let partition_by = self.partition_by(&format!("{pointer}/partition_by"));
+        let compression = match self.typed::<String>(&format!("{pointer}/compression")) {
+            // A text that is no compression was reported with the structure.
+            Some(text) => text.parse::<Compression>().ok(),
+            None => Some(Compression::default()),
+        };
+        let (source, sql) = (source?, sql?);
+        let input = sources[source].1.as_ref();
+        if let Some(input) = input {
+            let query = sql::Query { sql: &sql, expectations: &expectations, partition_by: &partition_by };
+            sql::check(self, &pointer, input, &query);
+        }
+        let expectations: Vec<Expectation> = expectations.into_iter().map(|(_, expectation)| expectation).collect();
+        let dataset =
+            DatasetSpec { name, source, description, sql, expectations, partition_by, compression: compression? };
+        are_complete.then_some(dataset)
+    }
+
+    fn source_of(&mut self, pointer: &str, sources: &[(String, Option<SourceSpec>)]) -> Option<usize> {
+        let from = self.required::<String>(pointer)?;
+        let index = sources.iter().position(|(name, _)| *name == from);
+        if index.is_none() && !sources.is_empty() {
+            let names = sources.iter().map(|(name, _)| name.as_str());
+            self.report(pointer, Place::Value, format!("there is no source `{from}`"), did_you_mean(&from, names));
+        }
+        index
+    }
+
+    /// The expectations that are right in themselves, each with its index, and whether they are all there are.
+    fn expectations(&mut self, pointer: &str) -> (Vec<(usize, Expectation)>, bool) {
+        let count = self.value.pointer(pointer).and_then(Json::as_array).map_or(0, Vec::len);
+        let mut expectations: Vec<(usize, Expectation)> = Vec::new();
+        for index in 0..count {
+            let below = format!("{pointer}/{index}");
+            let Some(expectation) = self.required::<Expectation>(&below) else { continue };
+            self.check_rule_name(&below, &expectation.name, &expectations);
+            expectations.push((index, expectation));
+        }
+        let are_complete = expectations.len() == count;
+        (expectations, are_complete)
+    }
+
+    /// Names of rules are labels of metrics and keys of counts, beside the reasons of the decoder.
+    fn check_rule_name(&mut self, pointer: &str, name: &str, earlier: &[(usize, Expectation)]) {
+        let at = format!("{pointer}/name");
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+        if !(1..=64).contains(&name.len()) || !name.chars().all(fits) {
+            let message =
+                format!("`{name}` is not a name here: only ASCII letters, digits, `-` and `_`, at most 64 characters");
+            self.report(at, Place::Value, message, None);
+        } else if name == SQL_ERROR || RejectReason::ALL.iter().any(|reason| reason.as_str() == name) {
+            let message = format!("isobar itself counts rejected records under `{name}`");
+            self.report(at, Place::Value, message, Some("give the expectation another name".into()));
+        } else if earlier.iter().any(|(_, other)| other.name == name) {
+            let message = format!("there are two expectations `{name}`");
+            self.report(at, Place::Value, message, Some("rename one: rows are counted by this name".into()));
+        }
+    }
+
+    fn partition_by(&mut self, pointer: &str) -> Vec<String> {
+        let columns: Vec<String> = self.or_default(pointer);
+        for (index, column) in columns.iter().enumerate() {
+            if columns[..index].contains(column) {
+                self.report(format!("{pointer}/{index}"), Place::Value, format!("`{column}` is here twice"), None);
+            }
+        }
+        columns
+    }
+
+    /// Positions lie in the datasets of a source; a source without one would have nowhere to keep them.
+    fn check_every_source_is_read(&mut self, sources: &[(String, Option<SourceSpec>)]) {
+        let datasets = self.names("/datasets");
+        let froms: Vec<Option<&str>> = datasets
+            .iter()
+            .map(|name| self.value.pointer(&format!("{}/from", pointer_to("/datasets", name))).and_then(Json::as_str))
+            .collect();
+        // A dataset whose `from` is missing or wrong may have meant this source.
+        let is_known = |from: &&Option<&str>| from.is_some_and(|from| sources.iter().any(|(name, _)| name == from));
+        if froms.is_empty() || !froms.iter().all(|from| is_known(&from)) {
+            return;
+        }
+        let unread: Vec<String> = sources
+            .iter()
+            .filter(|(name, _)| !froms.contains(&Some(name.as_str())))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in unread {
+            let suggestion = format!("remove it, or add a dataset with `from: {name}`");
+            let message = format!("no dataset reads from the source `{name}`");
+            self.report(pointer_to("/sources", &name), Place::Key, message, Some(suggestion));
+        }
+    }
+}
+
+/// Whether `pointer` leads to an entry of the mapping at `parent`.
+fn is_child(parent: &str, pointer: &str) -> bool {
+    let below = pointer.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/'));
+    below.is_some_and(|name| !name.contains('/'))
+}
+
+/// "what is wrong; the way out", apart.
+fn split_help(problem: &str) -> (&str, Option<String>) {
+    match problem.split_once("; ") {
+        Some((message, help)) => (message, Some(help.to_owned())),
+        None => (problem, None),
+    }
+}
+
+/// A name for the environment variable that could hold the option `name`: `AWS_ACCESS_KEY_ID`.
+fn variable_for(pointer: &str, name: &str) -> String {
+    let owner = pointer.trim_start_matches("/clouds").split('/').find(|step| !step.is_empty()).unwrap_or_default();
+    let upper = |text: &str| -> String {
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+    };
+    let (owner, name) = (upper(owner), upper(name));
+    if name.starts_with(&owner) { name } else { format!("{owner}_{name}") }
+}
+
+fn how_to_refer(error: &TemplateError) -> Option<String> {
+    let TemplateError::UnknownKind(written) = error else {
+        return Some("write `$${` where a plain `${` is meant".into());
+    };
+    let is_variable = written.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !written.is_empty();
+    let meant = match written.split_once(':') {
+        Some((_, name)) => format!("${{env:{name}}}"),
+        None if is_variable => format!("${{env:{written}}}"),
+        None => return None,
+    };
+    Some(format!("did you mean `{meant}`?"))
+}
+
+/// The options that say *which* store a URL is in, such as the endpoint or the account.
+fn store_address(cloud: &CloudSpec) -> Vec<(&str, &str)> {
+    let is_address = |name: &str| ["endpoint", "account", "base_url", "emulator"].iter().any(|word| name.contains(word));
+    let options = cloud.options.iter().map(|(name, text)| (name.as_str(), text.template()));
+    options.filter(|(name, _)| is_address(name) && !is_secret_name(name)).collect()
+}
+
+fn check_broker(broker: &str) -> Result<(), String> {
+    let address = broker.split_once("://").map_or(broker, |(_, address)| address);
+    let malformed = || Err(format!("`{broker}` is not the address of a broker"));
+    if address.contains("${") {
+        return Err("`brokers` cannot hold references; only values of `options` can".into());
+    }
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (address, None),
+    };
+    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
+        return malformed();
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok(()),
+        Some(Ok(port)) if port > 0 => Ok(()),
+        Some(_) => malformed(),
+    }
+}

@@ -1,0 +1,235 @@
+//! The part of a batch that belongs to one dataset: from decoded records to staged files.
+//!
+//! A stage takes the chunks of its source, gives every record its one fate, writes accepted rows and rejected
+//! records to their tables, and adds up what it saw. Closing it gives the table proposals of one commit. Nothing is
+//! visible to a reader until that commit is decided; dropping a stage leaves at most unreferenced files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use isobar_connectors::dataset::{DatasetWriter, StagedFile, TableLayout};
+use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
+use isobar_connectors::upload::FanOut;
+use isobar_schemas::decode::Decoded;
+use isobar_schemas::metadata::with_metadata;
+use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
+use isobar_transforms::DatasetTransform;
+
+use crate::commit::chain::NewFile;
+use crate::commit::{TableProposal, quarantine_of};
+use crate::error::Error;
+use crate::quarantine::{self, Rejected};
+
+/// How a Kafka partition is named in a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionIdentity {
+    /// The Kafka cluster's id.
+    pub cluster: String,
+    /// The topic's id, or its name where the broker has no ids.
+    pub topic_id: String,
+}
+
+/// What a dataset is, apart from any one batch.
+#[derive(Debug)]
+pub struct DatasetPlan {
+    /// Its name.
+    pub name: String,
+    /// Index of its source in the topology.
+    pub source: usize,
+    /// Expectations and SQL, compiled.
+    pub transform: DatasetTransform,
+    /// Where and how its rows are written.
+    pub layout: Arc<TableLayout>,
+    /// Where and how its rejected records are written.
+    pub quarantine_layout: Arc<TableLayout>,
+    /// How its table begins.
+    pub table: TableDefinition,
+    /// How its quarantine begins.
+    pub quarantine_table: TableDefinition,
+}
+
+/// Progress within one Kafka partition since the last commit.
+#[derive(Debug, Clone)]
+struct Range {
+    start: i64,
+    end: i64,
+    records: u64,
+    last_fingerprint: Option<String>,
+}
+
+/// One dataset's part of the batch being read.
+pub struct DatasetStage {
+    rows: DatasetWriter,
+    rejected: DatasetWriter,
+    counts: RowCounts,
+    ranges: BTreeMap<TopicPartition, Range>,
+}
+
+/// A closed stage: proposals, and the files with their uploads.
+#[derive(Debug)]
+pub struct StagedTables {
+    /// The dataset's own table first, its quarantine after it when it has rows.
+    pub tables: Vec<TableProposal>,
+    /// Their files.
+    pub files: Vec<StagedFile>,
+}
+
+impl DatasetStage {
+    /// An empty stage whose files are named after `commit_id`.
+    pub fn new(plan: &DatasetPlan, commit_id: &str, uploads: &Arc<FanOut>) -> Result<Self, Error> {
+        let writer = |layout: &Arc<TableLayout>| {
+            DatasetWriter::new(layout.clone(), uploads.clone(), commit_id)
+                .map_err(|error| Error::connector(format!("open files of {}", layout.path()), error))
+        };
+        Ok(Self {
+            rows: writer(&plan.layout)?,
+            rejected: writer(&plan.quarantine_layout)?,
+            counts: RowCounts::default(),
+            ranges: BTreeMap::new(),
+        })
+    }
+
+    /// Takes a chunk of the dataset's source. `position` is where the dataset stands in the chunk's partition, as
+    /// far as this stage and its predecessors have read; records below it are already in and are left out.
+    pub fn absorb(
+        &mut self,
+        plan: &mut DatasetPlan,
+        topic_id: &str,
+        chunk: &RecordChunk,
+        decoded: &Decoded,
+        position: i64,
+    ) -> Result<(), Error> {
+        let first = chunk.offsets().partition_point(|offset| *offset < position);
+        if first == chunk.len() {
+            return Ok(());
+        }
+        let kept = decoded.records.partition_point(|record| (*record as usize) < first);
+        let records = &decoded.records[kept..];
+        let batch = decoded.batch.slice(kept, decoded.batch.num_rows() - kept);
+        let undecodable = decoded.rejects.iter().filter(|reject| reject.record as usize >= first);
+        let mut rejected: Vec<Rejected> = undecodable.map(Rejected::undecodable).collect();
+        let outcome = transform(plan, chunk, records, batch)?;
+        if let Some(failed) = outcome.failed {
+            let offset = chunk.offsets()[records[failed.row as usize] as usize];
+            let record = format!("{} offset {offset}", chunk.topic_partition());
+            return Err(Error::ExpectationFailed { dataset: plan.name.clone(), rule: failed.rule, record });
+        }
+        for reject in &rejected {
+            *self.counts.rejected.entry(reject.label().to_owned()).or_default() += 1;
+        }
+        self.counts.input += rejected.len() as u64;
+        self.counts.add(&outcome.counts);
+        rejected.extend(outcome.rejects.into_iter().map(|reject| Rejected::by_rule(records, reject)));
+        self.advance(topic_id, chunk, first, position);
+        let from = chunk.topic_partition();
+        if !rejected.is_empty() {
+            rejected.sort_by_key(|reject| reject.record);
+            self.rejected.write(from, quarantine::rows(chunk, &rejected)).map_err(|error| self.cannot_write(error))?;
+        }
+        self.rows.write(from, outcome.rows).map_err(|error| self.cannot_write(error))
+    }
+
+    fn cannot_write(&self, error: isobar_connectors::Error) -> Error {
+        Error::connector("write rows", error)
+    }
+
+    fn advance(&mut self, topic_id: &str, chunk: &RecordChunk, first: usize, position: i64) {
+        let range = self.ranges.entry(chunk.topic_partition().clone());
+        let range = range.or_insert(Range { start: position, end: position, records: 0, last_fingerprint: None });
+        let last = chunk.len() - 1;
+        range.end = chunk.offsets()[last] + 1;
+        range.records += (chunk.len() - first) as u64;
+        range.last_fingerprint = Some(delta::record_fingerprint(
+            topic_id,
+            chunk.topic_partition().partition,
+            chunk.offsets()[last],
+            chunk.timestamps_ms()[last],
+            chunk.key(last),
+            chunk.payload(last),
+        ));
+    }
+
+    /// Bytes of rows held in memory.
+    pub fn buffered_bytes(&self) -> usize {
+        self.rows.buffered_bytes() + self.rejected.buffered_bytes()
+    }
+
+    /// Encodes row groups until at most `bytes` are held.
+    pub fn flush(&mut self, bytes: usize) -> Result<(), Error> {
+        self.rejected.flush(bytes / 2).and_then(|()| self.rows.flush(bytes / 2)).map_err(|error| self.cannot_write(error))
+    }
+
+    /// Whether nothing has been read.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The next offset to read per partition, after this stage.
+    pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
+        self.ranges.iter().map(|(partition, range)| (partition, range.end))
+    }
+
+    /// Finishes all files and says what to decide about them.
+    pub fn close(
+        self,
+        plan: &DatasetPlan,
+        identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+    ) -> Result<StagedTables, Error> {
+        let finish = |writer: DatasetWriter| {
+            writer.close().map_err(|error| Error::connector(format!("finish files of {}", plan.name), error))
+        };
+        let rows = finish(self.rows)?;
+        let rejected = finish(self.rejected)?;
+        let offsets = self.ranges.into_iter().map(|(partition, range)| {
+            let identity = &identities[&partition];
+            OffsetRange {
+                cluster: identity.cluster.clone(),
+                topic: partition.topic.to_string(),
+                topic_id: identity.topic_id.clone(),
+                partition: partition.partition,
+                start: range.start,
+                end: range.end,
+                records: range.records,
+                last_fingerprint: range.last_fingerprint,
+            }
+        });
+        let rejected_rows = self.counts.rejected_total();
+        let mut tables = vec![TableProposal {
+            dataset: plan.name.clone(),
+            create: None,
+            plan: plan.transform.fingerprint().to_owned(),
+            offsets: offsets.collect(),
+            rows: self.counts,
+            files: rows.iter().map(to_new_file).collect(),
+        }];
+        if rejected_rows > 0 {
+            tables.push(TableProposal {
+                dataset: quarantine_of(&plan.name),
+                create: None,
+                plan: plan.transform.fingerprint().to_owned(),
+                offsets: Vec::new(),
+                rows: RowCounts { input: rejected_rows, output: rejected_rows, ..RowCounts::default() },
+                files: rejected.iter().map(to_new_file).collect(),
+            });
+        }
+        Ok(StagedTables { tables, files: rows.into_iter().chain(rejected).collect() })
+    }
+}
+
+fn to_new_file(file: &StagedFile) -> NewFile {
+    NewFile { digest: file.digest(), partition_values: file.partition_values.clone(), stats: file.stats.clone() }
+}
+
+fn transform(
+    plan: &mut DatasetPlan,
+    chunk: &RecordChunk,
+    records: &[u32],
+    batch: RecordBatch,
+) -> Result<isobar_transforms::TransformOutcome, Error> {
+    let batch = with_metadata(&batch, chunk, records, plan.transform.metadata_columns())
+        .map_err(|error| Error::damaged("decoded batch", error.to_string()))?;
+    let action = || format!("transform records of {} for dataset {}", chunk.topic_partition(), plan.name);
+    let action = action();
+    plan.transform.run(batch).map_err(|source| Error::Transform { action, source })
+}

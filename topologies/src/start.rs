@@ -1,0 +1,418 @@
+//! From a specification to a running pipeline: open the clouds, ask Kafka, lead, declare, assign.
+//!
+//! The order matters. Everything that can be wrong with the configuration is found before an epoch is claimed; the
+//! first position of a new partition is decided before anything of it is read; positions come from the chain and
+//! from nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use isobar_connectors::clouds::{self, Cloud, read_register};
+use isobar_connectors::dataset::{self, TableLayout};
+use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
+use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, KafkaSource, Watermarks};
+use isobar_connectors::upload::{FanOut, UploadLimits};
+use isobar_schemas::decode::{DecodeLimits, JsonDecoder};
+use isobar_schemas::{RowCounts, TopicPartition};
+use isobar_transforms::{DatasetTransform, TransformSpec};
+use tracing::info;
+
+use crate::commit::format::{RECORD_BYTES_MAX, published_path};
+use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
+use crate::error::Error;
+use crate::pipeline::{Batch, Pipeline, RunOptions, TopicDecoder, now_ms};
+use crate::quarantine;
+use crate::spec::{Compression, SourceSpec, StartPosition, Topology, TopicIdentity};
+use crate::stage::{DatasetPlan, PartitionIdentity};
+
+/// How long a question to Kafka may take at the start.
+const KAFKA_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How the memory budget is divided.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Records fetched by the Kafka client, and chunks on their way to the pipeline.
+    pub(crate) source_bytes: usize,
+    /// Rows waiting to be encoded.
+    pub(crate) rows_bytes: usize,
+    /// Encoded bytes on their way to one cloud.
+    pub(crate) upload_bytes_per_cloud: usize,
+}
+
+impl Budget {
+    /// Shares of `memory_bytes_max`; the rest is left to the program itself, a decoded chunk and its copies.
+    pub(crate) fn new(memory_bytes_max: u64) -> Self {
+        let memory = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
+        Self {
+            source_bytes: memory * 3 / 16,
+            rows_bytes: memory / 4,
+            upload_bytes_per_cloud: memory / 8,
+        }
+    }
+}
+
+impl<'a> Pipeline<'a> {
+    /// Brings `topology` up to the point where chunks flow.
+    pub(crate) async fn start(topology: &'a Topology, options: RunOptions) -> Result<Self, Error> {
+        let plans = compile(topology)?;
+        let clouds = match &options.clouds {
+            Some(clouds) => clouds.clone(),
+            None => open_clouds(topology)?,
+        };
+        let budget = Budget::new(topology.memory_bytes_max);
+        let kafka = kafka_config(topology, &budget)?;
+        let questions = KafkaCluster::new(&kafka, KAFKA_PATIENCE)
+            .map_err(|error| Error::connector("configure the Kafka client", error))?;
+        let cluster = describe_topics(topology, &questions).await?;
+        let uploads = start_uploads(&clouds, &budget);
+        let group = Group::new(&topology.name, clouds);
+        let mut leader = Leader::start(&group, uploads.clone()).await?;
+        let identities = identities(topology, &cluster)?;
+        refuse_recreated_topics(topology, leader.chain(), &plans, &identities)?;
+        refuse_changed_schemas(&group.clouds, leader.chain(), &plans).await?;
+        let partitions: Vec<TopicPartition> = identities.keys().cloned().collect();
+        let watermarks = questions
+            .watermarks(&partitions)
+            .await
+            .map_err(|error| Error::connector("ask Kafka for the ends of partitions", error))?;
+        declare(topology, &mut leader, &plans, &identities, &watermarks).await?;
+        let positions = positions(topology, leader.chain(), &plans, &identities)?;
+        let assignment = assignment(&positions);
+        refuse_gaps(&assignment, &watermarks)?;
+        let source =
+            KafkaSource::start(&kafka, assignment).map_err(|error| Error::connector("start consuming", error))?;
+        options.ready.store(true, Ordering::Relaxed);
+        info!(partitions = identities.len(), datasets = plans.len(), "consuming");
+        Ok(Self {
+            topology,
+            budget,
+            decoders: decoders(topology)?,
+            positions,
+            behind: identities.keys().cloned().collect(),
+            watch: leader.watch(),
+            leader: Some(leader),
+            batch: Batch::open(&plans, &uploads)?,
+            group,
+            uploads,
+            source: Box::new(source),
+            plans,
+            identities,
+            commit: None,
+            stopping: false,
+            options,
+        })
+    }
+}
+
+/// Compiles every dataset's SQL and expectations.
+pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
+    topology.datasets.iter().map(|dataset| {
+        let source = &topology.sources[dataset.source];
+        let transform = DatasetTransform::compile(TransformSpec {
+            source_name: source.name.clone(),
+            input_schema: source.schema.clone(),
+            sql: dataset.sql.clone(),
+            expectations: dataset.expectations.clone(),
+        })
+        .map_err(|error| Error::Configuration(format!("dataset {}: {error}", dataset.name)))?;
+        let quarantine = quarantine_of(&dataset.name);
+        let layout = |name: &str, schema: &SchemaRef, partition_by: &[String], compression| {
+            TableLayout::new(&format!("datasets/{name}"), schema.clone(), partition_by, compression)
+                .map_err(|error| Error::Configuration(format!("dataset {name}: {error}")))
+        };
+        let table = |name: &str, schema: &SchemaRef, partition_by: &[String], description: Option<String>| TableDefinition {
+            id: uuid::Uuid::new_v4().to_string(),
+            name: name.to_owned(),
+            description,
+            schema: schema.clone(),
+            partition_by: partition_by.to_vec(),
+            created_ms: now_ms(),
+        };
+        let schema = transform.output_schema().clone();
+        let rejected = quarantine::schema();
+        let about_quarantine = format!("records rejected by dataset {}", dataset.name);
+        Ok(DatasetPlan {
+            name: dataset.name.clone(),
+            source: dataset.source,
+            layout: layout(&dataset.name, &schema, &dataset.partition_by, compression(dataset.compression))?,
+            quarantine_layout: layout(&quarantine, &rejected, &[], compression(Compression::Zstd(1)))?,
+            table: table(&dataset.name, &schema, &dataset.partition_by, dataset.description.clone()),
+            quarantine_table: table(&quarantine, &rejected, &[], Some(about_quarantine)),
+            transform,
+        })
+    }).collect()
+}
+
+fn compression(compression: Compression) -> dataset::Compression {
+    match compression {
+        Compression::Zstd(level) => dataset::Compression::Zstd(level),
+        Compression::Snappy => dataset::Compression::Snappy,
+        Compression::None => dataset::Compression::None,
+    }
+}
+
+fn decoders(topology: &Topology) -> Result<BTreeMap<Arc<str>, TopicDecoder>, Error> {
+    topology.sources.iter().enumerate().map(|(index, source)| {
+        let decoder = JsonDecoder::new(source.schema.clone(), source.unknown_fields, DecodeLimits::default())
+            .map_err(|error| Error::Configuration(format!("source {}: {error}", source.name)))?;
+        Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
+    }).collect()
+}
+
+/// Opens every cloud of the specification. Secrets are resolved here and live only inside the clients.
+pub fn open_clouds(topology: &Topology) -> Result<Vec<Cloud>, Error> {
+    topology.clouds.iter().map(|cloud| {
+        let options = cloud.options.iter().map(|(name, text)| {
+            let value = text.resolve().map_err(|error| Error::Configuration(format!("cloud {}: {error}", cloud.name)))?;
+            Ok((name.clone(), value.expose().to_owned()))
+        });
+        let options: BTreeMap<String, String> = options.collect::<Result<_, Error>>()?;
+        clouds::open(&cloud.name, &cloud.url, &options)
+            .map_err(|error| Error::Configuration(format!("cloud {}: {}", cloud.name, crate::chain_of(&error))))
+    }).collect()
+}
+
+fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
+    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let limits = UploadLimits { in_flight_bytes_max: budget.upload_bytes_per_cloud, ..UploadLimits::default() };
+    FanOut::new(stores, limits)
+}
+
+fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
+    let options = topology.kafka.options.iter().map(|(name, text)| {
+        let value = text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
+        Ok((name.clone(), value.expose().to_owned()))
+    });
+    let mut config = KafkaConfig::new(topology.kafka.brokers.split(','), &topology.name);
+    config.options = options.collect::<Result<_, Error>>()?;
+    config.memory_bytes_max = budget.source_bytes;
+    Ok(config)
+}
+
+async fn describe_topics(topology: &Topology, cluster: &KafkaCluster) -> Result<ClusterInfo, Error> {
+    let topics: Vec<String> = topology.sources.iter().map(|source| source.topic.clone()).collect();
+    cluster.describe(&topics).await.map_err(|error| Error::connector("ask Kafka about the topics", error))
+}
+
+/// How every partition of every source is named in the chain.
+fn identities(
+    topology: &Topology,
+    cluster: &ClusterInfo,
+) -> Result<BTreeMap<TopicPartition, PartitionIdentity>, Error> {
+    let cluster_id = topology.kafka.cluster_id.clone().or_else(|| cluster.cluster_id.clone()).ok_or_else(|| {
+        Error::Configuration("the brokers do not tell a cluster id: set kafka.cluster_id to a name of your own".into())
+    })?;
+    let mut identities = BTreeMap::new();
+    for topic in &cluster.topics {
+        let topic_id = match topology.kafka.topic_identity {
+            TopicIdentity::Name => topic.name.clone(),
+            TopicIdentity::Id => topic.id.clone().ok_or_else(|| {
+                let name = &topic.name;
+                Error::Configuration(format!("the brokers tell no id for topic {name}: set kafka.topic_identity to name"))
+            })?,
+        };
+        for partition in 0..topic.partitions {
+            let identity = PartitionIdentity { cluster: cluster_id.clone(), topic_id: topic_id.clone() };
+            identities.insert(TopicPartition::new(topic.name.as_str(), partition), identity);
+        }
+    }
+    Ok(identities)
+}
+
+fn app_id(topology: &Topology, partition: &TopicPartition, identity: &PartitionIdentity) -> String {
+    delta::actions::app_id(&topology.name, &identity.cluster, &identity.topic_id, partition.partition)
+}
+
+fn source_of<'t>(topology: &'t Topology, plan: &DatasetPlan) -> &'t SourceSpec {
+    &topology.sources[plan.source]
+}
+
+/// A dataset that has positions, but none under the topic's present id, belongs to a topic that is gone.
+fn refuse_recreated_topics(
+    topology: &Topology,
+    chain: &Chain,
+    plans: &[DatasetPlan],
+    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+) -> Result<(), Error> {
+    for plan in plans {
+        let Some(head) = chain.tables.get(&plan.name).filter(|head| !head.positions.is_empty()) else { continue };
+        let topic = &source_of(topology, plan).topic;
+        let partitions = || identities.iter().filter(|(partition, _)| *partition.topic == **topic);
+        let known = partitions().any(|(partition, identity)| head.positions.contains_key(&app_id(topology, partition, identity)));
+        if !known {
+            return Err(Error::Gap(format!(
+                "dataset {} has positions, but none in topic {topic} as it is now: the topic was deleted and created again, \
+                 or this is another cluster. Point the topology at the original topic, or start a new topology name for the new one",
+                plan.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A table keeps the schema it began with until schema evolution says otherwise.
+async fn refuse_changed_schemas(clouds: &[Cloud], chain: &Chain, plans: &[DatasetPlan]) -> Result<(), Error> {
+    for plan in plans.iter().filter(|plan| chain.tables.contains_key(&plan.name)) {
+        let path = published_path(&plan.name, 0);
+        for cloud in clouds {
+            let Ok(Some(bytes)) = read_register(&cloud.control, &path, RECORD_BYTES_MAX).await else { continue };
+            let body = delta::parse_body(&bytes).map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
+            let Some(table) = body.metadata else { continue };
+            if let Some(difference) = difference(&table, plan)? {
+                return Err(Error::Configuration(format!(
+                    "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
+                    plan.name
+                )));
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How the table in the log differs from the one the specification asks for.
+fn difference(stored: &delta::Metadata, plan: &DatasetPlan) -> Result<Option<String>, Error> {
+    let wanted = plan.table.metadata().map_err(|error| Error::connector("describe the table", error))?;
+    if stored.partition_columns != wanted.partition_columns {
+        let (was, is) = (stored.partition_columns.join(", "), wanted.partition_columns.join(", "));
+        return Ok(Some(format!("it is partitioned by [{was}], not by [{is}]")));
+    }
+    let stored = delta::schema::to_arrow(&stored.schema_string);
+    let stored = stored.map_err(|error| Error::damaged("the table's schema", error.to_string()))?;
+    let shape = |field: &Field| (field.name().clone(), field.data_type().clone());
+    let was: Vec<_> = stored.fields().iter().map(|field| shape(field)).collect();
+    let is: Vec<_> = plan.table.schema.fields().iter().map(|field| shape(field)).collect();
+    let only_in = |these: &[(String, DataType)], those: &[(String, DataType)]| {
+        let only = these.iter().filter(|column| !those.contains(column));
+        only.map(|(name, data_type)| format!("{name} {data_type}")).collect::<Vec<_>>().join(", ")
+    };
+    Ok((was != is).then(|| format!("it has [{}], the specification has [{}]", only_in(&was, &is), only_in(&is, &was))))
+}
+
+/// Decides what does not exist yet: new tables, and the first position of every new partition.
+async fn declare(
+    topology: &Topology,
+    leader: &mut Leader,
+    plans: &[DatasetPlan],
+    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+    watermarks: &BTreeMap<TopicPartition, Watermarks>,
+) -> Result<(), Error> {
+    let chain = leader.chain();
+    let mut tables = Vec::new();
+    for plan in plans {
+        let source = source_of(topology, plan);
+        let fresh = identities.iter().filter(|(partition, identity)| {
+            *partition.topic == *source.topic && chain.position(&plan.name, &app_id(topology, partition, identity)).is_none()
+        });
+        let offsets: Vec<OffsetRange> = fresh.map(|(partition, identity)| {
+            let start = match source.start {
+                StartPosition::Earliest => watermarks[partition].low,
+                StartPosition::Latest => watermarks[partition].high,
+            };
+            first_position(partition, identity, start)
+        }).collect();
+        let is_new = !chain.tables.contains_key(&plan.name);
+        if is_new || !offsets.is_empty() {
+            tables.push(nothing_read(&plan.name, plan, is_new.then(|| plan.table.clone()), offsets));
+        }
+        let quarantine = quarantine_of(&plan.name);
+        if !chain.tables.contains_key(&quarantine) {
+            tables.push(nothing_read(&quarantine, plan, Some(plan.quarantine_table.clone()), Vec::new()));
+        }
+    }
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let proposal = Proposal { commit_id: uuid::Uuid::new_v4().to_string(), tables };
+    match leader.commit(Staged { proposal, uploads: Vec::new() }, now_ms()).await? {
+        CommitOutcome::Committed { sequence } => info!(sequence, "tables and first positions declared"),
+        CommitOutcome::Stale(refusal) => return Err(Error::Bug(refusal.to_string())),
+        CommitOutcome::NotStored(what) => return Err(Error::Bug(what)),
+    }
+    Ok(())
+}
+
+fn first_position(partition: &TopicPartition, identity: &PartitionIdentity, start: i64) -> OffsetRange {
+    OffsetRange {
+        cluster: identity.cluster.clone(),
+        topic: partition.topic.to_string(),
+        topic_id: identity.topic_id.clone(),
+        partition: partition.partition,
+        start,
+        end: start,
+        records: 0,
+        last_fingerprint: None,
+    }
+}
+
+fn nothing_read(
+    dataset: &str,
+    plan: &DatasetPlan,
+    create: Option<TableDefinition>,
+    offsets: Vec<OffsetRange>,
+) -> TableProposal {
+    TableProposal {
+        dataset: dataset.to_owned(),
+        create,
+        plan: plan.transform.fingerprint().to_owned(),
+        offsets,
+        rows: RowCounts::default(),
+        files: Vec::new(),
+    }
+}
+
+/// Per dataset, the next offset to read in every partition of its source, from the chain.
+pub(crate) fn positions(
+    topology: &Topology,
+    chain: &Chain,
+    plans: &[DatasetPlan],
+    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+) -> Result<Vec<BTreeMap<TopicPartition, i64>>, Error> {
+    plans.iter().map(|plan| {
+        let topic = &source_of(topology, plan).topic;
+        let partitions = identities.iter().filter(|(partition, _)| *partition.topic == **topic);
+        partitions.map(|(partition, identity)| {
+            let position = chain.position(&plan.name, &app_id(topology, partition, identity));
+            let position = position.ok_or_else(|| Error::Bug(format!("{partition} was not declared for {}", plan.name)))?;
+            Ok((partition.clone(), position))
+        }).collect()
+    }).collect()
+}
+
+/// Where to read from: the dataset furthest behind decides; the others skip what they have.
+pub(crate) fn assignment(positions: &[BTreeMap<TopicPartition, i64>]) -> Vec<(TopicPartition, i64)> {
+    let mut lowest: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    for (partition, position) in positions.iter().flatten() {
+        let known = lowest.entry(partition.clone()).or_insert(*position);
+        *known = (*known).min(*position);
+    }
+    lowest.into_iter().collect()
+}
+
+/// Records that the chain still wants must exist: anything else is loss, and a person's decision.
+fn refuse_gaps(
+    assignment: &[(TopicPartition, i64)],
+    watermarks: &BTreeMap<TopicPartition, Watermarks>,
+) -> Result<(), Error> {
+    let mut gaps = BTreeSet::new();
+    for (partition, position) in assignment {
+        let Watermarks { low, high } = watermarks[partition];
+        if *position < low {
+            let lost = low - position;
+            gaps.insert(format!("{partition}: offsets {position} to {low} are gone ({lost}, deleted by retention)"));
+        } else if *position > high {
+            gaps.insert(format!("{partition}: the chain is at {position}, the log ends at {high} (truncated or restored)"));
+        }
+    }
+    if gaps.is_empty() {
+        return Ok(());
+    }
+    let gaps: Vec<String> = gaps.into_iter().collect();
+    Err(Error::Gap(format!(
+        "Kafka no longer holds what comes next, so rows would be missing silently; stopped instead:\n  {}",
+        gaps.join("\n  ")
+    )))
+}

@@ -1,0 +1,15 @@
+//! Pure work on Arrow batches: SQL and expectations. No I/O, no clock, no randomness: the same rows give the same
+//! bytes whenever and wherever they run.
+
+pub mod error;
+pub mod expectations;
+mod normalize;
+mod query;
+mod rows;
+mod scan;
+mod sql;
+pub mod transform;
+
+pub use error::{Error, Location};
+pub use expectations::{Action, Expectation};
+pub use transform::{DatasetTransform, FailedRow, RowReject, SQL_ERROR, TransformOutcome, TransformSpec};
