@@ -100,7 +100,9 @@ impl UploadHandle {
     pub async fn settled(&self) -> UploadStatus {
         let mut status = self.status.subscribe();
         let settled = status.wait_for(|status| *status != UploadStatus::Pending).await;
-        settled.map(|status| status.clone()).unwrap_or_else(|_| UploadStatus::Failed("upload was dropped".into()))
+        settled
+            .map(|status| status.clone())
+            .unwrap_or_else(|_| UploadStatus::Failed("upload was dropped".into()))
     }
 
     /// Gives up: the upload fails for this reason unless it is settled already.
@@ -504,7 +506,8 @@ impl Upload {
                 return Ok(None);
             }
             let start = self.cloud.store.put_multipart(&self.path);
-            self.multipart = Some(limited(self.limits.request_timeout, "start multipart upload", start).await?);
+            self.multipart =
+                Some(limited(self.limits.request_timeout, "start multipart upload", start).await?);
         }
         let sendable = waiting.bytes >= part_bytes || (ended && waiting.bytes > 0);
         Ok(sendable.then(|| waiting.split_to(part_bytes)))
@@ -536,7 +539,8 @@ impl Upload {
 
     async fn complete(&mut self) -> Result<(), String> {
         let mut multipart = self.multipart.take().ok_or("no multipart upload")?;
-        let completed = limited(self.limits.request_timeout, "complete multipart upload", multipart.complete()).await;
+        let completed =
+            limited(self.limits.request_timeout, "complete multipart upload", multipart.complete()).await;
         if completed.is_err() {
             self.multipart = Some(multipart);
         }
@@ -548,7 +552,8 @@ impl Upload {
         self.pieces.close();
         while self.pieces.try_recv().is_ok() {}
         if let Some(mut multipart) = self.multipart.take() {
-            let aborted = limited(self.limits.request_timeout, "abort multipart upload", multipart.abort()).await;
+            let aborted =
+                limited(self.limits.request_timeout, "abort multipart upload", multipart.abort()).await;
             if let Err(reason) = aborted {
                 tracing::debug!(cloud = %self.cloud.name, path = %self.path, reason, "parts may be left behind");
             }
@@ -622,8 +627,8 @@ mod tests {
     use futures::stream::BoxStream;
     use object_store::memory::InMemory;
     use object_store::{
-        CopyOptions, GetOptions, GetResult, ListResult, ObjectMeta, PutMultipartOptions, PutOptions, PutResult,
-        UploadPart,
+        CopyOptions, GetOptions, GetResult, ListResult, ObjectMeta, PutMultipartOptions, PutOptions,
+        PutResult, UploadPart,
     };
 
     use super::*;
@@ -714,7 +719,12 @@ mod tests {
 
     #[async_trait::async_trait]
     impl ObjectStore for Faulty {
-        async fn put_opts(&self, path: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
+        async fn put_opts(
+            &self,
+            path: &Path,
+            payload: PutPayload,
+            opts: PutOptions,
+        ) -> object_store::Result<PutResult> {
             trouble(self.fault, self.requests.fetch_add(1, Ordering::SeqCst)).await?;
             self.inner.put_opts(path, payload, opts).await
         }
@@ -769,7 +779,8 @@ mod tests {
     }
 
     fn fan_out(stores: &[Arc<Faulty>], limits: UploadLimits) -> Arc<FanOut> {
-        let cloud = |(i, store): (usize, &Arc<Faulty>)| (format!("cloud{i}"), store.clone() as Arc<dyn ObjectStore>);
+        let cloud =
+            |(i, store): (usize, &Arc<Faulty>)| (format!("cloud{i}"), store.clone() as Arc<dyn ObjectStore>);
         FanOut::new(stores.iter().enumerate().map(cloud).collect(), limits)
     }
 
@@ -811,7 +822,11 @@ mod tests {
                 let settled = send_file(&fan_out, &path, total, piece).await;
                 assert_eq!(settled, vec![UploadStatus::Done; 3], "{path}");
                 for store in &stores {
-                    assert_eq!(store.contents(&path).await.unwrap(), pieces(total, total.max(1)).concat(), "{path}");
+                    assert_eq!(
+                        store.contents(&path).await.unwrap(),
+                        pieces(total, total.max(1)).concat(),
+                        "{path}"
+                    );
                 }
             }
         }
@@ -836,7 +851,11 @@ mod tests {
     #[tokio::test]
     async fn a_cloud_that_hangs_is_given_up_and_the_others_are_not_held_up() {
         for hang_after in [0, 1, 2, 4] {
-            let stores = [Faulty::new(Fault::None), Faulty::new(Fault::HangAfter(hang_after)), Faulty::new(Fault::None)];
+            let stores = [
+                Faulty::new(Fault::None),
+                Faulty::new(Fault::HangAfter(hang_after)),
+                Faulty::new(Fault::None),
+            ];
             let fan_out = fan_out(&stores, limits());
             let settled = send_file(&fan_out, "f", 5000, 50).await;
             assert_eq!((&settled[0], &settled[2]), (&UploadStatus::Done, &UploadStatus::Done));
@@ -854,7 +873,10 @@ mod tests {
         let limits = UploadLimits { request_timeout: Duration::from_millis(30), ..limits() };
         let fan_out = fan_out(&stores, limits);
         let settled = send_file(&fan_out, "f", 50, 50).await;
-        assert!(matches!(&settled[0], UploadStatus::Failed(reason) if reason.contains("no answer")), "{settled:?}");
+        assert!(
+            matches!(&settled[0], UploadStatus::Failed(reason) if reason.contains("no answer")),
+            "{settled:?}"
+        );
         assert_nothing_is_held(&fan_out).await;
     }
 
@@ -876,7 +898,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_majority_is_never_given_up_but_waited_for() {
-        let stores = [Faulty::new(Fault::HangAfter(0)), Faulty::new(Fault::HangAfter(0)), Faulty::new(Fault::None)];
+        let stores =
+            [Faulty::new(Fault::HangAfter(0)), Faulty::new(Fault::HangAfter(0)), Faulty::new(Fault::None)];
         let fan_out = fan_out(&stores, limits());
         let mut file = fan_out.start_file(Path::from("f"));
         for piece in pieces(3000, 500) {

@@ -27,8 +27,10 @@ fn rejected_at(quarantine: &Table, partition: i64, offset: i64) -> &Row {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_bad_payload_is_quarantined_with_its_reason_and_its_neighbours_survive() {
     let lab = Lab::in_memory();
-    let bad: Vec<Record> =
-        bad_payloads().into_iter().map(|(_, payload, reason)| Record::bad(payload.as_deref(), reason)).collect();
+    let bad: Vec<Record> = bad_payloads()
+        .into_iter()
+        .map(|(_, payload, reason)| Record::bad(payload.as_deref(), reason))
+        .collect();
     // Each between two good ones, all in one partition.
     let mut id = 0;
     let mut good = || {
@@ -51,7 +53,11 @@ async fn every_kind_of_bad_payload_is_quarantined_with_its_reason_and_its_neighb
         let row = rejected_at(&quarantine, 1, offset as i64);
         assert_eq!(text_of(row, "reason"), reason, "{what}");
         assert_eq!(row["payload"], payload.map_or(Value::Null, Value::Bytes), "{what}");
-        assert_eq!((&row["topic"], &row["key"]), (&Value::from(TOPIC), &Value::Bytes(b"bad".to_vec())), "{what}");
+        assert_eq!(
+            (&row["topic"], &row["key"]),
+            (&Value::from(TOPIC), &Value::Bytes(b"bad".to_vec())),
+            "{what}"
+        );
         assert_eq!(row["timestamp"], Value::Micros(1_400_000_000_000_000), "{what}");
         assert!(text_of(row, "message").len() > 5, "{what}");
     }
@@ -60,7 +66,8 @@ async fn every_kind_of_bad_payload_is_quarantined_with_its_reason_and_its_neighb
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_fields_are_left_out_where_the_spec_says_so() {
     let lab = Lab::in_memory();
-    let source = events::SOURCE.replace("    format: json\n", "    format: json\n    unknown_fields: ignore\n");
+    let source =
+        events::SOURCE.replace("    format: json\n", "    format: json\n    unknown_fields: ignore\n");
     let with = |unknown: &str| format!(r#"{{"id":1,"amount":2.5,{unknown}}}"#);
     let nested = |depth: usize| format!(r#""x":{}1{}"#, "[".repeat(depth), "]".repeat(depth));
     let good = [
@@ -72,9 +79,15 @@ async fn unknown_fields_are_left_out_where_the_spec_says_so() {
     ];
     let bad = [nested(100), nested(200_000), r#""x":{"#.to_owned(), r#""x":tru"#.to_owned()];
     for unknown in &good {
-        let event = Event { amount: Some(2.5), ..Event { city: None, items: None, flag: None, at_micros: None, ..Event::plain(1) } };
+        let event = Event {
+            amount: Some(2.5),
+            ..Event { city: None, items: None, flag: None, at_micros: None, ..Event::plain(1) }
+        };
         let content = Content::Event(event);
-        lab.produce(TOPIC, [Record { key: None, payload: Some(with(unknown).into_bytes()), timestamp_ms: 1, content }]);
+        lab.produce(
+            TOPIC,
+            [Record { key: None, payload: Some(with(unknown).into_bytes()), timestamp_ms: 1, content }],
+        );
     }
     for unknown in &bad {
         lab.produce(TOPIC, [Record::bad(Some(with(unknown).as_bytes()), "undecodable")]);
@@ -109,7 +122,13 @@ async fn a_payload_over_the_limit_is_quarantined_whole() {
         .unwrap();
     let payload = format!(r#"{{"id":1,"city":"{}"}}"#, "x".repeat(17 << 20));
     producer
-        .send(BaseRecord::<[u8], [u8]>::to(TOPIC).partition(3).key(b"big").payload(payload.as_bytes()).timestamp(5))
+        .send(
+            BaseRecord::<[u8], [u8]>::to(TOPIC)
+                .partition(3)
+                .key(b"big")
+                .payload(payload.as_bytes())
+                .timestamp(5),
+        )
         .map_err(|(error, _)| error)
         .unwrap();
     producer.flush(Duration::from_secs(30)).unwrap();
@@ -201,7 +220,8 @@ fn risky(event: &Event) -> Fate {
 async fn rows_that_sql_fails_on_are_quarantined_one_by_one() {
     let seed = Seed::of("sql_errors");
     let mut prng = seed.prng();
-    let cities = [Some("12"), Some("-7"), Some("abc"), Some(""), Some("3000000000"), None, Some("5"), Some("6")];
+    let cities =
+        [Some("12"), Some("-7"), Some("abc"), Some(""), Some("3000000000"), None, Some("5"), Some("6")];
     let events = (0..1500).map(|id| Event {
         city: prng.pick(&cities).map(str::to_owned),
         items: prng.chance(90).then(|| prng.below(9) as i32),
@@ -273,7 +293,8 @@ async fn bad_and_good_records_in_random_order_add_up_in_every_commit() {
     let mut records = Generator::mixed(prng.fork());
     for _ in 0..6 {
         let count = 1 + prng.index(300);
-        let batch: Vec<(i32, Record)> = records.records(count).into_iter().map(|record| (prng.below(4) as i32, record)).collect();
+        let batch: Vec<(i32, Record)> =
+            records.records(count).into_iter().map(|record| (prng.below(4) as i32, record)).collect();
         lab.produce_to(TOPIC, batch);
         let ends = lab.ledger().ends(TOPIC);
         running.committed(TOPIC, &ends).await;
@@ -312,7 +333,10 @@ async fn a_truncated_topic_is_a_hard_stop_even_if_only_its_name_is_known() {
     let other = EmbeddedBroker::start(&[(TOPIC, 4)]).unwrap();
     spec.brokers = other.bootstrap_servers();
     let error = lab.run_until_caught_up(&spec.resolved()).await.unwrap_err();
-    assert!(matches!(&error, Error::Gap(text) if text.contains("events[0]") && text.contains("ends at 0")), "{error:?}");
+    assert!(
+        matches!(&error, Error::Gap(text) if text.contains("events[0]") && text.contains("ends at 0")),
+        "{error:?}"
+    );
     lab.assert_features_complete().await;
 }
 

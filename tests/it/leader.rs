@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 use isobar_connectors::clouds::{Cloud, Fault};
 use isobar_connectors::delta::{OffsetRange, TableDefinition};
-use isobar_connectors::upload::{FanOut, UploadLimits};
+use isobar_connectors::upload::{FanOut, UploadLimits, UploadStatus};
 use isobar_schemas::RowCounts;
 use isobar_tests::delta::{Log, latest_version, read_object};
 use isobar_tests::lab::Lab;
@@ -15,7 +16,9 @@ use isobar_tests::script::{Kind, Request, Verdict};
 use isobar_tests::trees;
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
-use isobar_topologies::commit::{CommitOutcome, Group, Leader, Proposal, Refusal, Staged, TableProposal};
+use isobar_topologies::commit::{
+    CommitOutcome, Group, Leader, Proposal, Refusal, Staged, TableProposal, UNPUBLISHED_MAX,
+};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
@@ -185,10 +188,13 @@ async fn a_proposal_that_does_not_add_up_is_refused_as_a_bug_and_leaves_no_trace
         ("a record without a fate", change(&|table| table.rows.input += 1)),
         ("a fate without a record", change(&|table| table.rows.filtered += 1)),
         ("rows out without a file", change(&|table| (table.rows.filtered, table.rows.output) = (4, 1))),
-        ("more records than offsets", change(&|table| {
-            table.offsets[0].records += 1;
-            (table.rows.input, table.rows.filtered) = (6, 6);
-        })),
+        (
+            "more records than offsets",
+            change(&|table| {
+                table.offsets[0].records += 1;
+                (table.rows.input, table.rows.filtered) = (6, 6);
+            }),
+        ),
         ("records that are not counted", change(&|table| (table.rows.input, table.rows.filtered) = (4, 4))),
         ("a range that ends before it starts", change(&|table| table.offsets[0].end = 9)),
         ("rejected, but not in the quarantine", change(&rejected)),
@@ -217,7 +223,9 @@ async fn what_was_decided_and_not_published_survives_a_take_over_with_its_bytes_
     }
     assert_eq!(lab.versions(TABLE).await, [Some(1); 3]);
     let mut decided: BTreeMap<u64, String> = BTreeMap::new();
-    for record in control_records(&*lab.clouds[0].store()).await.values().filter(|record| record["kind"] == "entry") {
+    for record in
+        control_records(&*lab.clouds[0].store()).await.values().filter(|record| record["kind"] == "entry")
+    {
         for table in record["tables"].as_array().unwrap() {
             decided.insert(table["version"].as_u64().unwrap(), table["body"].as_str().unwrap().to_owned());
         }
@@ -236,7 +244,13 @@ async fn what_was_decided_and_not_published_survives_a_take_over_with_its_bytes_
     for cloud in &lab.clouds {
         for version in Log::read(&*cloud.store(), TABLE).await.versions {
             let body = String::from_utf8(version.bytes.to_vec()).unwrap();
-            assert_eq!(decided.get(&version.number), Some(&body), "{} version {}", cloud.name, version.number);
+            assert_eq!(
+                decided.get(&version.number),
+                Some(&body),
+                "{} version {}",
+                cloud.name,
+                version.number
+            );
         }
     }
     must_commit(&mut leader, reading(40, 50)).await;
@@ -278,12 +292,18 @@ async fn what_only_one_cloud_stored_is_kept_or_forgotten_but_never_both() {
             let name = lab.clouds[holder].name.clone();
             let stored_there = name.clone();
             lab.script.set(move |request| {
-                if stores_a_record(request) && request.cloud != stored_there { Verdict::Refuse } else { Verdict::Pass }
+                if stores_a_record(request) && request.cloud != stored_there {
+                    Verdict::Refuse
+                } else {
+                    Verdict::Pass
+                }
             });
-            let attempt = tokio::spawn(async move { leader.commit(reading(10, 20), 1_700_000_000_000).await.is_ok() });
+            let attempt =
+                tokio::spawn(async move { leader.commit(reading(10, 20), 1_700_000_000_000).await.is_ok() });
             let store = lab.clouds[holder].store();
             until("one cloud has stored the record", async || {
-                control_records(&*store).await.values().filter(|record| record["kind"] == "entry").count() == 3
+                control_records(&*store).await.values().filter(|record| record["kind"] == "entry").count()
+                    == 3
             })
             .await;
             attempt.abort();
@@ -375,11 +395,21 @@ async fn a_wiped_cloud_counts_in_no_majority() {
 
             // And the wiped one still does not count when one of the others goes away.
             lab.clouds[away].switch.set(Fault::RefuseAll);
-            let other = 3 - wiped - away;
-            let decided = tokio::time::timeout(std::time::Duration::from_secs(2), leader.commit(reading(20, 30), 1_700_000_000_000));
-            if let Ok(Ok(CommitOutcome::Committed { sequence })) = decided.await {
-                panic!("decision {sequence} stands on {} and on {}, which was wiped", lab.clouds[other].name, lab.clouds[wiped].name);
+            let watch = leader.watch();
+            let attempt =
+                tokio::spawn(async move { leader.commit(reading(20, 30), 1_700_000_000_000).await });
+            until("the wiped cloud is set aside, or counted", async || {
+                attempt.is_finished() || watch.progress().clouds[wiped].set_aside.is_some()
+            })
+            .await;
+            if attempt.is_finished() {
+                let outcome = attempt.await.unwrap();
+                let (other, wiped) = (&lab.clouds[3 - wiped - away].name, &lab.clouds[wiped].name);
+                panic!("{outcome:?} stands on {other} and on {wiped}, which was wiped");
             }
+            lab.clouds[away].switch.set(Fault::Off);
+            let outcome = in_time("the commit", attempt).await.unwrap().unwrap();
+            assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
         }
     }
 }
@@ -532,7 +562,9 @@ async fn nothing_is_published_before_it_is_decided() {
     let (lab, mut leader) = begun(10).await;
     wait_published(&lab, 1).await;
     // Only one cloud takes the record.
-    lab.script.set(|request| if stores_a_record(request) && request.cloud != "aws" { Verdict::Refuse } else { Verdict::Pass });
+    lab.script.set(|request| {
+        if stores_a_record(request) && request.cloud != "aws" { Verdict::Refuse } else { Verdict::Pass }
+    });
     let attempt = tokio::spawn(async move {
         let outcome = leader.commit(reading(10, 20), 1_700_000_000_000).await;
         (leader, outcome)
@@ -551,6 +583,35 @@ async fn nothing_is_published_before_it_is_decided() {
     assert_equal_and_right(&lab).await;
 }
 
+/// A leader takes over from itself now and then; its uploads live on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_returns_while_the_epoch_is_renewed_receives_files_again() {
+    let lab = Lab::in_memory();
+    let clouds = lab.opened();
+    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let uploads = FanOut::new(stores, UploadLimits::default());
+    let group = Group::new(TOPOLOGY, clouds);
+    let mut leader = Leader::start(&group, uploads.clone()).await.unwrap();
+    must_commit(&mut leader, creating()).await;
+    wait_published(&lab, 0).await;
+    lab.clouds[2].switch.set(Fault::RefuseAll);
+    must_commit(&mut leader, reading(0, 10)).await;
+    let watch = leader.watch();
+    until("the cloud is known to be away", async || watch.progress().clouds[2].away).await;
+    drop(leader);
+    lab.clouds[2].switch.set(Fault::Off);
+    let mut leader = Leader::start(&group, uploads.clone()).await.unwrap();
+    must_commit(&mut leader, reading(10, 20)).await;
+    wait_published(&lab, 2).await;
+    let mut file = uploads.start_file(Path::from("datasets/events/part-1.parquet"));
+    file.send("x".into());
+    let handles = file.finish();
+    for (handle, cloud) in handles.iter().zip(&lab.clouds) {
+        let status = in_time("an upload", handle.settled()).await;
+        assert_eq!(status, UploadStatus::Done, "{}", cloud.name);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clouds_that_ignore_preconditions_are_refused() {
     // Turns every conditional create into an overwrite, as some gateways do.
@@ -563,6 +624,55 @@ async fn clouds_that_ignore_preconditions_are_refused() {
     assert_eq!(error.exit_code(), 2);
     assert!(trees::of_store(&*lab.clouds[0].store()).await.is_empty());
     assert_eq!(latest_version(&*lab.clouds[0].store(), TABLE).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_that_wait_for_publication_stay_few_over_any_number_of_take_overs() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    drop(leader);
+    let refused = Arc::new(AtomicU64::new(0));
+    let counted = refused.clone();
+    lab.script.set(move |request| {
+        if publishes(request) && request.cloud != "gcp" {
+            counted.fetch_add(1, Ordering::Relaxed);
+            return Verdict::Refuse;
+        }
+        Verdict::Pass
+    });
+    let mut next = 10;
+    for _ in 0..3 {
+        let mut leader = lead(&lab.opened()).await.unwrap();
+        let decided = Arc::new(AtomicU64::new(0));
+        let counted = decided.clone();
+        let attempt = tokio::spawn(async move {
+            for start in next.. {
+                let outcome = leader.commit(reading(start, start + 1), 1_700_000_000_000).await;
+                assert!(matches!(outcome, Ok(CommitOutcome::Committed { .. })), "{outcome:?}");
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // Until publishing was tried a few times in vain since the last decision.
+        let mut last = (u64::MAX, 0);
+        until("no more is decided", async || {
+            let (decided, refused) = (decided.load(Ordering::Relaxed), refused.load(Ordering::Relaxed));
+            if decided != last.0 {
+                last = (decided, refused);
+            }
+            refused >= last.1 + 6
+        })
+        .await;
+        attempt.abort();
+        let _ = attempt.await;
+        let leader = lead(&lab.opened()).await.unwrap();
+        next = position(&leader).unwrap();
+        drop(leader);
+    }
+    let waiting = next - 10;
+    assert!(
+        waiting <= UNPUBLISHED_MAX as i64,
+        "{waiting} decisions wait for publication, {UNPUBLISHED_MAX} may"
+    );
 }
 
 /// A store that ignores preconditions.
@@ -589,11 +699,20 @@ mod careless {
 
     #[async_trait]
     impl ObjectStore for Careless {
-        async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        async fn put_opts(
+            &self,
+            location: &Path,
+            payload: PutPayload,
+            opts: PutOptions,
+        ) -> Result<PutResult> {
             self.0.put_opts(location, payload, PutOptions { mode: PutMode::Overwrite, ..opts }).await
         }
 
-        async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        async fn put_multipart_opts(
+            &self,
+            location: &Path,
+            opts: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
             self.0.put_multipart_opts(location, opts).await
         }
 
@@ -601,7 +720,10 @@ mod careless {
             self.0.get_opts(location, options).await
         }
 
-        fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        fn delete_stream(
+            &self,
+            locations: BoxStream<'static, Result<Path>>,
+        ) -> BoxStream<'static, Result<Path>> {
             self.0.delete_stream(locations)
         }
 

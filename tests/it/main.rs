@@ -3,6 +3,8 @@
 //!
 //! A test waits for conditions, never for time to pass, and asserts on what was decided, never on how long it took.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unexpected error is a failure")]
+
 mod bad_input;
 mod cli;
 mod gcs;

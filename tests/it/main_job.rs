@@ -36,7 +36,12 @@ async fn records_of_every_quality_arrive_once_in_three_equal_clouds() {
     assert!(counted.output > 0 && counted.rejected_total() > 0 && counted.filtered > 0, "{counted:?}");
     assert!(counted.dropped_total() > 0 && !counted.warned.is_empty(), "{counted:?}");
     for cloud in &summary.leader.clouds {
-        assert_eq!((cloud.away, cloud.decisions_behind, &cloud.set_aside), (false, 0, &None), "{}", cloud.cloud);
+        assert_eq!(
+            (cloud.away, cloud.decisions_behind, &cloud.set_aside),
+            (false, 0, &None),
+            "{}",
+            cloud.cloud
+        );
     }
 }
 
@@ -140,12 +145,16 @@ async fn rows_lie_in_the_order_of_their_offsets_within_a_file() {
     lab.produce(TOPIC, Generator::mixed(seed.prng()).records(6000));
     lab.run_until_caught_up(&lab.features()).await.unwrap();
     let (features, quarantine) = lab.tables(&lab.clouds[0], events::FEATURES).await;
-    for (table, columns) in [(features, ["kafka_partition", "kafka_offset"]), (quarantine, ["partition", "offset"])] {
+    for (table, columns) in
+        [(features, ["kafka_partition", "kafka_offset"]), (quarantine, ["partition", "offset"])]
+    {
         for file in &table.files {
-            let position = |row: &Row| columns.map(|column| match row[column] {
-                Value::Int(number) => number,
-                _ => panic!("a position is a number"),
-            });
+            let position = |row: &Row| {
+                columns.map(|column| match row[column] {
+                    Value::Int(number) => number,
+                    _ => panic!("a position is a number"),
+                })
+            };
             assert!(file.rows.iter().map(position).is_sorted(), "{}", file.path);
         }
     }
@@ -164,13 +173,39 @@ async fn partition_values_of_any_text_come_back_exactly() {
         fate
     }
     let cities = [
-        "a/b", "..", ".", "%2F", "a=b", "a&b?c#d", " leading", "trailing ", "новый", "\u{1F600}", "quote\"d", "it's", "back\\slash",
-        "line\nbreak", "null", "__HIVE_DEFAULT_PARTITION__", "*", "a:b", "[x]", "{y}", "~", "C:\\", "a%20b", "é", "e\u{301}",
+        "a/b",
+        "..",
+        ".",
+        "%2F",
+        "a=b",
+        "a&b?c#d",
+        " leading",
+        "trailing ",
+        "новый",
+        "\u{1F600}",
+        "quote\"d",
+        "it's",
+        "back\\slash",
+        "line\nbreak",
+        "null",
+        "__HIVE_DEFAULT_PARTITION__",
+        "*",
+        "a:b",
+        "[x]",
+        "{y}",
+        "~",
+        "C:\\",
+        "a%20b",
+        "é",
+        "e\u{301}",
     ];
     let long = "long ".repeat(80);
     let cities = cities.iter().copied().chain([long.as_str()]).map(Some).chain([None, Some("")]);
     let lab = Lab::in_directories();
-    let event = |(id, city): (usize, Option<&str>)| Event { city: city.map(str::to_owned), ..Event::plain(id as i64) };
+    let event = |(id, city): (usize, Option<&str>)| Event {
+        city: city.map(str::to_owned),
+        ..Event::plain(id as i64)
+    };
     let events: Vec<Event> = cities.enumerate().map(event).collect();
     for _ in 0..2 {
         lab.produce(TOPIC, events.iter().cloned().map(Record::of));
@@ -180,7 +215,11 @@ async fn partition_values_of_any_text_come_back_exactly() {
     for cloud in &lab.clouds {
         let (dataset, quarantine) = lab.tables(cloud, events::FEATURES).await;
         lab.ledger().assert_complete(TOPIC, by_city, &dataset, &quarantine);
-        assert_eq!(dataset.files.len(), events.len() - 1, "one file per value, the empty text and null share one");
+        assert_eq!(
+            dataset.files.len(),
+            events.len() - 1,
+            "one file per value, the empty text and null share one"
+        );
     }
     lab.assert_trees_equal().await;
     lab.assert_proved().await;
@@ -233,9 +272,13 @@ async fn two_sources_do_not_disturb_each_other() {
     let (mut prng, lab) = (seed.prng(), Lab::new(&[TOPIC, OTHER], 3, false));
     lab.produce(TOPIC, Generator::mixed(prng.fork()).records(900));
     lab.produce(OTHER, Generator::mixed(prng.fork()).records(1300));
-    let other_source = events::SOURCE.replace("  events:\n    topic: events\n", "  others:\n    topic: other.topic\n");
+    let other_source =
+        events::SOURCE.replace("  events:\n    topic: events\n", "  others:\n    topic: other.topic\n");
     let other_dataset = EVERYTHING.replace("events", "others");
-    let spec = lab.spec(&format!("{}{other_source}", events::SOURCE), &format!("{}{other_dataset}", events::FEATURES_YAML));
+    let spec = lab.spec(
+        &format!("{}{other_source}", events::SOURCE),
+        &format!("{}{other_dataset}", events::FEATURES_YAML),
+    );
     lab.run_until_caught_up(&spec.resolved()).await.unwrap();
     lab.assert_features_complete().await;
     let (dataset, quarantine) = lab.tables(&lab.clouds[2], "everything").await;
@@ -301,7 +344,8 @@ async fn a_dataset_keeps_its_shape_and_another_one_is_refused_before_anything_is
         format!("{}    partition_by: [many]\n", events::FEATURES_YAML),
     ];
     for datasets in changed {
-        let error = lab.run_until_caught_up(&lab.spec(events::SOURCE, &datasets).resolved()).await.unwrap_err();
+        let error =
+            lab.run_until_caught_up(&lab.spec(events::SOURCE, &datasets).resolved()).await.unwrap_err();
         assert!(matches!(&error, Error::Configuration(text) if text.contains("features")), "{error:?}");
         assert_eq!(lab.versions(events::FEATURES).await, versions);
     }
@@ -317,8 +361,13 @@ async fn a_second_topology_cannot_damage_a_dataset_of_the_same_name() {
     lab.produce(TOPIC, records.records(300));
     lab.run_until_caught_up(&lab.features()).await.unwrap();
     let before = lab.clouds[0].tree().await;
-    let text = lab.spec(events::SOURCE, events::FEATURES_YAML).text().replace("topology: lab\n", "topology: another\n");
-    let other = isobar_topologies::spec::check_text(&text, "other.yaml", lab.directory.path(), Default::default()).unwrap();
+    let text = lab
+        .spec(events::SOURCE, events::FEATURES_YAML)
+        .text()
+        .replace("topology: lab\n", "topology: another\n");
+    let other =
+        isobar_topologies::spec::check_text(&text, "other.yaml", lab.directory.path(), Default::default())
+            .unwrap();
     let error = Running::start(&other, lab.options()).ended().await.unwrap_err();
     assert!(error.to_string().contains("features"), "the dataset is named: {error}");
     let after = lab.clouds[0].tree().await;

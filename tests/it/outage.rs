@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use isobar_connectors::clouds::Fault;
@@ -75,7 +76,12 @@ async fn one_cloud_away(test: &'static str, away: &str, fault: Fault) {
     let summary = running.stop().await.unwrap();
     let behind = |cloud: &CloudProgress| cloud.decisions_behind > 0;
     if receives_nothing(fault) {
-        assert_eq!(summary.leader.clouds.iter().filter(|cloud| behind(cloud)).count(), 1, "{:?}", summary.leader);
+        assert_eq!(
+            summary.leader.clouds.iter().filter(|cloud| behind(cloud)).count(),
+            1,
+            "{:?}",
+            summary.leader
+        );
         assert!(!lab.proof().await.holds(), "prove must see that a cloud is behind");
     }
     switch.set(Fault::Off);
@@ -116,7 +122,8 @@ one_cloud_away! {
 
 /// Whether a request writes what the protocol itself reads back: control objects and log entries.
 fn writes_to_a_register(request: &Request<'_>) -> bool {
-    request.kind == Kind::Write && (request.path.starts_with("control/") || request.path.contains("/_delta_log/"))
+    request.kind == Kind::Write
+        && (request.path.starts_with("control/") || request.path.contains("/_delta_log/"))
 }
 
 fn writes_a_data_file(request: &Request<'_>) -> bool {
@@ -186,7 +193,8 @@ async fn with_two_clouds_away_nothing_is_decided_and_nothing_lost_until_one_retu
         }
         let (sequence, retried) = (running.sequence(), running.metrics.batches_retried.get());
         lab.produce(TOPIC, records.records(100));
-        until("the batch was tried twice", async || running.metrics.batches_retried.get() >= retried + 2).await;
+        until("the batch was tried twice", async || running.metrics.batches_retried.get() >= retried + 2)
+            .await;
         assert_eq!(running.sequence(), sequence, "something was decided by one cloud of three");
         assert!(!running.has_ended());
 
@@ -231,6 +239,38 @@ async fn a_stop_while_two_clouds_are_away_ends_and_the_next_run_has_everything()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_although_the_commit_under_way_cannot_be_decided() {
+    let seed = Seed::of("stop_undecidable");
+    let mut records = Generator::mixed(seed.prng());
+    let lab = Lab::in_memory();
+    let topology = lab.features();
+    let running = lab.start(&topology);
+    commit_more(&lab, &running, &mut records, 100).await;
+    // The files get there, the record only to one cloud.
+    let met = Arc::new(AtomicU64::new(0));
+    let counted = met.clone();
+    lab.script.set(move |request| {
+        if writes_to_a_register(request) && request.cloud != "aws" {
+            counted.fetch_add(1, Ordering::Relaxed);
+            return Verdict::Refuse;
+        }
+        Verdict::Pass
+    });
+    lab.produce(TOPIC, records.records(100));
+    until("the commit is under way", async || met.load(Ordering::Relaxed) >= 2).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(20), running.stop()).await;
+    lab.script.clear();
+    let stopped =
+        stopped.expect("a stop ends, whatever the clouds do: the next run finishes what is under way");
+    if let Err(error) = stopped {
+        assert_eq!(error.exit_code(), 1, "{error:?}");
+    }
+    lab.run_until_caught_up(&topology).await.unwrap();
+    lab.assert_features_complete().await;
+    lab.assert_proved().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn catching_up_is_not_over_before_a_batch_that_could_not_be_stored_was_read_again() {
     let seed = Seed::of("caught_up_after_retry");
     let lab = Lab::in_memory();
@@ -238,18 +278,19 @@ async fn catching_up_is_not_over_before_a_batch_that_could_not_be_stored_was_rea
     lab.run_until_caught_up(&topology).await.unwrap();
     lab.produce(TOPIC, Generator::mixed(seed.prng()).records(200));
     // The files of the first attempt reach one cloud only.
-    let refusals = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let refusals = Arc::new(AtomicU64::new(0));
     let counted = refusals.clone();
     lab.script.set(move |request| {
-        let refuse = writes_a_data_file(request) && request.cloud != "aws" && counted.load(std::sync::atomic::Ordering::Relaxed) < 2;
+        let refuse =
+            writes_a_data_file(request) && request.cloud != "aws" && counted.load(Ordering::Relaxed) < 2;
         if refuse {
-            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            counted.fetch_add(1, Ordering::Relaxed);
             return Verdict::Refuse;
         }
         Verdict::Pass
     });
     lab.run_until_caught_up(&topology).await.unwrap();
-    assert_eq!(refusals.load(std::sync::atomic::Ordering::Relaxed), 2);
+    assert_eq!(refusals.load(Ordering::Relaxed), 2);
     lab.assert_features_complete().await;
     lab.assert_proved().await;
 }
@@ -272,7 +313,10 @@ async fn a_cloud_that_never_answers_holds_up_nothing_and_is_filled_when_it_does(
         for _ in 0..4 {
             assert!(commit_more(&lab, &running, &mut records, 60).await >= 1);
         }
-        assert!(version_in(&lab, hanging).await <= version.map(|version| version + 1), "at most what was under way");
+        assert!(
+            version_in(&lab, hanging).await <= version.map(|version| version + 1),
+            "at most what was under way"
+        );
         lab.script.clear();
         gate.open();
         lab.wait_until_equal(FEATURES).await;
@@ -304,7 +348,11 @@ async fn publishing_that_fails_in_two_clouds_stops_commits_only_after_a_bounded_
     }
     lab.produce(TOPIC, records.records(20));
     // It may not go further; whether it would can only be seen once publishing works again.
-    assert!(running.sequence() <= sequence + bound, "{} decisions wait for publication", running.sequence() - sequence);
+    assert!(
+        running.sequence() <= sequence + bound,
+        "{} decisions wait for publication",
+        running.sequence() - sequence
+    );
     lab.script.clear();
     let ends = lab.ledger().ends(TOPIC);
     running.committed(TOPIC, &ends).await;

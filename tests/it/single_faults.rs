@@ -45,7 +45,10 @@ fn sample(requests: u64, prng: &mut Prng) -> Vec<u64> {
     }
     // One of each stretch, so that every stage of a run is met.
     let stretch = requests.div_ceil(SAMPLE as u64);
-    (0..requests).step_by(stretch as usize).map(|first| first + prng.below(stretch.min(requests - first))).collect()
+    (0..requests)
+        .step_by(stretch as usize)
+        .map(|first| first + prng.below(stretch.min(requests - first)))
+        .collect()
 }
 
 /// One request of a run fails as `verdict` says; what the run says of it must be true.
@@ -111,7 +114,9 @@ async fn one_refused_request_does_not_stop_a_later_start() {
     let mut stopped = Vec::new();
     for number in sample(requests, &mut prng) {
         let first = lab.script.requests();
-        lab.script.set(move |request| if request.number == first + number { Verdict::Refuse } else { Verdict::Pass });
+        lab.script.set(
+            move |request| if request.number == first + number { Verdict::Refuse } else { Verdict::Pass },
+        );
         if let Err(error) = lab.run_until_caught_up(&topology).await {
             stopped.push(format!("request {number} of {requests}: {}", chain_of(&error)));
         }
@@ -119,5 +124,9 @@ async fn one_refused_request_does_not_stop_a_later_start() {
     }
     lab.assert_features_complete().await;
     lab.assert_proved().await;
-    assert!(stopped.is_empty(), "one failed request of one cloud of three stopped a start:\n{}", stopped.join("\n"));
+    assert!(
+        stopped.is_empty(),
+        "one failed request of one cloud of three stopped a start:\n{}",
+        stopped.join("\n")
+    );
 }

@@ -62,7 +62,8 @@ async fn many_processes_at_once_lose_and_double_nothing() {
         .await;
         for rival in rivals {
             match rival.stop().await {
-                Ok(_) | Err(Error::Superseded { .. } | Error::NoMajority { .. } | Error::Configuration(_)) => {}
+                Ok(_)
+                | Err(Error::Superseded { .. } | Error::NoMajority { .. } | Error::Configuration(_)) => {}
                 Err(error) => panic!("{error:?}"),
             }
         }
@@ -141,10 +142,12 @@ async fn processes_that_die_between_any_two_requests_lose_and_double_nothing() {
         let freeze = Freeze::after(&lab, prng.below(requests + requests / 4));
         let running = lab.start(&topology);
         let ends = lab.ledger().ends(TOPIC);
-        let done = || ends.iter().all(|(partition, end)| {
-            let at = isobar_schemas::TopicPartition::new(TOPIC, *partition);
-            running.progress.positions().borrow().get(&at).is_some_and(|position| position >= end)
-        });
+        let done = || {
+            ends.iter().all(|(partition, end)| {
+                let at = isobar_schemas::TopicPartition::new(TOPIC, *partition);
+                running.progress.positions().borrow().get(&at).is_some_and(|position| position >= end)
+            })
+        };
         until("it is frozen, or done", async || freeze.is_reached() || done()).await;
         running.abort().await;
         // The dead send nothing any more: their gate stays shut.
@@ -188,7 +191,8 @@ async fn processes_that_wake_up_after_they_were_replaced_change_nothing() {
         let ends = lab.ledger().ends(TOPIC);
         // Whoever leads in the end: everything gets decided once.
         until("everything is decided", async || {
-            let positions = Log::read(&*lab.clouds[prng.clone().index(3)].store(), FEATURES).await.positions();
+            let positions =
+                Log::read(&*lab.clouds[prng.clone().index(3)].store(), FEATURES).await.positions();
             ends.iter().all(|(partition, end)| positions.get(partition) == Some(end))
                 || (sleeper.has_ended() && successor.has_ended())
         })

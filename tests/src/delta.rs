@@ -126,7 +126,8 @@ impl Log {
             let Some(number) = version_of(&object.location) else { continue };
             let bytes = read_object(store, &object.location).await;
             let text = std::str::from_utf8(&bytes).expect("a version is UTF-8");
-            let actions = text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
+            let actions =
+                text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect();
             versions.push(Version { number, bytes, actions });
         }
         versions.sort_by_key(|version| version.number);
@@ -182,7 +183,8 @@ impl Log {
     /// The objects that the log names: its own versions and the live files.
     pub fn reachable(&self) -> Vec<Path> {
         let folder = log_folder(&self.dataset);
-        let versions = self.versions.iter().map(|version| folder.clone().join(format!("{:020}.json", version.number)));
+        let versions =
+            self.versions.iter().map(|version| folder.clone().join(format!("{:020}.json", version.number)));
         let files = self.live_files();
         let files = files.keys().map(|path| self.object_path(path));
         versions.chain(files).collect()
@@ -203,11 +205,8 @@ impl Log {
             sum.input += rows["in"].as_u64().expect("in is a number");
             sum.output += rows["out"].as_u64().expect("out is a number");
             sum.filtered += rows["filtered"].as_u64().expect("filtered is a number");
-            let parts = [
-                (&mut sum.rejected, "rejected"),
-                (&mut sum.dropped, "dropped"),
-                (&mut sum.warned, "warned"),
-            ];
+            let parts =
+                [(&mut sum.rejected, "rejected"), (&mut sum.dropped, "dropped"), (&mut sum.warned, "warned")];
             for (sum, name) in parts {
                 for (rule, count) in rows[name].as_object().expect("counts by rule are an object") {
                     *sum.entry(rule.clone()).or_default() += count.as_u64().expect("a count is a number");
@@ -224,7 +223,8 @@ impl Log {
         let mut last = None;
         let mut ends: BTreeMap<String, i64> = BTreeMap::new();
         for (expected, version) in self.versions.iter().enumerate() {
-            let mut wrong = |what: String| problems.push(format!("{} version {}: {what}", self.dataset, version.number));
+            let mut wrong =
+                |what: String| problems.push(format!("{} version {}: {what}", self.dataset, version.number));
             if version.number != expected as u64 {
                 wrong(format!("expected version {expected}"));
             }
@@ -267,7 +267,8 @@ fn problems_of_ranges(version: &Version, ends: &mut BTreeMap<String, i64>) -> Ve
         if positions.get(app_id.as_str()) != Some(&end) {
             problems.push(format!("no txn of {app_id} at {end}"));
         }
-        if end < start || range["records"].as_i64().is_none_or(|records| records > end - start || records < 0) {
+        if end < start || range["records"].as_i64().is_none_or(|records| records > end - start || records < 0)
+        {
             problems.push(format!("range {range}"));
         }
     }

@@ -223,7 +223,8 @@ fn whole(number: i32, prng: &mut Prng) -> String {
 }
 
 fn time(micros: i64, prng: &mut Prng) -> String {
-    let utc: DateTime<Utc> = DateTime::from_timestamp_micros(micros).expect("the generator draws representable times");
+    let utc: DateTime<Utc> =
+        DateTime::from_timestamp_micros(micros).expect("the generator draws representable times");
     match prng.below(4) {
         0 => {
             let zone = FixedOffset::east_opt(2 * 3600).expect("two hours are a valid offset");
@@ -259,14 +260,24 @@ impl Record {
     /// A record with `payload` that cannot be decoded for `reason`.
     pub fn bad(payload: Option<&[u8]>, reason: &'static str) -> Self {
         let payload = payload.map(<[u8]>::to_vec);
-        Self { key: Some(b"bad".to_vec()), payload, timestamp_ms: 1_400_000_000_000, content: Content::Bad(reason) }
+        Self {
+            key: Some(b"bad".to_vec()),
+            payload,
+            timestamp_ms: 1_400_000_000_000,
+            content: Content::Bad(reason),
+        }
     }
 
     /// A record of `event`, written plainly.
     pub fn of(event: Event) -> Self {
         let payload = event.to_json(&mut Prng::new(event.id as u64));
         let key = event.city.clone().map(String::into_bytes);
-        Self { key, payload: Some(payload), timestamp_ms: 1_400_000_000_000 + event.id, content: Content::Event(event) }
+        Self {
+            key,
+            payload: Some(payload),
+            timestamp_ms: 1_400_000_000_000 + event.id,
+            content: Content::Event(event),
+        }
     }
 
     /// Its fate under the rules of `judge`.

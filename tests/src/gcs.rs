@@ -66,10 +66,8 @@ impl GcsSimulator {
 
     /// The options of a `gs://` cloud whose requests go to `address` (`host:port`).
     pub fn options(address: &str) -> BTreeMap<String, String> {
-        let options = [
-            ("service_account_key", Self::service_account_key(address)),
-            ("allow_http", "true".to_owned()),
-        ];
+        let options =
+            [("service_account_key", Self::service_account_key(address)), ("allow_http", "true".to_owned())];
         options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
@@ -150,12 +148,19 @@ struct Request {
     body: Bytes,
 }
 
-async fn serve(State(store): State<Store>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn serve(
+    State(store): State<Store>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
     let is_head = method == Method::HEAD;
     match answer(&store, method, &uri, headers, body) {
         Ok(response) => response,
         Err(Refusal(status, code, message)) => {
-            let xml = format!("{XML}<Error><Code>{code}</Code><Message>{}</Message></Error>", escaped(&message));
+            let xml =
+                format!("{XML}<Error><Code>{code}</Code><Message>{}</Message></Error>", escaped(&message));
             let body = if is_head { Body::empty() } else { Body::from(xml) };
             respond(status, &[(header::CONTENT_TYPE.as_str(), "application/xml")], body)
         }
@@ -163,14 +168,19 @@ async fn serve(State(store): State<Store>, method: Method, uri: Uri, headers: He
 }
 
 fn answer(store: &Store, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Answer {
-    let is_authorized = headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"Bearer"));
+    let is_authorized =
+        headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"Bearer"));
     if !is_authorized {
         return refuse(StatusCode::UNAUTHORIZED, "AuthenticationRequired", "no bearer token");
     }
     let request = Request::parse(uri, headers, body)?;
     let mut contents = store.lock();
     if !contents.buckets.contains_key(&request.bucket) {
-        return refuse(StatusCode::NOT_FOUND, "NoSuchBucket", format!("bucket {:?} does not exist", request.bucket));
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "NoSuchBucket",
+            format!("bucket {:?} does not exist", request.bucket),
+        );
     }
     let has = |name: &str| request.query.contains_key(name);
     match method.as_str() {
@@ -194,7 +204,11 @@ fn escaped(text: &str) -> String {
 }
 
 fn unescaped(text: &str) -> String {
-    text.replace("&quot;", "\"").replace("&apos;", "'").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    text.replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&")
 }
 
 fn decoded(text: &str) -> Result<String, Refusal> {
@@ -205,7 +219,9 @@ fn decoded(text: &str) -> Result<String, Refusal> {
 }
 
 fn respond(status: StatusCode, headers: &[(&str, &str)], body: Body) -> Response<Body> {
-    let response = headers.iter().fold(Response::builder().status(status), |response, (name, value)| response.header(*name, *value));
+    let response = headers
+        .iter()
+        .fold(Response::builder().status(status), |response, (name, value)| response.header(*name, *value));
     response.body(body).expect("names and values of headers are valid")
 }
 
@@ -274,9 +290,15 @@ impl Object {
     }
 }
 
-fn respond_about(object: &Object, status: StatusCode, further: &[(&str, String)], body: Body) -> Response<Body> {
+fn respond_about(
+    object: &Object,
+    status: StatusCode,
+    further: &[(&str, String)],
+    body: Body,
+) -> Response<Body> {
     let headers = object.headers();
-    let headers: Vec<(&str, &str)> = headers.iter().chain(further).map(|(name, value)| (*name, value.as_str())).collect();
+    let headers: Vec<(&str, &str)> =
+        headers.iter().chain(further).map(|(name, value)| (*name, value.as_str())).collect();
     let mut response = respond(status, &headers, body);
     if let Some(content_type) = &object.content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type.clone());
@@ -321,7 +343,11 @@ impl Contents {
         let source = decoded(request.header("x-goog-copy-source").unwrap_or_default())?;
         let (bucket, name) = source.trim_start_matches('/').split_once('/').unwrap_or((&source, ""));
         if !self.buckets.contains_key(bucket) {
-            return refuse(StatusCode::NOT_FOUND, "NoSuchBucket", format!("bucket {bucket:?} does not exist"));
+            return refuse(
+                StatusCode::NOT_FOUND,
+                "NoSuchBucket",
+                format!("bucket {bucket:?} does not exist"),
+            );
         }
         let from = self.object(bucket, name)?.clone();
         request.check_generation(self.buckets[&request.bucket].get(&request.name))?;
@@ -346,9 +372,16 @@ impl Contents {
             return Ok(respond_about(object, StatusCode::OK, &[("content-length", size.to_string())], body));
         };
         let Some(Range { start, end }) = parse_range(range, size) else {
-            return refuse(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange", format!("{range} of {size} bytes"));
+            return refuse(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "InvalidRange",
+                format!("{range} of {size} bytes"),
+            );
         };
-        let further = [("content-range", format!("bytes {start}-{}/{size}", end - 1)), ("content-length", (end - start).to_string())];
+        let further = [
+            ("content-range", format!("bytes {start}-{}/{size}", end - 1)),
+            ("content-length", (end - start).to_string()),
+        ];
         let body = Body::from(object.bytes.slice(start as usize..end as usize));
         Ok(respond_about(object, StatusCode::PARTIAL_CONTENT, &further, body))
     }
@@ -404,13 +437,27 @@ impl Contents {
         for (number, etag) in &asked {
             match upload.parts.get(number) {
                 Some((stored, _)) if stored != etag => {
-                    return refuse(StatusCode::BAD_REQUEST, "InvalidPart", format!("part {number} has another ETag"));
+                    return refuse(
+                        StatusCode::BAD_REQUEST,
+                        "InvalidPart",
+                        format!("part {number} has another ETag"),
+                    );
                 }
                 Some((_, part)) if part.len() < PART_BYTES_MIN && Some(*number) != last => {
-                    return refuse(StatusCode::BAD_REQUEST, "EntityTooSmall", format!("part {number} is too small"));
+                    return refuse(
+                        StatusCode::BAD_REQUEST,
+                        "EntityTooSmall",
+                        format!("part {number} is too small"),
+                    );
                 }
                 Some((_, part)) => bytes.extend_from_slice(part),
-                None => return refuse(StatusCode::BAD_REQUEST, "InvalidPart", format!("there is no part {number}")),
+                None => {
+                    return refuse(
+                        StatusCode::BAD_REQUEST,
+                        "InvalidPart",
+                        format!("there is no part {number}"),
+                    );
+                }
             }
         }
         request.check_generation(self.buckets[&request.bucket].get(&request.name))?;
@@ -441,13 +488,20 @@ impl Contents {
         if let Some(unknown) = request.query.keys().find(|name| !known.contains(&name.as_str())) {
             return refuse(StatusCode::NOT_IMPLEMENTED, "NotImplemented", format!("the parameter {unknown}"));
         }
-        let (prefix, delimiter) = (text("prefix").unwrap_or_default(), text("delimiter").filter(|text| !text.is_empty()));
-        let after = text("continuation-token").into_iter().chain(text("start-after")).max().unwrap_or_default();
-        let page = text("max-keys").and_then(|keys| keys.parse().ok()).unwrap_or(PAGE_OBJECTS_MAX).min(PAGE_OBJECTS_MAX);
+        let (prefix, delimiter) =
+            (text("prefix").unwrap_or_default(), text("delimiter").filter(|text| !text.is_empty()));
+        let after =
+            text("continuation-token").into_iter().chain(text("start-after")).max().unwrap_or_default();
+        let page = text("max-keys")
+            .and_then(|keys| keys.parse().ok())
+            .unwrap_or(PAGE_OBJECTS_MAX)
+            .min(PAGE_OBJECTS_MAX);
         let mut contents = String::new();
         let mut prefixes = BTreeSet::new();
         let (mut listed, mut last, mut is_truncated) = (0, "", false);
-        for (name, object) in self.buckets[&request.bucket].iter().filter(|(name, _)| name.starts_with(prefix)) {
+        for (name, object) in
+            self.buckets[&request.bucket].iter().filter(|(name, _)| name.starts_with(prefix))
+        {
             let rolled = delimiter.and_then(|delimiter| {
                 let end = name[prefix.len()..].find(delimiter)?;
                 Some(&name[..prefix.len() + end + delimiter.len()])
@@ -470,7 +524,11 @@ impl Contents {
             .iter()
             .map(|prefix| format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escaped(prefix)))
             .collect();
-        let token = if is_truncated { format!("<NextContinuationToken>{}</NextContinuationToken>", escaped(last)) } else { String::new() };
+        let token = if is_truncated {
+            format!("<NextContinuationToken>{}</NextContinuationToken>", escaped(last))
+        } else {
+            String::new()
+        };
         let xml = format!(
             "{XML}<ListBucketResult><Name>{}</Name><IsTruncated>{is_truncated}</IsTruncated>{token}{contents}{prefixes}</ListBucketResult>",
             escaped(&request.bucket)
@@ -504,14 +562,16 @@ fn parse_range(range: &str, size: u64) -> Option<Range<u64>> {
 
 /// The parts of a `CompleteMultipartUpload`, whose numbers must rise.
 fn parse_parts(xml: &str) -> Result<Vec<(u32, String)>, Refusal> {
-    let malformed = || Refusal(StatusCode::BAD_REQUEST, "MalformedCompleteMultipartUploadRequest", xml.to_owned());
+    let malformed =
+        || Refusal(StatusCode::BAD_REQUEST, "MalformedCompleteMultipartUploadRequest", xml.to_owned());
     let inside = |text: &str, tag: &str| -> Option<String> {
         let (_, rest) = text.split_once(&format!("<{tag}>"))?;
         Some(unescaped(rest.split_once(&format!("</{tag}>"))?.0))
     };
     let mut parts = Vec::new();
     for part in xml.split("<Part>").skip(1) {
-        let number = inside(part, "PartNumber").and_then(|number| number.parse().ok()).ok_or_else(malformed)?;
+        let number =
+            inside(part, "PartNumber").and_then(|number| number.parse().ok()).ok_or_else(malformed)?;
         parts.push((number, inside(part, "ETag").ok_or_else(malformed)?));
     }
     if parts.is_empty() || !parts.is_sorted_by(|left, right| left.0 < right.0) {

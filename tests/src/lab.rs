@@ -29,6 +29,7 @@ use isobar_topologies::{Error, http::Readiness};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -74,7 +75,9 @@ impl LabCloud {
     /// If the directory does not exist.
     pub fn store(&self) -> Arc<dyn ObjectStore> {
         match &self.folder {
-            Some(folder) => Arc::new(LocalFileSystem::new_with_prefix(folder).expect("the cloud's directory exists")),
+            Some(folder) => {
+                Arc::new(LocalFileSystem::new_with_prefix(folder).expect("the cloud's directory exists"))
+            }
             None => self.opened().data,
         }
     }
@@ -166,7 +169,10 @@ impl Lab {
     /// If the broker does not take them.
     pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Record>) {
         let first = self.ledger().len(topic);
-        let to = records.into_iter().zip(first..).map(|(record, number)| ((number % PARTITIONS as u64) as i32, record));
+        let to = records
+            .into_iter()
+            .zip(first..)
+            .map(|(record, number)| ((number % PARTITIONS as u64) as i32, record));
         self.produce_to(topic, to);
     }
 
@@ -265,7 +271,8 @@ impl Lab {
         let mut complete = 0;
         for cloud in &self.clouds {
             let positions = Log::read(&*cloud.store(), events::FEATURES).await.positions();
-            complete += usize::from(ends.iter().all(|(partition, end)| positions.get(partition) == Some(end)));
+            complete +=
+                usize::from(ends.iter().all(|(partition, end)| positions.get(partition) == Some(end)));
         }
         complete
     }
@@ -290,7 +297,8 @@ impl Lab {
         let quarantine = format!("{dataset}.quarantine");
         let mut named = Vec::new();
         for cloud in &self.clouds {
-            named.push((cloud.name.clone(), trees::reachable(&*cloud.store(), &[dataset, &quarantine]).await));
+            named
+                .push((cloud.name.clone(), trees::reachable(&*cloud.store(), &[dataset, &quarantine]).await));
         }
         trees::assert_all_equal(&named);
     }
@@ -428,17 +436,29 @@ pub struct Running {
     /// Whether it leads and consumes.
     pub ready: Readiness,
     shutdown: CancellationToken,
-    task: JoinHandle<Result<Summary, Error>>,
+    death: CancellationToken,
+    /// `None` when it died.
+    task: JoinHandle<Option<Result<Summary, Error>>>,
 }
 
 impl Running {
     /// Starts `topology`.
     pub fn start(topology: &Topology, options: RunOptions) -> Self {
-        let (topology, shutdown) = (topology.clone(), CancellationToken::new());
-        let (progress, metrics, ready) = (options.progress.clone(), options.metrics.clone(), options.ready.clone());
-        let token = shutdown.clone();
-        let task = tokio::spawn(async move { pipeline::run(&topology, options, token).await });
-        Self { progress, metrics, ready, shutdown, task }
+        let (topology, shutdown, death) =
+            (topology.clone(), CancellationToken::new(), CancellationToken::new());
+        let (progress, metrics, ready) =
+            (options.progress.clone(), options.metrics.clone(), options.ready.clone());
+        let (stop, die, runtime) = (shutdown.clone(), death.clone(), Handle::current());
+        // On a thread of its own, as in the program: the pipeline is not asked to be a task that can change threads.
+        let task = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    outcome = pipeline::run(&topology, options, stop) => Some(outcome),
+                    () = die.cancelled() => None,
+                }
+            })
+        });
+        Self { progress, metrics, ready, shutdown, death, task }
     }
 
     /// Waits until it consumes.
@@ -492,18 +512,17 @@ impl Running {
     /// # Panics
     /// If it panics, or does not end.
     pub async fn ended(self) -> Result<Summary, Error> {
-        wait::in_time("the end of the pipeline", self.task).await.expect("the pipeline does not panic")
+        let outcome =
+            wait::in_time("the end of the pipeline", self.task).await.expect("the pipeline does not panic");
+        outcome.expect("only `abort` lets it die")
     }
 
-    /// Ends it at once, wherever it is: its task is dropped.
+    /// Ends it at once, wherever it is: its future is dropped.
     ///
     /// # Panics
     /// If it has panicked.
     pub async fn abort(self) {
-        self.task.abort();
-        match self.task.await {
-            Err(error) if error.is_panic() => panic!("the pipeline panicked: {error}"),
-            _ => {}
-        }
+        self.death.cancel();
+        wait::in_time("the death of the pipeline", self.task).await.expect("the pipeline does not panic");
     }
 }

@@ -55,7 +55,10 @@ impl Ledger {
         for (partition, position) in &positions {
             for offset in starts.get(partition).copied().unwrap_or(*position)..*position {
                 let at = (*partition, offset);
-                let Some(record) = self.partitions.get(&(topic.to_owned(), *partition)).and_then(|records| records.get(offset as usize))
+                let Some(record) = self
+                    .partitions
+                    .get(&(topic.to_owned(), *partition))
+                    .and_then(|records| records.get(offset as usize))
                 else {
                     differences.push(format!("{topic}{at:?} was never produced"));
                     continue;
@@ -66,13 +69,18 @@ impl Ledger {
                 let is_explained = matches!(&message, Some(Value::Text(text)) if !text.is_empty());
                 let due = due(&fate, record, topic);
                 if (&row, &reject) != (&due.0, &due.1) || reject.is_some() != is_explained {
-                    differences.push(format!("{topic}{at:?}: due {due:?}, found {row:?} and {reject:?}, {message:?}"));
+                    differences.push(format!(
+                        "{topic}{at:?}: due {due:?}, found {row:?} and {reject:?}, {message:?}"
+                    ));
                 }
                 count(&mut counts, &fate);
             }
         }
-        differences.extend(rows.keys().map(|at| format!("{topic}{at:?} is in the dataset beyond its position")));
-        differences.extend(rejected.keys().map(|at| format!("{topic}{at:?} is in the quarantine beyond the position")));
+        differences
+            .extend(rows.keys().map(|at| format!("{topic}{at:?} is in the dataset beyond its position")));
+        differences.extend(
+            rejected.keys().map(|at| format!("{topic}{at:?} is in the quarantine beyond the position")),
+        );
         if dataset.log.counts() != counts {
             differences.push(format!("counted {:?}, due {counts:?}", dataset.log.counts()));
         }
@@ -87,7 +95,12 @@ impl Ledger {
         self.assert_right(topic, judge, dataset, quarantine);
         let positions = dataset.log.positions();
         for (partition, end) in self.ends(topic) {
-            assert_eq!(positions.get(&partition), Some(&end), "position of {topic}[{partition}] in {}", dataset.log.dataset);
+            assert_eq!(
+                positions.get(&partition),
+                Some(&end),
+                "position of {topic}[{partition}] in {}",
+                dataset.log.dataset
+            );
         }
     }
 
@@ -103,7 +116,11 @@ impl Ledger {
 }
 
 /// The rows of a table by their position, which is taken out of them.
-fn by_position(table: &Table, columns: [&str; 2], differences: &mut Vec<String>) -> BTreeMap<(i32, i64), Row> {
+fn by_position(
+    table: &Table,
+    columns: [&str; 2],
+    differences: &mut Vec<String>,
+) -> BTreeMap<(i32, i64), Row> {
     let mut rows = BTreeMap::new();
     for row in table.rows() {
         let mut row = row.clone();

@@ -14,14 +14,21 @@ use crate::wait::until_some;
 /// How long a command may take. Only a hang takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The binary that was built beside the tests.
+/// The binary: `ISOBAR_BIN`, or the one that was built beside the tests.
 ///
 /// # Panics
 /// If there is none.
 pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("ISOBAR_BIN") {
+        return path.into();
+    }
     let tests = std::env::current_exe().expect("the path of the test binary is known");
     let path = tests.ancestors().nth(2).expect("tests lie in deps/").join("isobar");
-    assert!(path.exists(), "{} is missing: build it first, in the same profile (cargo build --release --bin isobar)", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: build it first, in the same profile (cargo build --release --bin isobar)",
+        path.display()
+    );
     path
 }
 

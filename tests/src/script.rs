@@ -15,8 +15,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use isobar_connectors::clouds::Cloud;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 use tokio::sync::Notify;
 
@@ -192,8 +192,13 @@ impl ObjectStore for ScriptedStore {
         self.request(Kind::Write, location, self.inner.put_opts(location, payload, opts)).await
     }
 
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let inner = self.request(Kind::Write, location, self.inner.put_multipart_opts(location, opts)).await?;
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let inner =
+            self.request(Kind::Write, location, self.inner.put_multipart_opts(location, opts)).await?;
         Ok(Box::new(ScriptedUpload { store: self.clone(), location: location.clone(), inner }))
     }
 
@@ -213,7 +218,11 @@ impl ObjectStore for ScriptedStore {
         self.items(Kind::List, prefix, self.inner.list(prefix))
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         self.items(Kind::List, prefix, self.inner.list_with_offset(prefix, offset))
     }
 

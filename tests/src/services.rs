@@ -87,7 +87,9 @@ impl Store {
                 "azure_storage_account_key": variable("ISOBAR_AZURE_KEY"),
                 "azure_endpoint": format!("http://{address}/{}", variable("ISOBAR_AZURE_ACCOUNT")), "allow_http": "true",
             }),
-            _ => json!({ "google_service_account_key": GcsSimulator::service_account_key(address), "allow_http": "true" }),
+            _ => {
+                json!({ "google_service_account_key": GcsSimulator::service_account_key(address), "allow_http": "true" })
+            }
         }
     }
 
@@ -167,11 +169,12 @@ impl Services {
     }
 }
 
-/// Asks the independent reader (`tests/oracle`), which shares no code with isobar.
+/// Asks the independent reader (`ISOBAR_ORACLE`, or `tests/oracle`), which shares no code with isobar.
 ///
 /// # Panics
 /// If it cannot be started.
 pub async fn oracle(arguments: &[&str]) -> Output {
-    let oracle = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("oracle/oracle");
+    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("oracle/oracle");
+    let oracle = env::var_os("ISOBAR_ORACLE").map_or_else(beside, PathBuf::from);
     run(Command::new(oracle).args(arguments)).await
 }

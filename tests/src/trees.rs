@@ -28,7 +28,8 @@ fn describe(bytes: &[u8]) -> String {
 /// # Panics
 /// If the store does not answer.
 pub async fn of_store(store: &dyn ObjectStore) -> Tree {
-    let listed: Vec<_> = store.list(None).try_collect().await.unwrap_or_else(|error| panic!("list {store}: {error}"));
+    let listed: Vec<_> =
+        store.list(None).try_collect().await.unwrap_or_else(|error| panic!("list {store}: {error}"));
     let mut tree = Tree::new();
     for object in listed {
         if object.location.parts().next().is_some_and(|part| part.as_ref() != CONTROL) {

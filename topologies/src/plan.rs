@@ -220,7 +220,11 @@ fn dataset_plan(topology: &Topology, dataset: &DatasetSpec) -> Result<DatasetPla
         name: dataset.name.clone(),
         description: dataset.description.clone(),
         source: source.name.clone(),
-        metadata_columns: transform.metadata_columns().iter().map(|column| column.name().to_owned()).collect(),
+        metadata_columns: transform
+            .metadata_columns()
+            .iter()
+            .map(|column| column.name().to_owned())
+            .collect(),
         expectations: expectations.collect(),
         plan: transform.explain(),
         fingerprint: transform.fingerprint().to_owned(),
@@ -249,7 +253,8 @@ fn cloud_plan(topology: &Topology, cloud: &CloudSpec) -> CloudPlan {
         writes.push(WritePlan { url: format!("{base}/{path}"), content });
     };
     for dataset in &topology.datasets {
-        let folders: String = dataset.partition_by.iter().map(|column| format!("{column}=<{column}>/")).collect();
+        let folders: String =
+            dataset.partition_by.iter().map(|column| format!("{column}=<{column}>/")).collect();
         let (name, quarantine) = (&dataset.name, quarantine_of(&dataset.name));
         write(format!("datasets/{name}/{folders}<file>.parquet"), format!("rows of {name}"));
         write(format!("datasets/{name}/_delta_log/<version>.json"), format!("log of {name}"));
@@ -339,7 +344,8 @@ impl DatasetPlan {
         }
         writeln!(out, "  columns")?;
         write_columns(out, self.output.iter().map(|column| self.describe(column)).collect())?;
-        let folders: Vec<String> = self.partition_by.iter().map(|column| format!("{column}=<{column}>/")).collect();
+        let folders: Vec<String> =
+            self.partition_by.iter().map(|column| format!("{column}=<{column}>/")).collect();
         writeln!(out, "  files {}<file>.parquet, {}", folders.concat(), self.compression)
     }
 
@@ -387,7 +393,8 @@ mod tests {
 
     fn example() -> Plan {
         let text = spec::schema::EXAMPLE;
-        let topology = spec::check_text(text, "topology.yaml", Path::new("/specs"), CheckOptions::default()).unwrap();
+        let topology =
+            spec::check_text(text, "topology.yaml", Path::new("/specs"), CheckOptions::default()).unwrap();
         plan(&topology).unwrap()
     }
 

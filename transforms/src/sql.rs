@@ -415,7 +415,7 @@ fn check_node(node: &LogicalPlan) -> Result<(), Error> {
             None => "a window function".to_owned(),
         },
         LogicalPlan::Unnest(_) => "unnest".to_owned(),
-        other => keyword_of(&other.display().to_string()),
+        other => keyword_of(&other.display().to_string()).trim_end_matches(':').to_owned(),
     };
     Err(refuse(what, ONE_RECORD, Span::empty()))
 }

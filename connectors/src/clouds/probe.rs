@@ -118,19 +118,21 @@ impl Probing<'_> {
         let held = self.read(&key).await?;
         let holder = (0..RACERS).find(|racer| held.as_deref() == Some(value(*racer).as_bytes()));
         let unanswered = answers.into_iter().filter_map(Result::err).find(|error| !is_occupied(error));
-        match (winners.first(), holder, unanswered) {
-            (Some(winner), Some(holder), _) if *winner == holder => Ok(()),
-            // The winner's answer was lost.
-            (None, Some(_), Some(_)) => Ok(()),
-            (None, None, Some(error)) => Err(self.judge("create an object in a race", error)),
-            (Some(_), ..) => Err(refused(
+        match (winners.first(), holder) {
+            (Some(winner), Some(holder)) if *winner == holder => Ok(()),
+            (Some(_), _) => Err(refused(
                 "a conditional create (If-None-Match: *) succeeded, but the object holds something else: a \
                  successful create must be final",
             )),
-            (None, ..) => Err(refused(&format!(
-                "all of {RACERS} simultaneous conditional creates (If-None-Match: *) of one object were rejected as \
-                 if it existed: exactly one must succeed",
-            ))),
+            // The winner's answer was lost; whoever reads finds it.
+            (None, Some(_)) => Ok(()),
+            (None, None) => {
+                let error = unanswered.unwrap_or_else(|| StoreError::Generic {
+                    store: "probe",
+                    source: format!("all of {RACERS} simultaneous conditional creates were rejected").into(),
+                });
+                Err(self.judge("create an object in a race", error))
+            }
         }
     }
 

@@ -50,7 +50,10 @@ impl FromStr for Compression {
             "none" => Ok(Self::None),
             "zstd" => Ok(Self::default()),
             other => {
-                let level = other.strip_prefix("zstd(").and_then(|rest| rest.strip_suffix(')')).ok_or_else(problem)?;
+                let level = other
+                    .strip_prefix("zstd(")
+                    .and_then(|rest| rest.strip_suffix(')'))
+                    .ok_or_else(problem)?;
                 let level = level.trim().parse().map_err(|_| problem())?;
                 if (1..=22).contains(&level) { Ok(Self::Zstd(level)) } else { Err(problem()) }
             }
@@ -181,7 +184,9 @@ impl TableLayout {
 fn writer_properties(schema: &SchemaDescriptor, compression: Compression) -> WriterProperties {
     let compression = match compression {
         // The level was checked when it was read; an impossible one falls back to the default.
-        Compression::Zstd(level) => parquet::basic::Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default()),
+        Compression::Zstd(level) => {
+            parquet::basic::Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default())
+        }
         Compression::Snappy => parquet::basic::Compression::SNAPPY,
         Compression::None => parquet::basic::Compression::UNCOMPRESSED,
     };
@@ -241,7 +246,9 @@ fn partition_columns(schema: &Schema, partition_by: &[String]) -> Result<Vec<usi
                 | DataType::Decimal128(..)
         );
         if !has_exact_text {
-            return Err(Error::Schema(format!("partition column {name}: type {data_type} cannot name a directory")));
+            return Err(Error::Schema(format!(
+                "partition column {name}: type {data_type} cannot name a directory"
+            )));
         }
         columns.push(index);
     }
@@ -278,7 +285,9 @@ mod tests {
         };
         assert_eq!(layout(&["month"]).unwrap().file_columns, [0, 1]);
         assert_eq!(layout(&["month", "id"]).unwrap().partition_columns, [2, 0]);
-        for (columns, named) in [(vec!["year"], "year"), (vec!["month", "month"], "month"), (vec!["score"], "score")] {
+        for (columns, named) in
+            [(vec!["year"], "year"), (vec!["month", "month"], "month"), (vec!["score"], "score")]
+        {
             let error = layout(&columns).expect_err(named).to_string();
             assert!(error.contains(named), "{error}");
         }

@@ -35,7 +35,11 @@ pub(super) type Values = Vec<Option<String>>;
 /// The directory of these partition values, such as `year=2013/month=7`; empty for a table without partition columns.
 pub fn directory(columns: &[String], values: &[Option<String>]) -> String {
     let level = |(column, value): (&String, &Option<String>)| {
-        format!("{}={}", encode(column), value.as_deref().map_or_else(|| NULL_DIRECTORY.into(), directory_value))
+        format!(
+            "{}={}",
+            encode(column),
+            value.as_deref().map_or_else(|| NULL_DIRECTORY.into(), directory_value)
+        )
     };
     columns.iter().zip(values).map(level).collect::<Vec<_>>().join("/")
 }
@@ -96,14 +100,16 @@ impl Splitter {
     /// The groups of a batch. Rows keep their order within a group; the order of the groups has no meaning.
     pub(super) fn split(&self, batch: &RecordBatch) -> Result<Vec<Group>, ArrowError> {
         let rows = batch.num_rows();
-        let columns: Vec<ArrayRef> = self.file_columns.iter().map(|index| batch.column(*index).clone()).collect();
+        let columns: Vec<ArrayRef> =
+            self.file_columns.iter().map(|index| batch.column(*index).clone()).collect();
         if rows == 0 {
             return Ok(Vec::new());
         }
         let Some(converter) = &self.converter else {
             return Ok(vec![Group { values: Vec::new(), columns, rows }]);
         };
-        let keys: Vec<ArrayRef> = self.partition_columns.iter().map(|index| batch.column(*index).clone()).collect();
+        let keys: Vec<ArrayRef> =
+            self.partition_columns.iter().map(|index| batch.column(*index).clone()).collect();
         let runs = partition(&keys)?.ranges();
         if runs.len() == 1 {
             return Ok(vec![Group { values: values_at(&keys, 0)?, columns, rows }]);
@@ -159,7 +165,8 @@ fn value_text(array: &ArrayRef, row: usize) -> Result<Option<String>, ArrowError
     if array.is_null(row) {
         return Ok(None);
     }
-    let out_of_range = || ArrowError::InvalidArgumentError("partition value: date or time out of range".into());
+    let out_of_range =
+        || ArrowError::InvalidArgumentError("partition value: date or time out of range".into());
     let any = array.as_any();
     let text = match array.data_type() {
         DataType::Boolean => any.downcast_ref::<BooleanArray>().map(|a| a.value(row).to_string()),
@@ -210,8 +217,14 @@ mod tests {
         assert_eq!(text(BooleanArray::from(vec![Some(true), None])), texts(&[Some("true"), None]));
         assert_eq!(text(Int8Array::from(vec![-128])), texts(&[Some("-128")]));
         assert_eq!(text(Int64Array::from(vec![i64::MIN])), texts(&[Some("-9223372036854775808")]));
-        assert_eq!(text(StringArray::from(vec![Some(""), None, Some(" é")])), texts(&[None, None, Some(" é")]));
-        assert_eq!(text(Date32Array::from(vec![0, -1, 15_706])), texts(&[Some("1970-01-01"), Some("1969-12-31"), Some("2013-01-01")]));
+        assert_eq!(
+            text(StringArray::from(vec![Some(""), None, Some(" é")])),
+            texts(&[None, None, Some(" é")])
+        );
+        assert_eq!(
+            text(Date32Array::from(vec![0, -1, 15_706])),
+            texts(&[Some("1970-01-01"), Some("1969-12-31"), Some("2013-01-01")])
+        );
         assert_eq!(
             text(TimestampMicrosecondArray::from(vec![0, -1]).with_timezone("UTC")),
             texts(&[Some("1970-01-01T00:00:00.000000Z"), Some("1969-12-31T23:59:59.999999Z")])
@@ -229,10 +242,19 @@ mod tests {
         assert_eq!(dir(Some("..")), "c=..");
         assert_eq!(dir(Some("\0\n\\:*?")), "c=%00%0A%5C%3A%2A%3F");
         assert_eq!(dir(Some(&"x".repeat(128))), format!("c={}", "x".repeat(128)));
-        assert_eq!(directory(&["a b".into(), "d".into()], &[Some("1".into()), None]), format!("a%20b=1/d={NULL_DIRECTORY}"));
+        assert_eq!(
+            directory(&["a b".into(), "d".into()], &[Some("1".into()), None]),
+            format!("a%20b=1/d={NULL_DIRECTORY}")
+        );
         let (long, longer) = ("é".repeat(100), "é".repeat(101));
         assert_ne!(dir(Some(&long)), dir(Some(&longer)));
-        for value in [long, longer, "x".repeat(100_000), format!("{}é", "x".repeat(127)), format!("x{}", "é".repeat(99))] {
+        for value in [
+            long,
+            longer,
+            "x".repeat(100_000),
+            format!("{}é", "x".repeat(127)),
+            format!("x{}", "é".repeat(99)),
+        ] {
             let dir = dir(Some(&value));
             assert!(dir.len() <= ENCODED_BYTES_MAX, "{dir}");
             let bytes = dir.as_bytes();
@@ -283,7 +305,11 @@ mod tests {
     #[test]
     fn alternating_rows_are_gathered_in_order_and_empty_text_joins_null() {
         let (splitter, schema) = splitter(&["s"]);
-        let batch = batch(&schema, vec![Some("a"), None, Some("a"), Some(""), Some("b"), None, Some("a")], vec![None; 7]);
+        let batch = batch(
+            &schema,
+            vec![Some("a"), None, Some("a"), Some(""), Some("b"), None, Some("a")],
+            vec![None; 7],
+        );
         let mut groups = splitter.split(&batch).unwrap();
         groups.sort_by(|a, b| a.values.cmp(&b.values));
         let found: Vec<_> = groups.iter().map(|group| (group.values[0].as_deref(), ids(group))).collect();
@@ -310,7 +336,8 @@ mod tests {
                 expected.entry(vec![day, value]).or_default().push(row as i64);
             }
             let groups = splitter.split(&batch(&schema, s, d)).unwrap();
-            let found: std::collections::BTreeMap<_, _> = groups.iter().map(|g| (g.values.clone(), ids(g))).collect();
+            let found: std::collections::BTreeMap<_, _> =
+                groups.iter().map(|g| (g.values.clone(), ids(g))).collect();
             assert_eq!(found.len(), groups.len());
             assert_eq!(found, expected);
         }

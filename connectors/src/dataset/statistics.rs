@@ -99,10 +99,18 @@ impl End {
 
 #[derive(Debug, Clone)]
 enum Shape {
-    Leaf { kind: Kind, nulls: u64, min: End, max: End },
+    Leaf {
+        kind: Kind,
+        nulls: u64,
+        min: End,
+        max: End,
+    },
     Struct(Vec<(String, Shape)>),
     /// A list or map: rows where the whole is null, over this many leaves.
-    Repeated { leaves: usize, nulls: u64 },
+    Repeated {
+        leaves: usize,
+        nulls: u64,
+    },
 }
 
 /// Gathers the statistics of one file.
@@ -166,7 +174,9 @@ fn named_shape(field: &FieldRef) -> (String, Shape) {
 fn shape(data_type: &DataType) -> Shape {
     let kind = match data_type {
         DataType::Struct(fields) => return Shape::Struct(fields.iter().map(named_shape).collect()),
-        DataType::List(_) | DataType::Map(..) => return Shape::Repeated { leaves: leaf_count(data_type), nulls: 0 },
+        DataType::List(_) | DataType::Map(..) => {
+            return Shape::Repeated { leaves: leaf_count(data_type), nulls: 0 };
+        }
         DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => Kind::Integer,
         DataType::Date32 => Kind::Date,
         DataType::Timestamp(..) => Kind::Timestamp,
@@ -258,9 +268,10 @@ fn bounds(kind: Kind, statistics: Option<&Statistics>) -> (Option<Bound>, Option
             s.min_opt().and_then(|value| big_endian(value.data())),
             s.max_opt().and_then(|value| big_endian(value.data())),
         ),
-        (Kind::Text, Some(Statistics::ByteArray(s))) => {
-            (s.min_opt().and_then(|value| text(value.data())), s.max_opt().and_then(|value| text(value.data())))
-        }
+        (Kind::Text, Some(Statistics::ByteArray(s))) => (
+            s.min_opt().and_then(|value| text(value.data())),
+            s.max_opt().and_then(|value| text(value.data())),
+        ),
         _ => (None, None),
     }
 }
@@ -290,7 +301,11 @@ fn bound_json(bound: &Bound, kind: Kind, is_max: bool) -> Option<String> {
         (Bound::Float64(value), _) => value.is_finite().then(|| format!("{value:?}")),
         (Bound::Decimal(value), Kind::Decimal { scale }) => Some(decimal_json(*value, scale)),
         (Bound::Text(text), _) => {
-            if text.len() <= TEXT_BYTES_MAX { serde_json::to_string(text).ok() } else { None }
+            if text.len() <= TEXT_BYTES_MAX {
+                serde_json::to_string(text).ok()
+            } else {
+                None
+            }
         }
         _ => None,
     }

@@ -4,9 +4,8 @@
 //! [`DatasetWriter::flush`] asks for memory back, or until the writer is closed. A row group takes the waiting rows of
 //! its file in the order of (topic, partition, offset).
 //!
-//! One writer serves one table and one commit. It does CPU work only (encoding, compression, hashing): call it off the
-//! async threads. It never waits for a cloud; await [`FanOut::ready`] between calls. A writer dropped before it is
-//! closed stores nothing and leaves nothing behind.
+//! A file gets its name and its uploads with its first row group. How large row groups and files become, and how many
+//! files are open at a time, is bounded by the constants below.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,7 +59,12 @@ pub struct StagedFile {
 impl StagedFile {
     /// The file's identity for commitInfo.
     pub fn digest(&self) -> FileDigest {
-        FileDigest { path: self.log_path.clone(), size: self.size, sha256: self.sha256.clone(), rows: self.rows }
+        FileDigest {
+            path: self.log_path.clone(),
+            size: self.size,
+            sha256: self.sha256.clone(),
+            rows: self.rows,
+        }
     }
 }
 
@@ -108,7 +112,11 @@ struct Name {
     object_path: Path,
 }
 
-/// Writes the rows of one commit of one table; see the [module](self).
+/// Writes the rows of one commit of one table.
+///
+/// It does CPU work only (encoding, compression, hashing): call it off the async threads. It never waits for a cloud;
+/// await [`FanOut::ready`] between calls. A writer dropped before it is closed stores nothing and leaves nothing
+/// behind.
 pub struct DatasetWriter {
     layout: Arc<TableLayout>,
     fan_out: Arc<FanOut>,
@@ -234,8 +242,8 @@ impl DatasetWriter {
             let name = file_name(&self.layout, values, &self.commit_id, self.files_started)?;
             self.files_started += 1;
             let upload = self.fan_out.start_file(name.object_path.clone());
-            let encoder =
-                FileEncoder::new(self.layout.clone(), upload).map_err(|source| encode_error(&name, source))?;
+            let encoder = FileEncoder::new(self.layout.clone(), upload)
+                .map_err(|source| encode_error(&name, source))?;
             file.started = Some((name, encoder));
         }
         let Some((name, encoder)) = &mut file.started else { return Ok(()) };
@@ -249,7 +257,9 @@ impl DatasetWriter {
 
     fn finish_file(&mut self, values: &Values) -> Result<(), Error> {
         self.encode_waiting(values)?;
-        let Some((name, encoder)) = self.open.remove(values).and_then(|file| file.started) else { return Ok(()) };
+        let Some((name, encoder)) = self.open.remove(values).and_then(|file| file.started) else {
+            return Ok(());
+        };
         let finished = encoder.finish().map_err(|source| encode_error(&name, source))?;
         let columns = self.layout.partition_by().iter().cloned();
         self.staged.push(StagedFile {

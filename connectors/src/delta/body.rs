@@ -163,7 +163,12 @@ impl CommitBody {
     }
 
     /// Adds a file: the `add` action and its digest in commitInfo.
-    pub fn add_file(&mut self, digest: FileDigest, partition_values: BTreeMap<String, Option<String>>, stats: String) {
+    pub fn add_file(
+        &mut self,
+        digest: FileDigest,
+        partition_values: BTreeMap<String, Option<String>>,
+        stats: String,
+    ) {
         self.adds.push(Add {
             path: digest.path.clone(),
             partition_values,
@@ -206,18 +211,24 @@ impl CommitBody {
         let info = &self.info.isobar;
         let Some((previous_bytes, previous)) = previous else {
             require(info.previous_sha256 == NO_PREVIOUS_SHA256, || "version 0 names a previous body".into())?;
-            return require(self.protocol.is_some() && self.metadata.is_some(), || "version 0 creates no table".into());
+            return require(self.protocol.is_some() && self.metadata.is_some(), || {
+                "version 0 creates no table".into()
+            });
         };
         let expected = sha256_hex(previous_bytes);
         require(info.previous_sha256 == expected, || {
-            format!("hash chain broken: previous body is {expected}, commitInfo says {}", info.previous_sha256)
+            format!(
+                "hash chain broken: previous body is {expected}, commitInfo says {}",
+                info.previous_sha256
+            )
         })?;
         require(self.info.in_commit_timestamp_ms > previous.info.in_commit_timestamp_ms, || {
             "inCommitTimestamp does not rise".into()
         })?;
         require(info.sequence > previous.info.isobar.sequence, || "sequence does not rise".into())?;
         require(info.epoch >= previous.info.isobar.epoch, || "epoch goes backwards".into())?;
-        let positions: BTreeMap<&str, i64> = previous.txns.iter().map(|t| (t.app_id.as_str(), t.version)).collect();
+        let positions: BTreeMap<&str, i64> =
+            previous.txns.iter().map(|t| (t.app_id.as_str(), t.version)).collect();
         for txn in &self.txns {
             let before = positions.get(txn.app_id.as_str());
             require(before.is_none_or(|before| txn.version >= *before), || {
@@ -234,8 +245,13 @@ impl CommitBody {
         let info = &mut self.info.isobar;
         info.files.sort_by(|a, b| a.path.cmp(&b.path));
         info.offsets.sort_by(|a, b| {
-            (&a.cluster, &a.topic, &a.topic_id, a.partition, a.start)
-                .cmp(&(&b.cluster, &b.topic, &b.topic_id, b.partition, b.start))
+            (&a.cluster, &a.topic, &a.topic_id, a.partition, a.start).cmp(&(
+                &b.cluster,
+                &b.topic,
+                &b.topic_id,
+                b.partition,
+                b.start,
+            ))
         });
     }
 
@@ -257,7 +273,9 @@ impl CommitBody {
 
     fn check_table(&self) -> Result<(), Error> {
         if let Some(protocol) = &self.protocol {
-            require(*protocol == TableDefinition::protocol(), || format!("protocol not supported: {protocol:?}"))?;
+            require(*protocol == TableDefinition::protocol(), || {
+                format!("protocol not supported: {protocol:?}")
+            })?;
         }
         if let Some(metadata) = &self.metadata {
             check_metadata(metadata)?;
@@ -284,7 +302,9 @@ impl CommitBody {
             require(positions.get(app_id.as_str()) == Some(&range.end), || {
                 format!("offsets of {app_id} end at {}, but no txn says so", range.end)
             })?;
-            require(ranges.insert(app_id), || format!("two offset ranges of {} {}", range.topic, range.partition))?;
+            require(ranges.insert(app_id), || {
+                format!("two offset ranges of {} {}", range.topic, range.partition)
+            })?;
         }
         Ok(())
     }
@@ -292,7 +312,9 @@ impl CommitBody {
     /// Every path is unique and inside the table; every `add` agrees with its digest.
     fn check_files(&self) -> Result<(), Error> {
         let mut paths = BTreeSet::new();
-        for path in self.adds.iter().map(|add| &add.path).chain(self.removes.iter().map(|remove| &remove.path)) {
+        for path in
+            self.adds.iter().map(|add| &add.path).chain(self.removes.iter().map(|remove| &remove.path))
+        {
             require(paths.insert(decode_log_path(path)?), || format!("file {path} occurs twice"))?;
         }
         let digests: BTreeMap<&str, &FileDigest> =
@@ -379,10 +401,14 @@ fn check_info(info: &CommitInfo) -> Result<(), Error> {
     require(info.timestamp_ms >= 0 && info.in_commit_timestamp_ms == info.timestamp_ms, || {
         "timestamp and inCommitTimestamp differ or are negative".into()
     })?;
-    require(info.txn_id == isobar.commit_id && is_name(&isobar.commit_id), || "commit id missing or odd".into())?;
+    require(info.txn_id == isobar.commit_id && is_name(&isobar.commit_id), || {
+        "commit id missing or odd".into()
+    })?;
     require(is_name(&isobar.topology), || format!("topology {:.100?}", isobar.topology))?;
     require(is_name(&isobar.dataset), || format!("dataset {:.100?}", isobar.dataset))?;
-    require(isobar.epoch.max(isobar.sequence) <= i64::MAX as u64, || "epoch or sequence out of range".into())?;
+    require(isobar.epoch.max(isobar.sequence) <= i64::MAX as u64, || {
+        "epoch or sequence out of range".into()
+    })?;
     require(is_sha256(&isobar.previous_sha256), || "previous_sha256 is no SHA-256".into())?;
     require(isobar.plan.len() <= 256, || "plan fingerprint too long".into())?;
     require(adds_up(&isobar.rows), || format!("row counts do not add up: {:?}", isobar.rows))
@@ -390,19 +416,23 @@ fn check_info(info: &CommitInfo) -> Result<(), Error> {
 
 /// [`RowCounts::adds_up`], but without overflow on counts that nobody can have counted.
 fn adds_up(rows: &RowCounts) -> bool {
-    let fates = rows.rejected.values().chain(rows.dropped.values()).chain([&rows.output, &rows.filtered, &rows.late]);
+    let fates =
+        rows.rejected.values().chain(rows.dropped.values()).chain([&rows.output, &rows.filtered, &rows.late]);
     fates.copied().try_fold(0, u64::checked_add).is_some() && rows.adds_up()
 }
 
 fn check_metadata(metadata: &Metadata) -> Result<(), Error> {
     require(metadata.format == Format::default(), || format!("format {:.100?}", metadata.format))?;
-    let enabled = metadata.configuration.get(ENABLE_IN_COMMIT_TIMESTAMPS).is_some_and(|value| value == "true");
+    let enabled =
+        metadata.configuration.get(ENABLE_IN_COMMIT_TIMESTAMPS).is_some_and(|value| value == "true");
     require(enabled, || "in-commit timestamps are off".into())?;
     let columns = schema::to_arrow(&metadata.schema_string)?;
     let mut seen = BTreeSet::new();
     for name in &metadata.partition_columns {
         let exists = columns.fields().iter().any(|field| field.name() == name);
-        require(exists && seen.insert(name), || format!("partition column {name:.100?} missing or repeated"))?;
+        require(exists && seen.insert(name), || {
+            format!("partition column {name:.100?} missing or repeated")
+        })?;
     }
     require(seen.len() < columns.fields().len(), || "no column is left beside the partition columns".into())
 }
@@ -433,10 +463,14 @@ fn check_add(add: &Add, digest: Option<&FileDigest>) -> Result<(), Error> {
     struct NumRecords {
         num_records: u64,
     }
-    require(add.deletion_vector.is_none(), || format!("add {}: deletion vectors are not supported", add.path))?;
+    require(add.deletion_vector.is_none(), || {
+        format!("add {}: deletion vectors are not supported", add.path)
+    })?;
     let digest = digest.ok_or_else(|| Error::LogEntry(format!("add {}: no digest", add.path)))?;
     require(is_sha256(&digest.sha256), || format!("add {}: digest is no SHA-256", add.path))?;
-    require(u64::try_from(add.size) == Ok(digest.size), || format!("add {}: size and digest differ", add.path))?;
+    require(u64::try_from(add.size) == Ok(digest.size), || {
+        format!("add {}: size and digest differ", add.path)
+    })?;
     let stats: NumRecords = serde_json::from_str(add.stats.as_deref().unwrap_or_default())
         .map_err(|error| Error::LogEntry(format!("add {}: statistics: {error}", add.path)))?;
     require(stats.num_records == digest.rows, || format!("add {}: numRecords and digest differ", add.path))
@@ -530,7 +564,8 @@ mod tests {
         body.advance(range(1, 0, 2));
         body.advance(range(0, 0, 10));
         for (number, month, rows) in [(1, Some("10"), 4), (0, None, 3), (2, Some("a b/ü"), 2)] {
-            let directory = ["month=__HIVE_DEFAULT_PARTITION__", "month=10", "month=a%2520b%252F%25C3%25BC"][number];
+            let directory =
+                ["month=__HIVE_DEFAULT_PARTITION__", "month=10", "month=a%2520b%252F%25C3%25BC"][number];
             let digest = FileDigest {
                 path: format!("{directory}/part-0000000000000003-0000000000000002-{number:05}.parquet"),
                 size: 1000 + number as u64,
@@ -538,7 +573,9 @@ mod tests {
                 rows,
             };
             let values = [("month".to_string(), month.map(str::to_string))].into();
-            let stats = format!(r#"{{"numRecords":{rows},"minValues":{{"arr_delay":-7}},"maxValues":{{"arr_delay":99}},"nullCount":{{"arr_delay":0}},"tightBounds":true}}"#);
+            let stats = format!(
+                r#"{{"numRecords":{rows},"minValues":{{"arr_delay":-7}},"maxValues":{{"arr_delay":99}},"nullCount":{{"arr_delay":0}},"tightBounds":true}}"#
+            );
             body.add_file(digest, values, stats);
         }
         body
@@ -603,8 +640,11 @@ mod tests {
     /// Applies `change` to the JSON of line `line` of a good body and expects it to be refused for the reason given.
     fn refuse(line: usize, reason: &str, change: impl Fn(&mut Value)) {
         let bytes = write(b"previous").to_bytes().unwrap();
-        let mut lines: Vec<Value> =
-            bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice(l).unwrap()).collect();
+        let mut lines: Vec<Value> = bytes
+            .split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).unwrap())
+            .collect();
         change(&mut lines[line]);
         let changed: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let error = parse_body(changed.as_bytes()).expect_err(reason).to_string();
@@ -632,7 +672,8 @@ mod tests {
         refuse(0, "add up", |v| {
             v["commitInfo"]["isobar"]["rows"]["rejected"] = json!({"a": u64::MAX, "b": u64::MAX});
         });
-        let offset = |value: &mut Value, key: &str, new: Value| value["commitInfo"]["isobar"]["offsets"][0][key] = new;
+        let offset =
+            |value: &mut Value, key: &str, new: Value| value["commitInfo"]["isobar"]["offsets"][0][key] = new;
         refuse(0, "no txn says so", |v| offset(v, "end", json!(11)));
         refuse(0, "no txn says so", |v| offset(v, "topic_id", json!("another")));
         refuse(0, "[11, 10)", |v| offset(v, "start", json!(11)));
@@ -667,7 +708,9 @@ mod tests {
         type Break = fn(&mut CommitBody);
         let breaks: [(&str, Break); 7] = [
             ("protocol", |b| b.protocol.as_mut().unwrap().min_reader_version = 3),
-            ("protocol", |b| b.protocol.as_mut().unwrap().writer_features = Some(vec!["deletionVectors".into()])),
+            ("protocol", |b| {
+                b.protocol.as_mut().unwrap().writer_features = Some(vec!["deletionVectors".into()])
+            }),
             ("no protocol", |b| b.metadata = None),
             ("format", |b| b.metadata.as_mut().unwrap().format.provider = "orc".into()),
             ("in-commit", |b| b.metadata.as_mut().unwrap().configuration.clear()),
@@ -691,7 +734,17 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         let swapped = format!("{}\n{}\n{}\n", lines[1], lines[0], lines[2]);
         let twice = format!("{}\n{text}", lines[0]);
-        for broken in ["", "\n", &twice, text.trim_end(), &text.replacen('\n', "\n\n", 1), &swapped, "{}\n", "[]\n", &lines[0][..50]] {
+        for broken in [
+            "",
+            "\n",
+            &twice,
+            text.trim_end(),
+            &text.replacen('\n', "\n\n", 1),
+            &swapped,
+            "{}\n",
+            "[]\n",
+            &lines[0][..50],
+        ] {
             assert!(matches!(parse_body(broken.as_bytes()), Err(Error::LogEntry(_))), "{broken:.80}");
         }
         assert!(parse_body(b"\xff\n").is_err());

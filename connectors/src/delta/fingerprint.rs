@@ -51,7 +51,14 @@ mod tests {
 
     #[test]
     fn golden_values_of_the_format_page() {
-        let full = record_fingerprint("zdq3QKZNTvWtGS1kHnFRcg", 3, 41, Some(1_357_016_400_000), Some(b"EWR"), Some(b"{}"));
+        let full = record_fingerprint(
+            "zdq3QKZNTvWtGS1kHnFRcg",
+            3,
+            41,
+            Some(1_357_016_400_000),
+            Some(b"EWR"),
+            Some(b"{}"),
+        );
         assert_eq!(full, "a07b24854807f623ff3104d0843ce3be247289536e6a1a83abae8a74bb2f7958");
         let bare = record_fingerprint("flights", 0, 0, None, None, None);
         assert_eq!(bare, "5ccd2a6fd12a031e16d712e5850383b477badd0ee876fac8b3f47ff54d1d6ae4");
@@ -65,7 +72,11 @@ mod tests {
             for payload in absent_or_not {
                 for timestamp in [None, Some(0), Some(-1)] {
                     for (topic, partition, offset) in [("t", 0, 0), ("t", 0, 1), ("t", 1, 0), ("", 0, 0)] {
-                        assert!(seen.insert(record_fingerprint(topic, partition, offset, timestamp, key, payload)));
+                        assert!(
+                            seen.insert(record_fingerprint(
+                                topic, partition, offset, timestamp, key, payload
+                            ))
+                        );
                     }
                 }
             }

@@ -21,6 +21,8 @@ pub mod fingerprint;
 pub mod path;
 pub mod schema;
 
-pub use actions::{Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn};
+pub use actions::{
+    Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
+};
 pub use body::{CommitBody, TableDefinition, next_commit_timestamp_ms, parse_body, sha256_hex};
 pub use fingerprint::record_fingerprint;

@@ -33,8 +33,10 @@ pub fn decode_log_path(log_path: &str) -> Result<String, Error> {
     if has_scheme(log_path) {
         return Err(refuse("a URL, where only relative paths are allowed"));
     }
-    let decoded =
-        percent_decode_str(log_path).decode_utf8().map_err(|_| refuse("not UTF-8 once decoded"))?.into_owned();
+    let decoded = percent_decode_str(log_path)
+        .decode_utf8()
+        .map_err(|_| refuse("not UTF-8 once decoded"))?
+        .into_owned();
     if decoded.len() > PATH_BYTES_MAX {
         return Err(refuse("too long"));
     }
@@ -62,7 +64,8 @@ mod tests {
 
     #[test]
     fn encoding_is_undone_by_decoding_once() {
-        for path in ["month=1/part-a-00000.parquet", "city=S%C3%A3o%20Paulo/x.parquet", "a b/ü/%25~.txt", "x"] {
+        for path in ["month=1/part-a-00000.parquet", "city=S%C3%A3o%20Paulo/x.parquet", "a b/ü/%25~.txt", "x"]
+        {
             let encoded = encode_log_path(path);
             assert!(encoded.is_ascii());
             assert_eq!(decode_log_path(&encoded).unwrap(), path);

@@ -55,8 +55,8 @@ pub fn to_delta(schema: &Schema) -> Result<String, Error> {
 /// # Errors
 /// [`Error::Schema`] if the text is no schema, is nested too deep, or has a type that isobar does not write.
 pub fn to_arrow(schema_string: &str) -> Result<Schema, Error> {
-    let schema: DeltaStruct =
-        serde_json::from_str(schema_string).map_err(|error| Error::Schema(format!("schemaString: {error}")))?;
+    let schema: DeltaStruct = serde_json::from_str(schema_string)
+        .map_err(|error| Error::Schema(format!("schemaString: {error}")))?;
     Ok(Schema::new(arrow_fields(schema, "", 0)?))
 }
 
@@ -106,7 +106,9 @@ fn delta_struct<'a>(
         let path = child_path(parent, field.name());
         check_name(field.name(), &path)?;
         if delta_fields.iter().any(|other| other.name.to_lowercase() == field.name().to_lowercase()) {
-            return Err(Error::Schema(format!("column {path} exists twice; names are compared without case")));
+            return Err(Error::Schema(format!(
+                "column {path} exists twice; names are compared without case"
+            )));
         }
         let mut metadata = Map::new();
         if let Some(description) = field.metadata().get(DESCRIPTION) {
@@ -127,7 +129,9 @@ fn check_name(name: &str, path: &str) -> Result<(), Error> {
         return Err(Error::Schema("a column without a name".into()));
     }
     match name.chars().find(|c| FORBIDDEN_IN_NAMES.contains(c) || c.is_control()) {
-        Some(c) => Err(Error::Schema(format!("column {path:?}: the character {c:?} is not allowed in a name"))),
+        Some(c) => {
+            Err(Error::Schema(format!("column {path:?}: the character {c:?} is not allowed in a name")))
+        }
         None => Ok(()),
     }
 }
@@ -164,7 +168,9 @@ fn delta_type(data_type: &DataType, path: &str, depth: usize) -> Result<Value, E
         }
         DataType::List(element) => {
             let element_type = delta_type(element.data_type(), &child_path(path, "element"), depth + 1)?;
-            return Ok(json!({"type": "array", "elementType": element_type, "containsNull": element.is_nullable()}));
+            return Ok(
+                json!({"type": "array", "elementType": element_type, "containsNull": element.is_nullable()}),
+            );
         }
         DataType::Struct(fields) => {
             return serde_json::to_value(delta_struct(fields, path, depth)?)
@@ -292,7 +298,8 @@ mod tests {
             Field::new("y", element(DataType::Utf8, true), false)
                 .with_metadata([(DESCRIPTION.to_string(), "in \"metres\"".to_string())].into()),
         ];
-        let entries = vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Int64, true)];
+        let entries =
+            vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Int64, true)];
         Schema::new(vec![
             Field::new("bool", DataType::Boolean, true),
             Field::new("i8", DataType::Int8, true),
@@ -311,7 +318,10 @@ mod tests {
             Field::new("struct", DataType::Struct(inner.into()), true),
             Field::new(
                 "map",
-                DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entries.into()), false)), false),
+                DataType::Map(
+                    Arc::new(Field::new("key_value", DataType::Struct(entries.into()), false)),
+                    false,
+                ),
                 true,
             ),
         ])
@@ -363,7 +373,9 @@ mod tests {
     #[test]
     fn broken_schema_strings_are_errors_not_panics() {
         let field = |data_type: &str| {
-            format!(r#"{{"type":"struct","fields":[{{"name":"a","type":{data_type},"nullable":true,"metadata":{{}}}}]}}"#)
+            format!(
+                r#"{{"type":"struct","fields":[{{"name":"a","type":{data_type},"nullable":true,"metadata":{{}}}}]}}"#
+            )
         };
         assert!(to_arrow(&field("\"long\"")).is_ok());
         let mut deep = "\"long\"".to_string();
@@ -371,9 +383,21 @@ mod tests {
             deep = format!(r#"{{"type":"array","elementType":{deep},"containsNull":true}}"#);
         }
         let bodies = [
-            "", "{}", "[]", "null", r#"{"type":"map","fields":[]}"#, &field("\"timestamp_ntz\""), &field("\"decimal(39,0)\""),
-            &field("\"decimal(3,4)\""), &field("\"decimal(3,-1)\""), &field("\"decimal(\""), &field("7"), &field("null"),
-            &field(r#"{"type":"array","elementType":"long"}"#), &field(r#"{"type":"variant"}"#), &field(&deep),
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"type":"map","fields":[]}"#,
+            &field("\"timestamp_ntz\""),
+            &field("\"decimal(39,0)\""),
+            &field("\"decimal(3,4)\""),
+            &field("\"decimal(3,-1)\""),
+            &field("\"decimal(\""),
+            &field("7"),
+            &field("null"),
+            &field(r#"{"type":"array","elementType":"long"}"#),
+            &field(r#"{"type":"variant"}"#),
+            &field(&deep),
         ];
         for body in bodies {
             assert!(matches!(to_arrow(body), Err(Error::Schema(_))), "{body}");

@@ -715,6 +715,25 @@ fn serde_json_agrees_on_every_record_among_good_and_bad_neighbours() {
 }
 
 #[test]
+fn serde_json_agrees_on_what_is_ignored() {
+    let (written, read) = (every_kind(), schema(&[("unrelated", "int32")]));
+    let mut decoder = decoder(&read, UnknownFields::Ignore);
+    let mut accepted = 0;
+    for seed in 1000..1200 {
+        let payloads = payloads(&mut Random::new(seed), &written, 50);
+        let decoded = decoder.decode(&chunk(payloads.iter().map(Option::as_deref))).unwrap();
+        for (record, payload) in (0..).zip(&payloads) {
+            let opinion = payload.as_deref().map(serde_json::from_slice::<serde_json::Value>);
+            let is_object = matches!(opinion, Some(Ok(serde_json::Value::Object(_))));
+            let text = payload.as_deref().map(String::from_utf8_lossy);
+            assert_eq!(decoded.records.binary_search(&record).is_ok(), is_object, "seed {seed}: {text:?}");
+            accepted += usize::from(is_object);
+        }
+    }
+    assert!((3_000..9_500).contains(&accepted), "{accepted} accepted");
+}
+
+#[test]
 fn the_result_does_not_depend_on_how_records_are_cut_into_chunks() {
     let schema = every_kind();
     for seed in 0..40 {

@@ -1,9 +1,12 @@
 //! What `isobar run` shows while it works: one line of numbers on standard error, redrawn in place.
+//!
+//! Logs go to the same place, so [`LogWriter`] takes the line away while it writes.
 
-use std::sync::Arc;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
@@ -11,22 +14,52 @@ use crate::progress::Progress;
 /// How often the line is redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Shows `progress` until `done`, then takes the line away.
+/// How often a line is written where nothing can be redrawn.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Everything drawn on standard error.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Standard error for logs: above what is redrawn in place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Shows `progress` until `done`: a line redrawn in place on a terminal, elsewhere a new line now and then.
 pub(super) async fn show(progress: Arc<Progress>, topology: String, done: CancellationToken) {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{spinner} {prefix}  {msg}").expect("the template is fixed and valid");
+    if !io::stderr().is_terminal() {
+        return every(PLAIN_INTERVAL, &done, || eprintln!("{topology}: {}", line(&progress))).await;
+    }
+    let bar = BARS.add(ProgressBar::no_length());
+    let style =
+        ProgressStyle::with_template("{spinner} {prefix}  {msg}").expect("the template is fixed and valid");
     bar.set_style(style);
     bar.set_prefix(topology);
-    let mut clock = tokio::time::interval(REDRAW_INTERVAL);
-    while !done.is_cancelled() {
-        tokio::select! {
-            _ = clock.tick() => {}
-            () = done.cancelled() => break,
-        }
+    every(REDRAW_INTERVAL, &done, || {
         bar.set_message(line(&progress));
         bar.tick();
-    }
+    })
+    .await;
     bar.finish_and_clear();
+}
+
+async fn every(interval: Duration, done: &CancellationToken, mut draw: impl FnMut()) {
+    let mut clock = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => draw(),
+            () = done.cancelled() => return,
+        }
+    }
 }
 
 fn line(progress: &Progress) -> String {

@@ -6,12 +6,13 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use super::args::{LogArgs, LogFormat};
+use super::bars::LogWriter;
 use super::output;
 
 /// Sets up logging for the process. Call it once.
 pub fn init(args: &LogArgs) -> anyhow::Result<()> {
     let filter = filter(&args.log_level)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter);
     let is_set = match args.log_format {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
         LogFormat::Human => {

@@ -117,7 +117,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
         }
         (Format::Json, Err(errors)) => output::print_json(&errors.to_json())?,
         (Format::Human, Ok(topology)) => {
-            let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+            let count =
+                |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
             output::print(&format!(
                 "{}: no problems ({}, {}, {})",
                 args.topology.display(),
@@ -182,7 +183,10 @@ async fn print_answer(topology: &Topology, args: &QueryArgs) -> anyhow::Result<(
 
 /// The threads that asynchronous commands run on.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the threads of the runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the threads of the runtime")
 }
 
 #[cfg(test)]

@@ -22,13 +22,17 @@ pub(super) fn run(args: &RunArgs, logs: &LogArgs) -> anyhow::Result<Exit> {
     let shows_progress = match args.progress {
         When::Always => true,
         When::Never => false,
-        // Log lines and a line redrawn in place spoil each other, unless little is logged or nobody reads the logs.
+        // Logs for programs are for programs only.
         When::Auto => std::io::stderr().is_terminal() && logs.log_format == LogFormat::Human,
     };
     runtime()?.block_on(run_until_stopped(&topology, args, shows_progress))
 }
 
-async fn run_until_stopped(topology: &Topology, args: &RunArgs, shows_progress: bool) -> anyhow::Result<Exit> {
+async fn run_until_stopped(
+    topology: &Topology,
+    args: &RunArgs,
+    shows_progress: bool,
+) -> anyhow::Result<Exit> {
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let options = RunOptions { until_caught_up: args.until_caught_up, ..RunOptions::new(&topology.name) };

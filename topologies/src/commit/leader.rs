@@ -32,7 +32,7 @@ pub(super) struct Slot {
 }
 
 /// A staged file's object path and its upload per cloud, in the order of the group's clouds.
-pub type FileUploads = (String, Vec<UploadHandle>);
+pub(crate) type FileUploads = (String, Vec<UploadHandle>);
 
 impl Slot {
     pub(super) fn new(record: Arc<Record>, bytes: Bytes, uploads: Vec<FileUploads>) -> Self {
@@ -164,8 +164,8 @@ pub enum CommitOutcome {
 pub struct Staged {
     /// What to decide.
     pub proposal: Proposal,
-    /// The files it names, with their uploads.
-    pub uploads: Vec<FileUploads>,
+    /// The files it names: object path, and the upload to each cloud in the order of the group's clouds.
+    pub uploads: Vec<(String, Vec<UploadHandle>)>,
 }
 
 /// How one cloud is doing.

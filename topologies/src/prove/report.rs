@@ -223,6 +223,12 @@ impl CheckResult {
         }
     }
 
+    /// Whether `other` is the same finding in another cloud.
+    fn is_like(&self, other: &Self) -> bool {
+        let of = |result: &Self| (result.check, result.failed);
+        of(self) == of(other) && self.table == other.table && self.examples == other.examples
+    }
+
     pub(crate) fn with_status(self, status: Status) -> Self {
         Self { status, ..self }
     }
@@ -263,24 +269,16 @@ impl Report {
         text
     }
 
-    /// The report for people: one row per check, one column per cloud, then every failure with its examples, then
-    /// the verdict.
+    /// The report for people: one row per check and one column per cloud, with how much was looked at, then every
+    /// failure with its examples, then the verdict.
     pub fn to_text(&self, style: Style) -> String {
         let mut text = String::new();
         if !self.tables.is_empty() {
-            let _ = writeln!(text, "{}", self.grid(style));
+            let _ = writeln!(text, "{}\n", self.grid(style));
         }
-        for failed in self.failures() {
-            let place = failed.table.as_deref().map_or(String::new(), |table| format!("{table}, "));
-            let _ =
-                writeln!(text, "{} {place}{}: {}", mark(style, false), failed.cloud, failed.check.title());
-            for example in &failed.examples {
-                let _ = writeln!(text, "    {example}");
-            }
-            let more = failed.failed.saturating_sub(failed.examples.len() as u64);
-            if more > 0 {
-                let _ = writeln!(text, "    and {} more", HumanCount(more));
-            }
+        let failures: Vec<&CheckResult> = self.failures().collect();
+        for alike in failures.chunk_by(|a, b| a.is_like(b)) {
+            write_failure(&mut text, alike, style);
         }
         let _ = writeln!(text, "{}", self.verdict(style));
         text
@@ -315,7 +313,7 @@ impl Report {
 
     fn grid(&self, style: Style) -> Table {
         let mut grid = Table::new();
-        grid.load_preset(if style.rich { presets::UTF8_HORIZONTAL_ONLY } else { presets::ASCII_MARKDOWN });
+        grid.load_preset(if style.rich { presets::UTF8_BORDERS_ONLY } else { presets::ASCII_MARKDOWN });
         grid.set_content_arrangement(ContentArrangement::Disabled);
         let titles = ["table", "check"].into_iter().chain(self.clouds.iter().map(String::as_str));
         grid.set_header(titles.map(|title| styled(Cell::new(title), style, None)));
@@ -333,9 +331,25 @@ impl Report {
     }
 }
 
+/// One finding, in however many clouds it is the same.
+fn write_failure(text: &mut String, alike: &[&CheckResult], style: Style) {
+    let Some(first) = alike.first() else { return };
+    let clouds: Vec<&str> = alike.iter().map(|result| result.cloud.as_str()).collect();
+    let table = first.table.as_deref().map_or(String::new(), |table| format!("{table} in "));
+    let _ = writeln!(text, "{} {table}{}: {}", mark(style, false), clouds.join(", "), first.check.title());
+    for example in &first.examples {
+        let _ = writeln!(text, "    {example}");
+    }
+    let more = first.failed.saturating_sub(first.examples.len() as u64);
+    if more > 0 {
+        let _ = writeln!(text, "    and {} more", HumanCount(more));
+    }
+}
+
 fn cell(result: &CheckResult, style: Style) -> Cell {
     let checked = HumanCount(result.checked);
     match result.status {
+        Status::Passed if result.checked == 0 => Cell::new("nothing to check"),
         Status::Passed => {
             styled(Cell::new(format!("{} {checked}", mark(style, true))), style, Some(Color::Green))
         }

@@ -539,7 +539,10 @@ async fn the_report_reads_as_documented() {
     );
     let text = report.to_text(Style { rich: false });
     assert!(text.contains("FAILED 1 of 4"), "{text}");
-    assert!(text.contains("FAILED flights, a: offsets without gap or overlap\n    version 2: "), "{text}");
+    assert!(
+        text.contains("FAILED flights in a, b: offsets without gap or overlap\n    version 2: "),
+        "{text}"
+    );
     assert!(
         text.lines().last().unwrap().starts_with("FAILED not proved, 2 checks failed: 15 rows"),
         "{text}"

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
@@ -191,15 +192,33 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
-/// A query that was planned and then failed: a store that stopped answering, a damaged file, too little memory, or a
-/// value that an expression cannot take.
-fn failed(from: &[TableVersion], source: DataFusionError) -> Error {
+/// A query that was planned and then failed: by a value that an expression cannot take, or by a store that stopped
+/// answering, a damaged file or too little memory.
+fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
+    if is_the_callers(&error) {
+        return Error::Configuration(format!("the query failed: {}", error.strip_backtrace()));
+    }
     let mut clouds: Vec<&str> = from.iter().map(|table| table.cloud.as_str()).collect();
     clouds.dedup();
-    Error::Store {
-        cloud: clouds.join(", "),
-        action: "run the query".to_owned(),
-        source: object_store::Error::Generic { store: "query", source: Box::new(source) },
+    let cloud = if clouds.is_empty() { "none".to_owned() } else { clouds.join(", ") };
+    let source = object_store::Error::Generic { store: "query", source: Box::new(error) };
+    Error::Store { cloud, action: "run the query".to_owned(), source }
+}
+
+/// Whether another query would help, rather than trying this one again.
+fn is_the_callers(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::ArrowError(error, _) => matches!(
+            **error,
+            ArrowError::DivideByZero
+                | ArrowError::ArithmeticOverflow(_)
+                | ArrowError::CastError(_)
+                | ArrowError::ComputeError(_)
+                | ArrowError::ParseError(_)
+                | ArrowError::InvalidArgumentError(_)
+        ),
+        DataFusionError::Execution(_) | DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => true,
+        _ => false,
     }
 }
 

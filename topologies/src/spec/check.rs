@@ -36,8 +36,9 @@ pub fn load(path: &Path) -> Result<Topology, SpecErrors> {
 pub fn load_with(path: &Path, options: CheckOptions) -> Result<Topology, SpecErrors> {
     let file = path.display().to_string();
     let text = read(path, &file)?;
-    let folder = std::path::absolute(path)
-        .map_err(|error| SpecErrors::of_file(&file, format!("the folder of the spec is not known: {error}"), None))?;
+    let folder = std::path::absolute(path).map_err(|error| {
+        SpecErrors::of_file(&file, format!("the folder of the spec is not known: {error}"), None)
+    })?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
     check_text(&text, &file, folder, options)
 }
@@ -88,7 +89,9 @@ fn read(path: &Path, file: &str) -> Result<String, SpecErrors> {
     let bound = yaml::TEXT_BYTES_MAX as u64 + 1;
     File::open(path).and_then(|opened| opened.take(bound).read_to_end(&mut bytes)).map_err(|error| {
         let suggestion = match error.kind() {
-            std::io::ErrorKind::NotFound => Some("`isobar schema` prints what a spec may hold, with an example"),
+            std::io::ErrorKind::NotFound => {
+                Some("`isobar schema` prints what a spec may hold, with an example")
+            }
             std::io::ErrorKind::IsADirectory => Some("name the YAML file in it"),
             _ => None,
         };
@@ -177,8 +180,8 @@ fn find_secrets(node: &Node, pointer: &str, places: &mut Vec<String>) {
         Value::Map(entries) if !matches!(pointer, "/sources" | "/datasets") => {
             for entry in entries {
                 let below = yaml::pointer_to(pointer, &entry.key);
-                let is_reference = matches!(&entry.value.value, Value::Text(text) if text.contains("${"));
-                if secret::is_secret_name(&entry.key) && !is_reference {
+                let is_referred = matches!(&entry.value.value, Value::Text(text) if is_reference(text));
+                if secret::is_secret_name(&entry.key) && !is_referred {
                     places.push(below);
                 } else {
                     find_secrets(&entry.value, &below, places);
@@ -193,6 +196,11 @@ fn find_secrets(node: &Node, pointer: &str, places: &mut Vec<String>) {
         Value::Text(text) if has_credentials(text) => places.push(pointer.to_owned()),
         _ => {}
     }
+}
+
+/// Whether a text is a reference rather than a secret, as far as that shows.
+fn is_reference(text: &str) -> bool {
+    (text.starts_with("${env:") || text.starts_with("${file:")) && text.ends_with('}')
 }
 
 /// `text` with the values at `places` hidden, character for character, so that columns stay.
@@ -263,7 +271,7 @@ fn end_of_secret_name(line: &str) -> Option<usize> {
         let before = line[..colon].trim_end_matches(['"', '\'', ' ']);
         let is_outside = |c: char| !(c.is_alphanumeric() || "._-".contains(c));
         let name = before.rsplit(is_outside).next().unwrap_or_default();
-        let is_reference = line[colon..].contains("${");
-        (secret::is_secret_name(name) && !is_reference).then_some(colon + 1)
+        let value = line[colon + 1..].trim_matches([' ', '"', '\'', '\n', '\r']);
+        (secret::is_secret_name(name) && !is_reference(value)).then_some(colon + 1)
     })
 }

@@ -31,7 +31,9 @@ pub(super) fn parse_location(text: &str, folder: &Path) -> Result<Url, LocationP
     if has_credentials(text) {
         return Err(LocationProblem {
             message: "the URL holds credentials".into(),
-            suggestion: Some("give them as `options`, by reference: \"${env:NAME}\" or \"${file:path}\"".into()),
+            suggestion: Some(
+                "give them as `options`, by reference: \"${env:NAME}\" or \"${file:path}\"".into(),
+            ),
             is_secret: true,
         });
     }
@@ -44,7 +46,12 @@ pub(super) fn parse_location(text: &str, folder: &Path) -> Result<Url, LocationP
     if text.is_empty() {
         return problem("the URL is empty", "`s3://bucket/prefix`, for example");
     }
-    if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") || text == "." || text == ".." {
+    if text.starts_with('/')
+        || text.starts_with("./")
+        || text.starts_with("../")
+        || text == "."
+        || text == ".."
+    {
         return folder_url(&folder.join(text));
     }
     let Some((scheme, rest)) = text.split_once(':') else {
@@ -70,7 +77,9 @@ fn scheme_help(scheme: &str) -> String {
     };
     match (meant, scheme) {
         (Some(meant), _) => format!("did you mean `{meant}`?"),
-        (None, "http" | "https") => "write `s3://bucket/prefix` and give the address as the option `endpoint`".into(),
+        (None, "http" | "https") => {
+            "write `s3://bucket/prefix` and give the address as the option `endpoint`".into()
+        }
         (None, _) => did_you_mean(scheme, SCHEMES).unwrap_or_default(),
     }
 }
@@ -117,7 +126,9 @@ fn file_url(rest: &str, folder: &Path) -> Result<Url, LocationProblem> {
             let relative = path.strip_prefix("./").unwrap_or(path);
             return problem(
                 format!("`file:{rest}` names a host, not a folder"),
-                format!("`file:./{relative}` for a folder beside the spec, `file:///{relative}` for an absolute one"),
+                format!(
+                    "`file:./{relative}` for a folder beside the spec, `file:///{relative}` for an absolute one"
+                ),
             );
         }
         None => rest,
@@ -127,7 +138,9 @@ fn file_url(rest: &str, folder: &Path) -> Result<Url, LocationProblem> {
     }
     let base = match Url::from_directory_path(folder) {
         Ok(base) => base,
-        Err(()) => return problem(format!("`{}` is not an absolute folder", folder.display()), "move the spec"),
+        Err(()) => {
+            return problem(format!("`{}` is not an absolute folder", folder.display()), "move the spec");
+        }
     };
     // A relative reference may not look like it had a scheme (`a:b`); `./` keeps it one.
     let reference = if path.starts_with('/') { path.to_owned() } else { format!("./{path}") };
@@ -141,7 +154,9 @@ fn file_url(rest: &str, folder: &Path) -> Result<Url, LocationProblem> {
 fn store_url(text: &str) -> Result<Url, LocationProblem> {
     let url = match Url::parse(text) {
         Ok(url) => url,
-        Err(error) => return problem(format!("`{text}` is not a URL: {error}"), "`s3://bucket/prefix`, for example"),
+        Err(error) => {
+            return problem(format!("`{text}` is not a URL: {error}"), "`s3://bucket/prefix`, for example");
+        }
     };
     let scheme = url.scheme();
     let bucket = url.host_str().unwrap_or_default();
@@ -151,7 +166,10 @@ fn store_url(text: &str) -> Result<Url, LocationProblem> {
         _ => "bucket",
     };
     if bucket.is_empty() {
-        return problem(format!("`{text}` has no {what}"), format!("`{scheme}://{what}/prefix`, for example"));
+        return problem(
+            format!("`{text}` has no {what}"),
+            format!("`{scheme}://{what}/prefix`, for example"),
+        );
     }
     if !url.username().is_empty() || url.port().is_some() {
         return problem(
@@ -169,13 +187,19 @@ fn store_url(text: &str) -> Result<Url, LocationProblem> {
 }
 
 fn refuse_query<T>() -> Result<T, LocationProblem> {
-    problem("the URL has a query or a fragment", "give settings of the store as `options`; write `#` as `%23`, `?` as `%3F`")
+    problem(
+        "the URL has a query or a fragment",
+        "give settings of the store as `options`; write `#` as `%23`, `?` as `%3F`",
+    )
 }
 
 fn without_trailing_slash(mut url: Url) -> Result<Url, LocationProblem> {
     let path = url.path().trim_end_matches('/').to_owned();
     if path.is_empty() && url.scheme() == "file" {
-        return problem("the root folder cannot be a cloud", "name a folder: `file:///data/isobar`, for example");
+        return problem(
+            "the root folder cannot be a cloud",
+            "name a folder: `file:///data/isobar`, for example",
+        );
     }
     url.set_path(&path);
     Ok(url)
@@ -255,12 +279,28 @@ mod tests {
             ),
             ("s3://b/a//c", "`s3://b/a//c` has an empty folder in its prefix", "remove the doubled `/`"),
             ("memory:///", "`memory:///` has no name", "`memory://name/prefix`, for example"),
-            ("file:///", "the root folder cannot be a cloud", "name a folder: `file:///data/isobar`, for example"),
+            (
+                "file:///",
+                "the root folder cannot be a cloud",
+                "name a folder: `file:///data/isobar`, for example",
+            ),
         ] {
             let problem = parse(text).unwrap_err();
-            assert_eq!((problem.message.as_str(), problem.suggestion.as_deref()), (message, Some(suggestion)));
+            assert_eq!(
+                (problem.message.as_str(), problem.suggestion.as_deref()),
+                (message, Some(suggestion))
+            );
         }
-        for text in ["", "s3://b:9000/p", "s3://user@b/p", "s3://b/p?x=1", "file:./a?b", "s3:b", "s3://b/${env:P}", "memory:x"] {
+        for text in [
+            "",
+            "s3://b:9000/p",
+            "s3://user@b/p",
+            "s3://b/p?x=1",
+            "file:./a?b",
+            "s3:b",
+            "s3://b/${env:P}",
+            "memory:x",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

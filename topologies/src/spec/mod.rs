@@ -18,6 +18,7 @@ use url::Url;
 
 pub mod check;
 mod location;
+mod options;
 pub mod problem;
 pub mod raw;
 mod resolve;

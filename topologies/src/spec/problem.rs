@@ -153,13 +153,8 @@ fn place(problem: &Problem) -> String {
 
 fn render_problem(out: &mut String, problem: &Problem, lines: &[&str], colour: Colour) {
     let message = printable(&problem.message);
-    let _ = writeln!(
-        out,
-        "{}: {} {}",
-        colour.bold(&place(problem)),
-        colour.red("error:"),
-        colour.bold(&message)
-    );
+    let _ =
+        writeln!(out, "{}: {} {}", colour.bold(&place(problem)), colour.red("error:"), colour.bold(&message));
     let source_line = problem.line.checked_sub(1).and_then(|index| lines.get(index));
     if let Some(source_line) = source_line {
         let (excerpt, caret_at) = excerpt(source_line, problem.column);

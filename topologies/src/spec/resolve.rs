@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use super::check::{CheckOptions, Finding, Place};
-use super::location::{Overlap, has_credentials, overlap, parse_location};
-use super::raw::{self, OptionValue};
-use super::secret::{Secret, TemplateError, Text, is_secret_name};
+use super::location::{Overlap, overlap, parse_location};
+use super::options::OptionsOf;
+use super::raw;
+use super::secret::is_secret_name;
 use super::sql;
 use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
@@ -35,18 +36,11 @@ pub(super) struct Resolver<'a> {
     value: &'a Json,
     pub(super) text: &'a str,
     pub(super) locations: &'a BTreeMap<String, Location>,
-    folder: &'a Path,
-    options: CheckOptions,
+    pub(super) folder: &'a Path,
+    pub(super) options: CheckOptions,
     findings: &'a mut Vec<Finding>,
     /// Pointers to values that hold a secret where none belongs.
-    secret_places: Vec<String>,
-}
-
-/// Whose options they are.
-enum OptionsOf<'a> {
-    Kafka,
-    /// A cloud's; its client can be asked only if the URL says which it is.
-    Cloud(Option<&'a url::Url>),
+    pub(super) secret_places: Vec<String>,
 }
 
 impl<'a> Resolver<'a> {
@@ -111,8 +105,10 @@ impl<'a> Resolver<'a> {
             Ok(typed) => Some(typed),
             Err(error) => {
                 let below = format!("{pointer}/");
-                let is_reported =
-                    self.findings.iter().any(|found| found.pointer == pointer || found.pointer.starts_with(&below));
+                let is_reported = self
+                    .findings
+                    .iter()
+                    .any(|found| found.pointer == pointer || found.pointer.starts_with(&below));
                 if !is_reported {
                     self.report(pointer, Place::Value, error.to_string(), None);
                 }
@@ -122,7 +118,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Like [`typed`](Self::typed), for fields whose absence is reported already.
-    fn required<T: DeserializeOwned>(&mut self, pointer: &str) -> Option<T> {
+    pub(super) fn required<T: DeserializeOwned>(&mut self, pointer: &str) -> Option<T> {
         self.typed(pointer)
     }
 
@@ -131,7 +127,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The names of the entries of the mapping at `pointer`, in the order of the text.
-    fn names(&self, pointer: &str) -> Vec<String> {
+    pub(super) fn names(&self, pointer: &str) -> Vec<String> {
         let map = self.value.pointer(pointer).and_then(Json::as_object);
         map.into_iter().flat_map(|map| map.keys().cloned()).collect()
     }
@@ -150,7 +146,9 @@ impl<'a> Resolver<'a> {
         let written = self.required::<raw::Brokers>(pointer)?;
         let found_before = self.findings.len();
         let brokers: Vec<(String, String)> = match written {
-            raw::Brokers::One(text) => text.split(',').map(|broker| (pointer.to_owned(), broker.trim().to_owned())).collect(),
+            raw::Brokers::One(text) => {
+                text.split(',').map(|broker| (pointer.to_owned(), broker.trim().to_owned())).collect()
+            }
             raw::Brokers::Many(texts) => texts
                 .into_iter()
                 .enumerate()
@@ -158,7 +156,12 @@ impl<'a> Resolver<'a> {
                 .collect(),
         };
         if brokers.is_empty() {
-            self.report(pointer, Place::Key, "`brokers` is empty", Some("add `localhost:9092`, for example".into()));
+            self.report(
+                pointer,
+                Place::Key,
+                "`brokers` is empty",
+                Some("add `localhost:9092`, for example".into()),
+            );
         }
         for (at, broker) in &brokers {
             if let Err(problem) = check_broker(broker) {
@@ -175,83 +178,10 @@ impl<'a> Resolver<'a> {
         let Some(id) = cluster_id else { return };
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if !(1..=128).contains(&id.len()) || !id.chars().all(fits) {
-            let message =
-                format!("`{id}` is not a cluster id: only ASCII letters, digits, `.`, `_` and `-`, at most 128 characters");
-            self.report("/kafka/cluster_id", Place::Value, message, None);
-        }
-    }
-
-    /// The options at `pointer`, each checked. `None` when one of them is wrong.
-    fn client_options(&mut self, pointer: &str, whose: &OptionsOf<'_>) -> Option<BTreeMap<String, Text>> {
-        let found_before = self.findings.len();
-        let mut options = BTreeMap::new();
-        for name in self.names(pointer) {
-            let below = pointer_to(pointer, &name);
-            let Some(OptionValue(value)) = self.required(&below) else { continue };
-            if let Some(text) = self.option_text(&below, &name, &value) {
-                options.insert(name, text);
-            }
-        }
-        self.check_with_client(pointer, whose, &options);
-        (self.findings.len() == found_before).then_some(options)
-    }
-
-    fn option_text(&mut self, pointer: &str, name: &str, value: &str) -> Option<Text> {
-        let text = match Text::parse(value, self.folder) {
-            Ok(text) => text,
-            Err(error) => {
-                let suggestion = how_to_refer(&error);
-                self.report(pointer, Place::Value, error.to_string(), suggestion);
-                return None;
-            }
-        };
-        if !text.has_reference() && (is_secret_name(name) || has_credentials(value)) {
-            self.secret_places.push(pointer.to_owned());
-            let variable = variable_for(pointer, name);
-            self.report(
-                pointer,
-                Place::Value,
-                format!("`{name}` is a secret, and secrets do not stand in a spec"),
-                Some(format!("put it in the environment or in a file and write \"${{env:{variable}}}\" or \"${{file:path}}\"")),
+            let message = format!(
+                "`{id}` is not a cluster id: only ASCII letters, digits, `.`, `_` and `-`, at most 128 characters"
             );
-            return None;
-        }
-        if self.options.resolve_secrets {
-            self.check_resolves(pointer, &text);
-        }
-        Some(text)
-    }
-
-    fn check_resolves(&mut self, pointer: &str, text: &Text) -> Option<Secret> {
-        text.resolve().map_err(|error| self.report(pointer, Place::Value, crate::chain_of(&error), None)).ok()
-    }
-
-    /// What the client that takes the options thinks of their names, and of the values that are no references.
-    fn check_with_client(&mut self, pointer: &str, whose: &OptionsOf<'_>, options: &BTreeMap<String, Text>) {
-        let written: BTreeMap<String, String> =
-            options.iter().map(|(name, text)| (name.clone(), text.template().to_owned())).collect();
-        let problems: Vec<(String, String)> = match whose {
-            OptionsOf::Kafka => isobar_connectors::kafka::check_options(&written)
-                .into_iter()
-                .map(|found| (found.option, found.problem))
-                .collect(),
-            OptionsOf::Cloud(Some(url)) => isobar_connectors::clouds::check_options(url, &written)
-                .into_iter()
-                .map(|found| (found.option, found.problem))
-                .collect(),
-            OptionsOf::Cloud(None) => Vec::new(),
-        };
-        for (name, problem) in problems {
-            // Problems that begin with "is" speak of the option, the others of its value.
-            let is_about_option = problem.starts_with("is ");
-            let is_reference = options.get(&name).is_some_and(Text::has_reference);
-            if is_reference && !is_about_option {
-                continue;
-            }
-            let (message, suggestion) = split_help(&problem);
-            let message = if is_about_option { format!("`{name}` {message}") } else { message.to_owned() };
-            let place = if is_about_option { Place::Key } else { Place::Value };
-            self.report(pointer_to(pointer, &name), place, message, suggestion);
+            self.report("/kafka/cluster_id", Place::Value, message, None);
         }
     }
 
@@ -270,16 +200,17 @@ impl<'a> Resolver<'a> {
     fn cloud(&mut self, name: String) -> Option<CloudSpec> {
         let pointer = pointer_to("/clouds", &name);
         let at_url = format!("{pointer}/url");
-        let url = self.required::<String>(&at_url).and_then(|text| match parse_location(&text, self.folder) {
-            Ok(url) => Some(url),
-            Err(problem) => {
-                if problem.is_secret {
-                    self.secret_places.push(at_url.clone());
+        let url =
+            self.required::<String>(&at_url).and_then(|text| match parse_location(&text, self.folder) {
+                Ok(url) => Some(url),
+                Err(problem) => {
+                    if problem.is_secret {
+                        self.secret_places.push(at_url.clone());
+                    }
+                    self.report(&at_url, Place::Value, problem.message, problem.suggestion);
+                    None
                 }
-                self.report(&at_url, Place::Value, problem.message, problem.suggestion);
-                None
-            }
-        });
+            });
         let options = self.client_options(&format!("{pointer}/options"), &OptionsOf::Cloud(url.as_ref()));
         Some(CloudSpec { url: url?, options: options?, name })
     }
@@ -295,7 +226,10 @@ impl<'a> Resolver<'a> {
             Overlap::Nested => "a location that overlaps with",
         };
         let pointer = format!("{}/url", pointer_to("/clouds", &cloud.name));
-        let message = format!("`{}` is {relation} `{}`: that would be one copy, counted twice", cloud.name, earlier.name);
+        let message = format!(
+            "`{}` is {relation} `{}`: that would be one copy, counted twice",
+            cloud.name, earlier.name
+        );
         self.report(pointer, Place::Value, message, Some("give each cloud a location of its own".into()));
     }
 
@@ -303,8 +237,11 @@ impl<'a> Resolver<'a> {
         let defaults = raw::Commit::default();
         let interval = self.typed::<HumanDuration>("/commit/interval").unwrap_or(defaults.interval);
         if !(COMMIT_INTERVAL_MIN..=COMMIT_INTERVAL_MAX).contains(&interval.0) {
-            let bounds =
-                format!("from {} to {}", HumanDuration(COMMIT_INTERVAL_MIN), HumanDuration(COMMIT_INTERVAL_MAX));
+            let bounds = format!(
+                "from {} to {}",
+                HumanDuration(COMMIT_INTERVAL_MIN),
+                HumanDuration(COMMIT_INTERVAL_MAX)
+            );
             let message = format!("`interval` is {interval}; it can be {bounds}");
             self.report("/commit/interval", Place::Value, message, None);
         }
@@ -358,12 +295,21 @@ impl<'a> Resolver<'a> {
         let fields = self.fields(&format!("{pointer}/fields"))?;
         // Every field passed on its own, so together they do, unless there are none, which is reported.
         let schema = to_arrow_schema(&fields).ok()?;
-        Some(SourceSpec { name: name.to_owned(), topic: topic?, format: format?, unknown_fields, start, schema, fields })
+        Some(SourceSpec {
+            name: name.to_owned(),
+            topic: topic?,
+            format: format?,
+            unknown_fields,
+            start,
+            schema,
+            fields,
+        })
     }
 
     fn fields(&mut self, pointer: &str) -> Option<Fields> {
         let found_before = self.findings.len();
-        let is_complete = self.locations.keys().filter(|key| is_child(pointer, key)).count() == self.names(pointer).len();
+        let is_complete =
+            self.locations.keys().filter(|key| is_child(pointer, key)).count() == self.names(pointer).len();
         let mut fields = Vec::new();
         for name in self.names(pointer) {
             let below = pointer_to(pointer, &name);
@@ -388,7 +334,12 @@ impl<'a> Resolver<'a> {
             }
             SchemaError::InvalidName { field, problem } => {
                 let (reason, suggestion) = split_help(problem);
-                self.report(pointer, Place::Key, format!("`{field}` cannot be a field: {reason}"), suggestion);
+                self.report(
+                    pointer,
+                    Place::Key,
+                    format!("`{field}` cannot be a field: {reason}"),
+                    suggestion,
+                );
             }
             other => self.report(pointer, Place::Value, other.to_string(), None),
         }
@@ -416,9 +367,17 @@ impl<'a> Resolver<'a> {
             let query = sql::Query { sql: &sql, expectations: &expectations, partition_by: &partition_by };
             sql::check(self, &pointer, input, &query);
         }
-        let expectations: Vec<Expectation> = expectations.into_iter().map(|(_, expectation)| expectation).collect();
-        let dataset =
-            DatasetSpec { name, source, description, sql, expectations, partition_by, compression: compression? };
+        let expectations: Vec<Expectation> =
+            expectations.into_iter().map(|(_, expectation)| expectation).collect();
+        let dataset = DatasetSpec {
+            name,
+            source,
+            description,
+            sql,
+            expectations,
+            partition_by,
+            compression: compression?,
+        };
         are_complete.then_some(dataset)
     }
 
@@ -427,7 +386,12 @@ impl<'a> Resolver<'a> {
         let index = sources.iter().position(|(name, _)| *name == from);
         if index.is_none() && !sources.is_empty() {
             let names = sources.iter().map(|(name, _)| name.as_str());
-            self.report(pointer, Place::Value, format!("there is no source `{from}`"), did_you_mean(&from, names));
+            self.report(
+                pointer,
+                Place::Value,
+                format!("there is no source `{from}`"),
+                did_you_mean(&from, names),
+            );
         }
         index
     }
@@ -451,8 +415,9 @@ impl<'a> Resolver<'a> {
         let at = format!("{pointer}/name");
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         if !(1..=64).contains(&name.len()) || !name.chars().all(fits) {
-            let message =
-                format!("`{name}` is not a name here: only ASCII letters, digits, `-` and `_`, at most 64 characters");
+            let message = format!(
+                "`{name}` is not a name here: only ASCII letters, digits, `-` and `_`, at most 64 characters"
+            );
             self.report(at, Place::Value, message, None);
         } else if name == SQL_ERROR || RejectReason::ALL.iter().any(|reason| reason.as_str() == name) {
             let message = format!("isobar itself counts rejected records under `{name}`");
@@ -467,7 +432,12 @@ impl<'a> Resolver<'a> {
         let columns: Vec<String> = self.or_default(pointer);
         for (index, column) in columns.iter().enumerate() {
             if columns[..index].contains(column) {
-                self.report(format!("{pointer}/{index}"), Place::Value, format!("`{column}` is here twice"), None);
+                self.report(
+                    format!("{pointer}/{index}"),
+                    Place::Value,
+                    format!("`{column}` is here twice"),
+                    None,
+                );
             }
         }
         columns
@@ -478,10 +448,13 @@ impl<'a> Resolver<'a> {
         let datasets = self.names("/datasets");
         let froms: Vec<Option<&str>> = datasets
             .iter()
-            .map(|name| self.value.pointer(&format!("{}/from", pointer_to("/datasets", name))).and_then(Json::as_str))
+            .map(|name| {
+                self.value.pointer(&format!("{}/from", pointer_to("/datasets", name))).and_then(Json::as_str)
+            })
             .collect();
         // A dataset whose `from` is missing or wrong may have meant this source.
-        let is_known = |from: &&Option<&str>| from.is_some_and(|from| sources.iter().any(|(name, _)| name == from));
+        let is_known =
+            |from: &&Option<&str>| from.is_some_and(|from| sources.iter().any(|(name, _)| name == from));
         if froms.is_empty() || !froms.iter().all(|from| is_known(&from)) {
             return;
         }
@@ -505,39 +478,17 @@ fn is_child(parent: &str, pointer: &str) -> bool {
 }
 
 /// "what is wrong; the way out", apart.
-fn split_help(problem: &str) -> (&str, Option<String>) {
+pub(super) fn split_help(problem: &str) -> (&str, Option<String>) {
     match problem.split_once("; ") {
         Some((message, help)) => (message, Some(help.to_owned())),
         None => (problem, None),
     }
 }
 
-/// A name for the environment variable that could hold the option `name`: `AWS_ACCESS_KEY_ID`.
-fn variable_for(pointer: &str, name: &str) -> String {
-    let owner = pointer.trim_start_matches("/clouds").split('/').find(|step| !step.is_empty()).unwrap_or_default();
-    let upper = |text: &str| -> String {
-        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
-    };
-    let (owner, name) = (upper(owner), upper(name));
-    if name.starts_with(&owner) { name } else { format!("{owner}_{name}") }
-}
-
-fn how_to_refer(error: &TemplateError) -> Option<String> {
-    let TemplateError::UnknownKind(written) = error else {
-        return Some("write `$${` where a plain `${` is meant".into());
-    };
-    let is_variable = written.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !written.is_empty();
-    let meant = match written.split_once(':') {
-        Some((_, name)) => format!("${{env:{name}}}"),
-        None if is_variable => format!("${{env:{written}}}"),
-        None => return None,
-    };
-    Some(format!("did you mean `{meant}`?"))
-}
-
 /// The options that say *which* store a URL is in, such as the endpoint or the account.
 fn store_address(cloud: &CloudSpec) -> Vec<(&str, &str)> {
-    let is_address = |name: &str| ["endpoint", "account", "base_url", "emulator"].iter().any(|word| name.contains(word));
+    let is_address =
+        |name: &str| ["endpoint", "account", "base_url", "emulator"].iter().any(|word| name.contains(word));
     let options = cloud.options.iter().map(|(name, text)| (name.as_str(), text.template()));
     options.filter(|(name, _)| is_address(name) && !is_secret_name(name)).collect()
 }

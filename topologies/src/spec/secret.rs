@@ -161,6 +161,11 @@ impl Text {
         self.parts.iter().any(|part| !matches!(part, Part::Literal(_)))
     }
 
+    /// Whether the text is made of references and nothing else.
+    pub fn is_only_references(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(|part| !matches!(part, Part::Literal(_)))
+    }
+
     /// The text as the spec has it, references unresolved: safe to show.
     pub fn template(&self) -> &str {
         &self.template
@@ -219,7 +224,8 @@ fn read_variable(name: &str) -> Result<String, SecretError> {
 fn read_file(path: &Path) -> Result<String, SecretError> {
     let path = path.to_owned();
     let mut bytes = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(SECRET_FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read =
+        File::open(&path).and_then(|file| file.take(SECRET_FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     if let Err(source) = read {
         return Err(SecretError::FileUnreadable { path, source });
     }
@@ -245,13 +251,31 @@ const SECRET_WORDS: [&str; 6] = ["password", "passwd", "passphrase", "secret", "
 const SECRET_WHOLE_WORDS: [&str; 5] = ["key", "keys", "token", "sas", "pem"];
 
 /// Last words of options that speak *about* a secret without holding it: a path, an address, a switch, a name.
-const HARMLESS_LAST_WORDS: [&str; 12] =
-    ["location", "file", "path", "url", "uri", "endpoint", "enabled", "enable", "type", "id", "method", "algorithm"];
+const HARMLESS_LAST_WORDS: [&str; 12] = [
+    "location",
+    "file",
+    "path",
+    "url",
+    "uri",
+    "endpoint",
+    "enabled",
+    "enable",
+    "type",
+    "id",
+    "method",
+    "algorithm",
+];
 
 /// Names in which the rule below errs.
 const ALWAYS_SECRET: [&str; 2] = ["access_key_id", "aws_access_key_id"];
 const NEVER_SECRET: [&str; 4] =
     ["ssl.certificate.pem", "ssl.ca.pem", "application_credentials", "google_application_credentials"];
+
+/// Whether an option of this name holds a connection string: settings of which some are secret.
+pub fn is_connection_string(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace(['.', '-', '_'], "");
+    name.contains("connectionstring")
+}
 
 /// Whether an option of this name holds a secret, so that its value must be a reference.
 pub fn is_secret_name(name: &str) -> bool {
@@ -262,16 +286,17 @@ pub fn is_secret_name(name: &str) -> bool {
     if NEVER_SECRET.contains(&name.as_str()) {
         return false;
     }
-    let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let words: Vec<&str> =
+        name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
     if words.last().is_some_and(|last| HARMLESS_LAST_WORDS.contains(last)) {
         return false;
     }
     let is_secret_word = |word: &&str| {
-        SECRET_WHOLE_WORDS.contains(word) || word.ends_with("key") || SECRET_WORDS.iter().any(|s| word.contains(s))
+        SECRET_WHOLE_WORDS.contains(word)
+            || word.ends_with("key")
+            || SECRET_WORDS.iter().any(|s| word.contains(s))
     };
-    words.iter().any(|word| is_secret_word(word))
-        || name.contains("connectionstring")
-        || words.windows(2).any(|pair| pair == ["connection", "string"])
+    words.iter().any(is_secret_word) || is_connection_string(&name)
 }
 
 #[cfg(test)]
@@ -292,8 +317,10 @@ mod tests {
         let path = std::env::var("PATH").unwrap();
         assert_eq!(secret.expose(), format!("a$b-s3cr3t-${{env:X}}-{path}"));
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+        assert!(!text.is_only_references());
+        assert!(parse("${env:A}${env:B}").unwrap().is_only_references());
         let plain = parse("eu-west-1").unwrap();
-        assert!(!plain.has_reference());
+        assert!(!plain.has_reference() && !plain.is_only_references());
         assert_eq!(plain.resolve().unwrap().expose(), "eu-west-1");
     }
 
@@ -321,7 +348,9 @@ mod tests {
             resolve("${env:ISOBAR_TEST_NOT_SET}"),
             SecretError::VariableMissing { name } if name == "ISOBAR_TEST_NOT_SET"
         ));
-        assert!(matches!(resolve("${file:none}"), SecretError::FileUnreadable { path, .. } if path.ends_with("none")));
+        assert!(
+            matches!(resolve("${file:none}"), SecretError::FileUnreadable { path, .. } if path.ends_with("none"))
+        );
         assert!(matches!(resolve("${file:empty}"), SecretError::FileEmpty { .. }));
         assert!(matches!(resolve("${file:binary}"), SecretError::FileNotUtf8 { .. }));
         assert!(matches!(resolve("${file:large}"), SecretError::FileTooLarge { .. }));

@@ -48,7 +48,11 @@ pub(super) fn check(resolver: &mut Resolver<'_>, pointer: &str, input: &SourceSp
     }
 }
 
-fn compile(input: &SourceSpec, sql: &str, expectations: &[Expectation]) -> Result<DatasetTransform, TransformError> {
+fn compile(
+    input: &SourceSpec,
+    sql: &str,
+    expectations: &[Expectation],
+) -> Result<DatasetTransform, TransformError> {
     DatasetTransform::compile(TransformSpec {
         source_name: input.name.clone(),
         input_schema: input.schema.clone(),
@@ -65,7 +69,8 @@ fn report_error(resolver: &mut Resolver<'_>, pointer: String, sql: &str, error: 
         place_in_yaml(resolver.text, start, sql, line, column)
     });
     // A message repeats the place in the SQL only where it has none in the YAML.
-    let message = if place.is_some() { message_without_place(error) } else { crate::chain_of(innermost(error)) };
+    let message =
+        if place.is_some() { message_without_place(error) } else { crate::chain_of(innermost(error)) };
     let (message, suggestion) = split_suggestion(&message);
     resolver.report(pointer, place.map_or(Place::Value, Place::At), message, suggestion);
 }
@@ -88,7 +93,8 @@ fn message_without_place(error: &TransformError) -> String {
 
 /// The engine's message, and the suggestion at its end.
 fn split_suggestion(message: &str) -> (String, Option<String>) {
-    for (mark, starts) in [(". Did you mean ", "did you mean "), (". Valid fields are ", "the columns are ")] {
+    for (mark, starts) in [(". Did you mean ", "did you mean "), (". Valid fields are ", "the columns are ")]
+    {
         if let Some((problem, rest)) = message.split_once(mark) {
             return (problem.to_owned(), Some(format!("{starts}{}", rest.trim_end_matches('.'))));
         }
@@ -100,7 +106,8 @@ fn check_output(resolver: &mut Resolver<'_>, pointer: &str, output: &SchemaRef, 
     let found_before = resolver.found();
     let at_sql = format!("{pointer}/sql");
     if let Err(error) = to_delta(output) {
-        let suggestion = "give the column another name or type in the query, such as `CAST(x AS BIGINT) AS name`";
+        let suggestion =
+            "give the column another name or type in the query, such as `CAST(x AS BIGINT) AS name`";
         resolver.report(&at_sql, Place::Value, crate::chain_of(&error), Some(suggestion.into()));
     }
     let at = format!("{pointer}/partition_by");
@@ -113,7 +120,8 @@ fn check_output(resolver: &mut Resolver<'_>, pointer: &str, output: &SchemaRef, 
                 resolver.report(at_column, Place::Value, message, did_you_mean(column, names));
             }
             Ok(field) if !can_partition(field.data_type()) => {
-                let message = format!("`{column}` is a {}, which cannot name a folder", type_name(field.data_type()));
+                let message =
+                    format!("`{column}` is a {}, which cannot name a folder", type_name(field.data_type()));
                 let suggestion = "choose a column of texts, whole numbers, dates or booleans";
                 resolver.report(at_column, Place::Value, message, Some(suggestion.into()));
             }
@@ -179,7 +187,10 @@ mod tests {
     #[test]
     fn suggestions_of_the_engine_become_help() {
         let (message, help) = split_suggestion("No field named arr_dely. Did you mean 'flights.arr_delay'?.");
-        assert_eq!((message.as_str(), help.as_deref()), ("No field named arr_dely", Some("did you mean 'flights.arr_delay'?")));
+        assert_eq!(
+            (message.as_str(), help.as_deref()),
+            ("No field named arr_dely", Some("did you mean 'flights.arr_delay'?"))
+        );
         let (message, help) = split_suggestion("No field named x. Valid fields are a, b.");
         assert_eq!((message.as_str(), help.as_deref()), ("No field named x", Some("the columns are a, b")));
         assert_eq!(split_suggestion("Expected: x."), ("Expected: x".to_owned(), None));

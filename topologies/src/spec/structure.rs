@@ -2,7 +2,7 @@
 //!
 //! serde stops at the first mistake and knows no places, so the tree is walked beside the schema instead. What is
 //! wrong is reported and left out of the value that the walk gives back, so that the rest can be checked further:
-//! a typo in one field hides no problem of another. Only the keywords in [`KEYWORDS`] are understood; a test holds
+//! a typo in one field hides no problem of another. Only the keywords in `KEYWORDS` are understood; a test holds
 //! the schema to them.
 
 use serde_json::{Map, Value as Json};
@@ -13,6 +13,7 @@ use super::yaml::{Entry, Node, Value, pointer_to};
 use super::{raw, units};
 
 /// The keywords of JSON Schema that [`walk`] understands or may ignore.
+#[cfg(test)]
 pub(super) const KEYWORDS: &[&str] = &[
     // Checked.
     "$ref",
@@ -53,13 +54,15 @@ pub(super) fn knows_pattern(pattern: &str) -> bool {
     is_field_type || PATTERNS.iter().any(|known| known.pattern == pattern)
 }
 
+/// Why a text does not fit its pattern, and what may have been meant.
+type Misfit = (String, Option<String>);
+
 /// A pattern of the schema and the code that checks it, with better words than "does not match".
 struct Pattern {
     pattern: &'static str,
     /// What a text of this pattern is.
     what: &'static str,
-    /// What is wrong with a text, and what may have been meant.
-    check: fn(&str) -> Result<(), (String, Option<String>)>,
+    check: fn(&str) -> Result<(), Misfit>,
 }
 
 const PATTERNS: &[Pattern] = &[
@@ -68,29 +71,38 @@ const PATTERNS: &[Pattern] = &[
     Pattern { pattern: raw::TABLE_NAME_PATTERN, what: "a name", check: check_table_name },
     Pattern { pattern: raw::TOPIC_PATTERN, what: "the name of a topic", check: check_topic },
     Pattern { pattern: raw::COMPRESSION_PATTERN, what: "a compression", check: check_compression },
-    Pattern { pattern: units::DURATION_PATTERN, what: "a duration", check: |text| checked(text.parse::<units::HumanDuration>()) },
-    Pattern { pattern: units::SIZE_PATTERN, what: "a size", check: |text| checked(text.parse::<units::ByteSize>()) },
+    Pattern {
+        pattern: units::DURATION_PATTERN,
+        what: "a duration",
+        check: |text| checked(text.parse::<units::HumanDuration>()),
+    },
+    Pattern {
+        pattern: units::SIZE_PATTERN,
+        what: "a size",
+        check: |text| checked(text.parse::<units::ByteSize>()),
+    },
 ];
 
-fn checked<T>(parsed: Result<T, units::UnitError>) -> Result<(), (String, Option<String>)> {
+fn checked<T>(parsed: Result<T, units::UnitError>) -> Result<(), Misfit> {
     parsed.map(drop).map_err(|error| (error.to_string(), None))
 }
 
-fn check_name(text: &str, marks: &str, length_max: usize) -> Result<(), (String, Option<String>)> {
+fn check_name(text: &str, marks: &str, length_max: usize) -> Result<(), Misfit> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || marks.contains(c);
     if (1..=length_max).contains(&text.len()) && text.chars().all(fits) {
         return Ok(());
     }
     let allowed: String = marks.chars().map(|mark| format!(", `{mark}`")).collect();
-    let message =
-        format!("`{text}` is not a name here: only lower-case letters, digits{allowed}, at most {length_max} characters");
+    let message = format!(
+        "`{text}` is not a name here: only lower-case letters, digits{allowed}, at most {length_max} characters"
+    );
     let lowered = text.trim().to_lowercase();
     let slug: String = lowered.chars().map(|c| if fits(c) { c } else { '_' }).take(length_max).collect();
     let is_useful = slug.chars().any(|c| c.is_ascii_alphanumeric());
     Err((message, is_useful.then(|| format!("`{slug}`, for example"))))
 }
 
-fn check_table_name(text: &str) -> Result<(), (String, Option<String>)> {
+fn check_table_name(text: &str) -> Result<(), Misfit> {
     check_name(text, "_", 64)?;
     if text.starts_with(|c: char| c.is_ascii_digit()) {
         let message = format!("`{text}` is not a name here: SQL names do not start with a digit");
@@ -99,7 +111,7 @@ fn check_table_name(text: &str) -> Result<(), (String, Option<String>)> {
     Ok(())
 }
 
-fn check_topic(text: &str) -> Result<(), (String, Option<String>)> {
+fn check_topic(text: &str) -> Result<(), Misfit> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if (1..=249).contains(&text.len()) && text.chars().all(fits) && text != "." && text != ".." {
         return Ok(());
@@ -110,7 +122,7 @@ fn check_topic(text: &str) -> Result<(), (String, Option<String>)> {
     Err((message, None))
 }
 
-fn check_compression(text: &str) -> Result<(), (String, Option<String>)> {
+fn check_compression(text: &str) -> Result<(), Misfit> {
     if text.parse::<super::Compression>().is_ok() {
         return Ok(());
     }
@@ -282,7 +294,9 @@ impl<'a> Walker<'a> {
         let name = describe_place(pointer);
         let expected = one_of(literals.iter().copied()).unwrap_or_default();
         match &node.value {
-            Value::Text(text) if literals.contains(&text.as_str()) => return Some(Json::String(text.clone())),
+            Value::Text(text) if literals.contains(&text.as_str()) => {
+                return Some(Json::String(text.clone()));
+            }
             Value::Text(text) => {
                 let suggestion = did_you_mean(text, literals.iter().copied());
                 self.report(pointer, Place::Value, format!("unknown value `{text}` for {name}"), suggestion);
@@ -296,7 +310,13 @@ impl<'a> Walker<'a> {
     }
 
     /// Checks `node` against the branch it was meant for: the one of its kind, or the one it fits best.
-    fn walk_branches(&mut self, schema: &'a Json, branches: &'a [Json], node: &Node, pointer: &str) -> Option<Json> {
+    fn walk_branches(
+        &mut self,
+        schema: &'a Json,
+        branches: &'a [Json],
+        node: &Node,
+        pointer: &str,
+    ) -> Option<Json> {
         let found = Kind::of_node(node);
         let fitting = branches.iter().filter(|branch| {
             let kinds = self.kinds(self.follow(branch));
@@ -327,7 +347,9 @@ impl<'a> Walker<'a> {
         }
         match schema.get("type") {
             Some(Json::String(name)) => Kind::named(name).into_iter().collect(),
-            Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).filter_map(Kind::named).collect(),
+            Some(Json::Array(names)) => {
+                names.iter().filter_map(Json::as_str).filter_map(Kind::named).collect()
+            }
             _ => branches(schema)
                 .unwrap_or_default()
                 .iter()
@@ -363,7 +385,9 @@ impl<'a> Walker<'a> {
 
     fn check_key(&mut self, schema: &'a Json, entry: &Entry, pointer: &str) {
         let pattern = schema.pointer("/propertyNames/pattern").and_then(Json::as_str);
-        if let Some(Err((message, suggestion))) = pattern.and_then(|pattern| check_pattern(pattern, &entry.key)) {
+        if let Some(Err((message, suggestion))) =
+            pattern.and_then(|pattern| check_pattern(pattern, &entry.key))
+        {
             self.report(pointer, Place::Key, message, suggestion);
         }
     }
@@ -375,11 +399,16 @@ impl<'a> Walker<'a> {
         entries: &[Entry],
         pointer: &str,
     ) {
-        for name in schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
+        for name in
+            schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)
+        {
             // A misspelt field is one mistake: it is reported as unknown, not as missing too.
             let is_meant_by = |entry: &Entry| {
-                let names = || properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str));
-                entry.key == name || (!names().any(|known| known == entry.key) && nearest(&entry.key, names()) == Some(name))
+                let names =
+                    || properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str));
+                entry.key == name
+                    || (!names().any(|known| known == entry.key)
+                        && nearest(&entry.key, names()) == Some(name))
             };
             if entries.iter().any(is_meant_by) {
                 continue;
@@ -389,7 +418,12 @@ impl<'a> Walker<'a> {
                 "" => format!("missing field `{name}`"),
                 _ => format!("missing field `{name}` in {}", describe_place(pointer)),
             };
-            self.report(pointer, Place::Key, message, property.and_then(|property| how_to_add(name, property)));
+            self.report(
+                pointer,
+                Place::Key,
+                message,
+                property.and_then(|property| how_to_add(name, property)),
+            );
         }
     }
 
@@ -434,7 +468,12 @@ impl<'a> Walker<'a> {
         let name = describe_place(pointer);
         let asked = describe_asked(schema, kinds);
         if node.value == Value::Null {
-            return self.report(pointer, Place::Key, format!("{name} is empty"), Some(format!("expected {asked}")));
+            return self.report(
+                pointer,
+                Place::Key,
+                format!("{name} is empty"),
+                Some(format!("expected {asked}")),
+            );
         }
         let message = format!("{name} must be {asked}, found {}", describe_found(node));
         let is_scalar = !matches!(node.value, Value::Map(_) | Value::List(_));
@@ -471,11 +510,15 @@ impl<'a> Walker<'a> {
         let sections = top.filter_map(|(section, schema)| {
             let schema = self.follow(schema);
             let entry = schema.get("additionalProperties").filter(|entry| entry.is_object());
-            let is_home = |schema: &Json| schema.get("properties").is_some_and(|names| names.get(key).is_some());
+            let is_home =
+                |schema: &Json| schema.get("properties").is_some_and(|names| names.get(key).is_some());
             if is_home(schema) {
                 Some(format!("`{section}`"))
             } else {
-                entry.map(|entry| self.follow(entry)).filter(|entry| is_home(entry)).map(|_| format!("each of `{section}`"))
+                entry
+                    .map(|entry| self.follow(entry))
+                    .filter(|entry| is_home(entry))
+                    .map(|_| format!("each of `{section}`"))
             }
         });
         let itself = self.root.pointer(&format!("/properties/{key}")).map(|_| "the spec itself".to_owned());
@@ -491,7 +534,7 @@ fn branches(schema: &Json) -> Option<&[Json]> {
     schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Json::as_array).map(Vec::as_slice)
 }
 
-fn check_pattern(pattern: &str, text: &str) -> Option<Result<(), (String, Option<String>)>> {
+fn check_pattern(pattern: &str, text: &str) -> Option<Result<(), Misfit>> {
     PATTERNS.iter().find(|known| known.pattern == pattern).map(|known| (known.check)(text))
 }
 
@@ -512,5 +555,8 @@ fn how_to_add(name: &str, property: &Json) -> Option<String> {
     }
     let description = property.get("description").and_then(Json::as_str)?;
     let sentence = description.split_once(". ").map_or(description, |(first, _)| first);
-    Some(format!("add `{name}`: {}", sentence.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.')))
+    Some(format!(
+        "add `{name}`: {}",
+        sentence.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.')
+    ))
 }

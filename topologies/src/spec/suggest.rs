@@ -63,7 +63,10 @@ mod tests {
     #[test]
     fn help_names_the_nearest_or_all() {
         assert_eq!(did_you_mean("jsn", ["json"]), Some("did you mean `json`?".into()));
-        assert_eq!(did_you_mean("avro", ["id", "name", "key"]), Some("expected `id`, `name` or `key`".into()));
+        assert_eq!(
+            did_you_mean("avro", ["id", "name", "key"]),
+            Some("expected `id`, `name` or `key`".into())
+        );
         assert_eq!(did_you_mean("x", []), None);
     }
 }

@@ -123,8 +123,14 @@ const CASES: &[Case] = &[
         )],
         &[],
     ),
-    Case(&[("brokers: localhost:9092", "brokers: localhost:9092\n  options: { sasl.password: hunter2 }")], &[]),
-    Case(&[("brokers: localhost:9092", "brokers: localhost:9092\n  options: { client.rack: \"${RACK}\" }")], &[]),
+    Case(
+        &[("brokers: localhost:9092", "brokers: localhost:9092\n  options: { sasl.password: hunter2 }")],
+        &[],
+    ),
+    Case(
+        &[("brokers: localhost:9092", "brokers: localhost:9092\n  options: { client.rack: \"${RACK}\" }")],
+        &[],
+    ),
     // Clouds.
     Case(&[("\"${env:AWS_ACCESS_KEY_ID}\"", "AKIAIOSFODNN7EXAMPLE")], &[]),
     Case(&[("url: gs://flight-delays/isobar", "url: gcs://flight-delays/isobar")], &[]),
@@ -140,8 +146,14 @@ const CASES: &[Case] = &[
     Case(&[("dep_time: { type: int32,", "dep_time: { type: qqq,")], &[]),
     Case(&[("dep_time: { type: int32,", "dep_time: { typ: int32,")], &[]),
     Case(&[("year: int32", "_offset: int32")], &[]),
-    Case(&[("datasets:\n", "  again: { topic: flights, format: json, fields: { a: int32 } }\ndatasets:\n")], &[]),
-    Case(&[("datasets:\n", "  unread: { topic: other, format: json, fields: { a: int32 } }\ndatasets:\n")], &[]),
+    Case(
+        &[("datasets:\n", "  again: { topic: flights, format: json, fields: { a: int32 } }\ndatasets:\n")],
+        &[],
+    ),
+    Case(
+        &[("datasets:\n", "  unread: { topic: other, format: json, fields: { a: int32 } }\ndatasets:\n")],
+        &[],
+    ),
     Case(&[("    topic: flights\n", "    topic: flights/2013\n")], &[]),
     Case(&[("      year: int32\n", "      year:\n")], &[]),
     // Datasets.
@@ -226,24 +238,52 @@ fn secrets_are_looked_up_only_when_asked_for() {
 fn a_rendering_reads_like_a_compilers() {
     let text = edited(&[
         ("  brokers: localhost:9092", "  brokrs: localhost:9092"),
-        ("options: { account_name: flights, account_key: \"${env:AZURE_KEY}\" }", "options: { account_key: hunter2 }"),
+        (
+            "options: { account_name: flights, account_key: \"${env:AZURE_KEY}\" }",
+            "options: { account_key: hunter2 }",
+        ),
     ]);
     let errors = check(&text).unwrap_err();
-    let expected = "";
+    let expected = "\
+topology.yaml:3:3: error: unknown field `brokrs` in `kafka`
+    3 |   brokrs: localhost:9092
+      |   ^^^^^^
+      = help: did you mean `brokers`?
+
+topology.yaml:13:29: error: `account_key` is a secret, and secrets do not stand in a spec
+   13 |     options: { account_key: ******* }
+      |                             ^^^^^^^
+      = help: put it in the environment or in a file and write \"${env:AZURE_ACCOUNT_KEY}\" or \"${file:path}\"
+
+2 problems in topology.yaml
+";
     assert_eq!(errors.render(Colour::None), expected);
     let json = errors.to_json();
-    assert_eq!(json["problems"][0]["line"], 2);
-    assert_eq!(json["problems"][0]["pointer"], "/kafka");
-    assert_eq!(json["problems"][1]["suggestion"], "did you mean `brokers`?");
+    assert_eq!(
+        json["problems"][0],
+        serde_json::json!({
+            "file": "topology.yaml",
+            "line": 3,
+            "column": 3,
+            "pointer": "/kafka/brokrs",
+            "message": "unknown field `brokrs` in `kafka`",
+            "suggestion": "did you mean `brokers`?",
+        })
+    );
 }
 
 /// Specs with a secret that must never be shown, however wrong the rest is.
 fn specs_with_inline_secrets() -> Vec<String> {
-    let kafka = |options: &str| edited(&[("localhost:9092\n", &format!("localhost:9092\n  options: {options}\n"))]);
+    let kafka =
+        |options: &str| edited(&[("localhost:9092\n", &format!("localhost:9092\n  options: {options}\n"))]);
     vec![
         kafka("{ sasl.password: hunter2 }"),
         kafka("{ sasl.password: \"hunter2\", bogus.option: 1 }"),
         kafka("{ sasl.password: [hunter2, hunter2] }"),
+        kafka("{ sasl.password: 'hunter2${env:X}' }"),
+        kafka("{ sasl.password: 'hunter2${' }"),
+        kafka("{ sasl.password: '${hunter2}' }"),
+        kafka("{ sasl.password: '${env:hunter2' }"),
         kafka("{ sasl.password: { hunter2: hunter2 } }"),
         kafka("{ socket.timeout.ms: 7, sasl.password: hunter2"),
         kafka("\n    sasl.password: |\n      hunter2\n      hunter2\n    unknown: [}"),
@@ -282,8 +322,9 @@ fn no_prefix_of_a_spec_panics_or_shows_a_secret() {
 #[test]
 fn no_mutation_of_a_spec_panics() {
     const TOKENS: &[&str] = &[
-        "\t", "\n", " ", "- ", ": ", "{", "}", "[", "]", "&a ", "*a", "!t ", "|\n", ">", "\"", "'", "#", "~", "?", ",",
-        "${", "}", "0", "-1", "1e999", ".nan", "true", "\u{0}", "\u{feff}", "é", "---\n", "...\n", "%", "@", "`",
+        "\t", "\n", " ", "- ", ": ", "{", "}", "[", "]", "&a ", "*a", "!t ", "|\n", ">", "\"", "'", "#", "~",
+        "?", ",", "${", "}", "0", "-1", "1e999", ".nan", "true", "\u{0}", "\u{feff}", "é", "---\n", "...\n",
+        "%", "@", "`",
     ];
     let mut random = StdRng::seed_from_u64(20_130_101);
     let characters: Vec<char> = EXAMPLE.chars().collect();

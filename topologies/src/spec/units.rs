@@ -82,7 +82,8 @@ impl FromStr for HumanDuration {
             let (_, unit_ms) =
                 DURATION_UNITS_MS.iter().find(|(name, _)| *name == unit).ok_or_else(malformed)?;
             let count: u64 = digits.parse().map_err(|_| too_large())?;
-            total_ms = count.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(too_large)?;
+            total_ms =
+                count.checked_mul(*unit_ms).and_then(|ms| total_ms.checked_add(ms)).ok_or_else(too_large)?;
             rest = after_unit;
         }
         Ok(Self(Duration::from_millis(total_ms)))
@@ -124,7 +125,8 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = |(_, unit_bytes): &&(&str, u64)| self.0 >= *unit_bytes && self.0.is_multiple_of(*unit_bytes);
+        let exact =
+            |(_, unit_bytes): &&(&str, u64)| self.0 >= *unit_bytes && self.0.is_multiple_of(*unit_bytes);
         let fewest_units = SIZE_UNITS.iter().filter(exact).min_by_key(|(_, unit_bytes)| self.0 / unit_bytes);
         let (unit, unit_bytes) = fewest_units.unwrap_or(&("B", 1));
         write!(f, "{}{unit}", self.0 / unit_bytes)

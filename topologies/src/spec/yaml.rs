@@ -338,7 +338,11 @@ fn describe(error: &saphyr::ScanError, text: &str) -> TextProblem {
     problem(format!("not valid YAML: {}", error.info()), suggestion)
 }
 
-fn convert_document(documents: &[MarkedYaml<'_>], text: &str, problems: &mut Vec<TextProblem>) -> Option<Node> {
+fn convert_document(
+    documents: &[MarkedYaml<'_>],
+    text: &str,
+    problems: &mut Vec<TextProblem>,
+) -> Option<Node> {
     if let Some(second) = documents.get(1) {
         problems.push(TextProblem {
             position: position_of(&second.span.start),
@@ -371,7 +375,13 @@ struct Converter<'a> {
 impl Converter<'_> {
     /// The node for `yaml`; `None`, with a problem reported, when it has no use here. `key` is where its key lies:
     /// an absent value has no place of its own.
-    fn convert(&mut self, yaml: &MarkedYaml<'_>, key: Option<Position>, pointer: &str, depth: usize) -> Option<Node> {
+    fn convert(
+        &mut self,
+        yaml: &MarkedYaml<'_>,
+        key: Option<Position>,
+        pointer: &str,
+        depth: usize,
+    ) -> Option<Node> {
         let position = position_of(&yaml.span.start);
         if depth > DEPTH_MAX {
             self.problems.push(too_deep(position, pointer.to_owned()));
@@ -399,11 +409,21 @@ impl Converter<'_> {
                 Value::Map(converted)
             }
             YamlData::Tagged(tag, _) => {
-                self.report(position, pointer, format!("the tag `{tag}` has no meaning here"), "remove the tag");
+                self.report(
+                    position,
+                    pointer,
+                    format!("the tag `{tag}` has no meaning here"),
+                    "remove the tag",
+                );
                 return None;
             }
             YamlData::Representation(..) | YamlData::Alias(_) | YamlData::BadValue => {
-                self.report(position, pointer, "this is no value".into(), "write a text, a number, a list or a mapping");
+                self.report(
+                    position,
+                    pointer,
+                    "this is no value".into(),
+                    "write a text, a number, a list or a mapping",
+                );
                 return None;
             }
         };
@@ -452,7 +472,8 @@ impl Converter<'_> {
         let (start, end) = (&yaml.span.start, &yaml.span.end);
         let line = self.lines.get(start.line().max(1) - 1).copied().unwrap_or_default();
         let to_line_end = line.trim_end().chars().count().saturating_sub(start.col());
-        let width = if start.line() == end.line() { end.col().saturating_sub(start.col()) } else { to_line_end };
+        let width =
+            if start.line() == end.line() { end.col().saturating_sub(start.col()) } else { to_line_end };
         width.clamp(1, to_line_end.max(1))
     }
 }
@@ -515,7 +536,11 @@ mod tests {
         let places: Vec<_> = parsed.problems.iter().map(|p| (p.position, p.message.as_str())).collect();
         assert_eq!(
             places,
-            [(at(3, 1), "`a` is here twice"), (at(4, 11), "`x` is here twice"), (at(5, 1), "`b` is here twice")]
+            [
+                (at(3, 1), "`a` is here twice"),
+                (at(4, 11), "`x` is here twice"),
+                (at(5, 1), "`b` is here twice")
+            ]
         );
         assert_eq!(parsed.root.unwrap().to_json(), serde_json::json!({"a": 1, "b": 2, "c": {"x": 1}}));
     }
@@ -531,7 +556,10 @@ mod tests {
         assert_eq!(problems("[a, b]: c\n"), [(1, 1, "a key must be a plain text".into())]);
         assert_eq!(problems("a: *b\n").len(), 1);
         let parsed = parse("a: {b: ${env:X}}\n");
-        assert_eq!(parsed.problems[0].suggestion.as_deref(), Some("put references in quotes: \"${env:NAME}\""));
+        assert_eq!(
+            parsed.problems[0].suggestion.as_deref(),
+            Some("put references in quotes: \"${env:NAME}\"")
+        );
         let parsed = parse("a:\n\t- b\n");
         assert_eq!(parsed.problems[0].suggestion.as_deref(), Some("indent with spaces, not tabs"));
     }

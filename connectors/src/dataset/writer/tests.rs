@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int8Array, Int32Array, Int64Array, ListArray, StringArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
+    Float64Array, Int8Array, Int32Array, Int64Array, ListArray, StringArray, StructArray,
+    TimestampMicrosecondArray,
 };
+use arrow::compute::concat_batches;
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Fields, Float32Type, Float64Type, Int8Type, Int32Type, Int64Type,
-    Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Field, Fields, Float32Type, Float64Type, Int8Type, Int32Type,
+    Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, NaiveDate};
@@ -25,7 +27,8 @@ use crate::delta::sha256_hex;
 use crate::upload::{UploadLimits, UploadStatus};
 
 fn schema() -> SchemaRef {
-    let point = Fields::from(vec![Field::new("x", DataType::Float64, true), Field::new("n", DataType::Int32, true)]);
+    let point =
+        Fields::from(vec![Field::new("x", DataType::Float64, true), Field::new("n", DataType::Int32, true)]);
     Arc::new(Schema::new(vec![
         Field::new("topic", DataType::Utf8, false),
         Field::new("partition", DataType::Int32, false),
@@ -51,10 +54,20 @@ const OFFSET: usize = 2;
 
 /// Random rows of one Kafka partition. How odd they are depends on the generator's own draws, so that some batches have
 /// no null, some nothing but nulls, some NaN.
-fn rows(from: &TopicPartition, offsets: std::ops::Range<i64>, months: &[Option<&str>], random: &mut StdRng) -> RecordBatch {
+fn rows(
+    from: &TopicPartition,
+    offsets: std::ops::Range<i64>,
+    months: &[Option<&str>],
+    random: &mut StdRng,
+) -> RecordBatch {
     let n = offsets.end as usize - offsets.start as usize;
     let nulls = [0.0, 0.1, 0.7, 1.0][random.random_range(0..4)];
-    fn column<T>(n: usize, nulls: f64, random: &mut StdRng, value: impl Fn(&mut StdRng) -> T) -> Vec<Option<T>> {
+    fn column<T>(
+        n: usize,
+        nulls: f64,
+        random: &mut StdRng,
+        value: impl Fn(&mut StdRng) -> T,
+    ) -> Vec<Option<T>> {
         (0..n).map(|_| if random.random_bool(nulls) { None } else { Some(value(random)) }).collect()
     }
     let nan = random.random_bool(0.3);
@@ -75,7 +88,8 @@ fn rows(from: &TopicPartition, offsets: std::ops::Range<i64>, months: &[Option<&
     let whole = column(n, nulls, random, |_| ()).iter().map(Option::is_some).collect::<Vec<bool>>();
     let DataType::Struct(point) = schema().field(14).data_type().clone() else { unreachable!("a struct") };
     let lists = column(n, nulls, random, |r| column(r.random_range(0..4), 0.2, r, |r| r.random::<i64>()));
-    let decimal = |digits: u32| move |r: &mut StdRng| r.random_range(-10i128.pow(digits) + 1..10i128.pow(digits));
+    let decimal =
+        |digits: u32| move |r: &mut StdRng| r.random_range(-10i128.pow(digits) + 1..10i128.pow(digits));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from(vec![&*from.topic; n])),
         Arc::new(Int32Array::from(vec![from.partition; n])),
@@ -88,14 +102,20 @@ fn rows(from: &TopicPartition, offsets: std::ops::Range<i64>, months: &[Option<&
         Arc::new(BinaryArray::from_iter(column(n, nulls, random, |r| [r.random::<u8>(); 3]))),
         Arc::new(Date32Array::from(column(n, nulls, random, |r| r.random_range(-800_000..3_000_000)))),
         Arc::new(
-            TimestampMicrosecondArray::from(column(n, nulls, random, |r| r.random_range(-1i64 << 50..1 << 55)))
-                .with_timezone("UTC"),
+            TimestampMicrosecondArray::from(column(n, nulls, random, |r| {
+                r.random_range(-1i64 << 50..1 << 55)
+            }))
+            .with_timezone("UTC"),
         ),
         Arc::new(
-            Decimal128Array::from(column(n, nulls, random, decimal(7))).with_precision_and_scale(7, 2).unwrap(),
+            Decimal128Array::from(column(n, nulls, random, decimal(7)))
+                .with_precision_and_scale(7, 2)
+                .unwrap(),
         ),
         Arc::new(
-            Decimal128Array::from(column(n, nulls, random, decimal(30))).with_precision_and_scale(30, 3).unwrap(),
+            Decimal128Array::from(column(n, nulls, random, decimal(30)))
+                .with_precision_and_scale(30, 3)
+                .unwrap(),
         ),
         Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists)),
         Arc::new(StructArray::new(point, vec![x, y], Some(whole.into()))),
@@ -126,7 +146,7 @@ impl Bench {
         DatasetWriter::new(self.layout.clone(), self.fan_out.clone(), "c-1").unwrap()
     }
 
-    /// The files' contents, after checking size and SHA-256 of what is stored.
+    /// The file's row groups, after checking size and SHA-256 of what is stored.
     async fn read(&self, file: &StagedFile) -> Vec<RecordBatch> {
         for upload in &file.uploads {
             assert_eq!(upload.settled().await, UploadStatus::Done);
@@ -134,20 +154,14 @@ impl Bench {
         let bytes = self.store.get(&file.object_path).await.unwrap().bytes().await.unwrap();
         assert_eq!(bytes.len() as u64, file.size);
         assert_eq!(sha256_hex(&bytes), file.sha256);
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
-        let groups = builder.metadata().num_row_groups();
+        let open = || ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();
         let read_group = |group| {
-            let builder = ParquetRecordBatchReaderBuilder::try_new(builder_bytes(&self.store, file)).unwrap();
-            let reader = builder.with_row_groups(vec![group]).with_batch_size(1 << 30).build().unwrap();
+            let reader = open().with_row_groups(vec![group]).build().unwrap();
             let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
-            arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
+            concat_batches(&batches[0].schema(), &batches).unwrap()
         };
-        (0..groups).map(read_group).collect()
+        (0..open().metadata().num_row_groups()).map(read_group).collect()
     }
-}
-
-fn builder_bytes(store: &Arc<InMemory>, file: &StagedFile) -> bytes::Bytes {
-    futures::executor::block_on(async { store.get(&file.object_path).await.unwrap().bytes().await.unwrap() })
 }
 
 fn partitions() -> Vec<TopicPartition> {
@@ -155,7 +169,10 @@ fn partitions() -> Vec<TopicPartition> {
 }
 
 /// The rows of all partitions, cut into chunks and interleaved at random.
-fn interleaved(whole: &[(TopicPartition, RecordBatch)], random: &mut StdRng) -> Vec<(TopicPartition, RecordBatch)> {
+fn interleaved(
+    whole: &[(TopicPartition, RecordBatch)],
+    random: &mut StdRng,
+) -> Vec<(TopicPartition, RecordBatch)> {
     let mut rest: Vec<_> = whole.iter().map(|(from, rows)| (from.clone(), rows.clone())).collect();
     let mut chunks = Vec::new();
     while !rest.is_empty() {
@@ -198,8 +215,9 @@ async fn the_bytes_depend_on_the_rows_and_not_on_how_they_arrived() {
             .zip(sizes)
             .map(|(from, n)| {
                 // Two differently odd halves: buffers of valid bits come and go with the chunk borders.
-                let halves = [rows(&from, 0..n, &months, &mut random), rows(&from, n..2 * n, &months, &mut random)];
-                (from, arrow::compute::concat_batches(&schema(), &halves).unwrap())
+                let halves =
+                    [rows(&from, 0..n, &months, &mut random), rows(&from, n..2 * n, &months, &mut random)];
+                (from, concat_batches(&schema(), &halves).unwrap())
             })
             .collect();
         let mut expected: Option<Vec<Identity>> = None;
@@ -212,6 +230,26 @@ async fn the_bytes_depend_on_the_rows_and_not_on_how_they_arrived() {
             let files = identities(&writer.close().unwrap());
             assert_eq!(&files, expected.get_or_insert(files.clone()), "seed {seed}");
         }
+    }
+}
+
+#[tokio::test]
+async fn pages_do_not_show_where_chunks_ended() {
+    let mut random = StdRng::seed_from_u64(41);
+    let from = TopicPartition::new("t", 0);
+    // More than a page of 20,000 rows, and more values than dictionaries take.
+    let halves = [0..17_000, 17_000..34_000].map(|offsets| rows(&from, offsets, &[None], &mut random));
+    let whole = concat_batches(&schema(), &halves).unwrap();
+    let mut expected: Option<Vec<Identity>> = None;
+    for chunk_rows in [34_000, 17_000, 5_001, 333] {
+        let bench = Bench::new(&["month"]);
+        let mut writer = bench.writer();
+        for start in (0..whole.num_rows()).step_by(chunk_rows) {
+            let chunk = whole.slice(start, chunk_rows.min(whole.num_rows() - start));
+            writer.write(&from, chunk).unwrap();
+        }
+        let files = identities(&writer.close().unwrap());
+        assert_eq!(&files, expected.get_or_insert(files.clone()), "chunks of {chunk_rows} rows");
     }
 }
 
@@ -243,7 +281,12 @@ async fn every_row_is_stored_once_in_order_whatever_is_flushed_when() {
                 assert!(group.schema().field_with_name("month").is_err(), "partition columns are not stored");
                 let places = places(&group);
                 assert!(places.is_sorted_by(|a, b| a < b), "rows of a row group out of order");
-                found.extend(places.into_iter().enumerate().map(|(row, place)| (place, month.clone(), group.slice(row, 1))));
+                found.extend(
+                    places
+                        .into_iter()
+                        .enumerate()
+                        .map(|(row, place)| (place, month.clone(), group.slice(row, 1))),
+                );
             }
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -272,7 +315,8 @@ fn text_of(value: &ArrayRef) -> String {
 }
 
 fn places(rows: &RecordBatch) -> Vec<(String, i32, i64)> {
-    let (topics, partitions) = (rows.column(0).as_string::<i32>(), rows.column(1).as_primitive::<Int32Type>());
+    let (topics, partitions) =
+        (rows.column(0).as_string::<i32>(), rows.column(1).as_primitive::<Int32Type>());
     let offsets = rows.column(OFFSET).as_primitive::<Int64Type>();
     (0..rows.num_rows())
         .map(|row| (topics.value(row).to_string(), partitions.value(row), offsets.value(row)))
@@ -288,12 +332,13 @@ async fn statistics_agree_with_a_look_at_every_row() {
         let from = TopicPartition::new("t", 0);
         let mut whole = Vec::new();
         for chunk in 0..random.random_range(1..4) {
-            let rows = rows(&from, chunk * 1000..chunk * 1000 + random.random_range(1..60), &[None], &mut random);
+            let rows =
+                rows(&from, chunk * 1000..chunk * 1000 + random.random_range(1..60), &[None], &mut random);
             whole.push(rows.clone());
             writer.write(&from, rows).unwrap();
             writer.flush(0).unwrap();
         }
-        let whole = arrow::compute::concat_batches(&schema(), &whole).unwrap();
+        let whole = concat_batches(&schema(), &whole).unwrap();
         let files = writer.close().unwrap();
         let stats: Value = serde_json::from_str(&files[0].stats).unwrap();
         assert_eq!(stats["numRecords"], whole.num_rows());
@@ -335,8 +380,12 @@ fn check_bounds(column: &ArrayRef, min: &Value, max: &Value, place: &str) {
     }
     let integers = |values: Vec<i64>| exact(values, (min.as_i64(), max.as_i64()), place);
     match column.data_type() {
-        DataType::Int8 => integers(column.as_primitive::<Int8Type>().iter().flatten().map(i64::from).collect()),
-        DataType::Int32 => integers(column.as_primitive::<Int32Type>().iter().flatten().map(i64::from).collect()),
+        DataType::Int8 => {
+            integers(column.as_primitive::<Int8Type>().iter().flatten().map(i64::from).collect())
+        }
+        DataType::Int32 => {
+            integers(column.as_primitive::<Int32Type>().iter().flatten().map(i64::from).collect())
+        }
         DataType::Int64 => integers(column.as_primitive::<Int64Type>().iter().flatten().collect()),
         DataType::Float32 => {
             let values: Vec<f32> = column.as_primitive::<Float32Type>().iter().flatten().collect();
@@ -364,7 +413,10 @@ fn check_bounds(column: &ArrayRef, min: &Value, max: &Value, place: &str) {
             let (least, most) = (values.iter().min(), values.iter().max());
             assert_eq!(min.is_null(), least.is_none(), "{place}");
             if let (Some(min), Some(least)) = (min.as_str(), least) {
-                assert!(min <= *least && least.starts_with(min) && (least.len() <= 64) == (min == *least), "{place}");
+                assert!(
+                    min <= *least && least.starts_with(min) && (least.len() <= 64) == (min == *least),
+                    "{place}"
+                );
             }
             if let (Some(max), Some(most)) = (max.as_str(), most) {
                 assert!(max >= *most && max.len() <= 256 && (most.len() > 64 || max == *most), "{place}");
@@ -382,8 +434,11 @@ fn check_bounds(column: &ArrayRef, min: &Value, max: &Value, place: &str) {
             assert_eq!(day(max), writable(values.iter().max().copied()), "{place}");
         }
         DataType::Timestamp(..) => {
-            let micros = |value: &Value| Some(DateTime::parse_from_rfc3339(value.as_str()?).unwrap().timestamp_micros());
-            let values: Vec<i64> = column.as_primitive::<TimestampMicrosecondType>().iter().flatten().collect();
+            let micros = |value: &Value| {
+                Some(DateTime::parse_from_rfc3339(value.as_str()?).unwrap().timestamp_micros())
+            };
+            let values: Vec<i64> =
+                column.as_primitive::<TimestampMicrosecondType>().iter().flatten().collect();
             let (least, most) = (values.iter().min(), values.iter().max());
             assert_eq!(micros(min), least.map(|v| v.div_euclid(1000) * 1000), "{place}");
             assert_eq!(micros(max), most.map(|v| -((-v).div_euclid(1000) * 1000)), "{place}");
@@ -447,7 +502,11 @@ async fn files_are_numbered_in_the_order_of_partition_values() {
     let paths: Vec<_> = writer.close().unwrap().into_iter().map(|file| file.path).collect();
     assert_eq!(
         paths,
-        ["month=1/part-c-1-00000.parquet", "month=2/part-c-1-00001.parquet", "month=3/part-c-1-00002.parquet"]
+        [
+            "month=1/part-c-1-00000.parquet",
+            "month=2/part-c-1-00001.parquet",
+            "month=3/part-c-1-00002.parquet"
+        ]
     );
 }
 

@@ -1,0 +1,465 @@
+//! Real services: Apache Kafka, S3 (moto), Azure (Azurite) and the simulator of Google's store, and the real binary.
+//!
+//! Switched on by `ISOBAR_LIVE=1`; addresses come from the environment. The recipe:
+//!
+//! ```sh
+//! tests/services/services start --dir DIR
+//! set -a; . DIR/services.env; set +a
+//! ISOBAR_LIVE=1 cargo test --release -p isobar-tests --test it live
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use isobar_connectors::clouds;
+use isobar_connectors::kafka::{Compression, KafkaProducer, ProducedRecord};
+use isobar_tests::delta::{Log, Table, latest_version};
+use isobar_tests::events::{self, Event, FEATURES, Fate, Generator, Record, Value};
+use isobar_tests::lab::{PARTITIONS, write_file};
+use isobar_tests::ledger::Ledger;
+use isobar_tests::prng::{Prng, Seed};
+use isobar_tests::program::{Background, Output, http_get, isobar, run};
+use isobar_tests::proxy::Mode;
+use isobar_tests::services::{Services, oracle};
+use isobar_tests::trees;
+use isobar_tests::wait::{PATIENCE, until, until_some};
+use isobar_topologies::prove::prove;
+use object_store::ObjectStore;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use tokio::process::Command;
+use url::Url;
+
+/// How often the process is killed.
+const KILLS: usize = 50;
+/// How long one request to Kafka may take.
+const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A dataset that keeps a row of every record, in itself or in its quarantine, so that positions have no holes.
+const DATASET: &str = "  features:
+    from: events
+    sql: |
+      SELECT id, city, amount, items, flag, at, items > 10 AS many,
+             _partition AS kafka_partition, _offset AS kafka_offset
+      FROM events
+    expect:
+      - { name: has_amount, check: \"amount IS NOT NULL\", action: quarantine }
+";
+
+fn judge(event: &Event) -> Fate {
+    if event.amount.is_none() {
+        return Fate::by_rule("has_amount");
+    }
+    let mut row = event.row();
+    row.insert("many".into(), event.items.map_or(Value::Null, |items| Value::Bool(items > 10)));
+    Fate::Row { row, warned: None }
+}
+
+/// A topic and a prefix in every store that nobody else uses, and what was produced.
+struct Live {
+    services: Services,
+    directory: tempfile::TempDir,
+    /// The topic's name and the prefix in the stores.
+    name: String,
+    ledger: Ledger,
+}
+
+impl Live {
+    async fn begin(test: &str) -> Option<Self> {
+        let services = Services::connect(test).await?;
+        let name = format!("{test}-{}", uuid::Uuid::new_v4());
+        let directory = tempfile::tempdir().unwrap();
+        let live = Self { services, directory, name, ledger: Ledger::default() };
+        live.create_topic().await;
+        Some(live)
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", &self.services.brokers).create().unwrap()
+    }
+
+    fn admin_options() -> AdminOptions {
+        AdminOptions::new().operation_timeout(Some(KAFKA_PATIENCE)).request_timeout(Some(KAFKA_PATIENCE))
+    }
+
+    async fn create_topic(&self) {
+        let topic = NewTopic::new(&self.name, PARTITIONS, TopicReplication::Fixed(1));
+        let created = self.admin().create_topics(&[topic], &Self::admin_options()).await.unwrap();
+        assert!(created.iter().all(Result::is_ok), "{created:?}");
+    }
+
+    fn producer(&self) -> KafkaProducer {
+        KafkaProducer::start(&self.services.brokers, Compression::Lz4).unwrap()
+    }
+
+    fn produce(&mut self, producer: &KafkaProducer, records: Vec<Record>) {
+        produce(producer, &self.name, records, &mut self.ledger);
+    }
+
+    /// The spec in a file; `interval` between commits.
+    fn spec(&self, interval: &str) -> PathBuf {
+        let clouds = self.services.clouds_yaml(&self.name, self.directory.path());
+        let sources = events::SOURCE.replace("topic: events", &format!("topic: {}", self.name));
+        let text = format!(
+            "topology: live\nkafka:\n  brokers: {}\nclouds:\n{clouds}commit: {{ interval: {interval}, size: 1MiB }}\nmemory: 192MiB\n\
+             sources:\n{sources}datasets:\n{DATASET}",
+            self.services.brokers
+        );
+        write_file(&self.directory.path().join("topology.yaml"), &text)
+    }
+
+    /// The stores, not through the proxies.
+    fn stores(&self) -> Vec<(&'static str, Arc<dyn ObjectStore>)> {
+        let open = |(name, store): (&'static str, &isobar_tests::services::Store)| {
+            let url = Url::parse(&store.url(&self.name)).unwrap();
+            (name, clouds::open(name, &url, &store.options()).unwrap().data)
+        };
+        self.services.stores().map(open).to_vec()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = isobar(arguments);
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        run(&mut self.command(arguments)).await
+    }
+
+    fn start(&self, spec: &Path, log: &str, further: &[&str]) -> Background {
+        let arguments = [&["--log-format", "json", "run", spec.to_str().unwrap()], further].concat();
+        Background::start(&mut self.command(&arguments), &self.directory.path().join(log))
+    }
+
+    /// Everything produced is in every store, once and right: by our own readers, by `prove`, and by the oracle.
+    async fn assert_complete(&self, spec: &Path) {
+        let quarantine_name = format!("{FEATURES}.quarantine");
+        let mut named = Vec::new();
+        for (name, store) in self.stores() {
+            let dataset = Table::read(&*store, FEATURES).await;
+            let quarantine = Table::read(&*store, &quarantine_name).await;
+            self.ledger.assert_complete(&self.name, judge, &dataset, &quarantine);
+            named.push((name.to_owned(), trees::reachable(&*store, &[FEATURES, &quarantine_name]).await));
+        }
+        trees::assert_all_equal(&named);
+        self.run(&["prove", "--config", spec.to_str().unwrap()]).await.assert(0, &[FEATURES]);
+        self.ask_oracle().await;
+    }
+
+    async fn ask_oracle(&self) {
+        let ends = self.ledger.ends(&self.name);
+        let ends: Vec<String> = ends.iter().map(|(partition, end)| format!("{partition}={end}")).collect();
+        let mut all = vec!["compare".to_owned()];
+        let mut options = Vec::new();
+        for (_, store) in self.services.stores() {
+            let table = format!("{}/datasets/{FEATURES}", store.url(&self.name));
+            let quarantine = format!("{table}.quarantine");
+            let storage = store.python_options().to_string();
+            let answer = oracle(&[
+                "offsets",
+                &table,
+                &quarantine,
+                "--ends",
+                &ends.join(","),
+                "--storage-options",
+                &storage,
+            ])
+            .await;
+            answer.assert(0, &["\"missing\": 0", "\"repeated\": 0", "\"unexpected\": 0"]);
+            all.push(table);
+            options.extend(["--storage-options".to_owned(), storage]);
+        }
+        all.extend(options);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        oracle(&all).await.assert(0, &[]);
+    }
+}
+
+/// Produces in turn to all partitions; the ledger notes it once the broker has it all.
+fn produce(producer: &KafkaProducer, topic: &str, records: Vec<Record>, ledger: &mut Ledger) {
+    let first = ledger.len(topic);
+    let placed: Vec<(i32, Record)> = records
+        .into_iter()
+        .zip(first..)
+        .map(|(record, number)| ((number % PARTITIONS as u64) as i32, record))
+        .collect();
+    for (partition, record) in &placed {
+        let produced = ProducedRecord {
+            topic,
+            partition: *partition,
+            key: record.key.as_deref(),
+            payload: record.payload.as_deref(),
+            timestamp_ms: Some(record.timestamp_ms),
+        };
+        producer.produce(produced).unwrap();
+    }
+    producer.flush(KAFKA_PATIENCE).unwrap();
+    for (partition, record) in placed {
+        ledger.push(topic, partition, record);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_main_job_from_kafka_to_three_real_stores() {
+    let Some(mut live) = Live::begin("main-job").await else { return };
+    let seed = Seed::of("live_main_job");
+    let mut records = Generator::mixed(seed.prng());
+    let producer = live.producer();
+    let spec = live.spec("1s");
+    for _ in 0..2 {
+        live.produce(&producer, records.records(20_000));
+        live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+        live.assert_complete(&spec).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_kills_at_random_moments_lose_and_double_nothing() {
+    let Some(mut live) = Live::begin("kills").await else { return };
+    let seed = Seed::of("live_kills");
+    let mut prng = seed.prng();
+    let spec = live.spec("200ms");
+    // A producer that goes on whatever happens to the pipeline.
+    let stop = Arc::new(AtomicBool::new(false));
+    let producing = {
+        let (producer, topic, stop) = (live.producer(), live.name.clone(), stop.clone());
+        let (mut records, mut prng) = (Generator::mixed(prng.fork()), prng.fork());
+        tokio::task::spawn_blocking(move || {
+            let mut ledger = Ledger::default();
+            while !stop.load(Ordering::Relaxed) {
+                let count = prng.index(400);
+                produce(&producer, &topic, records.records(count), &mut ledger);
+                std::thread::sleep(Duration::from_millis(prng.below(300)));
+            }
+            ledger
+        })
+    };
+    for kill in 0..KILLS {
+        let process = live.start(&spec, "killed.log", &[]);
+        // A third each dies while it starts, soon after, or in the middle of its work.
+        let longest_ms = *prng.pick(&[700, 1500, 4000]);
+        let delay = Duration::from_millis(prng.below(longest_ms));
+        tokio::time::sleep(delay).await;
+        let mut process = process;
+        assert!(!process.has_ended(), "kill {kill}: it ended by itself\n{}", process.errors());
+        process.kill().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    live.ledger = producing.await.unwrap();
+    let produced = live.ledger.len(&live.name);
+    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    live.assert_complete(&spec).await;
+    let log = Log::read(&*live.stores()[0].1, FEATURES).await;
+    eprintln!("{KILLS} kills, {produced} records, {} versions", log.versions.len());
+}
+
+/// What `/metrics` says about commits.
+async fn commits(address: &str) -> Option<u64> {
+    let (_, metrics) = http_get(address, "/metrics").await?;
+    let line = metrics.lines().find(|line| line.starts_with("isobar_commits_total{"))?;
+    line.rsplit(' ').next()?.parse::<f64>().ok().map(|count| count as u64)
+}
+
+/// Follows the commits until `more` were made; the longest time without one.
+async fn longest_pause(address: &str, more: u64) -> Duration {
+    let first = until_some("metrics are served", async || commits(address).await).await;
+    let (mut seen, mut changed, mut longest) = (first, Instant::now(), Duration::ZERO);
+    while seen < first + more {
+        assert!(changed.elapsed() < PATIENCE, "no commit for {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = commits(address).await.unwrap_or(seen);
+        if now > seen {
+            longest = longest.max(changed.elapsed());
+            (seen, changed) = (now, Instant::now());
+        }
+    }
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_one_store_may_be_taken_away_and_becomes_equal_by_itself() {
+    let Some(mut live) = Live::begin("outage").await else { return };
+    let seed = Seed::of("live_outage");
+    let mut prng = seed.prng();
+    let spec = live.spec("300ms");
+    let stop = Arc::new(AtomicBool::new(false));
+    let producing = {
+        let (producer, topic, stop) = (live.producer(), live.name.clone(), stop.clone());
+        let mut records = Generator::mixed(prng.fork());
+        tokio::task::spawn_blocking(move || {
+            let mut ledger = Ledger::default();
+            while !stop.load(Ordering::Relaxed) {
+                produce(&producer, &topic, records.records(100), &mut ledger);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            ledger
+        })
+    };
+    let process = live.start(&spec, "outage.log", &["--metrics-addr", "127.0.0.1:0"]);
+    let line: serde_json::Value = serde_json::from_str(&process.says("serving metrics").await).unwrap();
+    let address = line["address"].as_str().unwrap().to_owned();
+    let undisturbed = longest_pause(&address, 10).await;
+    let mut pauses = BTreeMap::new();
+    for (name, store) in live.services.stores() {
+        for mode in [Mode::Refuse, Mode::Hang, Mode::LoseAnswers] {
+            store.proxy.set(mode);
+            let pause = longest_pause(&address, 15).await;
+            pauses.insert(format!("{name} {mode:?}"), pause);
+            store.proxy.set(Mode::Forward);
+            // It catches up although commits go on.
+            let direct = live.stores();
+            let of = |wanted: &str| {
+                direct.iter().find(|(name, _)| *name == wanted).map(|(_, store)| store.clone()).unwrap()
+            };
+            let newest = latest_version(&*of(if name == "aws" { "azure" } else { "aws" }), FEATURES).await;
+            until("the store has caught up", async || latest_version(&*of(name), FEATURES).await >= newest)
+                .await;
+        }
+    }
+    eprintln!("longest time without a commit: undisturbed {undisturbed:?}, {pauses:#?}");
+    stop.store(true, Ordering::Relaxed);
+    live.ledger = producing.await.unwrap();
+    process.signal("TERM").await;
+    process.ended().await.assert(0, &[]);
+    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    live.assert_complete(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aborted_transactions_and_control_records_leave_holes_that_are_no_gaps() {
+    let Some(live) = Live::begin("transactions").await else { return };
+    let spec = live.spec("500ms");
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", &live.services.brokers)
+        .set("transactional.id", &live.name)
+        .create()
+        .unwrap();
+    producer.init_transactions(KAFKA_PATIENCE).unwrap();
+    let mut committed = Vec::new();
+    let mut prng = Prng::new(3);
+    for round in 0..2 {
+        for transaction in 0..20 {
+            producer.begin_transaction().unwrap();
+            let is_kept = transaction < 19 && transaction % 3 != 1;
+            for number in 0..10 {
+                let id = round * 1000 + transaction * 10 + number;
+                let payload = Event::plain(id).to_json(&mut prng);
+                let record =
+                    BaseRecord::<[u8], [u8]>::to(&live.name).partition((number % 4) as i32).payload(&payload);
+                producer.send(record).map_err(|(error, _)| error).unwrap();
+                if is_kept {
+                    committed.push(id);
+                }
+            }
+            match is_kept {
+                true => producer.commit_transaction(KAFKA_PATIENCE).unwrap(),
+                // The last one of each round is aborted, so that every partition ends in what nobody may read.
+                false => {
+                    producer.flush(KAFKA_PATIENCE).unwrap();
+                    producer.abort_transaction(KAFKA_PATIENCE).unwrap();
+                }
+            }
+        }
+        for _ in 0..2 {
+            live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+            for (name, store) in live.stores() {
+                let dataset = Table::read(&*store, FEATURES).await;
+                let mut ids: Vec<i64> = dataset
+                    .rows()
+                    .map(|row| match row["id"] {
+                        Value::Int(id) => id,
+                        _ => panic!("an id is a number"),
+                    })
+                    .collect();
+                ids.sort_unstable();
+                assert_eq!(ids, committed, "{name}");
+            }
+        }
+    }
+    live.run(&["prove", "--config", spec.to_str().unwrap()]).await.assert(0, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_later_are_read_from_their_first_record() {
+    let Some(mut live) = Live::begin("partitions").await else { return };
+    let seed = Seed::of("live_partitions");
+    let mut records = Generator::mixed(seed.prng());
+    let spec = live.spec("500ms");
+    let producer = live.producer();
+    live.produce(&producer, records.records(500));
+    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    let more = NewPartitions::new(&live.name, 7);
+    let grown = live.admin().create_partitions(&[more], &Live::admin_options()).await.unwrap();
+    assert!(grown.iter().all(Result::is_ok), "{grown:?}");
+    let topic = live.name.clone();
+    // A producer of its own: it learns of the new partitions when it connects.
+    let producer = live.producer();
+    for partition in [4, 5, 6] {
+        for record in records.records(70) {
+            let (key, payload) = (record.key.clone(), record.payload.clone());
+            let (key, payload, timestamp_ms) =
+                (key.as_deref(), payload.as_deref(), Some(record.timestamp_ms));
+            producer
+                .produce(ProducedRecord { topic: &topic, partition, key, payload, timestamp_ms })
+                .unwrap();
+            live.ledger.push(&topic, partition, record);
+        }
+    }
+    producer.flush(KAFKA_PATIENCE).unwrap();
+    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    live.assert_complete(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_deleted_and_created_again_is_a_hard_stop() {
+    let Some(mut live) = Live::begin("recreated").await else { return };
+    let seed = Seed::of("live_recreated");
+    let mut records = Generator::mixed(seed.prng());
+    let spec = live.spec("500ms");
+    let spec = spec.to_str().unwrap();
+    let producer = live.producer();
+    live.produce(&producer, records.records(100));
+    live.run(&["run", spec, "--until-caught-up"]).await.assert(0, &[]);
+    drop(producer);
+    let deleted = live.admin().delete_topics(&[live.name.as_str()], &Live::admin_options()).await.unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    live.run(&["run", spec, "--until-caught-up"]).await.assert(2, &["does not exist"]);
+    live.create_topic().await;
+    let producer = live.producer();
+    produce(&producer, &live.name, records.records(300), &mut Ledger::default());
+    live.run(&["run", spec, "--until-caught-up"]).await.assert(1, &["created again"]);
+    let opened: Vec<clouds::Cloud> = live
+        .services
+        .stores()
+        .map(|(name, store)| {
+            clouds::open(name, &Url::parse(&store.url(&live.name)).unwrap(), &store.options()).unwrap()
+        })
+        .to_vec();
+    assert!(prove(&opened, &[], None).await.unwrap().holds());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_away_for_a_while_is_waited_for() {
+    let Some(mut live) = Live::begin("broker").await else { return };
+    let proxy = isobar_tests::proxy::Proxy::start(&live.services.brokers).await;
+    // Only asking for the brokers' addresses goes through the proxy, which is enough to see a start without a broker.
+    proxy.set(Mode::Refuse);
+    let spec = live.spec("500ms");
+    let text = std::fs::read_to_string(&spec).unwrap();
+    let away = text
+        .replace(&format!("brokers: {}", live.services.brokers), &format!("brokers: {}", proxy.address()));
+    let away = write_file(&live.directory.path().join("away.yaml"), &away);
+    live.run(&["run", away.to_str().unwrap(), "--until-caught-up"]).await.assert(1, &[&proxy.address()]);
+    proxy.set(Mode::Forward);
+    let seed = Seed::of("live_broker");
+    let producer = live.producer();
+    live.produce(&producer, Generator::mixed(seed.prng()).records(200));
+    live.run(&["run", away.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    live.assert_complete(&spec).await;
+}
