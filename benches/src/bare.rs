@@ -21,7 +21,7 @@ use crate::topic::PARTITIONS;
 const BATCH_ROWS: usize = 8192;
 
 /// Reads the topic once and prints the measurement.
-pub fn run(brokers: &str, topic: &str) -> Result<()> {
+pub(crate) fn run(brokers: &str, topic: &str) -> Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "bare")
@@ -38,7 +38,8 @@ pub fn run(brokers: &str, topic: &str) -> Result<()> {
     let schema = schema();
     let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()?;
     let file = tempfile::tempfile()?;
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?)).build();
+    let properties =
+        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?)).build();
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties))?;
     let (mut records, mut bytes, mut at_end) = (0, 0, 0);
     while at_end < PARTITIONS {
@@ -74,8 +75,25 @@ fn write(decoder: &mut Decoder, writer: &mut ArrowWriter<std::fs::File>) -> Resu
 fn schema() -> SchemaRef {
     let text = ["carrier", "tailnum", "origin", "dest"];
     let columns = [
-        "year", "month", "day", "dep_time", "sched_dep_time", "dep_delay", "arr_time", "sched_arr_time", "arr_delay", "carrier",
-        "flight", "tailnum", "origin", "dest", "air_time", "distance", "hour", "minute", "time_hour",
+        "year",
+        "month",
+        "day",
+        "dep_time",
+        "sched_dep_time",
+        "dep_delay",
+        "arr_time",
+        "sched_arr_time",
+        "arr_delay",
+        "carrier",
+        "flight",
+        "tailnum",
+        "origin",
+        "dest",
+        "air_time",
+        "distance",
+        "hour",
+        "minute",
+        "time_hour",
     ];
     let field = |name: &str| {
         let data_type = match name {

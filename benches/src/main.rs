@@ -68,9 +68,15 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Ingest { brokers, megabytes, runs, memory, json } => ingest(&brokers, megabytes, runs, &memory, json).await,
-        Command::Bare { brokers, topic } => tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?,
-        Command::Pipeline { brokers, topic, memory, directory } => pipeline::run(&brokers, &topic, &memory, &directory).await,
+        Command::Ingest { brokers, megabytes, runs, memory, json } => {
+            ingest(&brokers, megabytes, runs, &memory, json).await
+        }
+        Command::Bare { brokers, topic } => {
+            tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?
+        }
+        Command::Pipeline { brokers, topic, memory, directory } => {
+            pipeline::run(&brokers, &topic, &memory, &directory).await
+        }
     }
 }
 
@@ -99,7 +105,10 @@ async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: 
     } else {
         println!("{}\n{}", Measurement::TABLE_HEAD, bare.table_row("bare loop"));
         println!("{}", pipeline.table_row("isobar, 3 clouds"));
-        println!("\nper core, isobar reaches {:.0} % of the bare loop (median of {runs} runs each)", 100.0 * ratio);
+        println!(
+            "\nper core, isobar reaches {:.0} % of the bare loop (median of {runs} runs each)",
+            100.0 * ratio
+        );
     }
     Ok(())
 }
@@ -107,7 +116,10 @@ async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: 
 /// Runs this program again with `arguments`; its last line of output is a measurement.
 fn child(arguments: &[&str]) -> Result<Measurement> {
     let program = std::env::current_exe().context("find this program")?;
-    let output = std::process::Command::new(program).args(arguments).stderr(std::process::Stdio::inherit()).output()?;
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
     if !output.status.success() {
         bail!("{} ended with {}", arguments[0], output.status);
     }

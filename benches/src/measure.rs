@@ -11,33 +11,33 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Measurement {
+pub(crate) struct Measurement {
     /// Kafka records.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Bytes of payload.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Wall time.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Processor time of all threads, user and system.
-    pub core_seconds: f64,
+    pub(crate) core_seconds: f64,
     /// Largest resident memory.
-    pub resident_bytes_max: u64,
+    pub(crate) resident_bytes_max: u64,
 }
 
 /// A running measurement of this process.
-pub struct Stopwatch {
+pub(crate) struct Stopwatch {
     started: Instant,
     core_seconds: f64,
 }
 
 impl Stopwatch {
     /// Starts now.
-    pub fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         Ok(Self { started: Instant::now(), core_seconds: core_seconds()? })
     }
 
     /// What has been used since the start. Resident memory is that of the whole process so far.
-    pub fn stop(&self, records: u64, bytes: u64) -> Result<Measurement> {
+    pub(crate) fn stop(&self, records: u64, bytes: u64) -> Result<Measurement> {
         Ok(Measurement {
             records,
             bytes,
@@ -50,15 +50,16 @@ impl Stopwatch {
 
 impl Measurement {
     /// Head of a Markdown table of measurements.
-    pub const TABLE_HEAD: &'static str = "| | records/s | MB/s | core-seconds | MB/s per core | resident MB |\n|---|---|---|---|---|---|";
+    pub(crate) const TABLE_HEAD: &'static str =
+        "| | records/s | MB/s | core-seconds | MB/s per core | resident MB |\n|---|---|---|---|---|---|";
 
     /// Throughput per second of processor time.
-    pub fn megabytes_per_core_second(&self) -> f64 {
+    pub(crate) fn megabytes_per_core_second(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.core_seconds
     }
 
     /// A row of a Markdown table.
-    pub fn table_row(&self, name: &str) -> String {
+    pub(crate) fn table_row(&self, name: &str) -> String {
         format!(
             "| {name} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} |",
             self.records as f64 / self.seconds,
@@ -85,8 +86,10 @@ impl fmt::Display for Measurement {
 }
 
 /// The run with the median throughput per core.
-pub fn median(mut runs: Vec<Measurement>) -> Measurement {
-    runs.sort_by(|left, right| left.megabytes_per_core_second().total_cmp(&right.megabytes_per_core_second()));
+pub(crate) fn median(mut runs: Vec<Measurement>) -> Measurement {
+    runs.sort_by(|left, right| {
+        left.megabytes_per_core_second().total_cmp(&right.megabytes_per_core_second())
+    });
     runs.swap_remove(runs.len() / 2)
 }
 

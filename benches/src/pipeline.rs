@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::measure::Stopwatch;
 
 /// Reads the topic once, commits everything to three clouds, and prints the measurement.
-pub async fn run(brokers: &str, topic: &str, memory: &str, directory: &Path) -> Result<()> {
+pub(crate) async fn run(brokers: &str, topic: &str, memory: &str, directory: &Path) -> Result<()> {
     let path = directory.join("topology.yaml");
     std::fs::write(&path, topology(brokers, topic, memory)?)?;
     let topology = spec::load(&path).map_err(|problems| anyhow::anyhow!("{problems}"))?;
@@ -34,7 +34,11 @@ fn topology(brokers: &str, topic: &str, memory: &str) -> Result<String> {
     let mut text = TOPOLOGY.to_owned();
     for (start, end) in [("\n  weather:\n", "\ndatasets:"), ("\n  weather_hourly:\n", "")] {
         let from = text.find(start).with_context(|| format!("the demo's topology has {start:?}"))?;
-        let to = if end.is_empty() { text.len() } else { text[from..].find(end).map(|at| from + at).context("datasets follow")? };
+        let to = if end.is_empty() {
+            text.len()
+        } else {
+            text[from..].find(end).map(|at| from + at).context("datasets follow")?
+        };
         text.replace_range(from..to, "\n");
     }
     for (old, new) in [

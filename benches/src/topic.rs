@@ -12,28 +12,33 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use crate::measure::Measurement;
 
 /// Partitions of the topic.
-pub const PARTITIONS: i32 = 4;
+pub(crate) const PARTITIONS: i32 = 4;
 
 /// A filled topic.
-pub struct Topic {
+pub(crate) struct Topic {
     /// Its name, which tells its size.
-    pub name: String,
+    pub(crate) name: String,
     /// Records in it.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Bytes of payload in it.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Topic {
     /// A run that did not read everything measures nothing.
-    pub fn check(&self, measured: &Measurement) -> Result<()> {
-        ensure!(measured.records == self.records, "{} of {} records were read", measured.records, self.records);
+    pub(crate) fn check(&self, measured: &Measurement) -> Result<()> {
+        ensure!(
+            measured.records == self.records,
+            "{} of {} records were read",
+            measured.records,
+            self.records
+        );
         Ok(())
     }
 }
 
 /// Creates and fills the topic, or finds it filled by an earlier run.
-pub async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
+pub(crate) async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
     let name = format!("bench_flights_{megabytes}mb");
     let payloads = payloads()?;
     let target = megabytes * 1_000_000;
@@ -58,7 +63,11 @@ pub async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
     }
     producer.flush(Duration::from_secs(120))?;
     let found = records_in(brokers, &name).await?;
-    ensure!(found == topic.records, "topic {name} holds {found} records, not {}: delete it and run again", topic.records);
+    ensure!(
+        found == topic.records,
+        "topic {name} holds {found} records, not {}: delete it and run again",
+        topic.records
+    );
     Ok(topic)
 }
 
@@ -85,7 +94,8 @@ async fn create(brokers: &str, name: &str) -> Result<bool> {
 
 async fn records_in(brokers: &str, name: &str) -> Result<u64> {
     let cluster = KafkaCluster::new(&KafkaConfig::new([brokers], "isobar-bench"), Duration::from_secs(15))?;
-    let partitions: Vec<TopicPartition> = (0..PARTITIONS).map(|partition| TopicPartition::new(name, partition)).collect();
+    let partitions: Vec<TopicPartition> =
+        (0..PARTITIONS).map(|partition| TopicPartition::new(name, partition)).collect();
     let watermarks = cluster.watermarks(&partitions).await?;
     Ok(watermarks.values().map(|ends| (ends.high - ends.low) as u64).sum())
 }

@@ -35,7 +35,8 @@ pub async fn copy_file(
         Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
         Err(error) => return Err(failed(to, path.as_ref(), error)),
     }
-    let nowhere = object_store::Error::Generic { store: "copy", source: "no other cloud to copy it from".into() };
+    let nowhere =
+        object_store::Error::Generic { store: "copy", source: "no other cloud to copy it from".into() };
     let mut last = failed(to, path.as_ref(), nowhere);
     for from in sources {
         match copy_from(to, from, &path, size, sha256).await {
@@ -92,7 +93,10 @@ async fn copy_from(
 }
 
 /// Leaves no unfinished upload behind, as far as the store still answers.
-async fn abort(upload: Option<Box<dyn MultipartUpload>>, error: object_store::Error) -> object_store::Result<()> {
+async fn abort(
+    upload: Option<Box<dyn MultipartUpload>>,
+    error: object_store::Error,
+) -> object_store::Result<()> {
     if let Some(mut upload) = upload {
         // The upload has failed; that it cannot be aborted either changes nothing.
         let _ = upload.abort().await;
@@ -117,7 +121,8 @@ impl Check {
             return Ok(());
         }
         let bytes = self.bytes;
-        let source = format!("it holds {bytes} bytes with SHA-256 {found}, the log says {size} and {sha256}").into();
+        let source =
+            format!("it holds {bytes} bytes with SHA-256 {found}, the log says {size} and {sha256}").into();
         Err(object_store::Error::Generic { store: "copy", source })
     }
 }

@@ -98,7 +98,9 @@ pub enum Error {
     },
 
     /// Kafka refused the credentials or a permission. Fix the configuration or the access rules.
-    #[error("kafka denied access to {what}: {reason}; check the credentials, and that they may describe and read it")]
+    #[error(
+        "kafka denied access to {what}: {reason}; check the credentials, and that they may describe and read it"
+    )]
     KafkaDenied {
         /// What was asked for.
         what: String,

@@ -33,7 +33,8 @@ impl MetricsServer {
         ready: Readiness,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
-        let cannot = |error| Error::Configuration(format!("cannot listen on --metrics-addr {address}: {error}"));
+        let cannot =
+            |error| Error::Configuration(format!("cannot listen on --metrics-addr {address}: {error}"));
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let app = router(metrics, ready);

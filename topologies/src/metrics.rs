@@ -4,8 +4,8 @@
 //! that the number of series is bounded by what a person wrote.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Upper bounds of the commit latency histogram, seconds.
@@ -57,19 +57,29 @@ impl Metrics {
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
-        let gauges =
-            |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(Opts::new(name, help), labels));
-        let latency = HistogramOpts::new("commit_latency_seconds", "From the end of a batch to its decision.")
-            .buckets(LATENCY_BUCKETS_S.to_vec());
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let latency =
+            HistogramOpts::new("commit_latency_seconds", "From the end of a batch to its decision.")
+                .buckets(LATENCY_BUCKETS_S.to_vec());
         Self {
             records: counters("records_consumed_total", "Kafka records consumed.", &["topic"]),
-            record_bytes: counters("record_bytes_consumed_total", "Bytes of keys and payloads consumed.", &["topic"]),
+            record_bytes: counters(
+                "record_bytes_consumed_total",
+                "Bytes of keys and payloads consumed.",
+                &["topic"],
+            ),
             rows: counters(
                 "rows_total",
                 "Kafka records by what became of them, counted when decided. The rule is empty for outcomes without one.",
                 &["dataset", "outcome", "rule"],
             ),
-            consumer_lag: gauges("consumer_lag_records", "Records not yet consumed.", &["topic", "partition"]),
+            consumer_lag: gauges(
+                "consumer_lag_records",
+                "Records not yet consumed.",
+                &["topic", "partition"],
+            ),
             commits: register(&registry, IntCounter::new("commits_total", "Decided commits.")),
             batches_retried: register(
                 &registry,
@@ -86,12 +96,19 @@ impl Metrics {
                 "Decisions that a cloud has not published yet.",
                 &["cloud"],
             ),
-            cloud_bytes: gauges("cloud_written_bytes", "Bytes of data files written since the start.", &["cloud"]),
+            cloud_bytes: gauges(
+                "cloud_written_bytes",
+                "Bytes of data files written since the start.",
+                &["cloud"],
+            ),
             cloud_up: gauges("cloud_up", "1 when the cloud's last request succeeded, else 0.", &["cloud"]),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
             memory: register(
                 &registry,
-                GaugeVec::new(Opts::new("memory_bytes", "Memory by use; `budget` is the limit set."), &["use"]),
+                GaugeVec::new(
+                    Opts::new("memory_bytes", "Memory by use; `budget` is the limit set."),
+                    &["use"],
+                ),
             ),
             registry,
         }
@@ -126,7 +143,8 @@ mod tests {
         metrics.rows.with_label_values(&["d", "dropped", "departed"]).inc_by(3);
         metrics.commit_latency.observe(0.2);
         let text = metrics.render();
-        let line = "isobar_rows_total{dataset=\"d\",outcome=\"dropped\",rule=\"departed\",topology=\"flights\"} 3";
+        let line =
+            "isobar_rows_total{dataset=\"d\",outcome=\"dropped\",rule=\"departed\",topology=\"flights\"} 3";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("isobar_commit_latency_seconds_bucket"));
     }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
-use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
 use isobar_schemas::decode::JsonDecoder;
+use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -78,7 +78,11 @@ pub struct Summary {
 }
 
 /// Runs `topology` until `shutdown`, until caught up if asked, or until an error stops it.
-pub async fn run(topology: &Topology, options: RunOptions, shutdown: CancellationToken) -> Result<Summary, Error> {
+pub async fn run(
+    topology: &Topology,
+    options: RunOptions,
+    shutdown: CancellationToken,
+) -> Result<Summary, Error> {
     let mut pipeline = tokio::select! {
         started = Pipeline::start(topology, options) => started?,
         () = shutdown.cancelled() => return Err(Error::Configuration("stopped before the topology was up".into())),
@@ -142,7 +146,10 @@ struct ClosedBatch {
 impl Batch {
     pub(crate) fn open(plans: &[DatasetPlan], uploads: &Arc<FanOut>) -> Result<Self, Error> {
         let commit_id = uuid::Uuid::new_v4().to_string();
-        let stages = plans.iter().map(|plan| DatasetStage::new(plan, &commit_id, uploads)).collect::<Result<_, _>>()?;
+        let stages = plans
+            .iter()
+            .map(|plan| DatasetStage::new(plan, &commit_id, uploads))
+            .collect::<Result<_, _>>()?;
         Ok(Self { commit_id, stages, bytes: 0, opened: Instant::now() })
     }
 
@@ -195,13 +202,19 @@ impl Pipeline<'_> {
     fn absorb(&mut self, chunk: &RecordChunk) -> Result<(), Error> {
         tokio::task::block_in_place(|| {
             let topic = &chunk.topic_partition().topic;
-            let decoder = self.decoders.get_mut(topic).expect("only topics of the specification are assigned");
-            let decoded =
-                decoder.decoder.decode(chunk).map_err(|error| Error::damaged("decoder", error.to_string()))?;
+            let decoder =
+                self.decoders.get_mut(topic).expect("only topics of the specification are assigned");
+            let decoded = decoder
+                .decoder
+                .decode(chunk)
+                .map_err(|error| Error::damaged("decoder", error.to_string()))?;
             let topic_id = &self.identities[chunk.topic_partition()].topic_id;
-            for (index, plan) in self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == decoder.source) {
+            for (index, plan) in
+                self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == decoder.source)
+            {
                 let position = &mut self.positions[index].get_mut(chunk.topic_partition());
-                let position = position.as_mut().expect("every assigned partition has a position in every dataset");
+                let position =
+                    position.as_mut().expect("every assigned partition has a position in every dataset");
                 self.batch.stages[index].absorb(plan, topic_id, chunk, &decoded, **position)?;
                 **position = chunk.offsets().last().map_or(**position, |last| (**position).max(last + 1));
             }
@@ -253,8 +266,12 @@ impl Pipeline<'_> {
     }
 
     fn close(&self, batch: Batch) -> Result<(Staged, ClosedBatch), Error> {
-        let mut closed =
-            ClosedBatch { rows: Vec::new(), files: Vec::new(), positions: BTreeMap::new(), closed: Instant::now() };
+        let mut closed = ClosedBatch {
+            rows: Vec::new(),
+            files: Vec::new(),
+            positions: BTreeMap::new(),
+            closed: Instant::now(),
+        };
         let mut tables = Vec::new();
         let mut uploads = Vec::new();
         for (stage, plan) in batch.stages.into_iter().zip(&self.plans) {
@@ -288,7 +305,10 @@ impl Pipeline<'_> {
                 self.rewind().await
             }
             CommitOutcome::NotStored(what) => {
-                warn!(what, "files did not reach a majority of clouds, reading again from the chain's positions");
+                warn!(
+                    what,
+                    "files did not reach a majority of clouds, reading again from the chain's positions"
+                );
                 tokio::time::sleep(RETRY_PAUSE).await;
                 self.rewind().await
             }
@@ -308,7 +328,8 @@ impl Pipeline<'_> {
             count_rows(metrics, dataset, rows);
         }
         debug!(sequence, latency_ms = latency.as_millis(), files = closed.files.len(), "committed");
-        let progress: Vec<_> = closed.positions.iter().map(|(partition, next)| (partition.clone(), *next)).collect();
+        let progress: Vec<_> =
+            closed.positions.iter().map(|(partition, next)| (partition.clone(), *next)).collect();
         self.source.report_progress(&progress);
         self.options.progress.committed(|committed| {
             committed.sequence = sequence;
@@ -355,7 +376,10 @@ impl Pipeline<'_> {
             metrics.cloud_up.with_label_values(&labels).set(i64::from(!cloud.away));
             let behind = i64::try_from(cloud.decisions_behind).unwrap_or(i64::MAX);
             metrics.replication_lag.with_label_values(&labels).set(behind);
-            metrics.cloud_bytes.with_label_values(&labels).set(i64::try_from(uploads.stored_bytes).unwrap_or(i64::MAX));
+            metrics
+                .cloud_bytes
+                .with_label_values(&labels)
+                .set(i64::try_from(uploads.stored_bytes).unwrap_or(i64::MAX));
         }
         for (partition, status) in self.source.status().partitions() {
             let labels = [&*partition.topic, &partition.partition.to_string()];
@@ -363,7 +387,8 @@ impl Pipeline<'_> {
             metrics.consumer_lag.with_label_values(&labels).set(lag);
         }
         let used = [
-            ("budget", self.topology.memory_bytes_max as f64), ("rows", self.batch.buffered_bytes() as f64),
+            ("budget", self.topology.memory_bytes_max as f64),
+            ("rows", self.batch.buffered_bytes() as f64),
             ("uploads", self.uploads.held_bytes() as f64),
             ("source", self.source.status().bytes_in_flight() as f64),
         ];
@@ -412,7 +437,9 @@ fn count_rows(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
     count("accepted", "", rows.output);
     count("filtered", "", rows.filtered);
     count("late", "", rows.late);
-    for (outcome, by_rule) in [("rejected", &rows.rejected), ("dropped", &rows.dropped), ("warned", &rows.warned)] {
+    for (outcome, by_rule) in
+        [("rejected", &rows.rejected), ("dropped", &rows.dropped), ("warned", &rows.warned)]
+    {
         for (rule, rows) in by_rule {
             count(outcome, rule, *rows);
         }

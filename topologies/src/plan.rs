@@ -295,10 +295,23 @@ impl Plan {
         for dataset in &self.datasets {
             dataset.write(out)?;
         }
-        for cloud in &self.clouds {
-            cloud.write(out)?;
-        }
-        Ok(())
+        self.write_clouds(out)
+    }
+}
+
+impl Plan {
+    /// The clouds, then once what lies below each of them, since it is the same.
+    fn write_clouds(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "\nclouds")?;
+        let rows = self.clouds.iter().map(|cloud| [cloud.name.clone(), cloud.url.clone()]);
+        write_columns(out, rows.collect())?;
+        let Some(cloud) = self.clouds.first() else { return Ok(()) };
+        writeln!(out, "  in each of them, the same bytes")?;
+        let rows = cloud.writes.iter().map(|write| {
+            let path = write.url.strip_prefix(cloud.url.trim_end_matches('/')).unwrap_or(&write.url);
+            [path.trim_start_matches('/').to_owned(), write.content.clone()]
+        });
+        write_columns(out, rows.collect())
     }
 }
 
@@ -340,7 +353,7 @@ impl DatasetPlan {
         }
         writeln!(out, "  plan {}", self.fingerprint)?;
         for line in self.plan.lines() {
-            writeln!(out, "    {line}")?;
+            writeln!(out, "{}", format!("    {line}").trim_end())?;
         }
         writeln!(out, "  columns")?;
         write_columns(out, self.output.iter().map(|column| self.describe(column)).collect())?;
@@ -358,17 +371,6 @@ impl DatasetPlan {
         let folder = if self.partition_by.contains(&column.name) { "folder" } else { "" };
         let notes: Vec<&str> = [nullable, folder].into_iter().filter(|note| !note.is_empty()).collect();
         [column.name.clone(), column.type_name.clone(), delta_type, notes.join(", ")]
-    }
-}
-
-impl CloudPlan {
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "\ncloud {} at {}", self.name, self.url)?;
-        let rows = self.writes.iter().map(|write| {
-            let path = write.url.strip_prefix(self.url.trim_end_matches('/')).unwrap_or(&write.url);
-            [path.trim_start_matches('/').to_owned(), write.content.clone()]
-        });
-        write_columns(out, rows.collect())
     }
 }
 
@@ -433,7 +435,8 @@ mod tests {
             "    dep_time   int32     [hhmm local] Time of departure; null for a cancelled flight\n",
             "    departed       drop        dep_time IS NOT NULL\n",
             "  files month=<month>/<file>.parquet, zstd(1)\n",
-            "cloud aws at s3://flight-delays/isobar\n",
+            "    aws    s3://flight-delays/isobar\n",
+            "    datasets/flight_features/month=<month>/<file>.parquet          rows of flight_features\n",
             "    control/flight_delays/",
         ] {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");

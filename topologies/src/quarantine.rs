@@ -26,7 +26,12 @@ pub struct Rejected {
 impl Rejected {
     /// A record that the decoder could not turn into a row.
     pub fn undecodable(reject: &Reject) -> Self {
-        Self { record: reject.record, reason: reject.reason.as_str(), rule: None, message: reject.message.clone() }
+        Self {
+            record: reject.record,
+            reason: reject.reason.as_str(),
+            rule: None,
+            message: reject.message.clone(),
+        }
     }
 
     /// A row that an expectation or the SQL rejected; `records` maps rows to records.
@@ -49,7 +54,12 @@ pub fn schema() -> SchemaRef {
     };
     let utc_micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
-        described("reason", DataType::Utf8, false, "why: tombstone, empty_payload, undecodable, …, or expectation"),
+        described(
+            "reason",
+            DataType::Utf8,
+            false,
+            "why: tombstone, empty_payload, undecodable, …, or expectation",
+        ),
         described("rule", DataType::Utf8, true, "the expectation that failed, if one did"),
         described("message", DataType::Utf8, false, "what exactly was wrong"),
         described("topic", DataType::Utf8, false, "Kafka topic"),
@@ -79,7 +89,8 @@ pub fn rows(chunk: &RecordChunk, rejected: &[Rejected]) -> RecordBatch {
         payloads.append_option(chunk.payload(record));
     }
     let offsets = rejected.iter().map(|reject| chunk.offsets()[reject.record as usize]);
-    let micros = rejected.iter().map(|reject| chunk.timestamps_ms()[reject.record as usize].map(|ms| ms * 1000));
+    let micros =
+        rejected.iter().map(|reject| chunk.timestamps_ms()[reject.record as usize].map(|ms| ms * 1000));
     let partitions = vec![chunk.topic_partition().partition; rejected.len()];
     let columns: Vec<ArrayRef> = vec![
         Arc::new(reasons.finish()),

@@ -125,7 +125,9 @@ impl DatasetStage {
         let from = chunk.topic_partition();
         if !rejected.is_empty() {
             rejected.sort_by_key(|reject| reject.record);
-            self.rejected.write(from, quarantine::rows(chunk, &rejected)).map_err(|error| self.cannot_write(error))?;
+            self.rejected
+                .write(from, quarantine::rows(chunk, &rejected))
+                .map_err(|error| self.cannot_write(error))?;
         }
         self.rows.write(from, outcome.rows).map_err(|error| self.cannot_write(error))
     }
@@ -136,7 +138,8 @@ impl DatasetStage {
 
     fn advance(&mut self, topic_id: &str, chunk: &RecordChunk, first: usize, position: i64) {
         let range = self.ranges.entry(chunk.topic_partition().clone());
-        let range = range.or_insert(Range { start: position, end: position, records: 0, last_fingerprint: None });
+        let range =
+            range.or_insert(Range { start: position, end: position, records: 0, last_fingerprint: None });
         let last = chunk.len() - 1;
         range.end = chunk.offsets()[last] + 1;
         range.records += (chunk.len() - first) as u64;
@@ -157,7 +160,10 @@ impl DatasetStage {
 
     /// Encodes row groups until at most `bytes` are held.
     pub fn flush(&mut self, bytes: usize) -> Result<(), Error> {
-        self.rejected.flush(bytes / 2).and_then(|()| self.rows.flush(bytes / 2)).map_err(|error| self.cannot_write(error))
+        self.rejected
+            .flush(bytes / 2)
+            .and_then(|()| self.rows.flush(bytes / 2))
+            .map_err(|error| self.cannot_write(error))
     }
 
     /// Whether nothing has been read.
@@ -218,7 +224,11 @@ impl DatasetStage {
 }
 
 fn to_new_file(file: &StagedFile) -> NewFile {
-    NewFile { digest: file.digest(), partition_values: file.partition_values.clone(), stats: file.stats.clone() }
+    NewFile {
+        digest: file.digest(),
+        partition_values: file.partition_values.clone(),
+        stats: file.stats.clone(),
+    }
 }
 
 fn transform(

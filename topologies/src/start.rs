@@ -25,7 +25,7 @@ use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, Table
 use crate::error::Error;
 use crate::pipeline::{Batch, Pipeline, RunOptions, TopicDecoder, now_ms};
 use crate::quarantine;
-use crate::spec::{Compression, SourceSpec, StartPosition, Topology, TopicIdentity};
+use crate::spec::{Compression, SourceSpec, StartPosition, TopicIdentity, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
 
 /// How long a question to Kafka may take at the start.
@@ -46,11 +46,7 @@ impl Budget {
     /// Shares of `memory_bytes_max`; the rest is left to the program itself, a decoded chunk and its copies.
     pub(crate) fn new(memory_bytes_max: u64) -> Self {
         let memory = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
-        Self {
-            source_bytes: memory * 3 / 16,
-            rows_bytes: memory / 4,
-            upload_bytes_per_cloud: memory / 8,
-        }
+        Self { source_bytes: memory * 3 / 16, rows_bytes: memory / 4, upload_bytes_per_cloud: memory / 8 }
     }
 }
 
@@ -82,8 +78,8 @@ impl<'a> Pipeline<'a> {
         let positions = positions(topology, leader.chain(), &plans, &identities)?;
         let assignment = assignment(&positions);
         refuse_gaps(&assignment, &watermarks)?;
-        let source =
-            KafkaSource::start(&kafka, assignment).map_err(|error| Error::connector("start consuming", error))?;
+        let source = KafkaSource::start(&kafka, assignment)
+            .map_err(|error| Error::connector("start consuming", error))?;
         options.ready.store(true, Ordering::Relaxed);
         info!(partitions = identities.len(), datasets = plans.len(), "consuming");
         Ok(Self {
@@ -109,41 +105,53 @@ impl<'a> Pipeline<'a> {
 
 /// Compiles every dataset's SQL and expectations.
 pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
-    topology.datasets.iter().map(|dataset| {
-        let source = &topology.sources[dataset.source];
-        let transform = DatasetTransform::compile(TransformSpec {
-            source_name: source.name.clone(),
-            input_schema: source.schema.clone(),
-            sql: dataset.sql.clone(),
-            expectations: dataset.expectations.clone(),
+    topology
+        .datasets
+        .iter()
+        .map(|dataset| {
+            let source = &topology.sources[dataset.source];
+            let transform = DatasetTransform::compile(TransformSpec {
+                source_name: source.name.clone(),
+                input_schema: source.schema.clone(),
+                sql: dataset.sql.clone(),
+                expectations: dataset.expectations.clone(),
+            })
+            .map_err(|error| Error::Configuration(format!("dataset {}: {error}", dataset.name)))?;
+            let quarantine = quarantine_of(&dataset.name);
+            let layout = |name: &str, schema: &SchemaRef, partition_by: &[String], compression| {
+                TableLayout::new(&format!("datasets/{name}"), schema.clone(), partition_by, compression)
+                    .map_err(|error| Error::Configuration(format!("dataset {name}: {error}")))
+            };
+            let table = |name: &str,
+                         schema: &SchemaRef,
+                         partition_by: &[String],
+                         description: Option<String>| TableDefinition {
+                id: uuid::Uuid::new_v4().to_string(),
+                name: name.to_owned(),
+                description,
+                schema: schema.clone(),
+                partition_by: partition_by.to_vec(),
+                created_ms: now_ms(),
+            };
+            let schema = transform.output_schema().clone();
+            let rejected = quarantine::schema();
+            let about_quarantine = format!("records rejected by dataset {}", dataset.name);
+            Ok(DatasetPlan {
+                name: dataset.name.clone(),
+                source: dataset.source,
+                layout: layout(
+                    &dataset.name,
+                    &schema,
+                    &dataset.partition_by,
+                    compression(dataset.compression),
+                )?,
+                quarantine_layout: layout(&quarantine, &rejected, &[], compression(Compression::Zstd(1)))?,
+                table: table(&dataset.name, &schema, &dataset.partition_by, dataset.description.clone()),
+                quarantine_table: table(&quarantine, &rejected, &[], Some(about_quarantine)),
+                transform,
+            })
         })
-        .map_err(|error| Error::Configuration(format!("dataset {}: {error}", dataset.name)))?;
-        let quarantine = quarantine_of(&dataset.name);
-        let layout = |name: &str, schema: &SchemaRef, partition_by: &[String], compression| {
-            TableLayout::new(&format!("datasets/{name}"), schema.clone(), partition_by, compression)
-                .map_err(|error| Error::Configuration(format!("dataset {name}: {error}")))
-        };
-        let table = |name: &str, schema: &SchemaRef, partition_by: &[String], description: Option<String>| TableDefinition {
-            id: uuid::Uuid::new_v4().to_string(),
-            name: name.to_owned(),
-            description,
-            schema: schema.clone(),
-            partition_by: partition_by.to_vec(),
-            created_ms: now_ms(),
-        };
-        let schema = transform.output_schema().clone();
-        let rejected = quarantine::schema();
-        let about_quarantine = format!("records rejected by dataset {}", dataset.name);
-        Ok(DatasetPlan {
-            name: dataset.name.clone(),
-            source: dataset.source,
-            layout: layout(&dataset.name, &schema, &dataset.partition_by, compression(dataset.compression))?,
-            quarantine_layout: layout(&quarantine, &rejected, &[], compression(Compression::Zstd(1)))?,
-            table: table(&dataset.name, &schema, &dataset.partition_by, dataset.description.clone()),
-            quarantine_table: table(&quarantine, &rejected, &[], Some(about_quarantine)),
-            transform,
-        })
-    }).collect()
+        .collect()
 }
 
 fn compression(compression: Compression) -> dataset::Compression {
@@ -155,35 +163,50 @@ fn compression(compression: Compression) -> dataset::Compression {
 }
 
 fn decoders(topology: &Topology) -> Result<BTreeMap<Arc<str>, TopicDecoder>, Error> {
-    topology.sources.iter().enumerate().map(|(index, source)| {
-        let decoder = JsonDecoder::new(source.schema.clone(), source.unknown_fields, DecodeLimits::default())
-            .map_err(|error| Error::Configuration(format!("source {}: {error}", source.name)))?;
-        Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
-    }).collect()
+    topology
+        .sources
+        .iter()
+        .enumerate()
+        .map(|(index, source)| {
+            let decoder =
+                JsonDecoder::new(source.schema.clone(), source.unknown_fields, DecodeLimits::default())
+                    .map_err(|error| Error::Configuration(format!("source {}: {error}", source.name)))?;
+            Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
+        })
+        .collect()
 }
 
 /// Opens every cloud of the specification. Secrets are resolved here and live only inside the clients.
 pub fn open_clouds(topology: &Topology) -> Result<Vec<Cloud>, Error> {
-    topology.clouds.iter().map(|cloud| {
-        let options = cloud.options.iter().map(|(name, text)| {
-            let value = text.resolve().map_err(|error| Error::Configuration(format!("cloud {}: {error}", cloud.name)))?;
-            Ok((name.clone(), value.expose().to_owned()))
-        });
-        let options: BTreeMap<String, String> = options.collect::<Result<_, Error>>()?;
-        clouds::open(&cloud.name, &cloud.url, &options)
-            .map_err(|error| Error::Configuration(format!("cloud {}: {}", cloud.name, crate::chain_of(&error))))
-    }).collect()
+    topology
+        .clouds
+        .iter()
+        .map(|cloud| {
+            let options = cloud.options.iter().map(|(name, text)| {
+                let value = text
+                    .resolve()
+                    .map_err(|error| Error::Configuration(format!("cloud {}: {error}", cloud.name)))?;
+                Ok((name.clone(), value.expose().to_owned()))
+            });
+            let options: BTreeMap<String, String> = options.collect::<Result<_, Error>>()?;
+            clouds::open(&cloud.name, &cloud.url, &options).map_err(|error| {
+                Error::Configuration(format!("cloud {}: {}", cloud.name, crate::chain_of(&error)))
+            })
+        })
+        .collect()
 }
 
 fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
     let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    let limits = UploadLimits { in_flight_bytes_max: budget.upload_bytes_per_cloud, ..UploadLimits::default() };
+    let limits =
+        UploadLimits { in_flight_bytes_max: budget.upload_bytes_per_cloud, ..UploadLimits::default() };
     FanOut::new(stores, limits)
 }
 
 fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
     let options = topology.kafka.options.iter().map(|(name, text)| {
-        let value = text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
+        let value =
+            text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
         Ok((name.clone(), value.expose().to_owned()))
     });
     let mut config = KafkaConfig::new(topology.kafka.brokers.split(','), &topology.name);
@@ -194,7 +217,11 @@ fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Err
 
 async fn describe_topics(topology: &Topology, cluster: &KafkaCluster) -> Result<ClusterInfo, Error> {
     let topics: Vec<String> = topology.sources.iter().map(|source| source.topic.clone()).collect();
-    cluster.describe(&topics).await.map_err(|error| Error::connector("ask Kafka about the topics", error))
+    let described = match topology.kafka.topic_identity {
+        TopicIdentity::Id => cluster.describe(&topics).await,
+        TopicIdentity::Name => cluster.describe_by_name(&topics).await,
+    };
+    described.map_err(|error| Error::connector("ask Kafka about the topics", error))
 }
 
 /// How every partition of every source is named in the chain.
@@ -202,16 +229,21 @@ fn identities(
     topology: &Topology,
     cluster: &ClusterInfo,
 ) -> Result<BTreeMap<TopicPartition, PartitionIdentity>, Error> {
-    let cluster_id = topology.kafka.cluster_id.clone().or_else(|| cluster.cluster_id.clone()).ok_or_else(|| {
-        Error::Configuration("the brokers do not tell a cluster id: set kafka.cluster_id to a name of your own".into())
-    })?;
+    let cluster_id =
+        topology.kafka.cluster_id.clone().or_else(|| cluster.cluster_id.clone()).ok_or_else(|| {
+            Error::Configuration(
+                "the brokers do not tell a cluster id: set kafka.cluster_id to a name of your own".into(),
+            )
+        })?;
     let mut identities = BTreeMap::new();
     for topic in &cluster.topics {
         let topic_id = match topology.kafka.topic_identity {
             TopicIdentity::Name => topic.name.clone(),
             TopicIdentity::Id => topic.id.clone().ok_or_else(|| {
                 let name = &topic.name;
-                Error::Configuration(format!("the brokers tell no id for topic {name}: set kafka.topic_identity to name"))
+                Error::Configuration(format!(
+                    "the brokers tell no id for topic {name}: set kafka.topic_identity to name"
+                ))
             })?,
         };
         for partition in 0..topic.partitions {
@@ -238,10 +270,13 @@ fn refuse_recreated_topics(
     identities: &BTreeMap<TopicPartition, PartitionIdentity>,
 ) -> Result<(), Error> {
     for plan in plans {
-        let Some(head) = chain.tables.get(&plan.name).filter(|head| !head.positions.is_empty()) else { continue };
+        let Some(head) = chain.tables.get(&plan.name).filter(|head| !head.positions.is_empty()) else {
+            continue;
+        };
         let topic = &source_of(topology, plan).topic;
         let partitions = || identities.iter().filter(|(partition, _)| *partition.topic == **topic);
-        let known = partitions().any(|(partition, identity)| head.positions.contains_key(&app_id(topology, partition, identity)));
+        let known = partitions()
+            .any(|(partition, identity)| head.positions.contains_key(&app_id(topology, partition, identity)));
         if !known {
             return Err(Error::Gap(format!(
                 "dataset {} has positions, but none in topic {topic} as it is now: the topic was deleted and created again, \
@@ -258,8 +293,11 @@ async fn refuse_changed_schemas(clouds: &[Cloud], chain: &Chain, plans: &[Datase
     for plan in plans.iter().filter(|plan| chain.tables.contains_key(&plan.name)) {
         let path = published_path(&plan.name, 0);
         for cloud in clouds {
-            let Ok(Some(bytes)) = read_register(&cloud.control, &path, RECORD_BYTES_MAX).await else { continue };
-            let body = delta::parse_body(&bytes).map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
+            let Ok(Some(bytes)) = read_register(&cloud.control, &path, RECORD_BYTES_MAX).await else {
+                continue;
+            };
+            let body = delta::parse_body(&bytes)
+                .map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
             let Some(table) = body.metadata else { continue };
             if let Some(difference) = difference(&table, plan)? {
                 return Err(Error::Configuration(format!(
@@ -289,7 +327,8 @@ fn difference(stored: &delta::Metadata, plan: &DatasetPlan) -> Result<Option<Str
         let only = these.iter().filter(|column| !those.contains(column));
         only.map(|(name, data_type)| format!("{name} {data_type}")).collect::<Vec<_>>().join(", ")
     };
-    Ok((was != is).then(|| format!("it has [{}], the specification has [{}]", only_in(&was, &is), only_in(&is, &was))))
+    Ok((was != is)
+        .then(|| format!("it has [{}], the specification has [{}]", only_in(&was, &is), only_in(&is, &was))))
 }
 
 /// Decides what does not exist yet: new tables, and the first position of every new partition.
@@ -305,15 +344,18 @@ async fn declare(
     for plan in plans {
         let source = source_of(topology, plan);
         let fresh = identities.iter().filter(|(partition, identity)| {
-            *partition.topic == *source.topic && chain.position(&plan.name, &app_id(topology, partition, identity)).is_none()
+            *partition.topic == *source.topic
+                && chain.position(&plan.name, &app_id(topology, partition, identity)).is_none()
         });
-        let offsets: Vec<OffsetRange> = fresh.map(|(partition, identity)| {
-            let start = match source.start {
-                StartPosition::Earliest => watermarks[partition].low,
-                StartPosition::Latest => watermarks[partition].high,
-            };
-            first_position(partition, identity, start)
-        }).collect();
+        let offsets: Vec<OffsetRange> = fresh
+            .map(|(partition, identity)| {
+                let start = match source.start {
+                    StartPosition::Earliest => watermarks[partition].low,
+                    StartPosition::Latest => watermarks[partition].high,
+                };
+                first_position(partition, identity, start)
+            })
+            .collect();
         let is_new = !chain.tables.contains_key(&plan.name);
         if is_new || !offsets.is_empty() {
             tables.push(nothing_read(&plan.name, plan, is_new.then(|| plan.table.clone()), offsets));
@@ -371,15 +413,22 @@ pub(crate) fn positions(
     plans: &[DatasetPlan],
     identities: &BTreeMap<TopicPartition, PartitionIdentity>,
 ) -> Result<Vec<BTreeMap<TopicPartition, i64>>, Error> {
-    plans.iter().map(|plan| {
-        let topic = &source_of(topology, plan).topic;
-        let partitions = identities.iter().filter(|(partition, _)| *partition.topic == **topic);
-        partitions.map(|(partition, identity)| {
-            let position = chain.position(&plan.name, &app_id(topology, partition, identity));
-            let position = position.ok_or_else(|| Error::Bug(format!("{partition} was not declared for {}", plan.name)))?;
-            Ok((partition.clone(), position))
-        }).collect()
-    }).collect()
+    plans
+        .iter()
+        .map(|plan| {
+            let topic = &source_of(topology, plan).topic;
+            let partitions = identities.iter().filter(|(partition, _)| *partition.topic == **topic);
+            partitions
+                .map(|(partition, identity)| {
+                    let position = chain.position(&plan.name, &app_id(topology, partition, identity));
+                    let position = position.ok_or_else(|| {
+                        Error::Bug(format!("{partition} was not declared for {}", plan.name))
+                    })?;
+                    Ok((partition.clone(), position))
+                })
+                .collect()
+        })
+        .collect()
 }
 
 /// Where to read from: the dataset furthest behind decides; the others skip what they have.
@@ -402,9 +451,13 @@ fn refuse_gaps(
         let Watermarks { low, high } = watermarks[partition];
         if *position < low {
             let lost = low - position;
-            gaps.insert(format!("{partition}: offsets {position} to {low} are gone ({lost}, deleted by retention)"));
+            gaps.insert(format!(
+                "{partition}: offsets {position} to {low} are gone ({lost}, deleted by retention)"
+            ));
         } else if *position > high {
-            gaps.insert(format!("{partition}: the chain is at {position}, the log ends at {high} (truncated or restored)"));
+            gaps.insert(format!(
+                "{partition}: the chain is at {position}, the log ends at {high} (truncated or restored)"
+            ));
         }
     }
     if gaps.is_empty() {

@@ -21,6 +21,7 @@ use isobar_schemas::RejectReason;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::checked::checked_expression;
 use crate::error::{Error, message_of};
 use crate::rows::{is_in_a_row, isolate};
 use crate::sql::SqlSession;
@@ -154,8 +155,11 @@ impl Expectations {
         let columns = DFSchema::try_from_qualified_schema(source_name, schema).map_err(Error::execution)?;
         let compile = |rule: Rule| {
             let invalid = |error| in_check(&rule.name, Error::invalid_sql(error));
-            let condition =
-                session.state().create_physical_expr(rule.condition.clone(), &columns).map_err(invalid)?;
+            let condition = session
+                .state()
+                .create_physical_expr(rule.condition.clone(), &columns)
+                .and_then(checked_expression)
+                .map_err(invalid)?;
             let data_type = condition.data_type(schema).map_err(invalid)?;
             if data_type != DataType::Boolean {
                 let message =

@@ -1,6 +1,7 @@
 //! Pure work on Arrow batches: SQL and expectations. No I/O, no clock, no randomness: the same rows give the same
 //! bytes whenever and wherever they run.
 
+mod checked;
 pub mod error;
 pub mod expectations;
 mod normalize;

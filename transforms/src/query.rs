@@ -21,6 +21,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 
+use crate::checked::checked_plan;
 use crate::error::Error;
 use crate::normalize::{check_names, stored_type};
 use crate::scan::ChunkSlot;
@@ -46,6 +47,7 @@ impl Query {
         let planner = session.state().query_planner();
         let physical =
             block_on(planner.create_physical_plan(&logical, session.state())).map_err(Error::invalid_sql)?;
+        let physical = checked_plan(physical).map_err(Error::execution)?;
         let output_schema = output_schema(&logical);
         Ok(Self {
             logical,

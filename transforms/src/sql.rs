@@ -406,14 +406,11 @@ fn check_node(node: &LogicalPlan) -> Result<(), Error> {
         | LogicalPlan::TableScan(_) => {
             return node.expressions().iter().try_for_each(check_expression);
         }
-        LogicalPlan::Aggregate(aggregate) => match aggregate.aggr_expr.first() {
-            Some(function) => format!("the aggregation {function}"),
-            None => "an aggregation".to_owned(),
-        },
-        LogicalPlan::Window(window) => match window.window_expr.first() {
-            Some(function) => format!("the window function {function}"),
-            None => "a window function".to_owned(),
-        },
+        // The functions in them say more than the nodes.
+        LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) => {
+            node.expressions().iter().try_for_each(check_expression)?;
+            "an aggregation".to_owned()
+        }
         LogicalPlan::Unnest(_) => "unnest".to_owned(),
         other => keyword_of(&other.display().to_string()).trim_end_matches(':').to_owned(),
     };
@@ -458,8 +455,12 @@ fn check_part(part: &Expr) -> Result<(), Error> {
         | Expr::TryCast(_)
         | Expr::ScalarFunction(_)
         | Expr::InList(_) => return Ok(()),
-        Expr::AggregateFunction(_) => (format!("the aggregation {part}"), ONE_RECORD),
-        Expr::WindowFunction(_) => (format!("the window function {part}"), ONE_RECORD),
+        Expr::AggregateFunction(function) => {
+            (format!("the aggregate function {}()", function.func.name()), ONE_RECORD)
+        }
+        Expr::WindowFunction(function) => {
+            (format!("the window function {}()", function.fun.name()), ONE_RECORD)
+        }
         Expr::Unnest(_) => ("unnest".to_owned(), ONE_RECORD),
         Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => {
             ("a subquery in an expression".to_owned(), ONE_RECORD)

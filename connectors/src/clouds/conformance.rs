@@ -71,7 +71,7 @@ async fn racing_writers_agree_on_one_value(cloud: &Cloud, prefix: &Path) {
 }
 
 async fn both_clients_see_the_same_place(cloud: &Cloud, prefix: &Path) {
-    let key = prefix.clone().join("a b/ü=1%2F/key");
+    let key = below(prefix, "a b/ü=1%2F/key");
     put(&*cloud.data, &key, "one").await;
     assert_eq!(read(cloud, &key).await, Some(Bytes::from("one")));
     put(&*cloud.data, &key, "two").await;
@@ -86,7 +86,7 @@ async fn uploads_appear_when_complete(cloud: &Cloud, prefix: &Path) {
     /// Stores want parts of at least this, but for the last one.
     const PART_BYTES: usize = 5 << 20;
 
-    let (key, abandoned) = (prefix.clone().join("deep/er/key"), prefix.clone().join("abandoned"));
+    let (key, abandoned) = (below(prefix, "deep/er/key"), below(prefix, "abandoned"));
     let mut upload = cloud.data.put_multipart(&key).await.expect("begin an upload");
     let parts = [vec![1_u8; PART_BYTES], vec![2_u8; 1000]];
     // Parts may arrive in any order; the order of the calls counts.
@@ -107,8 +107,7 @@ async fn uploads_appear_when_complete(cloud: &Cloud, prefix: &Path) {
 
 async fn listings_are_complete(cloud: &Cloud, prefix: &Path) {
     assert!(paths(cloud, prefix).await.is_empty());
-    let keys: Vec<Path> =
-        (0..20).map(|i| prefix.clone().join(format!("{:02}/{i:020}.json", i % 3))).collect();
+    let keys: Vec<Path> = (0..20).map(|i| below(prefix, &format!("{:02}/{i:020}.json", i % 3))).collect();
     for key in &keys {
         put(&*cloud.data, key, "x").await;
     }
@@ -136,6 +135,11 @@ async fn a_cloud_that_refuses_decides_nothing(cloud: &Cloud, prefix: &Path) {
     switch.set(Fault::Off);
     let answer = put_once(&*faulty.control, &key, value.clone()).await;
     assert!(matches!(answer, PutOnce::Stored), "{cloud:?}: {answer:?}");
+}
+
+/// The key `relative` below `prefix`; `join` would take its slashes for letters of one segment.
+fn below(prefix: &Path, relative: &str) -> Path {
+    Path::parse(format!("{prefix}/{relative}")).expect("a valid path")
 }
 
 async fn nothing_is_left(cloud: &Cloud, prefix: &Path) {

@@ -82,6 +82,19 @@ impl KafkaCluster {
         .await
     }
 
+    /// The cluster's id and the partitions of `topics`, without topic ids: for brokers that do not describe topics.
+    pub async fn describe_by_name(&self, topics: &[String]) -> Result<ClusterInfo, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |cluster| {
+            let topics = topics.iter().map(|name| cluster.topic_by_name(name)).collect::<Result<_, _>>()?;
+            Ok(ClusterInfo {
+                cluster_id: cluster.consumer.client().fetch_cluster_id(cluster.timeout),
+                topics,
+            })
+        })
+        .await
+    }
+
     /// Where `partitions` begin and end at the moment.
     pub async fn watermarks(
         &self,
@@ -126,6 +139,17 @@ impl KafkaCluster {
                 _ => Err(self.missing(name)),
             })
             .collect()
+    }
+
+    fn topic_by_name(&self, name: &str) -> Result<TopicInfo, Error> {
+        let metadata = self.consumer.fetch_metadata(Some(name), self.timeout).map_err(|error| {
+            let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+            self.failure("ask for the topic", code, error.to_string())
+        })?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let topic = topic.filter(|topic| !topic.partitions().is_empty()).ok_or_else(|| self.missing(name))?;
+        let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+        Ok(TopicInfo { name: name.to_owned(), id: None, partitions })
     }
 
     /// The offset at `end` of each partition, in their order.

@@ -16,13 +16,13 @@ use clap_complete::Shell;
     propagate_version = true,
     arg_required_else_help = true,
     after_help = "Examples:
-  isobar demo                                        the whole job on real data, nothing to start beforehand
-  isobar check topology.yaml                         every problem of a spec, with line and column
-  isobar run topology.yaml                           run it until stopped
-  isobar prove flight_features --config topology.yaml
-                                                     audit the dataset from what lies in the clouds
+  isobar demo                              the whole job on real data, nothing to start beforehand
+  isobar check topology.yaml               every problem of a spec, with line and column
+  isobar run topology.yaml                 run it until stopped
+  isobar prove --config topology.yaml      audit its datasets from what lies in the clouds
 
-Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command line is wrong."
+Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command line
+is wrong."
 )]
 pub struct Args {
     /// How to write logs.
@@ -38,7 +38,13 @@ pub struct Args {
 #[command(next_help_heading = "Logs (to standard error)")]
 pub struct LogArgs {
     /// Logs for people or for programs
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "human",
+        value_name = "human|json",
+        hide_possible_values = true
+    )]
     pub log_format: LogFormat,
     /// Least level to log: error, warn, info, debug or trace; or a filter such as `warn,isobar_topologies=debug`
     #[arg(long, global = true, default_value = "info", env = "ISOBAR_LOG", value_name = "LEVEL")]
@@ -60,18 +66,18 @@ pub enum Command {
     /// Run a topology: consume, transform, validate, and commit to every cloud
     #[command(after_help = "Examples:
   isobar run topology.yaml
-  isobar run topology.yaml --until-caught-up                commit what is there, then exit
-  isobar run topology.yaml --metrics-addr 0.0.0.0:9464      /metrics, /healthz and /readyz
-  isobar --log-format json run topology.yaml                logs for a collector
+  isobar run topology.yaml --until-caught-up              commit what is there, then exit
+  isobar run topology.yaml --metrics-addr 0.0.0.0:9464    /metrics, /healthz and /readyz
+  isobar --log-format json run topology.yaml              logs for a collector
 
-SIGINT or SIGTERM stops gracefully: what was read is committed, or left for the next run. A second one stops at once;
-nothing is lost then either, since the next run starts at the last commit.")]
+SIGINT or SIGTERM stops gracefully: what was read is committed. A second one stops at once; nothing
+is lost then either, since the next run starts at the last commit.")]
     Run(RunArgs),
 
     /// Check a spec and report every problem, with line, column and a way out
     #[command(after_help = "Examples:
   isobar check topology.yaml
-  isobar check topology.yaml --resolve-secrets              also look up every ${env:…} and ${file:…}
+  isobar check topology.yaml --resolve-secrets            also look up ${env:…} and ${file:…}
   isobar check topology.yaml --format json | jq '.problems[].message'
 
 Nothing is contacted: neither Kafka nor a cloud. Exit code 2 when there is a problem.")]
@@ -87,7 +93,7 @@ Nothing is contacted and nothing is written: neither Kafka nor a cloud.")]
 
     /// Audit datasets from what lies in the clouds alone: every offset once, the same bytes everywhere
     #[command(after_help = "Examples:
-  isobar prove --config topology.yaml                        every dataset of the topology
+  isobar prove --config topology.yaml                     every dataset of the topology
   isobar prove flight_features --config topology.yaml
   isobar prove --config topology.yaml --format json | jq .holds
 
@@ -97,16 +103,16 @@ Exit code 0 only when everything holds.")]
     /// Run the whole job on real data, with nothing to start beforehand
     #[command(after_help = "Examples:
   isobar demo
-  isobar demo --keep /tmp/flights                            keep the three \"clouds\" and the spec
-  isobar demo --fail azure                                   take one cloud away half-way, and bring it back
+  isobar demo --keep /tmp/flights          keep the three \"clouds\" and the spec
+  isobar demo --fail azure                 take one cloud away half-way, and bring it back
 
-Flights and weather of New York in 2013 are replayed into an embedded broker and committed to three folders that stand
-for three clouds.")]
+Flights and weather of New York in 2013 are replayed into an embedded broker and committed to three
+folders that stand for three clouds.")]
     Demo(DemoArgs),
 
     /// Ask the datasets of a topology a question in SQL
     #[command(after_help = "Examples:
-  isobar query \"SELECT carrier, avg(arr_delay) FROM flight_features GROUP BY carrier\" --config topology.yaml
+  isobar query \"SELECT count(*) FROM flight_features\" --config topology.yaml
   isobar query \"SELECT * FROM flight_features LIMIT 5\" --config topology.yaml --format csv")]
     Query(QueryArgs),
 
@@ -141,8 +147,8 @@ pub struct RunArgs {
     /// Serve /metrics, /healthz and /readyz at this address; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
-    /// Show progress on standard error; auto: when it is a terminal and logs are for people
-    #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    /// Show progress on standard error; auto: if it is a terminal and logs are for people
+    #[arg(long, default_value = "auto", value_name = "auto|always|never", hide_possible_values = true)]
     pub progress: When,
 }
 
@@ -153,7 +159,7 @@ pub struct CheckArgs {
     #[arg(value_name = "TOPOLOGY")]
     pub topology: PathBuf,
     /// How to print problems
-    #[arg(long, value_enum, default_value_t = Format::Human)]
+    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
     pub format: Format,
     /// Also look up every `${env:…}` and `${file:…}`, and report those that lead nowhere
     #[arg(long)]
@@ -167,7 +173,7 @@ pub struct PlanArgs {
     #[arg(value_name = "TOPOLOGY")]
     pub topology: PathBuf,
     /// How to print the plan
-    #[arg(long, value_enum, default_value_t = Format::Human)]
+    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
     pub format: Format,
 }
 
@@ -181,7 +187,7 @@ pub struct ProveArgs {
     #[arg(long, short, value_name = "TOPOLOGY")]
     pub config: PathBuf,
     /// How to print the result
-    #[arg(long, value_enum, default_value_t = Format::Human)]
+    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
     pub format: Format,
 }
 
@@ -195,7 +201,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "CLOUD")]
     pub fail: Option<String>,
     /// How to print the summary
-    #[arg(long, value_enum, default_value_t = Format::Human)]
+    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
     pub format: Format,
 }
 
@@ -209,7 +215,7 @@ pub struct QueryArgs {
     #[arg(long, short, value_name = "TOPOLOGY")]
     pub config: PathBuf,
     /// How to print rows
-    #[arg(long, value_enum, default_value_t = RowFormat::Table)]
+    #[arg(long, default_value = "table", value_name = "table|json|csv", hide_possible_values = true)]
     pub format: RowFormat,
 }
 
@@ -264,7 +270,7 @@ mod tests {
             assert!(help.starts_with("Examples:\n"), "{name}");
             assert!(help.contains(&format!("isobar {name}")), "{name}");
             for line in help.lines() {
-                assert!(line.chars().count() <= 120, "{name}: {line}");
+                assert!(line.chars().count() <= 100, "{name}: {line}");
             }
         }
     }

@@ -10,8 +10,8 @@ use isobar_connectors::delta;
 use isobar_schemas::RowCounts;
 use serde::{Deserialize, Serialize};
 
-use super::format::{Decision, TableBody};
 use super::Epoch;
+use super::format::{Decision, TableBody};
 
 pub use isobar_connectors::delta::body::NO_PREVIOUS_SHA256 as NO_PREVIOUS;
 
@@ -114,7 +114,11 @@ impl Chain {
             check_counts(table)?;
             let exists = self.tables.contains_key(&table.dataset);
             if exists == table.create.is_some() {
-                let what = if exists { "exists and cannot be created again" } else { "does not exist and is not created" };
+                let what = if exists {
+                    "exists and cannot be created again"
+                } else {
+                    "does not exist and is not created"
+                };
                 return Err(does_not_add_up(table, what.into()));
             }
         }
@@ -148,7 +152,8 @@ impl Chain {
         proposal: &Proposal,
     ) -> Result<Decision, isobar_connectors::Error> {
         let sequence = self.sequence + 1;
-        let timestamp_ms = delta::next_commit_timestamp_ms(now_ms, (self.sequence > 0).then_some(self.timestamp_ms));
+        let timestamp_ms =
+            delta::next_commit_timestamp_ms(now_ms, (self.sequence > 0).then_some(self.timestamp_ms));
         let mut tables = Vec::with_capacity(proposal.tables.len());
         for table in &proposal.tables {
             let head = self.tables.get(&table.dataset);
@@ -185,12 +190,16 @@ impl Chain {
             let body = delta::parse_body(table.body.as_bytes())
                 .map_err(|error| format!("{} version {}: {error}", table.dataset, table.version))?;
             let head = self.tables.get(&table.dataset);
-            let (version, previous) = head.map_or((0, NO_PREVIOUS), |head| (head.version + 1, head.sha256.as_str()));
+            let (version, previous) =
+                head.map_or((0, NO_PREVIOUS), |head| (head.version + 1, head.sha256.as_str()));
             if table.version != version || body.info.isobar.previous_sha256 != previous {
                 return Err(format!("{} version {} does not follow the chain", table.dataset, table.version));
             }
             if table.sha256 != delta::sha256_hex(table.body.as_bytes()) {
-                return Err(format!("{} version {}: SHA-256 differs from its bytes", table.dataset, table.version));
+                return Err(format!(
+                    "{} version {}: SHA-256 differs from its bytes",
+                    table.dataset, table.version
+                ));
             }
             let mut positions = head.map(|head| head.positions.clone()).unwrap_or_default();
             positions.extend(body.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
@@ -235,7 +244,10 @@ fn check_counts(table: &TableProposal) -> Result<(), Refusal> {
     }
     let file_rows: u64 = table.files.iter().map(|file| file.digest.rows).sum();
     if file_rows != rows.output {
-        return Err(does_not_add_up(table, format!("files hold {file_rows} rows, {} are counted out", rows.output)));
+        return Err(does_not_add_up(
+            table,
+            format!("files hold {file_rows} rows, {} are counted out", rows.output),
+        ));
     }
     for range in &table.offsets {
         let width = range.end.checked_sub(range.start).and_then(|width| u64::try_from(width).ok());
@@ -255,9 +267,11 @@ fn check_counts(table: &TableProposal) -> Result<(), Refusal> {
 fn check_quarantine(tables: &[TableProposal]) -> Result<(), Refusal> {
     for table in tables.iter().filter(|table| !table.dataset.ends_with(super::QUARANTINE_SUFFIX)) {
         let name = super::quarantine_of(&table.dataset);
-        let quarantined = tables.iter().find(|other| other.dataset == name).map_or(0, |other| other.rows.output);
+        let quarantined =
+            tables.iter().find(|other| other.dataset == name).map_or(0, |other| other.rows.output);
         if quarantined != table.rows.rejected_total() {
-            let what = format!("{} records rejected, {quarantined} in the quarantine", table.rows.rejected_total());
+            let what =
+                format!("{} records rejected, {quarantined} in the quarantine", table.rows.rejected_total());
             return Err(does_not_add_up(table, what));
         }
     }

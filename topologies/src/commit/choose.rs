@@ -60,7 +60,11 @@ pub type PublishedVersions = Vec<BTreeMap<String, u64>>;
 
 /// Splits the decisions at the last one published in a majority of `clouds`: the chain up to there, and the tail to
 /// propose again.
-pub fn rebase(chosen: Chosen, clouds: usize, published: &PublishedVersions) -> Result<(Chain, Vec<Decision>), String> {
+pub fn rebase(
+    chosen: Chosen,
+    clouds: usize,
+    published: &PublishedVersions,
+) -> Result<(Chain, Vec<Decision>), String> {
     let mut base = chosen.header.base;
     let mut tail = chosen.decisions;
     let is_published = |decision: &Decision| {
@@ -97,7 +101,8 @@ mod tests {
 
     fn log(epoch: u64, contents: Vec<Content>) -> SealedLog {
         let records = contents.into_iter().enumerate();
-        let records = records.map(|(index, content)| Record::new(Epoch(epoch), index as u64, content)).collect();
+        let records =
+            records.map(|(index, content)| Record::new(Epoch(epoch), index as u64, content)).collect();
         SealedLog { epoch: Epoch(epoch), records }
     }
 

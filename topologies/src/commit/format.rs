@@ -198,7 +198,8 @@ impl Record {
 
 /// The bytes of a control object. The same value always gives the same bytes.
 pub fn encode<T: Serialize>(value: &T) -> Bytes {
-    let mut bytes = serde_json::to_vec(value).expect("control objects have string keys and no failing serializer");
+    let mut bytes =
+        serde_json::to_vec(value).expect("control objects have string keys and no failing serializer");
     bytes.push(b'\n');
     bytes.into()
 }
@@ -209,7 +210,8 @@ pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String>
     struct Envelope {
         format: u32,
     }
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|error| format!("not a control object: {error}"))?;
+    let envelope: Envelope =
+        serde_json::from_slice(bytes).map_err(|error| format!("not a control object: {error}"))?;
     if envelope.format != FORMAT {
         return Err(format!("format {} is not the format {FORMAT} of this build", envelope.format));
     }
@@ -223,9 +225,15 @@ mod tests {
     #[test]
     fn keys_are_padded_and_sort_as_numbers() {
         let keys = Keys::new("flights");
-        assert_eq!(keys.record(Epoch(7), 12).as_ref(), "control/flights/log/00000000000000000007/00000000000000000012");
+        assert_eq!(
+            keys.record(Epoch(7), 12).as_ref(),
+            "control/flights/log/00000000000000000007/00000000000000000012"
+        );
         assert_eq!(keys.claim(Epoch(7)).as_ref(), "control/flights/epoch/00000000000000000007");
-        assert_eq!(published_path("d.quarantine", 3).as_ref(), "datasets/d.quarantine/_delta_log/00000000000000000003.json");
+        assert_eq!(
+            published_path("d.quarantine", 3).as_ref(),
+            "datasets/d.quarantine/_delta_log/00000000000000000003.json"
+        );
         assert_eq!(number_of(&keys.record(Epoch(7), 12)), Some(12));
         assert_eq!(number_of(&keys.identity()), None);
     }
@@ -236,7 +244,12 @@ mod tests {
             sequence: 1,
             commit_id: "c".into(),
             timestamp_ms: 5,
-            tables: vec![TableBody { dataset: "d".into(), version: 0, sha256: "00".into(), body: "{\"x\":\"\\n\"}\n".into() }],
+            tables: vec![TableBody {
+                dataset: "d".into(),
+                version: 0,
+                sha256: "00".into(),
+                body: "{\"x\":\"\\n\"}\n".into(),
+            }],
         };
         for content in [
             Content::Header(Header {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
-use isobar_connectors::delta;
 use isobar_connectors::copy::copy_file;
+use isobar_connectors::delta;
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
@@ -165,7 +165,8 @@ impl Lane {
     async fn fill_to(&self, base: &Chain) -> Step<()> {
         for (dataset, head) in &base.tables {
             let path = published_path(dataset, head.version);
-            let newest = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
+            let newest =
+                read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
             if newest.is_some_and(|body| delta::sha256_hex(&body) == head.sha256) {
                 continue;
             }
@@ -195,7 +196,9 @@ impl Lane {
     async fn read_version_elsewhere(&self, dataset: &str, version: u64, previous: &str) -> Step<TableBody> {
         let path = published_path(dataset, version);
         for other in self.others() {
-            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else { continue };
+            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
+                continue;
+            };
             let Ok(parsed) = delta::parse_body(&bytes) else { continue };
             if parsed.info.isobar.previous_sha256 != previous {
                 continue;
@@ -212,7 +215,9 @@ impl Lane {
     async fn read_slot_elsewhere(&self, index: u64) -> Step<Slot> {
         let path = self.shared.keys.record(self.shared.epoch, index);
         for other in self.others() {
-            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else { continue };
+            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
+                continue;
+            };
             if let Ok(record) = decode::<Record>(&bytes) {
                 return Ok(Slot::new(Arc::new(record), bytes, Vec::new()));
             }
@@ -244,11 +249,13 @@ impl Lane {
     }
 
     async fn bring_files(&self, table: &TableBody, slot: &Slot) -> Step<()> {
-        let parsed = delta::parse_body(table.body.as_bytes())
-            .map_err(|error| Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string()))?;
+        let parsed = delta::parse_body(table.body.as_bytes()).map_err(|error| {
+            Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
+        })?;
         for file in &parsed.info.isobar.files {
-            let path = delta::path::decode_log_path(&file.path)
-                .map_err(|error| Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string()))?;
+            let path = delta::path::decode_log_path(&file.path).map_err(|error| {
+                Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
+            })?;
             let path = format!("datasets/{}/{path}", table.dataset);
             if slot.uploaded(&path, self.cloud).await {
                 continue;
@@ -277,7 +284,9 @@ impl Lane {
         match put_once(&self.cloud().control, &path, Bytes::from(table.body.clone())).await {
             PutOnce::Stored => Ok(()),
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
-            PutOnce::Occupied(_) => Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes")))),
+            PutOnce::Occupied(_) => {
+                Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))))
+            }
         }
     }
 }

@@ -47,7 +47,12 @@ impl Slot {
 
     /// Waits for the upload of `path` to `cloud`; false when there is none or it failed.
     pub(super) async fn uploaded(&self, path: &str, cloud: usize) -> bool {
-        match self.uploads.iter().find(|(uploaded, _)| uploaded == path).and_then(|(_, handles)| handles.get(cloud)) {
+        match self
+            .uploads
+            .iter()
+            .find(|(uploaded, _)| uploaded == path)
+            .and_then(|(_, handles)| handles.get(cloud))
+        {
             Some(handle) => handle.settled().await == UploadStatus::Done,
             None => false,
         }
@@ -279,7 +284,10 @@ impl Leader {
 
     /// Decides `staged`. Waits as long as it takes while fewer than a majority of clouds answer.
     pub async fn commit(&mut self, staged: Staged, now_ms: i64) -> Result<CommitOutcome, Error> {
-        self.wait(|state| (state.quorum.decided() - state.quorum.published() < UNPUBLISHED_MAX).then_some(())).await?;
+        self.wait(|state| {
+            (state.quorum.decided() - state.quorum.published() < UNPUBLISHED_MAX).then_some(())
+        })
+        .await?;
         if let Err(what) = self.files_in_majority(&staged.uploads).await {
             return Ok(CommitOutcome::NotStored(what));
         }
@@ -339,8 +347,10 @@ impl Leader {
     /// Waits until every file is in a majority of clouds, so that no entry names a file that exists nowhere.
     async fn files_in_majority(&self, files: &[FileUploads]) -> Result<(), String> {
         for (path, handles) in files {
-            let mut waiting: futures::stream::FuturesUnordered<_> =
-                handles.iter().map(|handle| async move { (handle.cloud(), handle.settled().await) }).collect();
+            let mut waiting: futures::stream::FuturesUnordered<_> = handles
+                .iter()
+                .map(|handle| async move { (handle.cloud(), handle.settled().await) })
+                .collect();
             let needed = majority(self.shared.clouds.len());
             let (mut done, mut reasons) = (0, Vec::new());
             while done < needed {

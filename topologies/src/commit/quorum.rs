@@ -114,7 +114,11 @@ mod tests {
             let mut quorum = Quorum::new(clouds);
             assert_eq!(quorum.propose(), 0);
             for cloud in 0..clouds {
-                assert_eq!(quorum.decided(), u64::from(cloud >= needed), "{clouds} clouds, {cloud} hold the record");
+                assert_eq!(
+                    quorum.decided(),
+                    u64::from(cloud >= needed),
+                    "{clouds} clouds, {cloud} hold the record"
+                );
                 quorum.record_stored(cloud, 0);
             }
             assert_eq!(quorum.decided(), 1);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, future, stream};
+use futures::{TryStreamExt, future};
 use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_register};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -16,7 +16,8 @@ use tracing::{debug, info, warn};
 
 use super::choose::{PublishedVersions, SealedLog, choose, rebase};
 use super::format::{
-    Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of, published_path,
+    Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
+    published_path,
 };
 use super::quorum::majority;
 use super::{Chain, Epoch};
@@ -101,11 +102,13 @@ impl Group {
                     return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
                 }
                 let published = self.published_versions(&chosen, &sealed_now).await;
-                rebase(chosen, self.clouds.len(), &published).map_err(|what| Error::damaged("control log", what))?
+                rebase(chosen, self.clouds.len(), &published)
+                    .map_err(|what| Error::damaged("control log", what))?
             }
         };
         info!(%epoch, sequence = base.sequence, tail = tail.len(), "epoch claimed");
-        let header = Header { clouds: self.names(), incarnation: self.incarnation.clone(), base, sealed, tail };
+        let header =
+            Header { clouds: self.names(), incarnation: self.incarnation.clone(), base, sealed, tail };
         Ok(Takeover { epoch, header, group_id })
     }
 
@@ -119,7 +122,9 @@ impl Group {
             let cloud = &self.clouds[index].name;
             match outcome {
                 Probe::Passed => answering.push(index),
-                Probe::Refused { what } => return Err(Error::Configuration(format!("cloud {cloud}: {what}"))),
+                Probe::Refused { what } => {
+                    return Err(Error::Configuration(format!("cloud {cloud}: {what}")));
+                }
                 Probe::Unavailable(error) => {
                     warn!(%cloud, %error, "cloud does not answer, starting without it");
                     reasons.push(format!("{cloud}: {error}"));
@@ -133,7 +138,11 @@ impl Group {
     }
 
     /// The group's id and the clouds among `answering` that belong to it. Registers clouds that nobody has used.
-    async fn identify(&self, answering: &[usize], is_first_start: bool) -> Result<(String, Vec<usize>), Error> {
+    async fn identify(
+        &self,
+        answering: &[usize],
+        is_first_start: bool,
+    ) -> Result<(String, Vec<usize>), Error> {
         let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
         for index in answering {
             found.push((*index, self.read_identity(&self.clouds[*index]).await?));
@@ -147,14 +156,19 @@ impl Group {
         if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
             return self.register(answering, known).await;
         }
-        let group_id = known.ok_or_else(|| Error::damaged("control", "no cloud has an identity, but logs exist"))?.group;
+        let group_id =
+            known.ok_or_else(|| Error::damaged("control", "no cloud has an identity, but logs exist"))?.group;
         let mut members = Vec::new();
         for (index, identity) in found {
             let cloud = &self.clouds[index];
             match identity {
                 Some(identity) if identity == self.identity(cloud, &group_id) => members.push(index),
-                Some(_) => warn!(cloud = %cloud.name, "cloud carries another group's identity and is left out"),
-                None => warn!(cloud = %cloud.name, "cloud lost its identity (wiped or restored?) and is left out"),
+                Some(_) => {
+                    warn!(cloud = %cloud.name, "cloud carries another group's identity and is left out")
+                }
+                None => {
+                    warn!(cloud = %cloud.name, "cloud lost its identity (wiped or restored?) and is left out")
+                }
             }
         }
         if members.len() < self.majority() {
@@ -172,23 +186,33 @@ impl Group {
     async fn read_identity(&self, cloud: &Cloud) -> Result<Option<Identity>, Error> {
         let path = self.keys().identity();
         let bytes = self.read(cloud, &path).await?;
-        bytes.map(|bytes| decode(&bytes).map_err(|what| Error::damaged(&format!("{}: {path}", cloud.name), what))).transpose()
+        bytes
+            .map(|bytes| {
+                decode(&bytes).map_err(|what| Error::damaged(&format!("{}: {path}", cloud.name), what))
+            })
+            .transpose()
     }
 
     /// Whether any cloud that answers has a log of this topology: then a missing identity means a lost cloud.
     async fn has_history(&self) -> bool {
         let logs = self.keys().logs();
-        let looks = self.clouds.iter().map(|cloud| async {
-            matches!(cloud.control.list(Some(&logs)).try_next().await, Ok(Some(_)))
-        });
+        let looks = self
+            .clouds
+            .iter()
+            .map(|cloud| async { matches!(cloud.control.list(Some(&logs)).try_next().await, Ok(Some(_))) });
         future::join_all(looks).await.contains(&true)
     }
 
     /// First start: writes the identity into every cloud. The first cloud's register decides the group's id, so two
     /// first starts at once agree.
-    async fn register(&self, answering: &[usize], known: Option<Identity>) -> Result<(String, Vec<usize>), Error> {
+    async fn register(
+        &self,
+        answering: &[usize],
+        known: Option<Identity>,
+    ) -> Result<(String, Vec<usize>), Error> {
         if answering.len() < self.clouds.len() {
-            let reasons = vec!["the first start registers every cloud, so all of them must answer once".to_owned()];
+            let reasons =
+                vec!["the first start registers every cloud, so all of them must answer once".to_owned()];
             return Err(Error::no_majority("register", self.clouds.len(), self.clouds.len(), reasons));
         }
         let mut group_id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), |identity| identity.group);
@@ -196,9 +220,12 @@ impl Group {
             let ours = self.identity(cloud, &group_id);
             match self.settle(cloud, &self.keys().identity(), encode(&ours)).await? {
                 PutOnce::Occupied(bytes) => {
-                    let theirs: Identity =
-                        decode(&bytes).map_err(|what| Error::damaged(&format!("{}: identity", cloud.name), what))?;
-                    if theirs.clouds != ours.clouds || theirs.topology != ours.topology || theirs.cloud != ours.cloud {
+                    let theirs: Identity = decode(&bytes)
+                        .map_err(|what| Error::damaged(&format!("{}: identity", cloud.name), what))?;
+                    if theirs.clouds != ours.clouds
+                        || theirs.topology != ours.topology
+                        || theirs.cloud != ours.cloud
+                    {
                         return Err(Error::other_clouds(&self.topology, &theirs.clouds, &ours.clouds));
                     }
                     group_id = theirs.group;
@@ -255,7 +282,12 @@ impl Group {
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             epoch = Epoch(self.highest_epoch(members).await?.0.max(epoch.0) + 1);
         }
-        Err(Error::no_majority("claim an epoch against competing processes", self.majority(), self.clouds.len(), vec![]))
+        Err(Error::no_majority(
+            "claim an epoch against competing processes",
+            self.majority(),
+            self.clouds.len(),
+            vec![],
+        ))
     }
 
     /// The highest epoch any of these clouds has seen, claimed or logged.
@@ -265,7 +297,12 @@ impl Group {
             let cloud = &self.clouds[*index];
             let claims: Vec<u64> = self.numbers_in(cloud, &self.keys().claims()).await?;
             let logs = self.logged_epochs(cloud).await?;
-            highest = claims.into_iter().chain(logs.into_iter().map(|epoch| epoch.0)).max().unwrap_or(0).max(highest);
+            highest = claims
+                .into_iter()
+                .chain(logs.into_iter().map(|epoch| epoch.0))
+                .max()
+                .unwrap_or(0)
+                .max(highest);
         }
         Ok(Epoch(highest))
     }
@@ -273,8 +310,10 @@ impl Group {
     /// The numbers of the objects in a folder, ascending.
     async fn numbers_in(&self, cloud: &Cloud, folder: &Path) -> Result<Vec<u64>, Error> {
         let listed = cloud.control.list(Some(folder)).map_ok(|object| number_of(&object.location));
-        let numbers: Vec<Option<u64>> =
-            listed.try_collect().await.map_err(|error| Error::store(cloud, &format!("list {folder}"), error))?;
+        let numbers: Vec<Option<u64>> = listed
+            .try_collect()
+            .await
+            .map_err(|error| Error::store(cloud, &format!("list {folder}"), error))?;
         let mut numbers: Vec<u64> = numbers.into_iter().flatten().collect();
         numbers.sort_unstable();
         Ok(numbers)
@@ -356,15 +395,18 @@ impl Group {
     async fn seal(&self, cloud: &Cloud, older: Epoch, by: Epoch) -> Result<(), Error> {
         let indexes = self.numbers_in(cloud, &self.keys().log(older)).await?;
         let mut index = indexes.last().map_or(0, |last| last + 1);
-        if index > 0 && self.read_record(cloud, older, index - 1).await?.is_some_and(|record| record.is_seal()) {
+        if index > 0
+            && self.read_record(cloud, older, index - 1).await?.is_some_and(|record| record.is_seal())
+        {
             return Ok(());
         }
         loop {
             let seal = encode(&Record::new(older, index, Content::Seal { by }));
             match self.settle(cloud, &self.keys().record(older, index), seal).await? {
                 PutOnce::Occupied(bytes) => {
-                    let record: Record = decode(&bytes)
-                        .map_err(|what| Error::damaged(&format!("{}: log {older}/{index}", cloud.name), what))?;
+                    let record: Record = decode(&bytes).map_err(|what| {
+                        Error::damaged(&format!("{}: log {older}/{index}", cloud.name), what)
+                    })?;
                     if record.is_seal() {
                         return Ok(());
                     }
@@ -377,8 +419,11 @@ impl Group {
 
     async fn read_log(&self, cloud: &Cloud, epoch: Epoch) -> Result<Vec<Record>, Error> {
         let indexes = self.numbers_in(cloud, &self.keys().log(epoch)).await?;
-        let reads = indexes.iter().map(|index| self.read_record(cloud, epoch, *index));
-        let records: Vec<Option<Record>> = stream::iter(reads).buffered(READS_IN_FLIGHT).try_collect().await?;
+        let mut records = Vec::with_capacity(indexes.len());
+        for indexes in indexes.chunks(READS_IN_FLIGHT) {
+            let reads = indexes.iter().map(|index| self.read_record(cloud, epoch, *index));
+            records.extend(future::try_join_all(reads).await?);
+        }
         let mut log = Vec::new();
         for (expected, record) in records.into_iter().flatten().enumerate() {
             if record.is_seal() {
@@ -396,12 +441,20 @@ impl Group {
     async fn read_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Result<Option<Record>, Error> {
         let path = self.keys().record(epoch, index);
         let bytes = self.read(cloud, &path).await?;
-        bytes.map(|bytes| decode(&bytes).map_err(|what| Error::damaged(&format!("{}: {path}", cloud.name), what))).transpose()
+        bytes
+            .map(|bytes| {
+                decode(&bytes).map_err(|what| Error::damaged(&format!("{}: {path}", cloud.name), what))
+            })
+            .transpose()
     }
 
     /// How far the given clouds have published the tables that the chosen decisions touch. A cloud that cannot be
     /// listed counts as having published nothing.
-    async fn published_versions(&self, chosen: &super::choose::Chosen, clouds: &[usize]) -> PublishedVersions {
+    async fn published_versions(
+        &self,
+        chosen: &super::choose::Chosen,
+        clouds: &[usize],
+    ) -> PublishedVersions {
         let mut from: BTreeMap<String, u64> =
             chosen.header.base.tables.iter().map(|(name, head)| (name.clone(), head.version + 1)).collect();
         for table in chosen.decisions.iter().flat_map(|decision| &decision.tables) {
@@ -410,7 +463,10 @@ impl Group {
         let reads = clouds.iter().map(|index| async {
             let mut versions = BTreeMap::new();
             for (dataset, first) in &from {
-                versions.insert(dataset.clone(), published_from(&self.clouds[*index].control, dataset, *first).await.ok()?);
+                versions.insert(
+                    dataset.clone(),
+                    published_from(&self.clouds[*index].control, dataset, *first).await.ok()?,
+                );
             }
             Some(versions)
         });
@@ -419,17 +475,19 @@ impl Group {
 }
 
 /// Versions `0..n` of `dataset` are in the store, given that `0..first` were seen there or are not asked about.
-pub(super) async fn published_from(store: &Arc<dyn ObjectStore>, dataset: &str, first: u64) -> object_store::Result<u64> {
+pub(super) async fn published_from(
+    store: &Arc<dyn ObjectStore>,
+    dataset: &str,
+    first: u64,
+) -> object_store::Result<u64> {
     let folder = Path::from(format!("datasets/{dataset}/_delta_log"));
     let listed = match first.checked_sub(1) {
         Some(before) => store.list_with_offset(Some(&folder), &published_path(dataset, before)),
         None => store.list(Some(&folder)),
     };
-    let mut versions: Vec<u64> = listed
-        .try_filter_map(|object| future::ready(Ok(version_of(&object.location))))
-        .try_filter(|version| future::ready(*version >= first))
-        .try_collect()
-        .await?;
+    let objects: Vec<object_store::ObjectMeta> = listed.try_collect().await?;
+    let versions = objects.iter().filter_map(|object| version_of(&object.location));
+    let mut versions: Vec<u64> = versions.filter(|version| *version >= first).collect();
     versions.sort_unstable();
     let dense = versions.iter().zip(first..).take_while(|(found, expected)| **found == *expected).count();
     Ok(first + dense as u64)

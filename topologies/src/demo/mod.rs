@@ -18,7 +18,7 @@ use isobar_schemas::TopicPartition;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::replay::{FLIGHTS, PARTITIONS, Produced, WEATHER, replay};
+use self::replay::{FLIGHTS, PARTITIONS, WEATHER, replay};
 use crate::error::Error;
 use crate::pipeline::{self, RunOptions, Summary};
 use crate::progress::Progress;
@@ -77,7 +77,9 @@ pub struct DemoReport {
 pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
     let temporary = match &options.keep {
         Some(_) => None,
-        None => Some(tempfile::tempdir().map_err(|error| cannot_create(Path::new("a temporary directory"), &error))?),
+        None => Some(
+            tempfile::tempdir().map_err(|error| cannot_create(Path::new("a temporary directory"), &error))?,
+        ),
     };
     let directory = match (&options.keep, &temporary) {
         (Some(keep), _) => keep.clone(),
@@ -89,7 +91,10 @@ pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
     let topology = write_topology(&directory, &broker.bootstrap_servers())?;
     let outage = Outage::plan(&topology, options.fail.as_deref())?;
     if !options.json {
-        println!("Replaying {} flights and {} weather readings of New York, 2013.", FLIGHTS.records, WEATHER.records);
+        println!(
+            "Replaying {} flights and {} weather readings of New York, 2013.",
+            FLIGHTS.records, WEATHER.records
+        );
         let named: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
         println!("Clouds: {} under {}\n", named.join(", "), directory.display());
     }
@@ -118,46 +123,66 @@ async fn run(
     progress: &Arc<Progress>,
     options: &DemoOptions,
 ) -> Result<Summary, Error> {
-    let producer = KafkaProducer::start(&broker.bootstrap_servers(), Compression::Zstd)
-        .map_err(|error| Error::connector("connect a producer to the embedded broker", error))?;
-    let produced = Produced::default();
     let all_committed = CancellationToken::new();
     let run_options = RunOptions {
         clouds: outage.map(|outage| outage.clouds.clone()),
         progress: progress.clone(),
         ..RunOptions::new(&topology.name)
     };
+    let pipeline = tokio::spawn({
+        let (topology, all_committed) = (topology.clone(), all_committed.clone());
+        async move {
+            let summary = pipeline::run(&topology, run_options, all_committed.clone()).await;
+            // An error here must end the replay as well, or it would wait for commits that never come.
+            all_committed.cancel();
+            summary
+        }
+    });
     let bars = Bars::new(options.json);
-    let stop_drawing = CancellationToken::new();
     let feed = async {
-        let replays = [&FLIGHTS, &WEATHER].map(|input| replay(input, &producer, progress.positions(), &produced, &all_committed));
-        let ends = futures::future::try_join_all(replays).await?;
-        wait_for_positions(progress, ends.into_iter().flatten().collect()).await;
-        if let Some(outage) = outage {
-            outage.wait_until_filled(topology).await;
+        let ends = produce(&broker.bootstrap_servers(), progress, &all_committed).await;
+        if let Ok(ends) = &ends {
+            tokio::select! {
+                () = wait_for_positions(progress, ends) => {}
+                () = all_committed.cancelled() => {}
+            }
+            if let Some(outage) = outage.filter(|_| !all_committed.is_cancelled()) {
+                outage.wait_until_filled(topology).await;
+            }
         }
         all_committed.cancel();
-        Ok::<_, Error>(())
+        ends
     };
-    let draw = async {
-        bars.draw(progress, outage, &stop_drawing).await;
-        Ok::<_, Error>(())
-    };
-    let pipeline = async {
-        let summary = pipeline::run(topology, run_options, all_committed.clone()).await;
-        // An error here must end the replay as well, or it would wait for commits that never come.
-        all_committed.cancel();
-        stop_drawing.cancel();
-        summary
-    };
-    let (summary, fed, drawn) = tokio::join!(pipeline, feed, draw);
+    let (fed, ()) = tokio::join!(feed, bars.draw(progress, outage, &all_committed));
+    let summary = pipeline.await.expect("the pipeline does not panic");
     bars.finish();
     let summary = summary?;
-    fed.and(drawn)?;
+    fed?;
     Ok(summary)
 }
 
-async fn wait_for_positions(progress: &Progress, ends: BTreeMap<TopicPartition, i64>) {
+/// Replays both inputs, each on a thread of its own because producing blocks; the ends of all partitions.
+async fn produce(
+    brokers: &str,
+    progress: &Arc<Progress>,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<TopicPartition, i64>, Error> {
+    let producer = KafkaProducer::start(brokers, Compression::Zstd)
+        .map_err(|error| Error::connector("connect a producer to the embedded broker", error))?;
+    let producer = Arc::new(producer);
+    let replays = [&FLIGHTS, &WEATHER].map(|input| {
+        let (producer, positions, stop) = (producer.clone(), progress.positions(), stop.clone());
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(replay(input, &producer, positions, &stop)))
+    });
+    let mut ends = BTreeMap::new();
+    for replay in replays {
+        ends.extend(replay.await.expect("a replay does not panic")?);
+    }
+    Ok(ends)
+}
+
+async fn wait_for_positions(progress: &Progress, ends: &BTreeMap<TopicPartition, i64>) {
     let mut positions = progress.positions();
     let reached = |positions: &BTreeMap<TopicPartition, i64>| {
         ends.iter().all(|(partition, end)| positions.get(partition).is_some_and(|position| position >= end))
@@ -170,15 +195,21 @@ async fn wait_for_positions(progress: &Progress, ends: BTreeMap<TopicPartition, 
 fn write_topology(directory: &Path, brokers: &str) -> Result<Topology, Error> {
     let path = directory.join("topology.yaml");
     std::fs::create_dir_all(directory).map_err(|error| cannot_create(directory, &error))?;
-    if std::fs::read_dir(directory).map_err(|error| cannot_create(directory, &error))?.next().is_some() && !path.exists() {
+    if std::fs::read_dir(directory).map_err(|error| cannot_create(directory, &error))?.next().is_some()
+        && !path.exists()
+    {
         return Err(Error::Configuration(format!(
             "{} is not empty and holds no demo: choose a new directory for --keep",
             directory.display()
         )));
     }
     let ours = format!("  brokers: {brokers}\n  cluster_id: demo\n  topic_identity: name\n");
-    assert!(TOPOLOGY.contains(BROKERS_LINE), "the topology shipped with the demo names its broker as expected");
-    std::fs::write(&path, TOPOLOGY.replace(BROKERS_LINE, &ours)).map_err(|error| cannot_create(&path, &error))?;
+    assert!(
+        TOPOLOGY.contains(BROKERS_LINE),
+        "the topology shipped with the demo names its broker as expected"
+    );
+    std::fs::write(&path, TOPOLOGY.replace(BROKERS_LINE, &ours))
+        .map_err(|error| cannot_create(&path, &error))?;
     spec::load(&path).map_err(|problems| Error::Configuration(problems.to_string()))
 }
 
@@ -199,7 +230,10 @@ impl Outage {
         let Some(name) = fail else { return Ok(None) };
         let Some(index) = topology.clouds.iter().position(|cloud| cloud.name == name) else {
             let known: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
-            return Err(Error::Configuration(format!("--fail {name}: there is no such cloud; choose one of {}", known.join(", "))));
+            return Err(Error::Configuration(format!(
+                "--fail {name}: there is no such cloud; choose one of {}",
+                known.join(", ")
+            )));
         };
         let switch = FaultSwitch::default();
         let mut clouds = open_clouds(topology)?;
@@ -260,7 +294,8 @@ impl Bars {
         let style = "{prefix:9} {bar:40.cyan/blue} {percent:>3}%  {human_pos} of {human_len} records";
         let style = ProgressStyle::with_template(style).expect("the template is fixed and valid");
         let records = bars.add(ProgressBar::new(total).with_style(style).with_prefix("consumed"));
-        let style = ProgressStyle::with_template("{prefix:9} {wide_msg}").expect("the template is fixed and valid");
+        let style =
+            ProgressStyle::with_template("{prefix:9} {wide_msg}").expect("the template is fixed and valid");
         let status = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix("committed"));
         let plain = !quiet && !std::io::stderr().is_terminal();
         Self { bars, records, status, plain }
@@ -329,7 +364,9 @@ async fn conclude(topology: &Topology, mut report: DemoReport, options: &DemoOpt
             println!("  isobar prove flight_features --config {}", config.display());
             println!("  isobar query 'SELECT * FROM weather_hourly LIMIT 5' --config {}", config.display());
         }
-        None => println!("Nothing is kept; `isobar demo --keep DIR` keeps the three clouds for a closer look."),
+        None => {
+            println!("Nothing is kept; `isobar demo --keep DIR` keeps the three clouds for a closer look.")
+        }
     }
     Ok(report.proved)
 }
@@ -376,7 +413,9 @@ mod tests {
     fn a_directory_with_other_things_in_it_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("thesis.txt"), "text").unwrap();
-        assert!(write_topology(directory.path(), "127.0.0.1:1").unwrap_err().to_string().contains("not empty"));
+        assert!(
+            write_topology(directory.path(), "127.0.0.1:1").unwrap_err().to_string().contains("not empty")
+        );
     }
 
     #[test]

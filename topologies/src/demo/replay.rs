@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use isobar_connectors::kafka::{KafkaProducer, ProducedRecord, partition_of_key};
@@ -53,13 +52,6 @@ pub const WEATHER: Input = Input {
     text_columns: &["origin", "time_hour"],
 };
 
-/// What a replay produced so far.
-#[derive(Debug, Default)]
-pub struct Produced {
-    /// Records produced.
-    pub records: AtomicU64,
-}
-
 /// Positions decided by the pipeline.
 pub type Positions = watch::Receiver<BTreeMap<TopicPartition, i64>>;
 
@@ -77,7 +69,8 @@ impl Records {
     pub fn open(input: &Input) -> Result<Self, Error> {
         let mut reader = csv::Reader::from_reader(Cursor::new(decompress(input.compressed)?));
         let columns = reader.headers().map_err(unreadable)?.clone();
-        let key_column = columns.iter().position(|column| column == "origin").expect("both files have the column origin");
+        let key_column =
+            columns.iter().position(|column| column == "origin").expect("both files have the column origin");
         let text = columns.iter().map(|column| input.text_columns.contains(&column)).collect();
         Ok(Self { reader, columns, key_column, text, row: csv::StringRecord::new() })
     }
@@ -91,12 +84,11 @@ impl Records {
     }
 }
 
-/// Produces all of `input`; returns the end of every partition that received records.
+/// Produces all of `input`, blocking while the broker is slower; returns the end of every partition that received records.
 pub async fn replay(
     input: &Input,
     producer: &KafkaProducer,
     mut positions: Positions,
-    produced: &Produced,
     stop: &CancellationToken,
 ) -> Result<BTreeMap<TopicPartition, i64>, Error> {
     let mut records = Records::open(input)?;
@@ -106,13 +98,19 @@ pub async fn replay(
         let ahead = outstanding.entry(partition.clone()).or_default();
         ahead.wait_for_room(&partition, &mut positions, stop).await;
         let (key, payload) = (Some(key.as_bytes()), Some(payload.as_bytes()));
-        let record = ProducedRecord { topic: input.topic, partition: partition.partition, key, payload, timestamp_ms: None };
-        tokio::task::block_in_place(|| producer.produce(record))
+        let record = ProducedRecord {
+            topic: input.topic,
+            partition: partition.partition,
+            key,
+            payload,
+            timestamp_ms: None,
+        };
+        producer
+            .produce(record)
             .map_err(|error| Error::connector(format!("produce to {partition}"), error))?;
         ahead.add(payload.map_or(0, <[u8]>::len) as u64);
-        produced.records.fetch_add(1, Ordering::Relaxed);
     }
-    tokio::task::block_in_place(|| producer.flush(DELIVERY_PATIENCE)).map_err(|error| Error::connector("deliver the last records", error))?;
+    producer.flush(DELIVERY_PATIENCE).map_err(|error| Error::connector("deliver the last records", error))?;
     Ok(outstanding.into_iter().map(|(partition, ahead)| (partition, ahead.next_offset)).collect())
 }
 
@@ -135,10 +133,17 @@ impl Outstanding {
         }
     }
 
-    async fn wait_for_room(&mut self, partition: &TopicPartition, positions: &mut Positions, stop: &CancellationToken) {
+    async fn wait_for_room(
+        &mut self,
+        partition: &TopicPartition,
+        positions: &mut Positions,
+        stop: &CancellationToken,
+    ) {
         while self.bytes - self.committed_bytes > AHEAD_BYTES_MAX {
             let committed = positions.borrow_and_update().get(partition).copied().unwrap_or(0);
-            while let Some((_, bytes)) = self.marks.front().copied().filter(|(offset, _)| *offset <= committed) {
+            while let Some((_, bytes)) =
+                self.marks.front().copied().filter(|(offset, _)| *offset <= committed)
+            {
                 self.committed_bytes = bytes;
                 self.marks.pop_front();
             }
@@ -154,9 +159,9 @@ impl Outstanding {
 
 fn decompress(compressed: &[u8]) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
-    zstd::Decoder::new(compressed)
-        .and_then(|mut decoder| decoder.read_to_end(&mut text))
-        .map_err(|error| Error::Bug(format!("the data shipped in this program cannot be decompressed: {error}")))?;
+    zstd::Decoder::new(compressed).and_then(|mut decoder| decoder.read_to_end(&mut text)).map_err(
+        |error| Error::Bug(format!("the data shipped in this program cannot be decompressed: {error}")),
+    )?;
     Ok(text)
 }
 
@@ -192,7 +197,10 @@ mod tests {
     fn rows_become_json_with_nulls_and_numbers_as_written() {
         let columns = csv::StringRecord::from(vec!["flight", "carrier", "dep_time"]);
         let row = csv::StringRecord::from(vec!["12", "9E", "NA"]);
-        assert_eq!(to_json(&columns, &[false, true, false], &row), r#"{"flight":12,"carrier":"9E","dep_time":null}"#);
+        assert_eq!(
+            to_json(&columns, &[false, true, false], &row),
+            r#"{"flight":12,"carrier":"9E","dep_time":null}"#
+        );
     }
 
     #[test]

@@ -58,7 +58,17 @@ pub fn check_text(
     };
     let (value, mut findings) = structure::walk(&schema::json_schema(), &root);
     let locations = root.locations();
-    let resolver = resolve::Resolver::new(&value, text, &locations, folder, options, &mut findings);
+    let unreadable: Vec<String> = parsed.problems.iter().map(|problem| problem.pointer.clone()).collect();
+    let resolver = resolve::Resolver {
+        value: &value,
+        text,
+        locations: &locations,
+        unreadable: &unreadable,
+        folder,
+        options,
+        findings: &mut findings,
+        secret_places: Vec::new(),
+    };
     let (topology, mut secret_places) = resolver.resolve();
     match topology {
         Some(topology) if findings.is_empty() && parsed.problems.is_empty() => Ok(topology),

@@ -33,28 +33,22 @@ const MEMORY_BYTES_MAX: u64 = 1 << 50;
 /// Resolves the parts of one spec.
 pub(super) struct Resolver<'a> {
     /// The parts that have the right shape.
-    value: &'a Json,
+    pub(super) value: &'a Json,
+    /// The spec as written.
     pub(super) text: &'a str,
+    /// Where everything lies in it.
     pub(super) locations: &'a BTreeMap<String, Location>,
+    /// Pointers to mappings and values of which the YAML itself is wrong, so that parts of them are missing.
+    pub(super) unreadable: &'a [String],
+    /// Where relative paths start.
     pub(super) folder: &'a Path,
     pub(super) options: CheckOptions,
-    findings: &'a mut Vec<Finding>,
+    pub(super) findings: &'a mut Vec<Finding>,
     /// Pointers to values that hold a secret where none belongs.
     pub(super) secret_places: Vec<String>,
 }
 
-impl<'a> Resolver<'a> {
-    pub(super) fn new(
-        value: &'a Json,
-        text: &'a str,
-        locations: &'a BTreeMap<String, Location>,
-        folder: &'a Path,
-        options: CheckOptions,
-        findings: &'a mut Vec<Finding>,
-    ) -> Self {
-        Self { value, text, locations, folder, options, findings, secret_places: Vec::new() }
-    }
-
+impl Resolver<'_> {
     /// The topology, if enough of the spec is right, and the places of secrets that stand inline.
     pub(super) fn resolve(mut self) -> (Option<Topology>, Vec<String>) {
         let topology = self.topology();
@@ -306,21 +300,20 @@ impl<'a> Resolver<'a> {
         })
     }
 
+    /// All fields, or `None` if one of them is wrong: a query is not checked against a part of them.
     fn fields(&mut self, pointer: &str) -> Option<Fields> {
-        let found_before = self.findings.len();
-        let is_complete =
-            self.locations.keys().filter(|key| is_child(pointer, key)).count() == self.names(pointer).len();
         let mut fields = Vec::new();
         for name in self.names(pointer) {
             let below = pointer_to(pointer, &name);
             let Some(spec) = self.required::<FieldSpec>(&below) else { continue };
-            let single = Fields(vec![(name.clone(), spec.clone())]);
-            match to_arrow_schema(&single) {
+            match to_arrow_schema(&Fields(vec![(name.clone(), spec.clone())])) {
                 Ok(_) => fields.push((name, spec)),
                 Err(error) => self.report_field(&below, error),
             }
         }
-        (is_complete && self.findings.len() == found_before).then_some(Fields(fields))
+        let written = self.locations.keys().filter(|key| is_child(pointer, key)).count();
+        let is_readable = !self.unreadable.iter().any(|unreadable| unreadable.starts_with(pointer));
+        (is_readable && fields.len() == written).then_some(Fields(fields))
     }
 
     fn report_field(&mut self, pointer: &str, error: SchemaError) {
@@ -428,16 +421,19 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// The partition columns, each once.
     fn partition_by(&mut self, pointer: &str) -> Vec<String> {
-        let columns: Vec<String> = self.or_default(pointer);
-        for (index, column) in columns.iter().enumerate() {
-            if columns[..index].contains(column) {
+        let mut columns: Vec<String> = Vec::new();
+        for (index, column) in self.or_default::<Vec<String>>(pointer).into_iter().enumerate() {
+            if columns.contains(&column) {
                 self.report(
                     format!("{pointer}/{index}"),
                     Place::Value,
                     format!("`{column}` is here twice"),
                     None,
                 );
+            } else {
+                columns.push(column);
             }
         }
         columns
@@ -496,6 +492,9 @@ fn store_address(cloud: &CloudSpec) -> Vec<(&str, &str)> {
 fn check_broker(broker: &str) -> Result<(), String> {
     let address = broker.split_once("://").map_or(broker, |(_, address)| address);
     let malformed = || Err(format!("`{broker}` is not the address of a broker"));
+    if broker.is_empty() {
+        return Err("a broker has no address".into());
+    }
     if address.contains("${") {
         return Err("`brokers` cannot hold references; only values of `options` can".into());
     }
@@ -503,7 +502,8 @@ fn check_broker(broker: &str) -> Result<(), String> {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
         _ => (address, None),
     };
-    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
+    let is_number = host.chars().all(|c| c.is_ascii_digit());
+    if is_number || host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
         return malformed();
     }
     match port.map(str::parse::<u16>) {

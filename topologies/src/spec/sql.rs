@@ -91,13 +91,17 @@ fn message_without_place(error: &TransformError) -> String {
     }
 }
 
-/// The engine's message, and the suggestion at its end.
+/// The engine's message, and the suggestion in it.
 fn split_suggestion(message: &str) -> (String, Option<String>) {
-    for (mark, starts) in [(". Did you mean ", "did you mean "), (". Valid fields are ", "the columns are ")]
-    {
-        if let Some((problem, rest)) = message.split_once(mark) {
-            return (problem.to_owned(), Some(format!("{starts}{}", rest.trim_end_matches('.'))));
-        }
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((problem, rest)) = message.split_once(". Did you mean '") {
+        let column = rest.split('\'').next().unwrap_or_default();
+        // There is one table, so its name before the column helps nobody.
+        let column = column.rsplit('.').next().unwrap_or_default();
+        return (problem.to_owned(), Some(format!("did you mean `{column}`?")));
+    }
+    if let Some((problem, columns)) = message.split_once(". Valid fields are ") {
+        return (problem.to_owned(), Some(format!("the columns are {}", columns.trim_end_matches('.'))));
     }
     (message.trim_end_matches('.').to_owned(), None)
 }
@@ -186,13 +190,12 @@ mod tests {
 
     #[test]
     fn suggestions_of_the_engine_become_help() {
-        let (message, help) = split_suggestion("No field named arr_dely. Did you mean 'flights.arr_delay'?.");
-        assert_eq!(
-            (message.as_str(), help.as_deref()),
-            ("No field named arr_dely", Some("did you mean 'flights.arr_delay'?"))
-        );
-        let (message, help) = split_suggestion("No field named x. Valid fields are a, b.");
-        assert_eq!((message.as_str(), help.as_deref()), ("No field named x", Some("the columns are a, b")));
+        let both =
+            "No field named arr_dely. Did you mean 'flights.arr_delay'?.\nValid fields are flights.year.";
+        let expected = ("No field named arr_dely".to_owned(), Some("did you mean `arr_delay`?".to_owned()));
+        assert_eq!(split_suggestion(both), expected);
+        let expected = ("No field named x".to_owned(), Some("the columns are a, b".to_owned()));
+        assert_eq!(split_suggestion("No field named x.\nValid fields are a, b."), expected);
         assert_eq!(split_suggestion("Expected: x."), ("Expected: x".to_owned(), None));
     }
 }

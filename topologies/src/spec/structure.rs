@@ -476,10 +476,7 @@ impl<'a> Walker<'a> {
             );
         }
         let message = format!("{name} must be {asked}, found {}", describe_found(node));
-        let is_scalar = !matches!(node.value, Value::Map(_) | Value::List(_));
-        let wants_quotes = is_scalar && kinds.contains(&Kind::Text) && schema.get("pattern").is_none();
-        let quoted = wants_quotes.then(|| format!("put it in quotes: \"{}\"", scalar_text(node)));
-        self.report(pointer, Place::Value, message, quoted);
+        self.report(pointer, Place::Value, message, how_to_rewrite(schema, kinds, node));
     }
 
     fn report_unknown(
@@ -538,6 +535,19 @@ fn check_pattern(pattern: &str, text: &str) -> Option<Result<(), Misfit>> {
     PATTERNS.iter().find(|known| known.pattern == pattern).map(|known| (known.check)(text))
 }
 
+/// Help for a value that is nearly right: a number or `true` where a text is asked for, one text where a list is.
+fn how_to_rewrite(schema: &Json, kinds: &[Kind], node: &Node) -> Option<String> {
+    let is_scalar = !matches!(node.value, Value::Map(_) | Value::List(_));
+    let is_free_text = schema.get("pattern").is_none() && schema.get("examples").is_none();
+    if is_scalar && kinds.contains(&Kind::Text) && is_free_text {
+        return Some(format!("put it in quotes: \"{}\"", scalar_text(node)));
+    }
+    match &node.value {
+        Value::Text(text) if kinds == [Kind::List] => Some(format!("write a list: `[{text}]`")),
+        _ => None,
+    }
+}
+
 fn scalar_text(node: &Node) -> String {
     match &node.value {
         Value::Boolean(value) => value.to_string(),
@@ -554,9 +564,7 @@ fn how_to_add(name: &str, property: &Json) -> Option<String> {
         return Some(format!("add `{name}: {example}`"));
     }
     let description = property.get("description").and_then(Json::as_str)?;
-    let sentence = description.split_once(". ").map_or(description, |(first, _)| first);
-    Some(format!(
-        "add `{name}`: {}",
-        sentence.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.')
-    ))
+    let end = [". ", ": ", "; "].iter().filter_map(|mark| description.find(mark)).min();
+    let phrase = &description[..end.unwrap_or(description.len())];
+    Some(format!("add `{name}`: {}", phrase.trim_end_matches('.')))
 }
