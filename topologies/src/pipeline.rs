@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::commit::{CommitOutcome, Group, Leader, LeaderProgress, LeaderWatch, Staged};
+use crate::commit::{CommitOutcome, Epoch, Group, Leader, LeaderProgress, LeaderWatch, Staged};
 use crate::error::Error;
 use crate::http::Readiness;
 use crate::metrics::Metrics;
@@ -35,6 +35,8 @@ use crate::start::{self, Budget};
 const EPOCH_RECORDS_MAX: u64 = 1000;
 /// How long a finished run waits for clouds that answer to publish everything.
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a stop waits for the last commit.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before a batch that could not be stored is read again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How often gauges are refreshed.
@@ -77,6 +79,14 @@ pub struct Summary {
     pub leader: LeaderProgress,
 }
 
+impl Summary {
+    /// A run that was stopped before it led.
+    fn nothing_done() -> Self {
+        let leader = LeaderProgress { epoch: Epoch(0), clouds: Vec::new() };
+        Self { committed: Committed::default(), leader }
+    }
+}
+
 /// Runs `topology` until `shutdown`, until caught up if asked, or until an error stops it.
 pub async fn run(
     topology: &Topology,
@@ -85,7 +95,7 @@ pub async fn run(
 ) -> Result<Summary, Error> {
     let mut pipeline = tokio::select! {
         started = Pipeline::start(topology, options) => started?,
-        () = shutdown.cancelled() => return Err(Error::Configuration("stopped before the topology was up".into())),
+        () = shutdown.cancelled() => return Ok(Summary::nothing_done()),
     };
     let result = pipeline.drive(&shutdown).await;
     pipeline.stop(result).await
@@ -175,6 +185,7 @@ impl Pipeline<'_> {
     /// Poll, decode, transform, stage, commit, acknowledge, until there is a reason to stop.
     async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         let mut clock = tokio::time::interval(self.topology.commit_interval.min(GAUGES_INTERVAL));
+        let mut stop_by = None;
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -187,7 +198,11 @@ impl Pipeline<'_> {
                 },
                 landing = landed(&mut self.commit) => self.settle(landing).await?,
                 _ = clock.tick() => self.refresh_gauges(),
-                () = shutdown.cancelled(), if !self.stopping => self.stopping = true,
+                () = shutdown.cancelled(), if !self.stopping => {
+                    self.stopping = true;
+                    stop_by = Some(tokio::time::Instant::now() + STOP_PATIENCE);
+                }
+                () = at(stop_by) => return Err(self.cannot_stop_well()),
             }
             if self.commit.is_none() && self.is_due() {
                 self.begin_commit()?;
@@ -230,6 +245,16 @@ impl Pipeline<'_> {
         let topic: &str = &chunk.topic_partition().topic;
         self.options.metrics.records.with_label_values(&[topic]).inc_by(records);
         self.options.metrics.record_bytes.with_label_values(&[topic]).inc_by(bytes);
+    }
+
+    /// Too few clouds answer to commit what was read last. It was never acknowledged, so nothing is lost.
+    fn cannot_stop_well(&self) -> Error {
+        let progress = self.watch.progress();
+        let away = progress.clouds.iter().filter(|cloud| cloud.away);
+        let mut reasons: Vec<String> = away.map(|cloud| format!("{} is away", cloud.cloud)).collect();
+        reasons.push("what was read since the last commit is read again by the next run".to_owned());
+        let clouds = progress.clouds.len();
+        Error::no_majority("commit before stopping", crate::commit::quorum::majority(clouds), clouds, reasons)
     }
 
     /// Whether another chunk may be taken: not while a full batch waits for the commit before it.
@@ -362,6 +387,8 @@ impl Pipeline<'_> {
         self.batch = Batch::open(&self.plans, &self.uploads)?;
         let leader = self.leader.as_ref().expect("the leader is here while no commit is in flight");
         self.positions = start::positions(self.topology, leader.chain(), &self.plans, &self.identities)?;
+        // Caught up is what has been committed: every partition must reach its end once more.
+        self.behind = self.identities.keys().cloned().collect();
         let assignment = start::assignment(&self.positions);
         self.source.reassign(assignment);
         Ok(())
@@ -413,6 +440,13 @@ impl Pipeline<'_> {
         let committed = self.options.progress.snapshot();
         info!(commits = committed.commits, sequence = committed.sequence, "stopped");
         Ok(Summary { committed, leader })
+    }
+}
+
+async fn at(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

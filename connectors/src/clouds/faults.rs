@@ -230,7 +230,7 @@ mod tests {
         assert!(store.put(&path, "y".into()).await.is_err());
         assert!(store.get(&path).await.is_err());
         assert!(store.head(&path).await.is_err());
-        assert!(store.get_ranges(&path, &[0..1]).await.is_err());
+        assert!(store.get_ranges(&path, std::slice::from_ref(&(0..1))).await.is_err());
         assert!(store.delete(&path).await.is_err());
         assert!(store.copy(&path, &other).await.is_err());
         assert!(store.rename(&path, &other).await.is_err());

@@ -426,7 +426,7 @@ mod tests {
         assert!(is_unavailable(store.put_multipart(&a).await));
         assert!(is_unavailable(store.get(&a).await));
         assert!(is_unavailable(store.head(&a).await));
-        assert!(is_unavailable(store.get_ranges(&a, &[0..1]).await));
+        assert!(is_unavailable(store.get_ranges(&a, std::slice::from_ref(&(0..1))).await));
         assert!(is_unavailable(store.delete(&a).await));
         assert!(is_unavailable(store.copy(&a, &b).await));
         assert!(is_unavailable(store.rename(&a, &b).await));

@@ -72,6 +72,10 @@ impl Lane {
 
     /// Goes through the epoch's records until the end. `None` at shutdown.
     async fn serve(&self) -> Option<End> {
+        self.shared.uploads.set_away(&self.cloud().name, false);
+        if let Err(end) = self.insist(|| self.confirm_identity()).await? {
+            return Some(end);
+        }
         let base = self.shared.base.clone();
         if let Err(end) = self.insist(|| self.fill_to(&base)).await? {
             return Some(end);
@@ -151,14 +155,24 @@ impl Lane {
 
     /// A cloud that comes back without our identity was wiped or restored: it must not be counted.
     async fn check_identity(&self) -> Result<(), End> {
+        match self.confirm_identity().await {
+            Err(Retry::Never(end)) => Err(end),
+            Ok(()) | Err(Retry::Later(_)) => Ok(()),
+        }
+    }
+
+    async fn confirm_identity(&self) -> Step<()> {
         let path = self.shared.keys.identity();
-        let Ok(found) = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await else {
-            return Ok(());
-        };
+        let found =
+            read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
         let ours = found.is_some_and(|bytes| {
             decode::<Identity>(&bytes).is_ok_and(|identity| identity.group == self.shared.group_id)
         });
-        if ours { Ok(()) } else { Err(End::Foreign(format!("no identity of this group at {path}"))) }
+        if ours {
+            Ok(())
+        } else {
+            Err(Retry::Never(End::Foreign(format!("no identity of this group at {path}"))))
+        }
     }
 
     /// Brings every table to the versions of `base`, copying from other clouds what is missing here.
@@ -167,8 +181,12 @@ impl Lane {
             let path = published_path(dataset, head.version);
             let newest =
                 read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
-            if newest.is_some_and(|body| delta::sha256_hex(&body) == head.sha256) {
-                continue;
+            match newest {
+                Some(body) if delta::sha256_hex(&body) == head.sha256 => continue,
+                Some(_) => {
+                    return Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))));
+                }
+                None => {}
             }
             let present = published_from(&self.cloud().control, dataset, 0).await;
             let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;

@@ -81,6 +81,8 @@ pub(super) struct State {
     slots_start: u64,
     away: Vec<bool>,
     set_aside: Vec<Option<String>>,
+    /// Decisions in the header's tail.
+    tail: u64,
 }
 
 impl State {
@@ -92,6 +94,13 @@ impl State {
     /// Notes that a cloud answered; true if that is news.
     pub(super) fn mark_back(&mut self, cloud: usize) -> bool {
         std::mem::replace(&mut self.away[cloud], false)
+    }
+
+    /// Decisions not yet published in a majority, those taken over in the header included.
+    fn unpublished(&self) -> u64 {
+        let published = self.quorum.published();
+        let taken_over = if published == 0 { self.tail } else { 0 };
+        self.quorum.decided() - published + taken_over
     }
 
     pub(super) fn set_aside(&mut self, cloud: usize, what: String) {
@@ -249,6 +258,7 @@ impl Leader {
                 slots_start: 0,
                 away: vec![false; clouds],
                 set_aside: vec![None; clouds],
+                tail: takeover.header.tail.len() as u64,
             }),
             changed,
         });
@@ -284,10 +294,7 @@ impl Leader {
 
     /// Decides `staged`. Waits as long as it takes while fewer than a majority of clouds answer.
     pub async fn commit(&mut self, staged: Staged, now_ms: i64) -> Result<CommitOutcome, Error> {
-        self.wait(|state| {
-            (state.quorum.decided() - state.quorum.published() < UNPUBLISHED_MAX).then_some(())
-        })
-        .await?;
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
         if let Err(what) = self.files_in_majority(&staged.uploads).await {
             return Ok(CommitOutcome::NotStored(what));
         }

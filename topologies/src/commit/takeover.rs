@@ -12,7 +12,7 @@ use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_reg
 use object_store::ObjectStore;
 use object_store::path::Path;
 use rand::Rng;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::choose::{PublishedVersions, SealedLog, choose, rebase};
 use super::format::{
@@ -85,7 +85,7 @@ impl Group {
                 cloud.create_root().await.map_err(|error| Error::connector("register", error))?;
             }
         }
-        let answering = self.probe_clouds().await?;
+        let answering = self.probe_clouds(is_first_start).await?;
         let (group_id, members) = self.identify(&answering, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
@@ -113,7 +113,7 @@ impl Group {
     }
 
     /// Indexes of the clouds that answer and honour preconditions. A cloud that ignores them stops the start.
-    async fn probe_clouds(&self) -> Result<Vec<usize>, Error> {
+    async fn probe_clouds(&self, is_first_start: bool) -> Result<Vec<usize>, Error> {
         let prefix = self.keys().probe(&self.incarnation);
         let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
         let mut answering = Vec::new();
@@ -122,8 +122,12 @@ impl Group {
             let cloud = &self.clouds[index].name;
             match outcome {
                 Probe::Passed => answering.push(index),
-                Probe::Refused { what } => {
+                Probe::Refused { what } if is_first_start => {
                     return Err(Error::Configuration(format!("cloud {cloud}: {what}")));
+                }
+                Probe::Refused { what } => {
+                    error!(%cloud, what, "cloud must not be used, starting without it");
+                    reasons.push(format!("{cloud}: {what}"));
                 }
                 Probe::Unavailable(error) => {
                     warn!(%cloud, %error, "cloud does not answer, starting without it");
@@ -145,13 +149,16 @@ impl Group {
     ) -> Result<(String, Vec<usize>), Error> {
         let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
         for index in answering {
-            found.push((*index, self.read_identity(&self.clouds[*index]).await?));
-        }
-        let known = found.iter().find_map(|(_, identity)| identity.clone());
-        if let Some(identity) = &known {
-            if identity.clouds != self.names() {
-                return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
+            match self.read_identity(&self.clouds[*index]).await {
+                Ok(identity) => found.push((*index, identity)),
+                Err(error) => {
+                    warn!(cloud = %self.clouds[*index].name, %error, "cloud does not tell its identity")
+                }
             }
+        }
+        let known = most_common(found.iter().filter_map(|(_, identity)| identity.as_ref()));
+        if let Some(identity) = known.as_ref().filter(|identity| identity.clouds != self.names()) {
+            return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
         }
         if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
             return self.register(answering, known).await;
@@ -292,19 +299,25 @@ impl Group {
 
     /// The highest epoch any of these clouds has seen, claimed or logged.
     async fn highest_epoch(&self, members: &[usize]) -> Result<Epoch, Error> {
-        let mut highest = 0;
+        let mut highest = Epoch(0);
+        let mut reasons = Vec::new();
         for index in members {
-            let cloud = &self.clouds[*index];
-            let claims: Vec<u64> = self.numbers_in(cloud, &self.keys().claims()).await?;
-            let logs = self.logged_epochs(cloud).await?;
-            highest = claims
-                .into_iter()
-                .chain(logs.into_iter().map(|epoch| epoch.0))
-                .max()
-                .unwrap_or(0)
-                .max(highest);
+            match self.highest_epoch_in(&self.clouds[*index]).await {
+                Ok(epoch) => highest = highest.max(epoch),
+                Err(error) => reasons.push(format!("{}: {error}", self.clouds[*index].name)),
+            }
         }
-        Ok(Epoch(highest))
+        // An owned epoch lies in a majority, so any majority shows it.
+        if members.len() - reasons.len() < self.majority() {
+            return Err(Error::no_majority("list epochs", self.majority(), self.clouds.len(), reasons));
+        }
+        Ok(highest)
+    }
+
+    async fn highest_epoch_in(&self, cloud: &Cloud) -> Result<Epoch, Error> {
+        let claims = self.numbers_in(cloud, &self.keys().claims()).await?;
+        let logs = self.logged_epochs(cloud).await?;
+        Ok(claims.into_iter().map(Epoch).chain(logs).max().unwrap_or_default())
     }
 
     /// The numbers of the objects in a folder, ascending.
@@ -368,11 +381,11 @@ impl Group {
         let logged = self.logged_epochs(cloud).await?;
         let mut newest_header = None;
         for older in logged.iter().rev().filter(|older| **older < epoch) {
-            if let Some(record) = self.read_record(cloud, *older, 0).await? {
-                if let Content::Header(header) = record.content {
-                    newest_header = Some((*older, header));
-                    break;
-                }
+            if let Some(Record { content: Content::Header(header), .. }) =
+                self.read_record(cloud, *older, 0).await?
+            {
+                newest_header = Some((*older, header));
+                break;
             }
         }
         let sealed = newest_header.as_ref().map(|(_, header)| header.sealed.clone()).unwrap_or_default();
@@ -472,6 +485,13 @@ impl Group {
         });
         future::join_all(reads).await.into_iter().flatten().collect()
     }
+}
+
+/// The identity that most clouds carry, apart from their own names.
+fn most_common<'a>(identities: impl Iterator<Item = &'a Identity> + Clone) -> Option<Identity> {
+    let votes =
+        |identity: &Identity| identities.clone().filter(|other| other.group == identity.group).count();
+    identities.clone().max_by_key(|identity| votes(identity)).cloned()
 }
 
 /// Versions `0..n` of `dataset` are in the store, given that `0..first` were seen there or are not asked about.
