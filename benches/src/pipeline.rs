@@ -44,7 +44,7 @@ fn topology(brokers: &str, topic: &str, memory: &str) -> Result<String> {
     for (old, new) in [
         ("brokers: localhost:9092", format!("brokers: {brokers}")),
         ("topic: flights", format!("topic: {topic}")),
-        ("commit: { interval: 2s, size: 32MiB }", "commit: { interval: 10s, size: 256MiB }".to_owned()),
+        ("commit: { interval: 1s, size: 16MiB }", "commit: { interval: 10s, size: 256MiB }".to_owned()),
         ("memory: 384MiB", format!("memory: {memory}")),
     ] {
         ensure!(text.contains(old), "the demo's topology says {old:?}");

@@ -5,7 +5,7 @@
 //! ```sh
 //! tests/services/services start --dir DIR
 //! set -a; . DIR/services.env; set +a
-//! ISOBAR_LIVE=1 cargo test --release -p isobar-tests --test it live
+//! ISOBAR_LIVE=1 cargo test --release --workspace --test it -- live::
 //! ```
 
 use std::collections::BTreeMap;

@@ -506,7 +506,7 @@ mod tests {
         assert!(texts["endpoint"].contains("allow_http"), "{texts:?}");
         assert!(texts["colour"].contains("known are access_key_id"), "{texts:?}");
         let account = check_options(&url("az://c/p"), &options(&[("account", "x")]));
-        assert!(account[0].problem.contains("did you mean account_name"), "{account:?}");
+        assert!(account[0].problem.contains("did you mean account_key, account_name"), "{account:?}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::Error;
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 type Job = Box<dyn FnOnce(&Cluster) + Send>;
 
-/// A single broker that lives until dropped. See the [module](self) for its limits.
+/// A single broker that lives until dropped. It keeps only [`EmbeddedBroker::PARTITION_BYTES_MAX`] per partition.
 pub struct EmbeddedBroker {
     bootstrap_servers: String,
     /// Dropped to stop the broker.

@@ -58,7 +58,7 @@ pub struct ProducedRecord<'a> {
     pub timestamp_ms: Option<i64>,
 }
 
-/// Sends records to Kafka. See the [module](self).
+/// Sends records to Kafka.
 pub struct KafkaProducer {
     producer: BaseProducer<Delivery>,
 }

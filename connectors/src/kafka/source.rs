@@ -59,7 +59,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a failing source asks the broker what it still has, for the message.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads assigned partitions from Kafka. See the [module](self).
+/// Reads assigned partitions from Kafka.
 pub struct KafkaSource {
     consumer: Arc<BaseConsumer<SourceContext>>,
     status: Arc<SourceStatus>,

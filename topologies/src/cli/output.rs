@@ -20,7 +20,7 @@ pub fn print(text: &str) -> io::Result<()> {
 /// Prints `value` as indented JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &serde_json::Value) -> io::Result<()> {
     print(&format!("{value:#}"))
 }

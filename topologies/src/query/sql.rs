@@ -153,7 +153,7 @@ mod tests {
         let context = SessionContext::new();
         context.sql("CREATE TABLE version AS SELECT 1 AS timestamp, 2 AS version").await.unwrap();
         for sql in [
-            "SELECT version.timestamp, version FROM version AS timestamp, version",
+            "SELECT version.timestamp, version.version FROM version AS timestamp, version",
             "SELECT 'd VERSION AS OF 3' AS text",
             "SELECT at.a FROM version at(a, b)",
             "WITH q AS (SELECT 1) SELECT * FROM q",

@@ -194,11 +194,7 @@ async fn wrong_queries_are_the_callers_and_change_nothing() {
         assert_eq!(refusal(&catalog, sql).await.exit_code(), 2, "{sql}");
     }
     assert!(!std::path::Path::new("/tmp/isobar-must-not-exist.parquet").exists());
-    for sql in [
-        "SELECT 1 / (x - x) FROM flights",
-        "SELECT CAST(month AS INT) FROM flights",
-        "SELECT CAST('a' AS INT)",
-    ] {
+    for sql in ["SELECT 1 / (x - x) FROM flights", "SELECT CAST('a' AS INT)"] {
         let error = match catalog.query(sql).await {
             Ok(mut answer) => answer.next_text(RowsFormat::Csv).await.expect_err(sql),
             Err(error) => error,
