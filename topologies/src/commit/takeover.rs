@@ -12,7 +12,7 @@ use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_reg
 use object_store::ObjectStore;
 use object_store::path::Path;
 use rand::Rng;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::choose::{PublishedVersions, SealedLog, choose, rebase};
 use super::format::{
@@ -85,7 +85,7 @@ impl Group {
                 cloud.create_root().await.map_err(|error| Error::connector("register", error))?;
             }
         }
-        let answering = self.probe_clouds(is_first_start).await?;
+        let answering = self.probe_clouds().await?;
         let (group_id, members) = self.identify(&answering, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
@@ -113,7 +113,7 @@ impl Group {
     }
 
     /// Indexes of the clouds that answer and honour preconditions. A cloud that ignores them stops the start.
-    async fn probe_clouds(&self, is_first_start: bool) -> Result<Vec<usize>, Error> {
+    async fn probe_clouds(&self) -> Result<Vec<usize>, Error> {
         let prefix = self.keys().probe(&self.incarnation);
         let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
         let mut answering = Vec::new();
@@ -122,12 +122,8 @@ impl Group {
             let cloud = &self.clouds[index].name;
             match outcome {
                 Probe::Passed => answering.push(index),
-                Probe::Refused { what } if is_first_start => {
-                    return Err(Error::Configuration(format!("cloud {cloud}: {what}")));
-                }
                 Probe::Refused { what } => {
-                    error!(%cloud, what, "cloud must not be used, starting without it");
-                    reasons.push(format!("{cloud}: {what}"));
+                    return Err(Error::Configuration(format!("cloud {cloud}: {what}")));
                 }
                 Probe::Unavailable(error) => {
                     warn!(%cloud, %error, "cloud does not answer, starting without it");
