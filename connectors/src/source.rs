@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread::Thread,
@@ -104,14 +104,13 @@ impl Deref for SourceChunk {
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     bytes_held: AtomicUsize,
-    reader: OnceLock<Thread>,
+    reader: Mutex<Option<Thread>>,
 }
 
 impl Budget {
-    /// Names the thread to wake. Only the first call counts.
+    /// Names the thread to wake, instead of the one before.
     pub(crate) fn wakes(&self, reader: Thread) {
-        // A budget has one reader for life, so a second one cannot come.
-        let _ = self.reader.set(reader);
+        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
     }
 
     pub(crate) fn bytes_held(&self) -> usize {
@@ -133,7 +132,7 @@ struct HeldBytes {
 impl Drop for HeldBytes {
     fn drop(&mut self) {
         self.budget.bytes_held.fetch_sub(self.bytes, Relaxed);
-        if let Some(reader) = self.budget.reader.get() {
+        if let Some(reader) = &*self.budget.reader.lock().unwrap_or_else(PoisonError::into_inner) {
             reader.unpark();
         }
     }

@@ -306,24 +306,6 @@ async fn bad_and_good_records_in_random_order_add_up_in_every_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_was_created_again_is_a_hard_stop() {
-    let lab = Lab::in_memory();
-    let mut spec = lab.spec(events::SOURCE, events::FEATURES_YAML);
-    spec.kafka = "  cluster_id: fixed\n".into();
-    lab.produce(TOPIC, (0..50).map(|id| Record::of(Event::plain(id))));
-    lab.run_until_caught_up(&spec.resolved()).await.unwrap();
-    let versions = lab.versions(events::FEATURES).await;
-    // Another broker that calls itself the same cluster: the same name, another topic.
-    let other = EmbeddedBroker::start(&[(TOPIC, 4)]).unwrap();
-    spec.brokers = other.bootstrap_servers();
-    let error = lab.run_until_caught_up(&spec.resolved()).await.unwrap_err();
-    assert!(matches!(&error, Error::Gap(text) if text.contains("created again")), "{error:?}");
-    assert_eq!(error.exit_code(), 1);
-    assert_eq!(lab.versions(events::FEATURES).await, versions);
-    lab.assert_features_complete().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_topic_is_a_hard_stop_even_if_only_its_name_is_known() {
     let lab = Lab::in_memory();
     let mut spec = lab.spec(events::SOURCE, events::FEATURES_YAML);

@@ -6,7 +6,7 @@
 //! error, so that a test never passes because something was ignored.
 //!
 //! Errors are as Google documents them: an XML body with a `Code`; 404 `NoSuchBucket`, `NoSuchKey` and `NoSuchUpload`, 412
-//! `PreconditionFailed`, 416 `InvalidRange`, 401 without a bearer token, 400 for what is malformed.
+//! `PreconditionFailed`, 416 `InvalidRange`, 401 for other credentials than a bearer token, 400 for what is malformed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -168,10 +168,11 @@ async fn serve(
 }
 
 fn answer(store: &Store, method: Method, uri: &Uri, headers: HeaderMap, body: Bytes) -> Answer {
+    // Without a token a client is anonymous, and the buckets here are public.
     let is_authorized =
-        headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"Bearer"));
+        headers.get(header::AUTHORIZATION).is_none_or(|value| value.as_bytes().starts_with(b"Bearer"));
     if !is_authorized {
-        return refuse(StatusCode::UNAUTHORIZED, "AuthenticationRequired", "no bearer token");
+        return refuse(StatusCode::UNAUTHORIZED, "AuthenticationRequired", "not a bearer token");
     }
     let request = Request::parse(uri, headers, body)?;
     let mut contents = store.lock();

@@ -200,7 +200,8 @@ impl Lab {
         Spec {
             brokers: self.broker.bootstrap_servers(),
             clouds: self.clouds.iter().map(|cloud| (cloud.name.clone(), cloud.url.to_string())).collect(),
-            kafka: String::new(),
+            // The embedded broker does not describe topics, so they have no ids: `live` covers those.
+            kafka: "  topic_identity: name\n".into(),
             commit: "{ interval: 200ms, size: 256MiB }".into(),
             sources: sources.into(),
             datasets: datasets.into(),

@@ -76,6 +76,11 @@ impl Root {
         Ok(())
     }
 
+    /// Whether the directory is there, marked or not. One that cannot be looked at is.
+    pub(super) fn exists(&self) -> bool {
+        self.path.try_exists().unwrap_or(true)
+    }
+
     fn is_marked(&self) -> io::Result<bool> {
         let marked = self.path.join(MARKER).try_exists()?;
         if marked {

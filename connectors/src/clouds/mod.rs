@@ -67,6 +67,11 @@ impl Cloud {
         })
     }
 
+    /// Whether [`create_root`](Self::create_root) has been called, ever; always true for other stores than directories.
+    pub fn has_root(&self) -> bool {
+        self.root.as_ref().is_none_or(|root| root.exists())
+    }
+
     /// This cloud with both clients behind `switch`.
     pub fn with_faults(mut self, switch: &FaultSwitch) -> Self {
         self.control = Arc::new(FaultStore::new(self.control, switch.clone()));

@@ -26,9 +26,15 @@ const PROBE_BYTES_MAX: u64 = 1 << 10;
 pub enum Probe {
     /// The store honours preconditions.
     Passed,
-    /// The store must not be used, or not with these credentials. Fix the configuration.
+    /// The store must not be used: it breaks its word. Fix the configuration.
     Refused {
         /// What it did, and what it should have done, for its administrator.
+        what: String,
+    },
+    /// The store does not let us in: no such bucket, or not with these credentials. Wrong at a first start; later it
+    /// is one of the ways in which a cloud is lost.
+    Denied {
+        /// What was tried, and what the store said.
         what: String,
     },
     /// The store did not answer well enough to tell. Repeat, under another prefix.
@@ -160,15 +166,15 @@ impl Probing<'_> {
     /// What an unexpected error means: something for the administrator, or only bad luck.
     fn judge(&self, action: &str, error: StoreError) -> Probe {
         match error {
-            StoreError::PermissionDenied { source, .. } => refused(&format!(
+            StoreError::PermissionDenied { source, .. } => denied(&format!(
                 "not allowed to {action}: {source}; the credentials must be allowed to read, list, write and delete \
                  objects"
             )),
             StoreError::Unauthenticated { source, .. } => {
-                refused(&format!("the credentials were not accepted when trying to {action}: {source}"))
+                denied(&format!("the credentials were not accepted when trying to {action}: {source}"))
             }
             StoreError::NotFound { source, .. } => {
-                refused(&format!("cannot {action}, the bucket or container does not exist: {source}"))
+                denied(&format!("cannot {action}, the bucket or container does not exist: {source}"))
             }
             StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
                 refused(&format!("the store cannot {action}: {error}"))
@@ -196,4 +202,8 @@ fn is_occupied(error: &StoreError) -> bool {
 
 fn refused(what: &str) -> Probe {
     Probe::Refused { what: what.to_string() }
+}
+
+fn denied(what: &str) -> Probe {
+    Probe::Denied { what: what.to_string() }
 }

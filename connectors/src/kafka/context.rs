@@ -76,7 +76,11 @@ impl ClientContext for SourceContext {
                 what: format!("the brokers {}", self.brokers),
                 reason: reason.to_string(),
             }),
-            RDKafkaErrorCode::Fatal => self.fail(Error::Kafka {
+            // Only told after librdkafka has asked for long enough (`topic.metadata.propagation.max.ms`), and only here.
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::Fatal => self.fail(Error::Kafka {
                 action: format!("read from {}", self.brokers),
                 reason: reason.to_string(),
             }),

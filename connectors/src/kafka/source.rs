@@ -11,22 +11,23 @@
 //! consumer holds more bytes than the budget it stops taking records, librdkafka's bounded queue fills, and
 //! librdkafka stops fetching. Connections stay up meanwhile; there is no group that could take partitions away.
 //!
-//! A new assignment starts a new *generation*: partitions are taken away and given anew, with a queue of its own, so
-//! that no record fetched for the old one can appear in the new one. Events carry their generation, and those of an
-//! older one are dropped by the reading side.
+//! A new assignment starts a new client, with a thread and events of its own, so that nothing fetched for the old one
+//! can appear in the new one. Giving the same client its partitions anew is not enough: librdkafka detaches a
+//! partition from its queue some time *after* `unassign` has returned, and if it has been attached again by then,
+//! its records arrive nowhere. The old client leaves in the background; so does the last one when the brokers are away,
+//! because librdkafka waits for them up to a minute.
 //!
 //! Trouble that librdkafka gets over by itself (brokers down, leaders moving) only shows in
-//! [`SourceStatus::connected`]. Anything that would lose or hide records fails the generation: a position that the
+//! [`SourceStatus::connected`]. Anything that would lose or hide records ends the reading: a position that the
 //! broker does not have, a partition or topic that is gone, denied access, a batch whose checksum is wrong.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc,
-        atomic::Ordering::Relaxed,
-        mpsc::{self, TryRecvError},
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -38,7 +39,10 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaError,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot,
+};
 
 use super::{
     config::KafkaConfig,
@@ -59,20 +63,14 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a failing source asks the broker what it still has, for the message.
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long [`close`](Source::close) waits for the client to leave.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Reads assigned partitions from Kafka.
 pub struct KafkaSource {
-    consumer: Arc<BaseConsumer<SourceContext>>,
+    config: KafkaConfig,
     status: Arc<SourceStatus>,
-    generation: u64,
-    events: UnboundedReceiver<(u64, SourceEvent)>,
-    /// Dropped to stop the thread.
-    commands: Option<mpsc::Sender<Assignment>>,
-    poll_thread: Option<JoinHandle<()>>,
-}
-
-struct Assignment {
-    generation: u64,
-    positions: Vec<(TopicPartition, i64)>,
+    reader: Reader,
 }
 
 impl KafkaSource {
@@ -80,76 +78,25 @@ impl KafkaSource {
     /// are away show in the status, not here.
     pub fn start(config: &KafkaConfig, assignment: Vec<(TopicPartition, i64)>) -> Result<Self, Error> {
         let status = Arc::new(SourceStatus::default());
-        let context = SourceContext::new(config.brokers(), Arc::clone(&status));
-        let consumer: Arc<BaseConsumer<SourceContext>> =
-            Arc::new(config.consumer()?.create_with_context(context).map_err(|error| client_error(&error))?);
-        let (commands, mailbox) = mpsc::channel();
-        let (event_sender, events) = unbounded_channel();
-        let poller = Poller {
-            consumer: Arc::clone(&consumer),
-            queue: None,
-            status: Arc::clone(&status),
-            mailbox,
-            events: event_sender,
-            limits: Limits::of(config),
-            generation: 0,
-            partitions: Vec::new(),
-            index: HashMap::new(),
-            last: None,
-            open_bytes: 0,
-            due: None,
-            served: None,
-            published: None,
-        };
-        let poll_thread =
-            thread::Builder::new().name("kafka-poll".into()).spawn(move || poller.run()).map_err(
-                |error| Error::Kafka { action: "start the poll thread".into(), reason: error.to_string() },
-            )?;
-        status.budget.wakes(poll_thread.thread().clone());
-        let mut source = Self {
-            consumer,
-            status,
-            generation: 0,
-            events,
-            commands: Some(commands),
-            poll_thread: Some(poll_thread),
-        };
-        source.reassign(assignment);
-        Ok(source)
-    }
-
-    fn stop(&mut self) -> Option<JoinHandle<()>> {
-        self.commands = None;
-        let poll_thread = self.poll_thread.take()?;
-        poll_thread.thread().unpark();
-        Some(poll_thread)
+        let reader = Reader::start(config, &status, assignment)?;
+        Ok(Self { config: config.clone(), status, reader })
     }
 }
 
 #[async_trait]
 impl Source for KafkaSource {
     async fn next(&mut self) -> Option<SourceEvent> {
-        loop {
-            let (generation, event) = self.events.recv().await?;
-            if generation == self.generation {
-                return Some(event);
-            }
-        }
+        self.reader.events.recv().await
     }
 
     fn reassign(&mut self, positions: Vec<(TopicPartition, i64)>) {
-        self.generation += 1;
-        let assignment = Assignment { generation: self.generation, positions };
-        if let (Some(commands), Some(poll_thread)) = (&self.commands, &self.poll_thread) {
-            // Fails only when the thread has ended, and then `next` says so.
-            let _ = commands.send(assignment);
-            poll_thread.thread().unpark();
-        }
+        let started = Reader::start(&self.config, &self.status, positions);
+        self.reader = started.unwrap_or_else(Reader::failed);
     }
 
     fn report_progress(&self, positions: &[(TopicPartition, i64)]) {
-        let reported =
-            position_list(positions).and_then(|list| self.consumer.commit(&list, CommitMode::Async));
+        let Some(consumer) = self.reader.consumer.upgrade() else { return };
+        let reported = position_list(positions).and_then(|list| consumer.commit(&list, CommitMode::Async));
         if let Err(error) = reported {
             self.status.progress_failures.fetch_add(1, Relaxed);
             tracing::debug!(%error, "progress not reported");
@@ -161,24 +108,89 @@ impl Source for KafkaSource {
     }
 
     async fn close(mut self: Box<Self>) {
-        let poll_thread = self.stop();
-        // The last handle on the consumer leaves the brokers when dropped, which blocks: not on an async thread.
-        let closed = tokio::task::spawn_blocking(move || {
-            drop(self);
-            poll_thread.map(JoinHandle::join)
-        });
-        if !matches!(closed.await, Ok(None | Some(Ok(())))) {
-            tracing::error!("the kafka poll thread panicked");
+        self.reader.stop();
+        let Some(gone) = self.reader.gone.take() else { return };
+        match tokio::time::timeout(CLOSE_PATIENCE, gone).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("the kafka poll thread panicked"),
+            Err(_) => tracing::debug!("the kafka client is still leaving: the brokers do not answer"),
         }
     }
 }
 
-impl Drop for KafkaSource {
-    fn drop(&mut self) {
-        if let Some(poll_thread) = self.stop() {
-            // A panic there has been printed by its thread already.
-            let _ = poll_thread.join();
+/// One client and the thread that polls it. Dropping it stops both, without waiting for them.
+struct Reader {
+    /// Owned by the thread alone, because dropping the last handle waits for the brokers.
+    consumer: Weak<BaseConsumer<SourceContext>>,
+    events: UnboundedReceiver<SourceEvent>,
+    stopping: Arc<AtomicBool>,
+    thread: Option<Thread>,
+    /// Told when the client has left.
+    gone: Option<oneshot::Receiver<()>>,
+}
+
+impl Reader {
+    fn start(
+        config: &KafkaConfig,
+        status: &Arc<SourceStatus>,
+        assignment: Vec<(TopicPartition, i64)>,
+    ) -> Result<Self, Error> {
+        let context = SourceContext::new(config.brokers(), Arc::clone(status));
+        let client = config.consumer()?.create_with_context(context);
+        let consumer: Arc<BaseConsumer<SourceContext>> =
+            Arc::new(client.map_err(|error| client_error(&error))?);
+        let weak = Arc::downgrade(&consumer);
+        let (sender, events) = unbounded_channel();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let poller = Poller {
+            consumer,
+            queue: None,
+            status: Arc::clone(status),
+            stopping: Arc::clone(&stopping),
+            events: sender,
+            limits: Limits::of(config),
+            partitions: Vec::new(),
+            index: HashMap::new(),
+            last: None,
+            open_bytes: 0,
+            due: None,
+            served: None,
+            published: None,
+        };
+        let (left, gone) = oneshot::channel();
+        let polling = thread::Builder::new().name("kafka-poll".into()).spawn(move || {
+            poller.run(&assignment);
+            // Nobody waits when the source was dropped without being closed.
+            let _ = left.send(());
+        });
+        let handle = polling.map_err(|error| Error::Kafka {
+            action: "start the poll thread".into(),
+            reason: error.to_string(),
+        })?;
+        let thread = handle.thread().clone();
+        status.budget.wakes(thread.clone());
+        Ok(Self { consumer: weak, events, stopping, thread: Some(thread), gone: Some(gone) })
+    }
+
+    /// A reader that has failed before it began.
+    fn failed(error: Error) -> Self {
+        let (sender, events) = unbounded_channel();
+        // The receiver is right here.
+        let _ = sender.send(SourceEvent::Failed(error));
+        Self { consumer: Weak::new(), events, stopping: Arc::default(), thread: None, gone: None }
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+        if let Some(thread) = &self.thread {
+            thread.unpark();
         }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -220,13 +232,12 @@ struct Partition {
 /// The state of the poll thread.
 struct Poller {
     consumer: Arc<BaseConsumer<SourceContext>>,
-    /// `None` without an assignment: before the first one, and after a failure.
+    /// `None` after a failure.
     queue: Option<RecordQueue<SourceContext>>,
     status: Arc<SourceStatus>,
-    mailbox: mpsc::Receiver<Assignment>,
-    events: UnboundedSender<(u64, SourceEvent)>,
+    stopping: Arc<AtomicBool>,
+    events: UnboundedSender<SourceEvent>,
     limits: Limits,
-    generation: u64,
     partitions: Vec<Partition>,
     /// Topic and partition number to the place in `partitions`.
     index: HashMap<Arc<str>, HashMap<i32, usize>>,
@@ -241,13 +252,9 @@ struct Poller {
 }
 
 impl Poller {
-    fn run(mut self) {
-        loop {
-            match self.mailbox.try_recv() {
-                Ok(assignment) => self.assign(assignment),
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => break,
-            }
+    fn run(mut self, assignment: &[(TopicPartition, i64)]) {
+        self.assign(assignment);
+        while !self.stopping.load(Relaxed) {
             let now = Instant::now();
             self.serve(now);
             self.publish(now);
@@ -261,7 +268,7 @@ impl Poller {
     fn poll(&mut self, now: Instant) {
         let has_room = self.has_room();
         let Some(mut queue) = self.queue.take_if(|_| has_room) else {
-            // Woken by the consumer that drops a chunk, and by commands.
+            // Woken by the consumer that drops a chunk, and by a stop.
             thread::park_timeout(IDLE_WAIT);
             return;
         };
@@ -420,7 +427,7 @@ impl Poller {
 
     fn send(&self, event: SourceEvent) {
         // Nobody listens any more only while the source is being dropped.
-        let _ = self.events.send((self.generation, event));
+        let _ = self.events.send(event);
     }
 
     /// Serves errors, statistics and commit results.
@@ -465,7 +472,7 @@ impl Poller {
         self.status.set_partitions(partitions.collect::<BTreeMap<_, _>>());
     }
 
-    /// Gives up on this generation: hands out what is complete, then the error.
+    /// Gives up reading: hands out what is complete, then the error.
     fn fail(&mut self, error: Error) {
         for place in 0..self.partitions.len() {
             self.flush(place);
@@ -489,12 +496,9 @@ impl Poller {
         self.due = None;
     }
 
-    fn assign(&mut self, assignment: Assignment) {
-        self.unassign();
-        self.generation = assignment.generation;
-        self.published = None;
+    fn assign(&mut self, assignment: &[(TopicPartition, i64)]) {
         let queue = RecordQueue::new(Arc::clone(&self.consumer));
-        for (topic_partition, next_offset) in &assignment.positions {
+        for (topic_partition, next_offset) in assignment {
             if !queue.attach(topic_partition) {
                 let reason = "the name is not a topic's".into();
                 return self.fail(Error::Kafka { action: format!("assign {topic_partition}"), reason });
@@ -510,7 +514,7 @@ impl Poller {
             });
         }
         self.queue = Some(queue);
-        let assigned = position_list(&assignment.positions).and_then(|list| self.consumer.assign(&list));
+        let assigned = position_list(assignment).and_then(|list| self.consumer.assign(&list));
         if let Err(error) = assigned {
             self.fail(Error::Kafka { action: "assign partitions".into(), reason: error.to_string() });
         }

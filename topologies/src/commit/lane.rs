@@ -1,6 +1,7 @@
 //! A lane serves one cloud: it brings every record of the epoch there, in order, and publishes what is decided.
 //!
-//! The same few steps serve a healthy cloud and one that was away: files first, then the record, then the bodies.
+//! The same few steps serve a healthy cloud and one that was away: files first, then the record, and once that is
+//! decided, the bodies.
 //! A lane that meets an error waits a little and does the same step again with the same bytes; it never skips, and
 //! it never holds up another cloud. It ends when the epoch is sealed in its cloud, or at shutdown.
 
@@ -80,26 +81,50 @@ impl Lane {
         if let Err(end) = self.insist(|| self.fill_to(&base)).await? {
             return Some(end);
         }
+        // Publishing follows storing at its own pace: decisions go on while `_delta_log` is hard to reach.
+        tokio::select! {
+            end = self.store_all() => end,
+            end = self.publish_all() => end,
+        }
+    }
+
+    /// Brings record after record here. `None` at shutdown.
+    async fn store_all(&self) -> Option<End> {
         for index in 0.. {
-            let slot = self.shared.slot(index).await?;
-            let slot = match slot {
-                Some(slot) => slot,
-                None => match self.insist(|| self.read_slot_elsewhere(index)).await? {
-                    Ok(slot) => slot,
-                    Err(end) => return Some(end),
-                },
+            let slot = match self.slot(index).await? {
+                Ok(slot) => slot,
+                Err(end) => return Some(end),
             };
             if let Err(end) = self.insist(|| self.store(index, &slot)).await? {
                 return Some(end);
             }
             self.shared.update(|state| state.quorum.record_stored(self.cloud, index));
-            self.shared.wait_until_decided(index).await?;
+        }
+        None
+    }
+
+    /// Publishes what is stored here, with its files, and decided. `None` at shutdown.
+    async fn publish_all(&self) -> Option<End> {
+        for index in 0.. {
+            self.shared.wait_until_publishable(self.cloud, index).await?;
+            let slot = match self.slot(index).await? {
+                Ok(slot) => slot,
+                Err(end) => return Some(end),
+            };
             if let Err(end) = self.insist(|| self.publish(&slot)).await? {
                 return Some(end);
             }
             self.shared.update(|state| state.record_published(self.cloud, index));
         }
         None
+    }
+
+    /// The record at `index`, from memory or from another cloud. `None` at shutdown.
+    async fn slot(&self, index: u64) -> Option<Result<Slot, End>> {
+        match self.shared.slot(index).await? {
+            Some(slot) => Some(Ok(slot)),
+            None => self.insist(|| self.read_slot_elsewhere(index)).await,
+        }
     }
 
     fn cloud(&self) -> &Cloud {

@@ -153,8 +153,11 @@ impl Shared {
         .await
     }
 
-    pub(super) async fn wait_until_decided(&self, index: u64) -> Option<()> {
-        self.wait_for(|state| (state.quorum.decided() > index).then_some(())).await
+    /// Waits until the record is decided, and stored in `cloud`: then its files are there as well.
+    pub(super) async fn wait_until_publishable(&self, cloud: usize, index: u64) -> Option<()> {
+        let publishable =
+            |state: &State| state.quorum.decided() > index && state.quorum.cloud(cloud).stored > index;
+        self.wait_for(|state| publishable(state).then_some(())).await
     }
 }
 

@@ -79,14 +79,14 @@ impl Group {
 
     /// Wins a new epoch and reads what older ones decided.
     pub(super) async fn take_over(&self) -> Result<Takeover, Error> {
-        let is_first_start = !self.has_history().await;
+        let is_first_start = !self.has_history().await?;
         if is_first_start {
             for cloud in &self.clouds {
                 cloud.create_root().await.map_err(|error| Error::connector("register", error))?;
             }
         }
-        let answering = self.probe_clouds().await?;
-        let (group_id, members) = self.identify(&answering, is_first_start).await?;
+        let (answering, silent) = self.probe_clouds(is_first_start).await?;
+        let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
         let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
@@ -112,8 +112,9 @@ impl Group {
         Ok(Takeover { epoch, header, group_id })
     }
 
-    /// Indexes of the clouds that answer and honour preconditions. A cloud that ignores them stops the start.
-    async fn probe_clouds(&self) -> Result<Vec<usize>, Error> {
+    /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
+    /// ignores preconditions stops the start.
+    async fn probe_clouds(&self, is_first_start: bool) -> Result<(Vec<usize>, Vec<String>), Error> {
         let prefix = self.keys().probe(&self.incarnation);
         let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
         let mut answering = Vec::new();
@@ -122,25 +123,30 @@ impl Group {
             let cloud = &self.clouds[index].name;
             match outcome {
                 Probe::Passed => answering.push(index),
-                Probe::Refused { what } => {
+                Probe::Denied { what } if !is_first_start => {
+                    warn!(%cloud, what, "cloud does not let us in, starting without it");
+                    reasons.push(format!("{cloud}: {what}"));
+                }
+                Probe::Refused { what } | Probe::Denied { what } => {
                     return Err(Error::Configuration(format!("cloud {cloud}: {what}")));
                 }
                 Probe::Unavailable(error) => {
                     warn!(%cloud, %error, "cloud does not answer, starting without it");
-                    reasons.push(format!("{cloud}: {error}"));
+                    reasons.push(format!("{cloud}: {}", crate::chain_of(&error)));
                 }
             }
         }
         if answering.len() < self.majority() {
             return Err(Error::no_majority("start", self.majority(), self.clouds.len(), reasons));
         }
-        Ok(answering)
+        Ok((answering, reasons))
     }
 
     /// The group's id and the clouds among `answering` that belong to it. Registers clouds that nobody has used.
     async fn identify(
         &self,
         answering: &[usize],
+        silent: &[String],
         is_first_start: bool,
     ) -> Result<(String, Vec<usize>), Error> {
         let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
@@ -157,7 +163,7 @@ impl Group {
             return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
         }
         if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
-            return self.register(answering, known).await;
+            return self.register(answering, silent, known).await;
         }
         let group_id =
             known.ok_or_else(|| Error::damaged("control", "no cloud has an identity, but logs exist"))?.group;
@@ -196,14 +202,34 @@ impl Group {
             .transpose()
     }
 
-    /// Whether any cloud that answers has a log of this topology: then a missing identity means a lost cloud.
-    async fn has_history(&self) -> bool {
+    /// Whether any cloud has a log of this topology: then a missing identity means a lost cloud. "None has" takes a
+    /// majority that says so: what was decided would show in it.
+    async fn has_history(&self) -> Result<bool, Error> {
         let logs = self.keys().logs();
-        let looks = self
-            .clouds
-            .iter()
-            .map(|cloud| async { matches!(cloud.control.list(Some(&logs)).try_next().await, Ok(Some(_))) });
-        future::join_all(looks).await.contains(&true)
+        let looks = self.clouds.iter().map(|cloud| async {
+            // A directory that was never made cannot be listed, and has no history.
+            if !cloud.has_root() {
+                return Ok(false);
+            }
+            cloud.control.list(Some(&logs)).try_next().await.map(|found| found.is_some())
+        });
+        let (mut answers, mut reasons) = (0, Vec::new());
+        for (cloud, look) in self.clouds.iter().zip(future::join_all(looks).await) {
+            match look {
+                Ok(true) => return Ok(true),
+                Ok(false) => answers += 1,
+                Err(error) => reasons.push(format!("{}: {}", cloud.name, crate::chain_of(&error))),
+            }
+        }
+        if answers < self.majority() {
+            return Err(Error::no_majority(
+                "look for earlier runs",
+                self.majority(),
+                self.clouds.len(),
+                reasons,
+            ));
+        }
+        Ok(false)
     }
 
     /// First start: writes the identity into every cloud. The first cloud's register decides the group's id, so two
@@ -211,11 +237,12 @@ impl Group {
     async fn register(
         &self,
         answering: &[usize],
+        silent: &[String],
         known: Option<Identity>,
     ) -> Result<(String, Vec<usize>), Error> {
         if answering.len() < self.clouds.len() {
-            let reasons =
-                vec!["the first start registers every cloud, so all of them must answer once".to_owned()];
+            let mut reasons = silent.to_vec();
+            reasons.push("the first start registers every cloud, so all of them must answer once".to_owned());
             return Err(Error::no_majority("register", self.clouds.len(), self.clouds.len(), reasons));
         }
         let mut group_id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), |identity| identity.group);
@@ -264,21 +291,29 @@ impl Group {
                 incarnation: self.incarnation.clone(),
                 holder: format!("process {}", std::process::id()),
             };
-            let mut holders = Vec::new();
+            let (mut holders, mut reasons) = (Vec::new(), Vec::new());
             let mut contested = false;
             for index in members {
                 let cloud = &self.clouds[*index];
                 match self.settle(cloud, &self.keys().claim(epoch), encode(&claim)).await {
                     Ok(PutOnce::Stored) => holders.push(*index),
                     Ok(_) => contested = true,
-                    Err(error) => warn!(cloud = %cloud.name, %error, "cloud does not take the claim"),
+                    Err(error) => {
+                        warn!(cloud = %cloud.name, %error, "cloud does not take the claim");
+                        reasons.push(format!("{}: {}", cloud.name, crate::chain_of(&error)));
+                    }
                 }
             }
             if holders.len() >= self.majority() {
                 return Ok((epoch, holders));
             }
             if !contested {
-                return Err(Error::no_majority("claim an epoch", self.majority(), self.clouds.len(), vec![]));
+                return Err(Error::no_majority(
+                    "claim an epoch",
+                    self.majority(),
+                    self.clouds.len(),
+                    reasons,
+                ));
             }
             let pause_ms = rand::rng().random_range(50..500);
             debug!(%epoch, pause_ms, "epoch contested, trying a higher one");
@@ -300,7 +335,9 @@ impl Group {
         for index in members {
             match self.highest_epoch_in(&self.clouds[*index]).await {
                 Ok(epoch) => highest = highest.max(epoch),
-                Err(error) => reasons.push(format!("{}: {error}", self.clouds[*index].name)),
+                Err(error) => {
+                    reasons.push(format!("{}: {}", self.clouds[*index].name, crate::chain_of(&error)))
+                }
             }
         }
         // An owned epoch lies in a majority, so any majority shows it.
@@ -360,7 +397,9 @@ impl Group {
                         *known = (*known).max(up_to);
                     }
                 }
-                Err(error) => reasons.push(format!("{}: {error}", self.clouds[index].name)),
+                Err(error) => {
+                    reasons.push(format!("{}: {}", self.clouds[index].name, crate::chain_of(&error)))
+                }
             }
         }
         if logs.len() < self.majority() {

@@ -149,7 +149,6 @@ mod tests {
     }
 
     #[tokio::test]
-    #[ignore = "its expectations were corrected and have not been run since"]
     async fn names_that_look_like_the_clauses_are_fine() {
         let context = SessionContext::new();
         context.sql("CREATE TABLE version AS SELECT 1 AS timestamp, 2 AS version").await.unwrap();

@@ -176,7 +176,6 @@ async fn a_dataset_without_a_version_is_said_to_be_empty() {
 }
 
 #[tokio::test]
-#[ignore = "its expectations were corrected and have not been run since"]
 async fn wrong_queries_are_the_callers_and_change_nothing() {
     let catalog = open(&History::good().store(1).await).await.unwrap();
     for sql in [

@@ -129,7 +129,6 @@ async fn everything_is_read_once_in_order_and_as_it_was() {
 }
 
 #[tokio::test]
-#[ignore = "fails on the embedded broker: not understood yet"]
 async fn reading_begins_at_the_assigned_positions_and_a_new_assignment_replaces_the_old_one() {
     let broker = EmbeddedBroker::start(&[(TOPIC, 3)]).unwrap();
     let producer = producer(&broker, Compression::Lz4);
@@ -259,7 +258,6 @@ async fn a_position_that_retention_has_passed_fails_instead_of_jumping() {
 }
 
 #[tokio::test]
-#[ignore = "fails on the embedded broker: not understood yet"]
 async fn an_unknown_topic_fails() {
     let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
     let elsewhere = vec![(TopicPartition::new("elsewhere", 0), 0)];
@@ -268,7 +266,7 @@ async fn an_unknown_topic_fails() {
     config.options.insert("topic.metadata.propagation.max.ms".into(), "500".into());
     let mut source = KafkaSource::start(&config, elsewhere).unwrap();
     let SourceEvent::Failed(error) = next(&mut source).await else { panic!("it must fail") };
-    assert!(matches!(error, Error::PartitionGone { .. }), "{error:?}");
+    assert!(error.to_string().contains("topic does not exist"), "{error}");
 }
 
 #[tokio::test]
@@ -306,7 +304,8 @@ async fn progress_is_reported_for_tools_and_never_used() {
     let committed = || {
         let mut list = TopicPartitionList::new();
         list.add_partition(TOPIC, 0);
-        let list = source.consumer.committed_offsets(list, PATIENCE).unwrap();
+        let consumer = source.reader.consumer.upgrade().unwrap();
+        let list = consumer.committed_offsets(list, PATIENCE).unwrap();
         list.find_partition(TOPIC, 0).unwrap().offset()
     };
     eventually("the report arrives", || committed() == Offset::Offset(2)).await;
@@ -319,16 +318,14 @@ async fn progress_is_reported_for_tools_and_never_used() {
 }
 
 #[tokio::test]
-#[ignore = "known defect: closing waits for a broker that is away"]
 async fn closing_does_not_wait_for_a_broker_that_is_away() {
     let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
     let mut source = KafkaSource::start(&config(&broker), from_start(1)).unwrap();
     read_to_end(&mut source, 1).await;
     broker.set_down(true).unwrap();
     source.report_progress(&[(TopicPartition::new(TOPIC, 0), 0)]);
-    let started = Instant::now();
-    Box::new(source).close().await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // librdkafka itself would wait for a minute.
+    tokio::time::timeout(PATIENCE, Box::new(source).close()).await.expect("closing ends by itself");
 }
 
 #[tokio::test]
