@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use isobar_connectors::clouds;
-use isobar_connectors::kafka::{Compression, KafkaProducer, ProducedRecord};
+use isobar_connectors::kafka::{Compression, KafkaCluster, KafkaConfig, KafkaProducer, ProducedRecord};
 use isobar_tests::delta::{Log, Table, latest_version};
 use isobar_tests::events::{self, Event, FEATURES, Fate, Generator, Record, Value};
 use isobar_tests::lab::{PARTITIONS, write_file};
@@ -442,6 +442,43 @@ async fn a_topic_deleted_and_created_again_is_a_hard_stop() {
         })
         .to_vec();
     assert!(prove(&opened, &[], None).await.unwrap().holds());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_and_its_topics_have_ids_that_last_and_a_missing_topic_is_named_with_its_neighbours() {
+    let Some(live) = Live::begin("described").await else { return };
+    let config = KafkaConfig::new([live.services.brokers.as_str()], "test");
+    let cluster = KafkaCluster::new(&config, KAFKA_PATIENCE).unwrap();
+    let topics = [live.name.clone()];
+    let first = cluster.describe(&topics).await.unwrap();
+    assert_eq!(first, cluster.describe(&topics).await.unwrap());
+    assert!(first.cluster_id.as_ref().is_some_and(|id| !id.is_empty()), "{first:?}");
+    assert_eq!(first.topics[0].partitions, PARTITIONS);
+    let id = first.topics[0].id.clone().expect("a topic of this broker has an id");
+    assert!(id.len() == 22 && !id.contains(['/', '+', '=']), "{id}");
+    let other = Live::begin("described").await.expect("services are there");
+    let described = cluster.describe(&[live.name.clone(), other.name.clone()]).await.unwrap();
+    assert_ne!(described.topics[0].id, described.topics[1].id);
+    let misspelt = format!("{}x", live.name);
+    let error = cluster.describe(&[misspelt]).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("did you mean {}?", live.name)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_while_it_is_read_is_a_hard_stop() {
+    let Some(mut live) = Live::begin("deleted").await else { return };
+    let seed = Seed::of("live_deleted");
+    let spec = live.spec("300ms");
+    let producer = live.producer();
+    live.produce(&producer, Generator::mixed(seed.prng()).records(100));
+    let process = live.start(&spec, "deleted.log", &["--metrics-addr", "127.0.0.1:0"]);
+    let line: serde_json::Value = serde_json::from_str(&process.says("serving metrics").await).unwrap();
+    let address = line["address"].as_str().unwrap().to_owned();
+    until("something is committed", async || commits(&address).await.is_some_and(|count| count > 0)).await;
+    drop(producer);
+    let deleted = live.admin().delete_topics(&[live.name.as_str()], &Live::admin_options()).await.unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    process.ended().await.assert(1, &["was deleted while it was read"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

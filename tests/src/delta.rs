@@ -333,6 +333,23 @@ impl Table {
         Self { log, files }
     }
 
+    /// This table without its last version, if that has rejected records whose quarantine is not published yet: the
+    /// tables of a decision are published one after the other, and a process may die in between.
+    #[must_use]
+    pub fn as_far_as(mut self, quarantine: &Self) -> Self {
+        let published = quarantine.log.versions.last().map_or(0, |version| version.number_of("sequence"));
+        let waits = |version: &Version| {
+            let rejected = version.isobar()["rows"]["rejected"].as_object();
+            rejected.is_some_and(|rules| !rules.is_empty()) && version.number_of("sequence") > published
+        };
+        if self.log.versions.last().is_some_and(waits) {
+            self.log.versions.pop();
+            let live = self.log.live_files();
+            self.files.retain(|file| live.contains_key(&file.path));
+        }
+        self
+    }
+
     /// All rows, in the order of files.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.files.iter().flat_map(|file| &file.rows)

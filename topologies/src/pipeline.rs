@@ -18,7 +18,7 @@ use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::JsonDecoder;
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -115,6 +115,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) group: Group,
     pub(crate) uploads: Arc<FanOut>,
     pub(crate) source: Box<dyn Source>,
+    /// Returns when a topic is no longer the one that is read.
+    pub(crate) topics: JoinSet<Error>,
     pub(crate) decoders: BTreeMap<Arc<str>, TopicDecoder>,
     pub(crate) plans: Vec<DatasetPlan>,
     pub(crate) identities: BTreeMap<TopicPartition, PartitionIdentity>,
@@ -197,6 +199,7 @@ impl Pipeline<'_> {
                     None => return Err(Error::Bug("the source ended by itself".into())),
                 },
                 landing = landed(&mut self.commit) => self.settle(landing).await?,
+                Some(gone) = self.topics.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
                 _ = clock.tick() => self.refresh_gauges(),
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stopping = true;

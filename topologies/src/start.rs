@@ -18,7 +18,8 @@ use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_schemas::decode::{DecodeLimits, JsonDecoder};
 use isobar_schemas::{RowCounts, TopicPartition};
 use isobar_transforms::{DatasetTransform, TransformSpec};
-use tracing::info;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
 
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
@@ -30,6 +31,8 @@ use crate::stage::{DatasetPlan, PartitionIdentity};
 
 /// How long a question to Kafka may take at the start.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(15);
+/// How often it is checked that the topics are still the same ones.
+const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How the memory budget is divided.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +81,8 @@ impl<'a> Pipeline<'a> {
         let positions = positions(topology, leader.chain(), &plans, &identities)?;
         let assignment = assignment(&positions);
         refuse_gaps(&assignment, &watermarks)?;
+        let mut topics = JoinSet::new();
+        topics.spawn(watch_topics(topology.kafka.topic_identity, questions, cluster));
         let source = KafkaSource::start(&kafka, assignment)
             .map_err(|error| Error::connector("start consuming", error))?;
         options.ready.store(true, Ordering::Relaxed);
@@ -94,6 +99,7 @@ impl<'a> Pipeline<'a> {
             group,
             uploads,
             source: Box::new(source),
+            topics,
             plans,
             identities,
             commit: None,
@@ -217,11 +223,57 @@ fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Err
 
 async fn describe_topics(topology: &Topology, cluster: &KafkaCluster) -> Result<ClusterInfo, Error> {
     let topics: Vec<String> = topology.sources.iter().map(|source| source.topic.clone()).collect();
-    let described = match topology.kafka.topic_identity {
-        TopicIdentity::Id => cluster.describe(&topics).await,
-        TopicIdentity::Name => cluster.describe_by_name(&topics).await,
-    };
+    let described = describe(topology.kafka.topic_identity, cluster, &topics).await;
     described.map_err(|error| Error::connector("ask Kafka about the topics", error))
+}
+
+async fn describe(
+    identity: TopicIdentity,
+    cluster: &KafkaCluster,
+    topics: &[String],
+) -> Result<ClusterInfo, isobar_connectors::Error> {
+    match identity {
+        TopicIdentity::Id => cluster.describe(topics).await,
+        TopicIdentity::Name => cluster.describe_by_name(topics).await,
+    }
+}
+
+/// Asks for the topics from time to time, and returns when one is gone, or is another one of the same name: the
+/// source does not notice. Brokers that do not answer are the source's affair.
+async fn watch_topics(identity: TopicIdentity, cluster: KafkaCluster, known: ClusterInfo) -> Error {
+    let names: Vec<String> = known.topics.iter().map(|topic| topic.name.clone()).collect();
+    loop {
+        tokio::time::sleep(TOPICS_INTERVAL).await;
+        let now = match describe(identity, &cluster, &names).await {
+            Ok(now) => now,
+            Err(isobar_connectors::Error::TopicMissing { topic, .. }) => {
+                return Error::Gap(format!(
+                    "topic {topic} was deleted while it was read; what it still held is not in the datasets"
+                ));
+            }
+            Err(error) => {
+                debug!(error = %crate::chain_of(&error), "topics not described");
+                continue;
+            }
+        };
+        for (before, after) in known.topics.iter().zip(&now.topics) {
+            if before.id != after.id {
+                return Error::Gap(format!(
+                    "topic {} was deleted and created again while it was read: the new one is not read under the old \
+                     one's positions. Start a new topology name for it",
+                    before.name
+                ));
+            }
+            if before.partitions < after.partitions {
+                warn!(
+                    topic = before.name,
+                    before = before.partitions,
+                    now = after.partitions,
+                    "topic has more partitions, which are read from their beginning after the next start"
+                );
+            }
+        }
+    }
 }
 
 /// How every partition of every source is named in the chain.

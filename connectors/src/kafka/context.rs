@@ -76,11 +76,7 @@ impl ClientContext for SourceContext {
                 what: format!("the brokers {}", self.brokers),
                 reason: reason.to_string(),
             }),
-            // Only told after librdkafka has asked for long enough (`topic.metadata.propagation.max.ms`), and only here.
-            RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::Fatal => self.fail(Error::Kafka {
+            RDKafkaErrorCode::Fatal => self.fail(Error::Kafka {
                 action: format!("read from {}", self.brokers),
                 reason: reason.to_string(),
             }),
@@ -137,6 +133,11 @@ impl QuestionContext {
 
 impl ClientContext for QuestionContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Only the log says why a connection failed: `[thrd:…]: host:port/…: Connect to … failed: Connection refused …`.
+        if facility == "FAIL" {
+            let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason);
+            *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
+        }
         log(level, facility, message);
     }
 

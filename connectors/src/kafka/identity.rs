@@ -247,34 +247,6 @@ mod tests {
     }
 
     #[tokio::test]
-    #[ignore = "the embedded broker answers no DescribeTopics: needs a real broker"]
-    async fn a_cluster_and_its_topics_have_ids_that_last() {
-        let broker = EmbeddedBroker::start(&[("flights", 3), ("weather", 1)]).unwrap();
-        let topics = ["weather".to_string(), "flights".to_string()];
-        let first = cluster(&broker).describe(&topics).await.unwrap();
-        let again = cluster(&broker).describe(&topics).await.unwrap();
-        assert_eq!(first, again);
-        assert!(first.cluster_id.as_ref().is_some_and(|id| !id.is_empty()));
-        let partitions: Vec<_> =
-            first.topics.iter().map(|topic| (topic.name.as_str(), topic.partitions)).collect();
-        assert_eq!(partitions, [("weather", 1), ("flights", 3)]);
-        let ids: Vec<_> = first.topics.iter().map(|topic| topic.id.clone().expect("it has an id")).collect();
-        assert_ne!(ids[0], ids[1]);
-        assert!(ids.iter().all(|id| id.len() == 22 && !id.contains(['/', '+', '='])), "{ids:?}");
-    }
-
-    #[tokio::test]
-    #[ignore = "the embedded broker answers no DescribeTopics: needs a real broker"]
-    async fn a_missing_topic_is_named_with_its_neighbours() {
-        let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
-        let error = cluster(&broker).describe(&["flihgts".to_string()]).await.unwrap_err();
-        assert!(error.to_string().contains("did you mean flights?"), "{error}");
-        let error = cluster(&broker).describe(&["colours".to_string()]).await.unwrap_err();
-        assert!(matches!(error, Error::TopicMissing { ref similar, .. } if similar.is_empty()), "{error}");
-    }
-
-    #[tokio::test]
-    #[ignore = "the embedded broker answers no DescribeTopics: needs a real broker"]
     async fn an_unreachable_broker_is_named_with_the_time_waited() {
         // Port 1 is not listened on.
         let config = KafkaConfig::new(["127.0.0.1:1"], "test");

@@ -19,7 +19,9 @@
 //!
 //! Trouble that librdkafka gets over by itself (brokers down, leaders moving) only shows in
 //! [`SourceStatus::connected`]. Anything that would lose or hide records ends the reading: a position that the
-//! broker does not have, a partition or topic that is gone, denied access, a batch whose checksum is wrong.
+//! broker does not have, a partition that is gone, denied access, a batch whose checksum is wrong. A whole topic that is
+//! deleted while it is read is not noticed here: librdkafka only logs that. Whoever reads asks for the topics'
+//! descriptions from time to time ([`KafkaCluster`](super::KafkaCluster)), which also shows a topic created anew.
 
 use std::{
     collections::{BTreeMap, HashMap},

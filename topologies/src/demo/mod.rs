@@ -19,6 +19,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use self::replay::{FLIGHTS, PARTITIONS, WEATHER, replay};
+use crate::cli::output;
 use crate::error::Error;
 use crate::pipeline::{self, RunOptions, Summary};
 use crate::progress::Progress;
@@ -91,12 +92,12 @@ pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
     let topology = write_topology(&directory, &broker.bootstrap_servers())?;
     let outage = Outage::plan(&topology, options.fail.as_deref())?;
     if !options.json {
-        println!(
+        say(&format!(
             "Replaying {} flights and {} weather readings of New York, 2013.",
             FLIGHTS.records, WEATHER.records
-        );
+        ));
         let named: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
-        println!("Clouds: {} under {}\n", named.join(", "), directory.display());
+        say(&format!("Clouds: {} under {}\n", named.join(", "), directory.display()));
     }
     let progress = Arc::new(Progress::default());
     let summary = run(&topology, &broker, outage.as_ref(), &progress, &options).await?;
@@ -344,31 +345,39 @@ impl Bars {
 /// Prints what was done, proves it, and asks the one question.
 async fn conclude(topology: &Topology, mut report: DemoReport, options: &DemoOptions) -> Result<bool, Error> {
     if !options.json {
-        println!("\n{}", summary_table(&report));
-        println!("Proving it from the clouds alone:\n");
+        say(&format!("\n{}", summary_table(&report)));
+        say("Proving it from the clouds alone:\n");
     }
     let clouds = open_clouds(topology)?;
     let proof = prove::prove(&clouds, &[], None).await?;
     report.proved = proof.holds();
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report).expect("the report has string keys"));
+        say(&serde_json::to_string_pretty(&report).expect("the report has string keys"));
         return Ok(report.proved);
     }
-    println!("{}", proof.to_table());
-    println!("One question, answered in {}:\n\n{QUESTION_TEXT}\n", topology.clouds[0].name);
-    println!("{}", query::query_table(topology, QUESTION).await?);
+    say(&proof.to_table());
+    say(&format!("One question, answered in {}:\n\n{QUESTION_TEXT}\n", topology.clouds[0].name));
+    say(&query::query_table(topology, QUESTION).await?);
     match &report.directory {
         Some(directory) => {
             let config = directory.join("topology.yaml");
-            println!("Everything is kept in {}. Try:\n", directory.display());
-            println!("  isobar prove flight_features --config {}", config.display());
-            println!("  isobar query 'SELECT * FROM weather_hourly LIMIT 5' --config {}", config.display());
+            say(&format!("Everything is kept in {}. Try:\n", directory.display()));
+            say(&format!("  isobar prove flight_features --config {}", config.display()));
+            say(&format!(
+                "  isobar query 'SELECT * FROM weather_hourly LIMIT 5' --config {}",
+                config.display()
+            ));
         }
-        None => {
-            println!("Nothing is kept; `isobar demo --keep DIR` keeps the three clouds for a closer look.")
-        }
+        None => say("Nothing is kept; `isobar demo --keep DIR` keeps the three clouds for a closer look."),
     }
     Ok(report.proved)
+}
+
+/// Prints a text. A reader that has gone (`isobar demo | head`) misses the rest; the exit code still says how it went.
+fn say(text: &str) {
+    if let Err(error) = output::print(text) {
+        tracing::debug!(%error, "nobody reads what the demo prints");
+    }
 }
 
 /// The question as a person would put it.
