@@ -342,8 +342,8 @@ async fn publishing_that_fails_in_two_clouds_stops_commits_only_after_a_bounded_
     let bound = isobar_topologies::commit::UNPUBLISHED_MAX;
     // What is produced at once may be decided in two steps.
     while running.sequence() < sequence + bound {
-        lab.produce(TOPIC, records.records(20));
         let before = running.sequence();
+        lab.produce(TOPIC, records.records(20));
         until("it is decided", async || running.sequence() > before).await;
     }
     lab.produce(TOPIC, records.records(20));

@@ -163,12 +163,17 @@ impl Lane {
 
     fn report_away(&self, failure: &Error) {
         let cloud = &self.cloud().name;
-        if self.shared.update(|state| state.mark_away(self.cloud)) {
+        let (is_news, leaves_majority) =
+            self.shared.update(|state| (state.mark_away(self.cloud), state.has_majority_at_hand()));
+        if is_news {
             warn!(%cloud, error = %crate::chain_of(failure), "cloud is away, going on without it");
         } else {
             debug!(%cloud, error = %crate::chain_of(failure), "cloud is still away");
         }
-        self.shared.uploads.set_away(cloud, true);
+        // What reaches fewer than a majority cannot be committed, so files are tried on the last majority all the same.
+        if leaves_majority {
+            self.shared.uploads.set_away(cloud, true);
+        }
     }
 
     fn report_back(&self) {

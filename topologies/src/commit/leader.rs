@@ -96,6 +96,11 @@ impl State {
         std::mem::replace(&mut self.away[cloud], false)
     }
 
+    /// Whether a majority of clouds is not away.
+    pub(super) fn has_majority_at_hand(&self) -> bool {
+        self.away.iter().filter(|away| !**away).count() >= self.quorum.majority()
+    }
+
     /// Decisions not yet published in a majority, those taken over in the header included.
     fn unpublished(&self) -> u64 {
         let published = self.quorum.published();
