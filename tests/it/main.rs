@@ -14,4 +14,5 @@ mod live;
 mod main_job;
 mod outage;
 mod single_faults;
+mod standby;
 mod takeover;

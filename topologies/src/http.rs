@@ -1,4 +1,4 @@
-//! The small HTTP side of a running topology: `/metrics`, `/healthz`, `/readyz`.
+//! The small HTTP side of a running topology: `/metrics`, `/healthz`, `/readyz`, and `/v1/leader` for standbys.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +13,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::pipeline::RunOptions;
+use crate::standby::{Leading, Pulse};
 
 /// Whether the topology leads and consumes: set by the pipeline, read by `/readyz`.
 pub type Readiness = Arc<AtomicBool>;
+
+/// What is shown of a running topology.
+#[derive(Debug, Clone)]
+pub struct Side {
+    /// Its name.
+    pub topology: String,
+    /// Its metrics.
+    pub metrics: Metrics,
+    /// Whether it leads and consumes.
+    pub ready: Readiness,
+    /// Beats while it leads.
+    pub pulse: Pulse,
+}
+
+impl Side {
+    /// That of a run of `topology` with `options`.
+    pub fn of(topology: &str, options: &RunOptions) -> Self {
+        Self {
+            topology: topology.to_owned(),
+            metrics: options.metrics.clone(),
+            ready: options.ready.clone(),
+            pulse: options.pulse.clone(),
+        }
+    }
+}
 
 /// A bound, running server.
 #[derive(Debug)]
@@ -27,17 +54,12 @@ pub struct MetricsServer {
 
 impl MetricsServer {
     /// Binds `address` and serves until `shutdown`.
-    pub async fn start(
-        address: SocketAddr,
-        metrics: Metrics,
-        ready: Readiness,
-        shutdown: CancellationToken,
-    ) -> Result<Self, Error> {
+    pub async fn start(address: SocketAddr, side: Side, shutdown: CancellationToken) -> Result<Self, Error> {
         let cannot =
             |error| Error::Configuration(format!("cannot listen on --metrics-addr {address}: {error}"));
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let app = router(metrics, ready);
+        let app = router(side);
         let task = tokio::spawn(async move {
             let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
             if let Err(error) = served {
@@ -53,11 +75,20 @@ impl MetricsServer {
     }
 }
 
-fn router(metrics: Metrics, ready: Readiness) -> Router {
+fn router(Side { topology, metrics, ready, pulse }: Side) -> Router {
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Router::new()
         .route("/metrics", get(move || async move { (content_type, metrics.render()).into_response() }))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route(
+            "/v1/leader",
+            get(move || async move {
+                match pulse.epoch() {
+                    Some(epoch) => axum::Json(Leading { topology, epoch }).into_response(),
+                    None => (StatusCode::SERVICE_UNAVAILABLE, "not leading\n").into_response(),
+                }
+            }),
+        )
         .route(
             "/readyz",
             get(move || async move {

@@ -19,6 +19,7 @@ pub mod quarantine;
 pub mod query;
 pub mod spec;
 pub mod stage;
+pub mod standby;
 pub mod start;
 
 pub use error::Error;

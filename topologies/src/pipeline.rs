@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::progress::{Committed, Progress};
 use crate::spec::Topology;
 use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
+use crate::standby::Pulse;
 use crate::start::{self, Budget};
 
 /// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
@@ -55,6 +56,10 @@ pub struct RunOptions {
     pub metrics: Metrics,
     /// Set once the topology leads and consumes.
     pub ready: Readiness,
+    /// Beats while the topology leads; others may listen to it.
+    pub pulse: Pulse,
+    /// Where others reach [`http`](crate::http) of this process, `host:port`, if they do.
+    pub address: Option<String>,
 }
 
 impl RunOptions {
@@ -66,6 +71,8 @@ impl RunOptions {
             progress: Arc::default(),
             metrics: Metrics::new(topology),
             ready: Readiness::default(),
+            pulse: Pulse::default(),
+            address: None,
         }
     }
 }
@@ -200,7 +207,10 @@ impl Pipeline<'_> {
                 },
                 landing = landed(&mut self.commit) => self.settle(landing).await?,
                 Some(gone) = self.topics.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
-                _ = clock.tick() => self.refresh_gauges(),
+                _ = clock.tick() => {
+                    self.options.pulse.beat(self.watch.progress().epoch);
+                    self.refresh_gauges();
+                }
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stopping = true;
                     stop_by = Some(tokio::time::Instant::now() + STOP_PATIENCE);
@@ -433,6 +443,7 @@ impl Pipeline<'_> {
     /// Stops reading, waits for the clouds that answer, and hands back what was done.
     async fn stop(mut self, result: Result<(), Error>) -> Result<Summary, Error> {
         self.options.ready.store(false, Ordering::Relaxed);
+        self.options.pulse.end();
         if let Some(commit) = self.commit.take() {
             commit.abort();
         }

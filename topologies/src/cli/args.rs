@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::spec::units::HumanDuration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -69,6 +70,12 @@ pub enum Command {
   isobar run topology.yaml --until-caught-up              commit what is there, then exit
   isobar run topology.yaml --metrics-addr 0.0.0.0:9464    /metrics, /healthz and /readyz
   isobar --log-format json run topology.yaml              logs for a collector
+  isobar run topology.yaml --standby --metrics-addr 0.0.0.0:9464 --advertise node-1:9464
+                                                          lead when nobody else does
+
+With --standby, start as many processes as there may be losses, in any order, on different machines:
+one leads, the others listen to it and take over when it is silent. Without it, a process takes over
+at once, and the one that led stops.
 
 SIGINT or SIGTERM stops gracefully: what was read is committed. A second one stops at once; nothing
 is lost then either, since the next run starts at the last commit.")]
@@ -147,6 +154,15 @@ pub struct RunArgs {
     /// Serve /metrics, /healthz and /readyz at this address; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
+    /// Wait until nobody leads this topology, then lead; stand by again when another process takes over
+    #[arg(long, requires = "metrics_addr")]
+    pub standby: bool,
+    /// Where other processes reach --metrics-addr, to listen to the leader; by default that address itself
+    #[arg(long, value_name = "HOST:PORT", requires = "metrics_addr")]
+    pub advertise: Option<String>,
+    /// How long the leader may be silent before a standby takes over
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub takeover_after: HumanDuration,
     /// Show progress on standard error; auto: if it is a terminal and logs are for people
     #[arg(long, default_value = "auto", value_name = "auto|always|never", hide_possible_values = true)]
     pub progress: When,

@@ -1,6 +1,7 @@
 //! `isobar run`: a topology from its spec to a graceful stop.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,9 +10,11 @@ use tracing::{info, warn};
 
 use super::args::{LogArgs, LogFormat, RunArgs, When};
 use super::{Exit, bars, runtime};
-use crate::http::MetricsServer;
+use crate::error::Error;
+use crate::http::{MetricsServer, Side};
 use crate::pipeline::{self, RunOptions};
 use crate::spec::{self, Topology};
+use crate::standby;
 
 /// Exit code of a process that a second signal stopped at once, as shells expect it: 128 + SIGINT.
 const EXIT_CODE_INTERRUPTED: i32 = 130;
@@ -35,21 +38,26 @@ async fn run_until_stopped(
 ) -> anyhow::Result<Exit> {
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
-    let options = RunOptions { until_caught_up: args.until_caught_up, ..RunOptions::new(&topology.name) };
+    let mut options = RunOptions { until_caught_up: args.until_caught_up, ..RunOptions::new(&topology.name) };
     // What accompanies the pipeline lives as long as it does, not only until it is asked to stop.
     let done = CancellationToken::new();
     let server = match args.metrics_addr {
         Some(address) => {
-            let (metrics, ready) = (options.metrics.clone(), options.ready.clone());
-            let server = MetricsServer::start(address, metrics, ready, done.clone()).await?;
+            let side = Side::of(&topology.name, &options);
+            let server = MetricsServer::start(address, side, done.clone()).await?;
             info!(address = %server.address, "serving metrics");
+            options.address = advertised(server.address, args)?;
             Some(server)
         }
         None => None,
     };
     let line = shows_progress
         .then(|| tokio::spawn(bars::show(options.progress.clone(), topology.name.clone(), done.clone())));
-    let result = pipeline::run(topology, options, shutdown).await;
+    let result = if args.standby {
+        standby::run(topology, options, args.takeover_after.0, shutdown).await.map(|_| ())
+    } else {
+        pipeline::run(topology, options, shutdown).await.map(|_| ())
+    };
     done.cancel();
     if let Some(line) = line {
         line.await.context("show progress")?;
@@ -59,6 +67,19 @@ async fn run_until_stopped(
     }
     result?;
     Ok(Exit::Success)
+}
+
+/// Where others reach this process. An address that stands for every interface is none that others could use.
+fn advertised(bound: SocketAddr, args: &RunArgs) -> anyhow::Result<Option<String>> {
+    match &args.advertise {
+        Some(address) => Ok(Some(address.clone())),
+        None if !bound.ip().is_unspecified() => Ok(Some(bound.to_string())),
+        None if args.standby => Err(Error::Configuration(format!(
+            "other processes cannot listen at {bound}: say with --advertise HOST:PORT where they reach this process"
+        ))
+        .into()),
+        None => Ok(None),
+    }
 }
 
 /// The first SIGINT or SIGTERM asks for a graceful stop, the second ends the process at once.

@@ -103,6 +103,9 @@ pub struct Claim {
     pub incarnation: String,
     /// Host and process id, for people.
     pub holder: String,
+    /// Where the process answers `GET /v1/leader`, `host:port`, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// One version of one table, exactly as it will lie in `_delta_log`.

@@ -39,6 +39,8 @@ pub struct Group {
     pub clouds: Vec<Cloud>,
     /// Random id of this run of this process.
     pub incarnation: String,
+    /// Where this process answers `GET /v1/leader`, `host:port`, if it does: written into its claims.
+    pub address: Option<String>,
 }
 
 /// A won epoch and what to write as its header.
@@ -52,7 +54,19 @@ pub(super) struct Takeover {
 impl Group {
     /// A group with a fresh incarnation.
     pub fn new(topology: impl Into<String>, clouds: Vec<Cloud>) -> Self {
-        Self { topology: topology.into(), clouds, incarnation: uuid::Uuid::new_v4().to_string() }
+        let incarnation = uuid::Uuid::new_v4().to_string();
+        Self { topology: topology.into(), clouds, incarnation, address: None }
+    }
+
+    /// The claim of the highest epoch that any cloud which answers has seen: of whoever leads, or did last. Good for
+    /// finding that process, never for deciding anything.
+    pub async fn newest_claim(&self) -> Option<Claim> {
+        let looks = self.clouds.iter().map(|cloud| async {
+            let claims = self.numbers_in(cloud, &self.keys().claims()).await.ok()?;
+            let path = self.keys().claim(Epoch(*claims.last()?));
+            decode::<Claim>(&self.read(cloud, &path).await.ok()??).ok()
+        });
+        future::join_all(looks).await.into_iter().flatten().max_by_key(|claim| claim.epoch)
     }
 
     pub(super) fn keys(&self) -> Keys {
@@ -290,6 +304,7 @@ impl Group {
                 epoch,
                 incarnation: self.incarnation.clone(),
                 holder: format!("process {}", std::process::id()),
+                address: self.address.clone(),
             };
             let (mut holders, mut reasons) = (Vec::new(), Vec::new());
             let mut contested = false;
