@@ -23,6 +23,7 @@ pub mod events;
 pub mod gcs;
 pub mod lab;
 pub mod ledger;
+pub mod model;
 pub mod prng;
 pub mod program;
 pub mod proxy;

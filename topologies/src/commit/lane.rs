@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::chain::{Chain, NO_PREVIOUS};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
 use super::leader::{Shared, Slot};
+use super::rules::{self, Occupant};
 use super::takeover::published_from;
 use crate::error::Error;
 
@@ -195,10 +196,8 @@ impl Lane {
         let path = self.shared.keys.identity();
         let found =
             read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
-        let ours = found.is_some_and(|bytes| {
-            decode::<Identity>(&bytes).is_ok_and(|identity| identity.group == self.shared.group_id)
-        });
-        if ours {
+        let found = found.and_then(|bytes| decode::<Identity>(&bytes).ok());
+        if rules::still_belongs(found.as_ref(), &self.shared.group_id) {
             Ok(())
         } else {
             Err(Retry::Never(End::Foreign(format!("no identity of this group at {path}"))))
@@ -287,12 +286,15 @@ impl Lane {
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
         match put_once(&self.cloud().control, &path, slot.bytes.clone()).await {
-            PutOnce::Stored => Ok(()),
+            // A cloud that was wiped takes the record and has forgotten a SEAL, so it is asked who it is before it counts.
+            PutOnce::Stored => self.confirm_identity().await,
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
-            PutOnce::Occupied(bytes) => Err(Retry::Never(match decode::<Record>(&bytes) {
-                Ok(record) if record.is_seal() => End::Sealed,
-                _ => End::Foreign(format!("{path} holds other bytes")),
-            })),
+            PutOnce::Occupied(bytes) => {
+                Err(Retry::Never(match rules::judge_occupant(decode::<Record>(&bytes).ok().as_ref()) {
+                    Occupant::Seal => End::Sealed,
+                    Occupant::Foreign => End::Foreign(format!("{path} holds other bytes")),
+                }))
+            }
         }
     }
 

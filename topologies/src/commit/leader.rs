@@ -16,6 +16,7 @@ use super::chain::{Chain, Proposal, Refusal};
 use super::format::{Content, Keys, Record, encode};
 use super::lane::Lane;
 use super::quorum::{Quorum, majority};
+use super::rules;
 use super::takeover::Group;
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
@@ -160,9 +161,7 @@ impl Shared {
 
     /// Waits until the record is decided, and stored in `cloud`: then its files are there as well.
     pub(super) async fn wait_until_publishable(&self, cloud: usize, index: u64) -> Option<()> {
-        let publishable =
-            |state: &State| state.quorum.decided() > index && state.quorum.cloud(cloud).stored > index;
-        self.wait_for(|state| publishable(state).then_some(())).await
+        self.wait_for(|state| rules::is_publishable(&state.quorum, cloud, index).then_some(())).await
     }
 }
 

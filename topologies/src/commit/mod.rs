@@ -13,8 +13,8 @@
 //! lane of its own ([`lane`]) that goes through the same steps for the newest commit and for one missed long ago,
 //! so that a cloud that was away is filled simply by going on.
 //!
-//! What must never be wrong is pure: [`chain`] (may this follow?), [`quorum`] (is this decided?) and [`choose`]
-//! (what did the sealed logs decide?). The other modules carry it out. Guarantee: per sequence number one decision,
+//! What must never be wrong is pure: [`chain`] (may this follow?), [`quorum`] (is this decided?), [`choose`]
+//! (what did the sealed logs decide?) and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
 //! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
 //! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
 
@@ -24,6 +24,7 @@ pub mod format;
 mod lane;
 mod leader;
 pub mod quorum;
+pub mod rules;
 mod takeover;
 
 use serde::{Deserialize, Serialize};

@@ -14,13 +14,14 @@ use object_store::path::Path;
 use rand::Rng;
 use tracing::{debug, info, warn};
 
-use super::choose::{PublishedVersions, SealedLog, choose, rebase};
+use super::choose::{PublishedVersions, SealedLog, choose};
 use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
     published_path,
 };
+use super::Epoch;
 use super::quorum::majority;
-use super::{Chain, Epoch};
+use super::rules::{self, Claimed};
 use crate::error::Error;
 
 /// Attempts at one register before a cloud is given up for this take-over.
@@ -102,24 +103,21 @@ impl Group {
         let (answering, silent) = self.probe_clouds(is_first_start).await?;
         let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
-        let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
+        let (logs, sealed_before) = self.seal_and_read(epoch, &holders, &group_id).await?;
         let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
             .map_err(|what| Error::damaged("control log", what))?;
         let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
-        let mut sealed = chosen.as_ref().map(|chosen| chosen.header.sealed.clone()).unwrap_or_default();
-        sealed.extend(sealed_before);
-        sealed.extend(sealed_now.iter().map(|cloud| (self.clouds[*cloud].name.clone(), Epoch(epoch.0 - 1))));
-        let (base, tail) = match chosen {
-            None => (Chain::default(), Vec::new()),
-            Some(chosen) => {
-                if chosen.header.clouds != self.names() {
-                    return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
-                }
-                let published = self.published_versions(&chosen, &sealed_now).await;
-                rebase(chosen, self.clouds.len(), &published)
-                    .map_err(|what| Error::damaged("control log", what))?
+        let sealed_names = sealed_now.iter().map(|cloud| self.clouds[*cloud].name.as_str());
+        let sealed = rules::sealed_clouds(chosen.as_ref(), sealed_before, sealed_names, epoch);
+        let mut published = PublishedVersions::new();
+        if let Some(chosen) = &chosen {
+            if !rules::are_same_clouds(&chosen.header.clouds, &self.names()) {
+                return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
             }
-        };
+            published = self.published_versions(chosen, &sealed_now).await;
+        }
+        let (base, tail) = rules::base_and_tail(chosen, self.clouds.len(), &published)
+            .map_err(|what| Error::damaged("control log", what))?;
         info!(%epoch, sequence = base.sequence, tail = tail.len(), "epoch claimed");
         let header =
             Header { clouds: self.names(), incarnation: self.incarnation.clone(), base, sealed, tail };
@@ -173,7 +171,7 @@ impl Group {
             }
         }
         let known = most_common(found.iter().filter_map(|(_, identity)| identity.as_ref()));
-        if let Some(identity) = known.as_ref().filter(|identity| identity.clouds != self.names()) {
+        if let Some(identity) = known.as_ref().filter(|identity| !rules::are_same_clouds(&identity.clouds, &self.names())) {
             return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
         }
         if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
@@ -185,7 +183,9 @@ impl Group {
         for (index, identity) in found {
             let cloud = &self.clouds[index];
             match identity {
-                Some(identity) if identity == self.identity(cloud, &group_id) => members.push(index),
+                identity if rules::is_member(identity.as_ref(), &self.identity(cloud, &group_id)) => {
+                    members.push(index);
+                }
                 Some(_) => {
                     warn!(cloud = %cloud.name, "cloud carries another group's identity and is left out")
                 }
@@ -297,7 +297,7 @@ impl Group {
 
     /// Claims the next free epoch: owned when our own claim lies in a majority. Also the clouds that hold it.
     async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
-        let mut epoch = Epoch(self.highest_epoch(members).await?.0 + 1);
+        let mut epoch = rules::epoch_to_claim(self.highest_epoch(members).await?, None);
         for _ in 0..CLAIMS_MAX {
             let claim = Claim {
                 format: FORMAT,
@@ -319,21 +319,18 @@ impl Group {
                     }
                 }
             }
-            if holders.len() >= self.majority() {
-                return Ok((epoch, holders));
-            }
-            if !contested {
-                return Err(Error::no_majority(
-                    "claim an epoch",
-                    self.majority(),
-                    self.clouds.len(),
-                    reasons,
-                ));
+            match rules::judge_claim(holders.len(), contested, self.clouds.len()) {
+                Claimed::Owned => return Ok((epoch, holders)),
+                Claimed::NoMajority => {
+                    let (needed, clouds) = (self.majority(), self.clouds.len());
+                    return Err(Error::no_majority("claim an epoch", needed, clouds, reasons));
+                }
+                Claimed::Contested => {}
             }
             let pause_ms = rand::rng().random_range(50..500);
             debug!(%epoch, pause_ms, "epoch contested, trying a higher one");
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-            epoch = Epoch(self.highest_epoch(members).await?.0.max(epoch.0) + 1);
+            epoch = rules::epoch_to_claim(self.highest_epoch(members).await?, Some(epoch));
         }
         Err(Error::no_majority(
             "claim an epoch against competing processes",
@@ -395,9 +392,10 @@ impl Group {
         &self,
         epoch: Epoch,
         holders: &[usize],
+        group_id: &str,
     ) -> Result<(Vec<(usize, Vec<SealedLog>)>, BTreeMap<String, Epoch>), Error> {
         let outcomes = future::join_all(holders.iter().map(|index| async move {
-            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index]).await)
+            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index], group_id).await)
         }))
         .await;
         let mut logs = Vec::new();
@@ -427,6 +425,7 @@ impl Group {
         &self,
         epoch: Epoch,
         cloud: &Cloud,
+        group_id: &str,
     ) -> Result<(Vec<SealedLog>, BTreeMap<String, Epoch>), Error> {
         let logged = self.logged_epochs(cloud).await?;
         let mut newest_header = None;
@@ -439,8 +438,8 @@ impl Group {
             }
         }
         let sealed = newest_header.as_ref().map(|(_, header)| header.sealed.clone()).unwrap_or_default();
-        let from = sealed.get(&cloud.name).copied().unwrap_or_default();
-        for older in from.0 + 1..epoch.0 {
+        let newest = newest_header.as_ref().map(|(_, header)| header);
+        for older in rules::epochs_to_seal(&cloud.name, newest, epoch) {
             self.seal(cloud, Epoch(older), epoch).await?;
         }
         // Only now are the logs closed, so only now is what they hold final: list again, a late header may have landed.
@@ -451,18 +450,25 @@ impl Group {
                 logs.push(SealedLog { epoch: older, records: self.read_log(cloud, older).await? });
             }
         }
+        // A cloud that was wiped since it was identified has just told us that nothing was ever decided.
+        let identity = self.read_identity(cloud).await?;
+        if !rules::still_belongs(identity.as_ref(), group_id) {
+            return Err(Error::damaged(&format!("{}: control", cloud.name), "identity lost during the take-over"));
+        }
         Ok((logs, sealed))
     }
 
     /// Puts a SEAL above the highest index in use.
     async fn seal(&self, cloud: &Cloud, older: Epoch, by: Epoch) -> Result<(), Error> {
         let indexes = self.numbers_in(cloud, &self.keys().log(older)).await?;
-        let mut index = indexes.last().map_or(0, |last| last + 1);
-        if index > 0
-            && self.read_record(cloud, older, index - 1).await?.is_some_and(|record| record.is_seal())
-        {
-            return Ok(());
-        }
+        let last = match indexes.last() {
+            None => None,
+            Some(last) => {
+                let record = self.read_record(cloud, older, *last).await?;
+                Some((*last, record.is_some_and(|record| record.is_seal())))
+            }
+        };
+        let Some(mut index) = rules::seal_index(last) else { return Ok(()) };
         loop {
             let seal = encode(&Record::new(older, index, Content::Seal { by }));
             match self.settle(cloud, &self.keys().record(older, index), seal).await? {
@@ -487,18 +493,8 @@ impl Group {
             let reads = indexes.iter().map(|index| self.read_record(cloud, epoch, *index));
             records.extend(future::try_join_all(reads).await?);
         }
-        let mut log = Vec::new();
-        for (expected, record) in records.into_iter().flatten().enumerate() {
-            if record.is_seal() {
-                break;
-            }
-            if record.index != expected as u64 || record.epoch != epoch {
-                let what = format!("record {expected} is missing or misplaced");
-                return Err(Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what));
-            }
-            log.push(record);
-        }
-        Ok(log)
+        rules::records_until_seal(epoch, records.into_iter().flatten())
+            .map_err(|what| Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what))
     }
 
     async fn read_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Result<Option<Record>, Error> {

@@ -1,0 +1,173 @@
+//! The small decisions inside taking over, storing and publishing: plain data in, plain data out.
+//!
+//! `takeover` and `lane` read and write registers and ask here what follows from what they saw; the model checker
+//! (`tests/src/model`) asks the same functions. Each is one rule of `docs/format.md`.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::choose::{Chosen, PublishedVersions, rebase};
+use super::format::{Decision, Header, Identity, Record};
+use super::quorum::{Quorum, majority};
+use super::{Chain, Epoch};
+
+/// Whether a process that names `ours` may work on a group that registered `registered`: the same clouds in the same
+/// order. Two sets of clouds have majorities that need not meet.
+pub fn are_same_clouds(registered: &[String], ours: &[String]) -> bool {
+    registered == ours
+}
+
+/// Whether a cloud in which `found` was read belongs to the group. A cloud that lost its identity, or has another's,
+/// was wiped or restored; whatever it says about logs and claims counts in no majority.
+pub fn is_member(found: Option<&Identity>, expected: &Identity) -> bool {
+    found == Some(expected)
+}
+
+/// Whether a cloud in which `found` was read still belongs to group `group`. Asked **after** a record was stored there
+/// or its logs were read, and before that is counted: a cloud that was wiped in between takes every write and has
+/// forgotten every seal.
+pub fn still_belongs(found: Option<&Identity>, group: &str) -> bool {
+    found.is_some_and(|identity| identity.group == group)
+}
+
+/// The epoch to claim, above any seen and above the one that was contested.
+pub fn epoch_to_claim(highest_seen: Epoch, contested: Option<Epoch>) -> Epoch {
+    Epoch(contested.map_or(highest_seen, |contested| highest_seen.max(contested)).0 + 1)
+}
+
+/// What became of an attempt to claim an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimed {
+    /// Our claim lies in a majority: the epoch is ours.
+    Owned,
+    /// Someone else's claim lies where ours should: a higher epoch may succeed.
+    Contested,
+    /// Too few clouds answered.
+    NoMajority,
+}
+
+/// Judges an attempt: `holders` of the group's `clouds` hold our claim, and whether another's was met.
+pub fn judge_claim(holders: usize, contested: bool, clouds: usize) -> Claimed {
+    match (holders >= majority(clouds), contested) {
+        (true, _) => Claimed::Owned,
+        (false, true) => Claimed::Contested,
+        (false, false) => Claimed::NoMajority,
+    }
+}
+
+/// The epochs whose logs the leader of `epoch` seals in `cloud`: all below its own that the newest header found there
+/// does not say are sealed. Epochs without a log are sealed too, because their owner may still be on its way.
+pub fn epochs_to_seal(cloud: &str, newest_header: Option<&Header>, epoch: Epoch) -> Range<u64> {
+    let sealed = newest_header.and_then(|header| header.sealed.get(cloud).copied()).unwrap_or_default();
+    sealed.0 + 1..epoch.0
+}
+
+/// Where a SEAL goes: above the highest index in use. `None` if the record there is one already. `last` is that index
+/// and whether its record is a SEAL.
+pub fn seal_index(last: Option<(u64, bool)>) -> Option<u64> {
+    match last {
+        None => Some(0),
+        Some((_, true)) => None,
+        Some((index, false)) => Some(index + 1),
+    }
+}
+
+/// The records of a sealed log, in the order of their indexes, up to the SEAL. Fails on a gap or a record of elsewhere.
+pub fn records_until_seal(
+    epoch: Epoch,
+    records: impl IntoIterator<Item = Record>,
+) -> Result<Vec<Record>, String> {
+    let mut log = Vec::new();
+    for record in records {
+        if record.is_seal() {
+            break;
+        }
+        if record.index != log.len() as u64 || record.epoch != epoch {
+            return Err(format!("record {} is missing or misplaced", log.len()));
+        }
+        log.push(record);
+    }
+    Ok(log)
+}
+
+/// What the header of `epoch` says about sealed clouds: what the chosen header said, what was found to be sealed
+/// before, and the clouds `sealed_now` sealed for this take-over.
+pub fn sealed_clouds<'a>(
+    chosen: Option<&Chosen>,
+    sealed_before: BTreeMap<String, Epoch>,
+    sealed_now: impl IntoIterator<Item = &'a str>,
+    epoch: Epoch,
+) -> BTreeMap<String, Epoch> {
+    let mut sealed = chosen.map(|chosen| chosen.header.sealed.clone()).unwrap_or_default();
+    sealed.extend(sealed_before);
+    sealed.extend(sealed_now.into_iter().map(|cloud| (cloud.to_owned(), Epoch(epoch.0 - 1))));
+    sealed
+}
+
+/// Base and tail of the new header.
+pub fn base_and_tail(
+    chosen: Option<Chosen>,
+    clouds: usize,
+    published: &PublishedVersions,
+) -> Result<(Chain, Vec<Decision>), String> {
+    chosen.map_or_else(|| Ok((Chain::default(), Vec::new())), |chosen| rebase(chosen, clouds, published))
+}
+
+/// Why a cloud's register does not hold the record that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupant {
+    /// A later leader closed this log.
+    Seal,
+    /// Bytes that no leader of this epoch wrote.
+    Foreign,
+}
+
+/// Judges what a register holds that refused a record of ours; `None` where it is not a record at all.
+pub fn judge_occupant(held: Option<&Record>) -> Occupant {
+    if held.is_some_and(Record::is_seal) { Occupant::Seal } else { Occupant::Foreign }
+}
+
+/// Whether record `index` may be published in `cloud`: it is decided, and stored there, so that its files are as well.
+pub fn is_publishable(quorum: &Quorum, cloud: usize, index: u64) -> bool {
+    quorum.decided() > index && quorum.cloud(cloud).stored > index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_goes_above_the_highest_index_and_only_once() {
+        assert_eq!(seal_index(None), Some(0));
+        assert_eq!(seal_index(Some((4, false))), Some(5));
+        assert_eq!(seal_index(Some((4, true))), None);
+    }
+
+    #[test]
+    fn an_epoch_is_claimed_above_all_that_were_seen_or_contested() {
+        assert_eq!(epoch_to_claim(Epoch(0), None), Epoch(1));
+        assert_eq!(epoch_to_claim(Epoch(4), Some(Epoch(6))), Epoch(7));
+        assert_eq!(epoch_to_claim(Epoch(8), Some(Epoch(6))), Epoch(9));
+    }
+
+    #[test]
+    fn a_claim_in_a_majority_owns_the_epoch_whatever_the_rest_says() {
+        assert_eq!(judge_claim(2, true, 3), Claimed::Owned);
+        assert_eq!(judge_claim(1, true, 3), Claimed::Contested);
+        assert_eq!(judge_claim(1, false, 3), Claimed::NoMajority);
+    }
+
+    #[test]
+    fn only_epochs_not_known_to_be_sealed_are_sealed_again() {
+        let header = Header {
+            clouds: vec!["a".into(), "b".into()],
+            incarnation: "i".into(),
+            base: Chain::default(),
+            sealed: BTreeMap::from([("a".to_owned(), Epoch(3))]),
+            tail: vec![],
+        };
+        assert_eq!(epochs_to_seal("a", Some(&header), Epoch(6)), 4..6);
+        assert_eq!(epochs_to_seal("b", Some(&header), Epoch(6)), 1..6);
+        assert_eq!(epochs_to_seal("a", None, Epoch(6)), 1..6);
+    }
+}
