@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::chain::{Chain, NO_PREVIOUS};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
 use super::leader::{Shared, Slot};
+use super::readmit::is_readmitted;
 use super::takeover::published_from;
 use crate::error::Error;
 
@@ -193,10 +194,13 @@ impl Lane {
         let ours = found.is_some_and(|bytes| {
             decode::<Identity>(&bytes).is_ok_and(|identity| identity.group == self.shared.group_id)
         });
-        if ours {
-            Ok(())
-        } else {
-            Err(Retry::Never(End::Foreign(format!("no identity of this group at {path}"))))
+        if !ours {
+            return Err(Retry::Never(End::Foreign(format!("no identity of this group at {path}"))));
+        }
+        let shared = &self.shared;
+        match is_readmitted(self.cloud(), &shared.keys, &shared.group_id, &shared.readmitted).await? {
+            true => Ok(()),
+            false => Err(Retry::Never(End::Foreign("it was lost and is not readmitted".to_owned()))),
         }
     }
 

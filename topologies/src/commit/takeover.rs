@@ -55,19 +55,19 @@ impl Group {
         Self { topology: topology.into(), clouds, incarnation: uuid::Uuid::new_v4().to_string() }
     }
 
-    pub(super) fn keys(&self) -> Keys {
+    pub(crate) fn keys(&self) -> Keys {
         Keys::new(&self.topology)
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         self.clouds.iter().map(|cloud| cloud.name.clone()).collect()
     }
 
-    fn majority(&self) -> usize {
+    pub(crate) fn majority(&self) -> usize {
         majority(self.clouds.len())
     }
 
-    fn identity(&self, cloud: &Cloud, group_id: &str) -> Identity {
+    pub(crate) fn identity(&self, cloud: &Cloud, group_id: &str) -> Identity {
         Identity {
             format: FORMAT,
             topology: self.topology.clone(),
@@ -89,10 +89,12 @@ impl Group {
         let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
+        let logs = self.keep_members(logs, &group_id).await?;
         let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
             .map_err(|what| Error::damaged("control log", what))?;
         let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
         let mut sealed = chosen.as_ref().map(|chosen| chosen.header.sealed.clone()).unwrap_or_default();
+        let readmitted = chosen.as_ref().map(|chosen| chosen.header.readmitted.clone()).unwrap_or_default();
         sealed.extend(sealed_before);
         sealed.extend(sealed_now.iter().map(|cloud| (self.clouds[*cloud].name.clone(), Epoch(epoch.0 - 1))));
         let (base, tail) = match chosen {
@@ -107,8 +109,8 @@ impl Group {
             }
         };
         info!(%epoch, sequence = base.sequence, tail = tail.len(), "epoch claimed");
-        let header =
-            Header { clouds: self.names(), incarnation: self.incarnation.clone(), base, sealed, tail };
+        let incarnation = self.incarnation.clone();
+        let header = Header { clouds: self.names(), incarnation, base, sealed, readmitted, tail };
         Ok(Takeover { epoch, header, group_id })
     }
 
@@ -187,12 +189,12 @@ impl Group {
         Ok((group_id, members))
     }
 
-    async fn read(&self, cloud: &Cloud, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
+    pub(super) async fn read(&self, cloud: &Cloud, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
         let bytes = read_register(&cloud.control, path, RECORD_BYTES_MAX).await;
         bytes.map_err(|error| Error::connector("take over", error))
     }
 
-    async fn read_identity(&self, cloud: &Cloud) -> Result<Option<Identity>, Error> {
+    pub(crate) async fn read_identity(&self, cloud: &Cloud) -> Result<Option<Identity>, Error> {
         let path = self.keys().identity();
         let bytes = self.read(cloud, &path).await?;
         bytes
@@ -267,7 +269,7 @@ impl Group {
     }
 
     /// Repeats the same bytes until the register holds them or another value; an error after [`ATTEMPTS_MAX`].
-    async fn settle(&self, cloud: &Cloud, path: &Path, bytes: bytes::Bytes) -> Result<PutOnce, Error> {
+    pub(super) async fn settle(&self, cloud: &Cloud, path: &Path, bytes: bytes::Bytes) -> Result<PutOnce, Error> {
         for attempt in 1.. {
             match put_once(&cloud.control, path, bytes.clone()).await {
                 PutOnce::Unknown(error) if attempt < ATTEMPTS_MAX => {
@@ -282,7 +284,7 @@ impl Group {
     }
 
     /// Claims the next free epoch: owned when our own claim lies in a majority. Also the clouds that hold it.
-    async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
+    pub(super) async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
         let mut epoch = Epoch(self.highest_epoch(members).await?.0 + 1);
         for _ in 0..CLAIMS_MAX {
             let claim = Claim {
@@ -354,7 +356,7 @@ impl Group {
     }
 
     /// The numbers of the objects in a folder, ascending.
-    async fn numbers_in(&self, cloud: &Cloud, folder: &Path) -> Result<Vec<u64>, Error> {
+    pub(crate) async fn numbers_in(&self, cloud: &Cloud, folder: &Path) -> Result<Vec<u64>, Error> {
         let listed = cloud.control.list(Some(folder)).map_ok(|object| number_of(&object.location));
         let numbers: Vec<Option<u64>> = listed
             .try_collect()
@@ -365,7 +367,7 @@ impl Group {
         Ok(numbers)
     }
 
-    async fn logged_epochs(&self, cloud: &Cloud) -> Result<Vec<Epoch>, Error> {
+    pub(crate) async fn logged_epochs(&self, cloud: &Cloud) -> Result<Vec<Epoch>, Error> {
         let listed = cloud.control.list_with_delimiter(Some(&self.keys().logs())).await;
         let listed = listed.map_err(|error| Error::store(cloud, "list control logs", error))?;
         let mut epochs: Vec<Epoch> = listed.common_prefixes.iter().filter_map(number_of).map(Epoch).collect();
@@ -376,7 +378,7 @@ impl Group {
     /// Seals every older log in the clouds that hold the claim, and reads them. A cloud that fails drops out, as long
     /// as a majority remains. Also what earlier headers say about sealed clouds.
     #[allow(clippy::type_complexity, reason = "two results of one pass, named by the caller")]
-    async fn seal_and_read(
+    pub(super) async fn seal_and_read(
         &self,
         epoch: Epoch,
         holders: &[usize],
@@ -498,7 +500,7 @@ impl Group {
 
     /// How far the given clouds have published the tables that the chosen decisions touch. A cloud that cannot be
     /// listed counts as having published nothing.
-    async fn published_versions(
+    pub(super) async fn published_versions(
         &self,
         chosen: &super::choose::Chosen,
         clouds: &[usize],
@@ -523,7 +525,7 @@ impl Group {
 }
 
 /// The identity that most clouds carry, apart from their own names.
-fn most_common<'a>(identities: impl Iterator<Item = &'a Identity> + Clone) -> Option<Identity> {
+pub(crate) fn most_common<'a>(identities: impl Iterator<Item = &'a Identity> + Clone) -> Option<Identity> {
     let votes =
         |identity: &Identity| identities.clone().filter(|other| other.group == identity.group).count();
     identities.clone().max_by_key(|identity| votes(identity)).cloned()
