@@ -265,10 +265,7 @@ mod tests {
         );
         assert_eq!(number_of(&keys.record(Epoch(7), 12)), Some(12));
         assert_eq!(number_of(&keys.identity()), None);
-        assert_eq!(
-            keys.readmission(2).as_ref(),
-            "control/flights/readmitted/00000000000000000002"
-        );
+        assert_eq!(keys.readmission(2).as_ref(), "control/flights/readmitted/00000000000000000002");
         assert_eq!(
             keys.foreign("d.quarantine", 3, "ab").as_ref(),
             "control/flights/foreign/d.quarantine/00000000000000000003-ab.json"

@@ -96,6 +96,26 @@ impl Group {
     /// [`Error::Configuration`] for a cloud that cannot be readmitted, [`Error::NoMajority`] when too few of the
     /// others answer or another process took over meanwhile. Nothing was lost then; it can be tried again.
     pub async fn readmit(&self, lost: &str) -> Result<Readmission, Error> {
+        let (lost, others, group_id, members) = self.prepare(lost).await?;
+        let header = self.take_over_without(lost, &others, &group_id, &members).await?;
+        let (epoch, header) = header;
+        let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
+        let tail = header.tail.clone();
+        let record = Record::new(epoch, 0, Content::Header(header));
+        others.decide_header(&record, &tail, &members).await?;
+        self.admit(lost, &others, &record, &tail, &group_id, generation).await
+    }
+
+    /// Whether `lost` could be readmitted now. Makes its place ready to be filled, and changes nothing else.
+    ///
+    /// # Errors
+    /// As [`readmit`](Self::readmit).
+    pub async fn check_readmission(&self, lost: &str) -> Result<(), Error> {
+        self.prepare(lost).await.map(|_| ())
+    }
+
+    /// The lost cloud, the group of the others, the group's id, and which of the others take part.
+    async fn prepare(&self, lost: &str) -> Result<(&Cloud, Group, String, Vec<usize>), Error> {
         let Some(lost) = self.clouds.iter().find(|cloud| cloud.name == lost) else {
             return Err(Error::Configuration(format!("topology {} has no cloud {lost}", self.topology)));
         };
@@ -106,13 +126,7 @@ impl Group {
         }
         let (group_id, members) = self.identify_others(&others).await?;
         self.prepare_lost(lost, &group_id).await?;
-        let header = self.take_over_without(lost, &others, &group_id, &members).await?;
-        let (epoch, header) = header;
-        let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
-        let tail = header.tail.clone();
-        let record = Record::new(epoch, 0, Content::Header(header));
-        others.decide_header(&record, &tail, &members).await?;
-        self.admit(lost, &others, &record, &tail, &group_id, generation).await
+        Ok((lost, others, group_id, members))
     }
 
     /// The group of all clouds but `lost`. Its majority is the majority of the others.
@@ -206,7 +220,8 @@ impl Group {
             return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
         }
         let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
-        let sealed_now = read.iter().map(|index| others.clouds[*index].name.clone()).chain([lost.name.clone()]);
+        let sealed_now =
+            read.iter().map(|index| others.clouds[*index].name.clone()).chain([lost.name.clone()]);
         let mut sealed = chosen.header.sealed.clone();
         sealed.extend(sealed_before);
         sealed.extend(sealed_now.map(|cloud| (cloud, Epoch(epoch.0 - 1))));
@@ -300,10 +315,8 @@ impl Group {
             epoch: header.epoch,
         };
         let identity = encode(&self.identity(lost, group_id));
-        let keys = [
-            (self.keys().identity(), identity),
-            (self.keys().readmission(generation), encode(&readmission)),
-        ];
+        let keys =
+            [(self.keys().identity(), identity), (self.keys().readmission(generation), encode(&readmission))];
         for (path, bytes) in keys {
             if let PutOnce::Occupied(_) = self.settle(lost, &path, bytes).await? {
                 let what = "it holds other bytes; another readmission was faster, try again";

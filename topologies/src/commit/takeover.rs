@@ -269,7 +269,12 @@ impl Group {
     }
 
     /// Repeats the same bytes until the register holds them or another value; an error after [`ATTEMPTS_MAX`].
-    pub(super) async fn settle(&self, cloud: &Cloud, path: &Path, bytes: bytes::Bytes) -> Result<PutOnce, Error> {
+    pub(super) async fn settle(
+        &self,
+        cloud: &Cloud,
+        path: &Path,
+        bytes: bytes::Bytes,
+    ) -> Result<PutOnce, Error> {
         for attempt in 1.. {
             match put_once(&cloud.control, path, bytes.clone()).await {
                 PutOnce::Unknown(error) if attempt < ATTEMPTS_MAX => {

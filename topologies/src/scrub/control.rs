@@ -69,9 +69,8 @@ impl Knowledge {
     /// Whether a body that was found in a table **before** these logs were read is certainly no decided one, given
     /// that it is above everything known to be decided.
     pub(super) fn excludes(&self, table: &str, version: u64, sha256: Option<&str>) -> bool {
-        let is_proposed = sha256.is_some_and(|sha256| {
-            self.proposed.contains(&(table.to_owned(), version, sha256.to_owned()))
-        });
+        let is_proposed = sha256
+            .is_some_and(|sha256| self.proposed.contains(&(table.to_owned(), version, sha256.to_owned())));
         self.is_complete && self.header.is_some() && !is_proposed
     }
 }
@@ -136,9 +135,11 @@ fn note_proposals(knowledge: &mut Knowledge, logs: &[ControlLog], epoch: Epoch) 
             }
             expected = index + 1;
             let bodies = record.decisions().iter().flat_map(|decision| &decision.tables);
-            knowledge.proposed.extend(bodies.map(|body| {
-                (body.dataset.clone(), body.version, delta::sha256_hex(body.body.as_bytes()))
-            }));
+            knowledge.proposed.extend(
+                bodies.map(|body| {
+                    (body.dataset.clone(), body.version, delta::sha256_hex(body.body.as_bytes()))
+                }),
+            );
         }
     }
 }
@@ -147,6 +148,7 @@ fn note_proposals(knowledge: &mut Knowledge, logs: &[ControlLog], epoch: Epoch) 
 /// and named with the reason.
 pub(super) async fn read_logs(
     group: &Group,
+    registered: usize,
     clouds: &[usize],
 ) -> (Vec<ControlLog>, Vec<(usize, String)>) {
     let lists = clouds.iter().map(|index| group.logged_epochs(&group.clouds[*index]));
@@ -179,7 +181,7 @@ pub(super) async fn read_logs(
             }
         }
         logs = answering;
-        if matches!(agreed(group.clouds.len(), &logs, epoch, 0), Some(Content::Header(_))) {
+        if matches!(agreed(registered, &logs, epoch, 0), Some(Content::Header(_))) {
             break;
         }
     }

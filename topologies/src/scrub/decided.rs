@@ -131,7 +131,8 @@ fn look_up(
         return Some(Settled { sha256, entry, body: Some(body.clone()) });
     }
     let held = logs.iter().filter_map(|log| log.versions.get(&version));
-    let entry = held.filter(|held| held.sha256.as_ref() == Some(&sha256)).find_map(|held| held.entry.as_ref().ok());
+    let entry =
+        held.filter(|held| held.sha256.as_ref() == Some(&sha256)).find_map(|held| held.entry.as_ref().ok());
     entry.map(|entry| Settled { sha256, entry: entry.clone(), body: None })
 }
 
@@ -272,9 +273,10 @@ mod tests {
     async fn coverage_compares_offset_ranges_with_the_chain() {
         let logs = logs().await;
         let decided = settled(&logs);
-        let last = decided.versions.values().rfind(|settled| {
-            settled.entry.commit.isobar.offsets.iter().any(|range| range.start < range.end)
-        });
+        let last = decided
+            .versions
+            .values()
+            .rfind(|settled| settled.entry.commit.isobar.offsets.iter().any(|range| range.start < range.end));
         let entry = last.unwrap().entry.as_ref().clone();
         assert!(decided.coverage(&entry).contains("are covered"));
         let mut beyond = entry.clone();

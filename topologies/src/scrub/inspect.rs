@@ -117,6 +117,12 @@ impl Scope<'_> {
         &self.group.clouds[index]
     }
 
+    /// How many clouds have a say. A cloud that is to be readmitted has none: what a majority of the others holds is what
+    /// they will go by (`docs/protocol-readmission.md`).
+    pub(super) fn voters(&self) -> usize {
+        self.group.clouds.len() - usize::from(self.readmitting.is_some())
+    }
+
     fn is_looked_into(&self, index: usize, state: &State) -> bool {
         self.looks_into[index] && (*state == State::Member || self.readmitting == Some(index))
     }
@@ -215,8 +221,8 @@ async fn read_cloud(cloud: &Cloud, tables: &[String], bodies: &Bodies) -> object
 
 /// What the control logs of the clouds that count say; a cloud that was not readmitted is found out here.
 async fn consult_control(scope: &Scope<'_>, seats: &mut [Seat]) -> (Vec<ControlLog>, Knowledge) {
-    let registered = scope.group.clouds.len();
-    let (mut logs, failures) = read_logs(scope.group, &members(seats)).await;
+    let registered = scope.voters();
+    let (mut logs, failures) = read_logs(scope.group, registered, &members(seats)).await;
     for (index, why) in failures {
         seats[index].state = State::Silent(why);
     }
@@ -225,13 +231,20 @@ async fn consult_control(scope: &Scope<'_>, seats: &mut [Seat]) -> (Vec<ControlL
     let mut has_outdated = false;
     for index in members(seats) {
         let cloud = scope.cloud(index);
-        let Ok(Some(identity)) = scope.group.read_identity(cloud).await else { continue };
         let keys = scope.group.keys();
-        if let Ok(false) = is_readmitted(cloud, &keys, &identity.group, &header.readmitted).await {
-            seats[index].state = State::Lost("it was lost and is not readmitted".to_owned());
-            logs.retain(|log| log.cloud != index);
-            has_outdated = true;
-        }
+        let look = match scope.group.read_identity(cloud).await {
+            Ok(Some(identity)) => is_readmitted(cloud, &keys, &identity.group, &header.readmitted).await,
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let state = match look {
+            Ok(true) => continue,
+            Ok(false) => State::Lost("it was lost and is not readmitted".to_owned()),
+            Err(error) => State::Silent(chain_of(&error)),
+        };
+        seats[index].state = state;
+        logs.retain(|log| log.cloud != index);
+        has_outdated = true;
     }
     let knowledge = if has_outdated { learn(registered, &logs) } else { knowledge };
     (logs, knowledge)
@@ -253,7 +266,7 @@ async fn settle_tables(
         let settled = scope.tables.iter().map(|table| {
             let logs: Vec<&TableLog> =
                 members.iter().filter_map(|index| seats[*index].logs.get(table)).collect();
-            (table.clone(), settle(table, scope.group.clouds.len(), knowledge, &logs, found))
+            (table.clone(), settle(table, scope.voters(), knowledge, &logs, found))
         });
         settled.collect()
     };
@@ -296,7 +309,8 @@ async fn wait_for_tails(scope: &Scope<'_>, seats: &mut [Seat], decided: &BTreeMa
                 if last == Some(head) {
                     continue;
                 }
-                is_behind |= read_tail(scope.cloud(index), table, log, last, head, &bodies).await != Some(head);
+                is_behind |=
+                    read_tail(scope.cloud(index), table, log, last, head, &bodies).await != Some(head);
             }
         }
         if !is_behind || Instant::now() >= deadline {
@@ -352,9 +366,11 @@ impl Inspection {
             let (kind, detail, why_not) = match state {
                 State::Member => continue,
                 State::Silent(why) => (Kind::CloudSilent, why, "the cloud must answer first"),
-                State::Lost(why) => {
-                    (Kind::IdentityLost, why, "it counts in no majority until it is readmitted: see --readmit")
-                }
+                State::Lost(why) => (
+                    Kind::IdentityLost,
+                    why,
+                    "it counts in no majority until it is readmitted: see --readmit",
+                ),
                 State::Foreign(why) => {
                     (Kind::IdentityForeign, why, "what belongs to another group is not touched")
                 }
@@ -427,7 +443,8 @@ impl Inspection {
         self.seats[index].summary.versions += log.versions.len() as u64;
         if decided.evidence == Evidence::None && !log.versions.is_empty() {
             let detail = format!("nothing is known about its {} versions", log.versions.len());
-            let fault = Fault::BeyondRepair("neither the control logs nor a majority of the clouds settles it");
+            let fault =
+                Fault::BeyondRepair("neither the control logs nor a majority of the clouds settles it");
             let what = (Kind::EntryUnproven, Some(table.as_str()), log_folder(&table).to_string(), detail);
             return self.find(scope, Some(index), fault, what);
         }
@@ -448,7 +465,8 @@ impl Inspection {
                 }
             }
         }
-        let above = log.versions.iter().filter(|(version, _)| decided.head.is_none_or(|head| **version > head));
+        let above =
+            log.versions.iter().filter(|(version, _)| decided.head.is_none_or(|head| **version > head));
         for (version, found) in above {
             let sha256 = found.sha256.clone();
             let object = published_path(&table, *version).to_string();
@@ -456,11 +474,21 @@ impl Inspection {
             if knowledge.excludes(&table, *version, sha256.as_deref()) {
                 let fault = Fault::Beyond { table: table.clone(), version: *version, sha256 };
                 let detail = format!("nobody decided this version; {detail}");
-                self.find(scope, Some(index), fault, (Kind::EntryBeyond, Some(table.as_str()), object, detail));
+                self.find(
+                    scope,
+                    Some(index),
+                    fault,
+                    (Kind::EntryBeyond, Some(table.as_str()), object, detail),
+                );
             } else {
                 let detail = format!("the control logs that can be read do not settle it; {detail}");
                 let fault = Fault::BeyondRepair("it is left alone until a majority shows its control logs");
-                self.find(scope, Some(index), fault, (Kind::EntryUnproven, Some(table.as_str()), object, detail));
+                self.find(
+                    scope,
+                    Some(index),
+                    fault,
+                    (Kind::EntryUnproven, Some(table.as_str()), object, detail),
+                );
             }
         }
         self.seats[index].logs.insert(table, log);
@@ -494,7 +522,8 @@ impl Inspection {
     }
 
     fn report_file(&mut self, scope: &Scope<'_>, index: usize, table: &str, file: DataFile, look: Look) {
-        let object = object_path(table, &file.path).map_or_else(|| file.path.clone(), |path| path.to_string());
+        let object =
+            object_path(table, &file.path).map_or_else(|| file.path.clone(), |path| path.to_string());
         let (kind, detail) = match look {
             Look::Good => return,
             Look::Missing => (Kind::FileMissing, "a live data file is not there".to_owned()),

@@ -130,24 +130,20 @@ pub async fn readmit(
     lost: &str,
     options: &ScrubOptions,
 ) -> Result<Report, Error> {
-    let options = ScrubOptions {
-        datasets: Vec::new(),
-        clouds: vec![lost.to_owned()],
-        repair: true,
-        ..options.clone()
-    };
+    let options =
+        ScrubOptions { datasets: Vec::new(), clouds: vec![lost.to_owned()], repair: true, ..options.clone() };
     let mut scope = scope(group, datasets, &options)?;
-    let index = group.clouds.iter().position(|cloud| cloud.name == lost);
-    if let Some(index) = index {
-        let cloud = &group.clouds[index];
-        cloud.create_root().await.map_err(|error| Error::connector("readmit", error))?;
-    }
-    scope.readmitting = index;
+    // Before anything is written: a cloud of another group, or one that the others cannot readmit now, is left alone.
+    group.check_readmission(lost).await?;
+    scope.readmitting = group.clouds.iter().position(|cloud| cloud.name == lost);
     let mut inspection = inspect(&scope).await;
     repair(&scope, &mut inspection).await;
     let mut report = report(&scope, inspection, &options);
     if report.well {
         let readmission = group.readmit(lost).await?;
+        for cloud in report.clouds.iter_mut().filter(|cloud| cloud.cloud == lost) {
+            cloud.state = "member";
+        }
         report.readmitted = Some(Readmitted {
             cloud: readmission.cloud,
             generation: readmission.generation,
@@ -184,9 +180,8 @@ fn scope<'a>(group: &'a Group, datasets: &[String], options: &ScrubOptions) -> R
 
 fn unknown(what: &str, asked: &[String], known: &[&str]) -> Vec<String> {
     let unknown = asked.iter().filter(|name| !known.contains(&name.as_str()));
-    let unknown = unknown.map(|name| {
-        format!("the topology has no {what} {name}: it has {}", known.join(", "))
-    });
+    let unknown =
+        unknown.map(|name| format!("the topology has no {what} {name}: it has {}", known.join(", ")));
     unknown.collect()
 }
 

@@ -109,7 +109,8 @@ impl Repairer<'_> {
         }
         let path = published_path(table, version);
         for index in 0..self.scope.group.clouds.len() {
-            let holds = self.inspection.seats[index].logs.get(table).and_then(|log| log.versions.get(&version));
+            let holds =
+                self.inspection.seats[index].logs.get(table).and_then(|log| log.versions.get(&version));
             if holds.is_none_or(|held| held.sha256.as_ref() != Some(&settled.sha256)) {
                 continue;
             }
@@ -171,7 +172,9 @@ impl Repairer<'_> {
                 Some((found, _)) if found == *bytes => {
                     return Ok(match aside.as_slice() {
                         [] => "the decided bytes were put in their place".to_owned(),
-                        aside => format!("the decided bytes were put back; set aside as {}", aside.join(", ")),
+                        aside => {
+                            format!("the decided bytes were put back; set aside as {}", aside.join(", "))
+                        }
                     });
                 }
                 Some((found, update)) => {
@@ -247,10 +250,16 @@ impl Repairer<'_> {
 
     /// The body decided for a version beyond the head that was known, if there is one by now. Fails unless that can be
     /// told for sure.
-    async fn decided_by_now(&self, table: &str, version: u64, foreign: &Bytes) -> Result<Option<Bytes>, String> {
+    async fn decided_by_now(
+        &self,
+        table: &str,
+        version: u64,
+        foreign: &Bytes,
+    ) -> Result<Option<Bytes>, String> {
         let group = self.scope.group;
-        let (logs, _) = read_logs(group, &members(&self.inspection.seats)).await;
-        let knowledge = learn(group.clouds.len(), &logs);
+        let registered = self.scope.voters();
+        let (logs, _) = read_logs(group, registered, &members(&self.inspection.seats)).await;
+        let knowledge = learn(registered, &logs);
         let bodies = knowledge.decided.iter().flat_map(|decision| &decision.tables);
         let body = bodies.filter(|body| body.dataset == table).find(|body| body.version == version);
         if let Some(body) = body {

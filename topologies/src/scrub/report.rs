@@ -179,7 +179,11 @@ impl Report {
                 write_finding(&mut text, finding);
             }
             if alike.len() > SHOWN_MAX {
-                let _ = writeln!(text, "  and {} more of this kind", HumanCount((alike.len() - SHOWN_MAX) as u64));
+                let _ = writeln!(
+                    text,
+                    "  and {} more of this kind",
+                    HumanCount((alike.len() - SHOWN_MAX) as u64)
+                );
             }
         }
         let _ = writeln!(text, "{}", self.verdict());
@@ -200,9 +204,8 @@ impl Report {
         grid.set_content_arrangement(ContentArrangement::Disabled);
         grid.set_header(["cloud", "state", "versions", "files", "hashed", "findings", "repaired"]);
         for summary in &self.clouds {
-            let of_cloud = || {
-                self.findings.iter().filter(|finding| finding.cloud.as_ref() == Some(&summary.cloud))
-            };
+            let of_cloud =
+                || self.findings.iter().filter(|finding| finding.cloud.as_ref() == Some(&summary.cloud));
             let repaired = of_cloud().filter(|finding| finding.outcome == Outcome::Repaired).count();
             grid.add_row([
                 summary.cloud.clone(),
