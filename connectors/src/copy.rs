@@ -35,11 +35,37 @@ pub async fn copy_file(
         Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
         Err(error) => return Err(failed(to, path.as_ref(), error)),
     }
+    replace(to, sources, &path, size, sha256).await
+}
+
+/// As [`copy_file`], but whatever lies at `path` is replaced: for a file of the right size whose bytes have rotted. Nothing
+/// changes unless one of `sources` has the bytes with the digest `sha256`.
+///
+/// # Errors
+/// [`Error::Store`] of the last attempt; retry.
+pub async fn replace_file(
+    to: &Arc<dyn ObjectStore>,
+    sources: &[Arc<dyn ObjectStore>],
+    path: &str,
+    size: u64,
+    sha256: &str,
+) -> Result<(), Error> {
+    let path = Path::parse(path).map_err(|error| failed(to, path, error.into()))?;
+    replace(to, sources, &path, size, sha256).await
+}
+
+async fn replace(
+    to: &Arc<dyn ObjectStore>,
+    sources: &[Arc<dyn ObjectStore>],
+    path: &Path,
+    size: u64,
+    sha256: &str,
+) -> Result<(), Error> {
     let nowhere =
         object_store::Error::Generic { store: "copy", source: "no other cloud to copy it from".into() };
     let mut last = failed(to, path.as_ref(), nowhere);
     for from in sources {
-        match copy_from(to, from, &path, size, sha256).await {
+        match copy_from(to, from, path, size, sha256).await {
             Ok(()) => return Ok(()),
             Err(error) => last = failed(to, &format!("{path} from {from}"), error),
         }
@@ -163,5 +189,25 @@ mod tests {
             copy_file(&to, &sources, "d/f.parquet", good.len() as u64, &sha256).await.unwrap();
             assert_eq!(get(&to).await, good);
         }
+    }
+
+    #[tokio::test]
+    async fn a_rotten_file_of_the_right_size_is_replaced_and_only_by_good_bytes() {
+        let good: Vec<u8> = (0..2 * PART_BYTES + 17).map(|at| (at % 251) as u8).collect();
+        let mut bad = good.clone();
+        bad[PART_BYTES] ^= 1;
+        let (to, rotten, whole) = (store(), store(), store());
+        for store in [&to, &rotten] {
+            put(store, &bad).await;
+        }
+        put(&whole, &good).await;
+        let (size, sha256) = (good.len() as u64, hex::encode(Sha256::digest(&good)));
+        copy_file(&to, std::slice::from_ref(&whole), "d/f.parquet", size, &sha256).await.unwrap();
+        assert_eq!(get(&to).await, bad, "its size is right, so a copy leaves it");
+        let refused = replace_file(&to, std::slice::from_ref(&rotten), "d/f.parquet", size, &sha256).await;
+        assert!(refused.is_err());
+        assert_eq!(get(&to).await, bad, "nothing better was found");
+        replace_file(&to, &[rotten, whole], "d/f.parquet", size, &sha256).await.unwrap();
+        assert_eq!(get(&to).await, good);
     }
 }

@@ -24,11 +24,11 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
 
 /// The table of these tests.
-const TABLE: &str = "events";
+pub(crate) const TABLE: &str = "events";
 /// The topology of these tests.
-const TOPOLOGY: &str = "protocol";
+pub(crate) const TOPOLOGY: &str = "protocol";
 
-async fn lead(clouds: &[Cloud]) -> Result<Leader, Error> {
+pub(crate) async fn lead(clouds: &[Cloud]) -> Result<Leader, Error> {
     let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
     let uploads = FanOut::new(stores, UploadLimits::default());
     in_time("a take-over", Leader::start(&Group::new(TOPOLOGY, clouds.to_vec()), uploads)).await
@@ -65,12 +65,12 @@ fn staged(tables: Vec<TableProposal>) -> Staged {
 }
 
 /// Reads the records `[start, end)`.
-fn reading(start: i64, end: i64) -> Staged {
+pub(crate) fn reading(start: i64, end: i64) -> Staged {
     staged(vec![table(start, end)])
 }
 
 /// Creates the table and declares that partition 0 starts at 0.
-fn creating() -> Staged {
+pub(crate) fn creating() -> Staged {
     let fields = arrow_fields();
     let definition = TableDefinition {
         id: "00000000-0000-4000-8000-000000000000".into(),
@@ -88,12 +88,12 @@ fn arrow_fields() -> arrow::datatypes::SchemaRef {
     Arc::new(arrow::datatypes::Schema::new(vec![field]))
 }
 
-async fn commit(leader: &mut Leader, staged: Staged) -> Result<CommitOutcome, Error> {
+pub(crate) async fn commit(leader: &mut Leader, staged: Staged) -> Result<CommitOutcome, Error> {
     in_time("a commit", leader.commit(staged, 1_700_000_000_000)).await
 }
 
 /// Commits what must be accepted; its sequence number.
-async fn must_commit(leader: &mut Leader, staged: Staged) -> u64 {
+pub(crate) async fn must_commit(leader: &mut Leader, staged: Staged) -> u64 {
     match commit(leader, staged).await.unwrap() {
         CommitOutcome::Committed { sequence } => sequence,
         other => panic!("{other:?}"),
@@ -101,7 +101,7 @@ async fn must_commit(leader: &mut Leader, staged: Staged) -> u64 {
 }
 
 /// A lab whose table exists and has read `records` records, and its leader.
-async fn begun(records: i64) -> (Lab, Leader) {
+pub(crate) async fn begun(records: i64) -> (Lab, Leader) {
     let lab = Lab::in_memory();
     let mut leader = lead(&lab.opened()).await.unwrap();
     must_commit(&mut leader, creating()).await;
@@ -111,11 +111,11 @@ async fn begun(records: i64) -> (Lab, Leader) {
     (lab, leader)
 }
 
-fn position(leader: &Leader) -> Option<i64> {
+pub(crate) fn position(leader: &Leader) -> Option<i64> {
     leader.chain().position(TABLE, &format!("{TOPOLOGY}/cluster/topic-id/0"))
 }
 
-async fn wait_published(lab: &Lab, version: u64) {
+pub(crate) async fn wait_published(lab: &Lab, version: u64) {
     until("every cloud has published the version", async || {
         lab.versions(TABLE).await.iter().all(|latest| *latest == Some(version))
     })
@@ -368,7 +368,7 @@ async fn a_cloud_that_was_away_during_a_take_over_receives_header_records_and_ve
     }
 }
 
-async fn wipe(store: &dyn ObjectStore) {
+pub(crate) async fn wipe(store: &dyn ObjectStore) {
     let locations = store.list(None).map_ok(|object| object.location).boxed();
     let wiped: Vec<Path> = store.delete_stream(locations).try_collect().await.unwrap();
     assert!(!wiped.is_empty());

@@ -13,6 +13,7 @@ mod leader;
 mod live;
 mod main_job;
 mod outage;
+mod scrub;
 mod single_faults;
 mod standby;
 mod takeover;

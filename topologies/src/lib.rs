@@ -17,6 +17,7 @@ pub mod progress;
 pub mod prove;
 pub mod quarantine;
 pub mod query;
+pub mod scrub;
 pub mod spec;
 pub mod stage;
 pub mod standby;

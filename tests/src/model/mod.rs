@@ -155,7 +155,13 @@ impl Protocol {
             *cloud.record_mut(1, 0) = header;
         }
         let leader = &mut state.processes[0];
-        *leader = Process { phase: Phase::Leading, epoch: 1, proposed: 1, stored: [1; CLOUDS], ..Process::default() };
+        *leader = Process {
+            phase: Phase::Leading,
+            epoch: 1,
+            proposed: 1,
+            stored: [1; CLOUDS],
+            ..Process::default()
+        };
         leader.records[0] = header;
         state.observed.decided = chain;
         state.observed.decided_in[0] = 1;

@@ -73,7 +73,9 @@ fn later_leaders<'a>(model: &Protocol, state: &'a State) -> impl Iterator<Item =
 }
 
 fn one_owner(_: &Protocol, state: &State) -> bool {
-    leaders(state).enumerate().all(|(at, one)| leaders(state).skip(at + 1).all(|other| one.epoch != other.epoch))
+    leaders(state)
+        .enumerate()
+        .all(|(at, one)| leaders(state).skip(at + 1).all(|other| one.epoch != other.epoch))
 }
 
 /// Clouds that a reader may rely on: those that are registered and were not wiped.
@@ -93,7 +95,8 @@ fn are_equal(_: &Protocol, state: &State) -> bool {
 fn are_decided(model: &Protocol, state: &State) -> bool {
     registered(state).all(|cloud| {
         let mut versions = (1..).zip(cloud.versions);
-        versions.all(|(sequence, body)| body == 0 || model.values.at(state.observed.decided, sequence) == body)
+        versions
+            .all(|(sequence, body)| body == 0 || model.values.at(state.observed.decided, sequence) == body)
     })
 }
 
@@ -107,7 +110,8 @@ fn have_files(model: &Protocol, state: &State) -> bool {
 }
 
 fn are_contiguous(_: &Protocol, state: &State) -> bool {
-    registered(state).all(|cloud| cloud.versions.iter().skip(usize::from(cloud.dense())).all(|body| *body == 0))
+    registered(state)
+        .all(|cloud| cloud.versions.iter().skip(usize::from(cloud.dense())).all(|body| *body == 0))
 }
 
 fn all_commits_are_decided(model: &Protocol, state: &State) -> bool {
@@ -148,7 +152,8 @@ fn two_leaders(model: &Protocol, state: &State) -> bool {
 
 fn a_seal_is_met(_: &Protocol, state: &State) -> bool {
     leaders(state).any(|leader| {
-        (0..CLOUDS).any(|cloud| leader.lane_has_ended(cloud) && state.clouds[cloud].identity && !leader.names_one)
+        (0..CLOUDS)
+            .any(|cloud| leader.lane_has_ended(cloud) && state.clouds[cloud].identity && !leader.names_one)
     })
 }
 

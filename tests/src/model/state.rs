@@ -202,9 +202,8 @@ impl State {
     pub(super) fn canonical(self, values: &Values) -> Self {
         let marks = [0, 1, 2].map(|cloud| self.mark(cloud, values));
         let in_order = |names: &Permutation| {
-            (0..CLOUDS).all(|one| {
-                (0..CLOUDS).all(|other| names[one] >= names[other] || marks[one] <= marks[other])
-            })
+            (0..CLOUDS)
+                .all(|one| (0..CLOUDS).all(|other| names[one] >= names[other] || marks[one] <= marks[other]))
         };
         let orders: Vec<&Permutation> = PERMUTATIONS.iter().filter(|names| in_order(names)).collect();
         match orders.as_slice() {
@@ -234,14 +233,18 @@ impl State {
         }
         for late in &self.late {
             let here = match late {
-                Late::Claim { cloud: at, epoch, process } => usize::from(*at) == cloud && {
-                    (epoch, process).hash(&mut mark);
-                    true
-                },
-                Late::Record { cloud: at, epoch, index, .. } => usize::from(*at) == cloud && {
-                    (epoch, index).hash(&mut mark);
-                    true
-                },
+                Late::Claim { cloud: at, epoch, process } => {
+                    usize::from(*at) == cloud && {
+                        (epoch, process).hash(&mut mark);
+                        true
+                    }
+                }
+                Late::Record { cloud: at, epoch, index, .. } => {
+                    usize::from(*at) == cloud && {
+                        (epoch, index).hash(&mut mark);
+                        true
+                    }
+                }
                 Late::None => false,
             };
             here.hash(&mut mark);
@@ -264,7 +267,10 @@ impl State {
         }
         for (process, before) in renamed.processes.iter_mut().zip(&self.processes) {
             for mask in [&mut process.pending, &mut process.holders, &mut process.ended] {
-                *mask = names.iter().enumerate().fold(0, |renamed, (from, to)| renamed | (*mask >> from & 1) << to);
+                *mask = names
+                    .iter()
+                    .enumerate()
+                    .fold(0, |renamed, (from, to)| renamed | (*mask >> from & 1) << to);
             }
             for (from, to) in names.iter().enumerate() {
                 let to = usize::from(*to);

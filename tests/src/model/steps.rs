@@ -1,9 +1,9 @@
 //! What may happen next in a state, and what becomes of it. Every step is one operation on one register, or several
 //! that the module page shows to be equal to one.
 
+use isobar_topologies::commit::Epoch;
 use isobar_topologies::commit::quorum::{Quorum, majority};
 use isobar_topologies::commit::rules::{self, Claimed};
-use isobar_topologies::commit::Epoch;
 
 use super::state::{Broken, CLOUDS, Cloud, INDEXES, Late, Phase, Process, Staged, State, VERSIONS};
 use super::values::{ChainId, Kind, RecordId, identity, names};
@@ -188,7 +188,8 @@ impl Protocol {
 
     /// Clouds that a take-over must have sealed and read.
     fn reads_needed(&self, process: &Process) -> usize {
-        let one = process.names_one || matches!(self.variant, Variant::OneCloudSealed | Variant::OneClaimOwns);
+        let one =
+            process.names_one || matches!(self.variant, Variant::OneCloudSealed | Variant::OneClaimOwns);
         if one { 1 } else { majority(CLOUDS) }
     }
 
@@ -232,7 +233,13 @@ impl Protocol {
 
     /// Puts a SEAL above the highest index in use of every older log that is not known to be sealed; the last one not,
     /// if a place is given for it.
-    fn seal(&self, state: &mut State, process: usize, cloud: usize, last: Option<&mut Option<Late>>) -> Option<()> {
+    fn seal(
+        &self,
+        state: &mut State,
+        process: usize,
+        cloud: usize,
+        last: Option<&mut Option<Late>>,
+    ) -> Option<()> {
         let epoch = state.processes[process].epoch;
         let it = &mut state.clouds[cloud];
         let mut older: Vec<u8> =
@@ -295,7 +302,14 @@ impl Protocol {
             Ok(header) => {
                 let (epoch, names_one) = (taker.epoch, taker.names_one);
                 let ended = if names_one { !bit(OTHER_SET) & 7 } else { 0 };
-                *taker = Process { phase: Phase::Leading, epoch, names_one, ended, proposed: 1, ..Process::default() };
+                *taker = Process {
+                    phase: Phase::Leading,
+                    epoch,
+                    names_one,
+                    ended,
+                    proposed: 1,
+                    ..Process::default()
+                };
                 taker.records[0] = header;
             }
             Err(_) => {
@@ -412,7 +426,8 @@ impl Protocol {
         if !self.leads(process) {
             return;
         }
-        let staged = (0..self.bounds.commits).filter(|commit| state.commits[usize::from(*commit)] != Staged::No);
+        let staged =
+            (0..self.bounds.commits).filter(|commit| state.commits[usize::from(*commit)] != Staged::No);
         for commit in staged {
             if self.is_idle(process) {
                 actions.push(Action::Accept { process: number, commit });
@@ -430,7 +445,8 @@ impl Protocol {
         }
         let start = state.commits[usize::from(commit)].start();
         let decision = self.values.decide(self.variant, chain, leader.epoch, commit, start).ok()?;
-        leader.records[usize::from(leader.proposed)] = self.values.entry(leader.epoch, leader.proposed, decision);
+        leader.records[usize::from(leader.proposed)] =
+            self.values.entry(leader.epoch, leader.proposed, decision);
         leader.proposed += 1;
         Some(())
     }
@@ -536,7 +552,8 @@ impl Protocol {
         // Only a record that the lane would store now, into a register that is free.
         let mut tried = state.clone();
         self.store_step(&mut tried, process, cloud)?;
-        let writes = state.clouds[cloud].record(epoch, index) == 0 && tried.clouds[cloud].record(epoch, index) == record;
+        let writes = state.clouds[cloud].record(epoch, index) == 0
+            && tried.clouds[cloud].record(epoch, index) == record;
         if !writes || record == 0 {
             return None;
         }
@@ -555,7 +572,8 @@ impl Protocol {
     /// Brings the next version of the base to the cloud: its file first, then the body.
     fn fill(&self, state: &mut State, process: usize, cloud: usize, base: ChainId) -> Option<()> {
         let version = state.clouds[cloud].dense();
-        let previous = version.checked_sub(1).map_or(0, |before| state.clouds[cloud].versions[usize::from(before)]);
+        let previous =
+            version.checked_sub(1).map_or(0, |before| state.clouds[cloud].versions[usize::from(before)]);
         let follows = |other: &usize| {
             let found = state.clouds[*other].versions[usize::from(version)];
             *other != cloud && found != 0 && self.values.link(found).previous == previous
@@ -583,9 +601,11 @@ impl Protocol {
             return None;
         }
         let end = self.values.shape(leader.records[usize::from(index)]).end;
-        let body = if index == 0 { self.values.at(end, self.values.length(header.base) + done + 1) } else { end };
+        let body =
+            if index == 0 { self.values.at(end, self.values.length(header.base) + done + 1) } else { end };
         self.publish_body(state, process, cloud, body)?;
-        if state.processes[process].phase == Phase::Leading && !state.processes[process].lane_has_ended(cloud) {
+        if state.processes[process].phase == Phase::Leading && !state.processes[process].lane_has_ended(cloud)
+        {
             state.processes[process].published[cloud] += 1;
         }
         Some(())
@@ -666,7 +686,10 @@ impl Protocol {
         let is_lost = (1..).zip(observed.headers).any(|(later, (decided, header))| {
             let older = (1u8..).zip(observed.decided_in);
             let due = older.filter(|(_, decided_in)| (1..later).contains(decided_in));
-            decided && due.map(|(sequence, _)| sequence).any(|sequence| at(header, sequence) != at(observed.decided, sequence))
+            decided
+                && due
+                    .map(|(sequence, _)| sequence)
+                    .any(|sequence| at(header, sequence) != at(observed.decided, sequence))
         });
         if is_lost {
             observed.note(Broken::Lost);

@@ -126,7 +126,14 @@ impl Values {
     pub(super) fn link(&self, chain: ChainId) -> Link {
         let packed = self.links[usize::from(chain)].load(Ordering::Acquire);
         let byte = |at: u32| (packed >> (16 + 8 * at)) as u8;
-        Link { previous: packed as u16, sequence: byte(0), commit: byte(1), start: byte(2), end: byte(3), epoch: byte(4) }
+        Link {
+            previous: packed as u16,
+            sequence: byte(0),
+            commit: byte(1),
+            start: byte(2),
+            end: byte(3),
+            epoch: byte(4),
+        }
     }
 
     /// A record's facts.
@@ -208,7 +215,10 @@ impl Values {
             range.end as u64,
             body.info.isobar.epoch,
         ];
-        let packed = fields.iter().zip(0..).fold(u64::from(previous), |packed, (field, at)| packed | field << (16 + 8 * at));
+        let packed = fields
+            .iter()
+            .zip(0..)
+            .fold(u64::from(previous), |packed, (field, at)| packed | field << (16 + 8 * at));
         self.links[usize::from(id)].store(packed, Ordering::Release);
         known.chains.push(chain);
         known.decisions.push(decision);
@@ -312,7 +322,8 @@ impl Values {
         let chosen = choose(&logs).map_err(|_| Damage)?;
         let sealed_now = clouds.iter().map(|cloud| NAMES[*cloud]);
         let sealed = rules::sealed_clouds(chosen.as_ref(), sealed_before, sealed_now, Epoch(epoch.into()));
-        let versions = clouds.iter().map(|cloud| BTreeMap::from([(TABLE.to_owned(), u64::from(published[*cloud]))]));
+        let versions =
+            clouds.iter().map(|cloud| BTreeMap::from([(TABLE.to_owned(), u64::from(published[*cloud]))]));
         let (base, mut tail) =
             rules::base_and_tail(chosen, CLOUDS, &versions.collect()).map_err(|_| Damage)?;
         variant.change_tail(&mut tail, epoch);
@@ -332,11 +343,15 @@ impl Values {
         let (kind, base, end) = match &record.content {
             Content::Header(header) => {
                 let base = known.chain_ids.get(&encode(&header.base).to_vec()).copied().unwrap_or(0);
-                let end = header.tail.iter().fold(base, |chain, decision| self.append(known, chain, decision.clone()));
+                let end = header
+                    .tail
+                    .iter()
+                    .fold(base, |chain, decision| self.append(known, chain, decision.clone()));
                 (1, base, end)
             }
             Content::Entry(decision) => {
-                let id = known.decisions.iter().position(|other| other == decision).map_or(0, |at| next(at + 1));
+                let id =
+                    known.decisions.iter().position(|other| other == decision).map_or(0, |at| next(at + 1));
                 (2, self.link(id).previous, id)
             }
             Content::Seal { .. } => (3, 0, 0),
@@ -345,7 +360,8 @@ impl Values {
         let nameless = if nameless == record { None } else { Some(self.intern(known, nameless)) };
         let id = next(known.records.len() + 1);
         let words = [base, end, nameless.unwrap_or(id)];
-        let packed = words.iter().zip(1..).fold(kind, |packed, (word, at)| packed | u64::from(*word) << (16 * at));
+        let packed =
+            words.iter().zip(1..).fold(kind, |packed, (word, at)| packed | u64::from(*word) << (16 * at));
         self.shapes[usize::from(id)].store(packed, Ordering::Release);
         known.records.push(record);
         known.record_ids.insert(key, id);
@@ -519,7 +535,12 @@ fn proposal(commit: u8, start: Option<u8>) -> Proposal {
         last_fingerprint: start.map(|_| "ef".repeat(32)),
     };
     let file = NewFile {
-        digest: FileDigest { path: format!("part-c{commit}-00000.parquet"), size: 1, sha256: "ab".repeat(32), rows: 1 },
+        digest: FileDigest {
+            path: format!("part-c{commit}-00000.parquet"),
+            size: 1,
+            sha256: "ab".repeat(32),
+            rows: 1,
+        },
         partition_values: BTreeMap::new(),
         stats: r#"{"numRecords":1,"minValues":{},"maxValues":{},"nullCount":{},"tightBounds":true}"#.into(),
     };
@@ -550,6 +571,11 @@ impl Values {
     /// How many values were met, for people.
     pub(super) fn count(&self) -> String {
         let known = self.known.lock().expect("no thread panics here");
-        format!("{} decisions, {} records, {} readings", known.decisions.len(), known.records.len(), known.reads.len())
+        format!(
+            "{} decisions, {} records, {} readings",
+            known.decisions.len(),
+            known.records.len(),
+            known.reads.len()
+        )
     }
 }

@@ -7,6 +7,8 @@ use crate::spec::units::HumanDuration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::spec::units::ByteSize;
+
 /// isobar reads Kafka topics, transforms and validates the records with SQL, and writes one feature dataset that is
 /// identical, byte for byte, in every cloud, exactly once.
 #[derive(Debug, Parser)]
@@ -106,6 +108,18 @@ Nothing is contacted and nothing is written: neither Kafka nor a cloud.")]
 
 Exit code 0 only when everything holds.")]
     Prove(ProveArgs),
+
+    /// Hold every cloud against what was decided, and put back what differs
+    #[command(after_help = "Examples:
+  isobar scrub topology.yaml                              look, and write nothing
+  isobar scrub topology.yaml --repair                     and put the decided bytes back
+  isobar scrub topology.yaml --sample 0.05 --throttle 20MiB    every day a few files, gently
+  isobar scrub topology.yaml --readmit azure              rebuild a cloud that was wiped, and count it again
+
+May run while the topology runs; --readmit ends that run, to be started again. What does not belong
+in a table is kept under control/<topology>/foreign/. Exit code 0 only when all is well, or was
+repaired and read back.")]
+    Scrub(ScrubArgs),
 
     /// Run the whole job on real data, with nothing to start beforehand
     #[command(after_help = "Examples:
@@ -207,6 +221,35 @@ pub struct ProveArgs {
     pub format: Format,
 }
 
+/// Options of `isobar scrub`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ScrubArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// Look at this dataset and its quarantine only; may be repeated
+    #[arg(long = "dataset", value_name = "DATASET")]
+    pub datasets: Vec<String>,
+    /// Look into this cloud only; may be repeated
+    #[arg(long = "cloud", value_name = "CLOUD")]
+    pub clouds: Vec<String>,
+    /// Put the decided bytes back where a cloud has others or none
+    #[arg(long)]
+    pub repair: bool,
+    /// Rebuild the tables of this cloud, which lost what it held, and have the others readmit it
+    #[arg(long, value_name = "CLOUD", conflicts_with_all = ["datasets", "clouds", "repair"])]
+    pub readmit: Option<String>,
+    /// Read the bytes of this share of the files, 0 to 1; of the others, look at presence and size
+    #[arg(long, default_value_t = 1.0, value_name = "RATIO")]
+    pub sample: f64,
+    /// Move at most so many bytes of files per second, such as 20MiB
+    #[arg(long, value_name = "BYTES/s")]
+    pub throttle: Option<ByteSize>,
+    /// How to print the report
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
 /// Options of `isobar demo`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct DemoArgs {
@@ -240,6 +283,15 @@ pub struct QueryArgs {
 pub enum Format {
     /// Text for people
     Human,
+    /// One JSON document
+    Json,
+}
+
+/// How to print a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A table for people
+    Table,
     /// One JSON document
     Json,
 }

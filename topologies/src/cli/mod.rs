@@ -19,6 +19,7 @@ mod bars;
 pub mod logs;
 pub mod output;
 mod run;
+mod scrub;
 
 use args::{Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat};
 
@@ -75,6 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Check(check_args) => check(&check_args),
         Command::Plan(plan_args) => plan(&plan_args),
         Command::Prove(prove_args) => prove(&prove_args),
+        Command::Scrub(scrub_args) => scrub::scrub(&scrub_args),
         Command::Demo(demo_args) => demo(demo_args),
         Command::Query(query_args) => query(&query_args),
         Command::Schema => {

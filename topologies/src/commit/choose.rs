@@ -91,6 +91,7 @@ mod tests {
             incarnation: "i".into(),
             base: Chain::default(),
             sealed: BTreeMap::new(),
+            readmitted: BTreeMap::new(),
             tail,
         })
     }

@@ -35,6 +35,17 @@ impl Keys {
         Path::from(format!("{}/identity", self.root))
     }
 
+    /// What shows that a cloud was readmitted for the `generation`-th time; see `docs/protocol-readmission.md`.
+    pub fn readmission(&self, generation: u64) -> Path {
+        Path::from(format!("{}/readmitted/{generation:020}", self.root))
+    }
+
+    /// Where bytes found at version `version` of `table` are set aside. The same bytes have the same name in every
+    /// cloud, other bytes have another.
+    pub fn foreign(&self, table: &str, version: u64, sha256: &str) -> Path {
+        Path::from(format!("{}/foreign/{table}/{version:020}-{sha256}.json", self.root))
+    }
+
     /// The folder of all epoch claims.
     pub fn claims(&self) -> Path {
         Path::from(format!("{}/epoch", self.root))
@@ -92,6 +103,21 @@ pub struct Identity {
     pub clouds: Vec<String>,
 }
 
+/// The last thing written to a cloud that lost what it held and was readmitted: from then on it counts again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readmission {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The group, as in [`Identity`].
+    pub group: String,
+    /// The cloud's name.
+    pub cloud: String,
+    /// How often it was readmitted, this time included.
+    pub generation: u64,
+    /// The epoch whose header decided it.
+    pub epoch: Epoch,
+}
+
 /// A process's claim to lead in an epoch. The epoch is owned by whoever reads its own claim in a majority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
@@ -145,6 +171,9 @@ pub struct Header {
     pub base: Chain,
     /// Per cloud, the epoch up to which (inclusive) all logs there are sealed.
     pub sealed: BTreeMap<String, Epoch>,
+    /// How often each cloud was readmitted after it had lost what it held; those that never were are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub readmitted: BTreeMap<String, u64>,
     /// Decisions after `base`, re-proposed with their bytes unchanged.
     pub tail: Vec<Decision>,
 }
@@ -239,6 +268,40 @@ mod tests {
         );
         assert_eq!(number_of(&keys.record(Epoch(7), 12)), Some(12));
         assert_eq!(number_of(&keys.identity()), None);
+        assert_eq!(keys.readmission(2).as_ref(), "control/flights/readmitted/00000000000000000002");
+        assert_eq!(
+            keys.foreign("d.quarantine", 3, "ab").as_ref(),
+            "control/flights/foreign/d.quarantine/00000000000000000003-ab.json"
+        );
+    }
+
+    #[test]
+    fn a_header_without_readmissions_has_the_bytes_it_always_had() {
+        let bytes = "{\"format\":1,\"epoch\":4,\"index\":0,\"kind\":\"header\",\"clouds\":[\"a\"],\
+                     \"incarnation\":\"i\",\"base\":{\"sequence\":0,\"timestamp_ms\":0,\"tables\":{}},\
+                     \"sealed\":{\"a\":3},\"tail\":[]}\n";
+        let record: Record = decode(bytes.as_bytes()).unwrap();
+        let Content::Header(header) = &record.content else { panic!("it is a header") };
+        assert_eq!(header.readmitted, BTreeMap::new());
+        assert_eq!(encode(&record), bytes);
+        let mut readmitting = header.clone();
+        readmitting.readmitted.insert("a".into(), 2);
+        let bytes = bytes.replace("\"tail\"", "\"readmitted\":{\"a\":2},\"tail\"");
+        assert_eq!(encode(&Record::new(Epoch(4), 0, Content::Header(readmitting))), bytes);
+    }
+
+    #[test]
+    fn the_bytes_of_a_readmission_are_fixed() {
+        let readmission = Readmission {
+            format: FORMAT,
+            group: "g".into(),
+            cloud: "azure".into(),
+            generation: 2,
+            epoch: Epoch(7),
+        };
+        let bytes = "{\"format\":1,\"group\":\"g\",\"cloud\":\"azure\",\"generation\":2,\"epoch\":7}\n";
+        assert_eq!(encode(&readmission), bytes);
+        assert_eq!(decode::<Readmission>(bytes.as_bytes()), Ok(readmission));
     }
 
     #[test]
@@ -260,6 +323,7 @@ mod tests {
                 incarnation: "i".into(),
                 base: Chain::default(),
                 sealed: BTreeMap::from([("a".to_owned(), Epoch(3))]),
+                readmitted: BTreeMap::from([("a".to_owned(), 1)]),
                 tail: vec![decision.clone()],
             }),
             Content::Entry(decision),

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::chain::{Chain, NO_PREVIOUS};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
 use super::leader::{Shared, Slot};
+use super::readmit::is_readmitted;
 use super::rules::{self, Occupant};
 use super::takeover::published_from;
 use crate::error::Error;
@@ -197,10 +198,13 @@ impl Lane {
         let found =
             read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
         let found = found.and_then(|bytes| decode::<Identity>(&bytes).ok());
-        if rules::still_belongs(found.as_ref(), &self.shared.group_id) {
-            Ok(())
-        } else {
-            Err(Retry::Never(End::Foreign(format!("no identity of this group at {path}"))))
+        if !rules::still_belongs(found.as_ref(), &self.shared.group_id) {
+            return Err(Retry::Never(End::Foreign(format!("no identity of this group at {path}"))));
+        }
+        let shared = &self.shared;
+        match is_readmitted(self.cloud(), &shared.keys, &shared.group_id, &shared.readmitted).await? {
+            true => Ok(()),
+            false => Err(Retry::Never(End::Foreign("it was lost and is not readmitted".to_owned()))),
         }
     }
 

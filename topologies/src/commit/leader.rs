@@ -1,6 +1,6 @@
 //! The leader: takes proposals one at a time, has the lanes store them, and says when they are decided.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub(super) struct Shared {
     pub(super) group_id: String,
     pub(super) clouds: Vec<Cloud>,
     pub(super) base: Chain,
+    /// The clouds that were readmitted, as in the header.
+    pub(super) readmitted: BTreeMap<String, u64>,
     pub(super) uploads: Arc<FanOut>,
     pub(super) shutdown: CancellationToken,
     state: Mutex<State>,
@@ -257,6 +259,7 @@ impl Leader {
             group_id: takeover.group_id,
             clouds: group.clouds.clone(),
             base: takeover.header.base.clone(),
+            readmitted: takeover.header.readmitted.clone(),
             uploads,
             shutdown: CancellationToken::new(),
             state: Mutex::new(State {

@@ -24,14 +24,18 @@ pub mod format;
 mod lane;
 mod leader;
 pub mod quorum;
+mod readmit;
 pub mod rules;
 mod takeover;
 
 use serde::{Deserialize, Serialize};
 
 pub use chain::{Chain, Proposal, Refusal, TableHead, TableProposal};
+pub(crate) use readmit::is_readmitted;
+
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub use takeover::Group;
+pub(crate) use takeover::most_common;
 
 /// The number of a leadership. Rises; never used by two processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -14,12 +14,12 @@ use object_store::path::Path;
 use rand::Rng;
 use tracing::{debug, info, warn};
 
+use super::Epoch;
 use super::choose::{PublishedVersions, SealedLog, choose};
 use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
     published_path,
 };
-use super::Epoch;
 use super::quorum::majority;
 use super::rules::{self, Claimed};
 use crate::error::Error;
@@ -70,19 +70,19 @@ impl Group {
         future::join_all(looks).await.into_iter().flatten().max_by_key(|claim| claim.epoch)
     }
 
-    pub(super) fn keys(&self) -> Keys {
+    pub(crate) fn keys(&self) -> Keys {
         Keys::new(&self.topology)
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         self.clouds.iter().map(|cloud| cloud.name.clone()).collect()
     }
 
-    fn majority(&self) -> usize {
+    pub(crate) fn majority(&self) -> usize {
         majority(self.clouds.len())
     }
 
-    fn identity(&self, cloud: &Cloud, group_id: &str) -> Identity {
+    pub(crate) fn identity(&self, cloud: &Cloud, group_id: &str) -> Identity {
         Identity {
             format: FORMAT,
             topology: self.topology.clone(),
@@ -103,9 +103,11 @@ impl Group {
         let (answering, silent) = self.probe_clouds(is_first_start).await?;
         let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
-        let (logs, sealed_before) = self.seal_and_read(epoch, &holders, &group_id).await?;
+        let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
+        let logs = self.keep_members(logs, &group_id).await?;
         let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
             .map_err(|what| Error::damaged("control log", what))?;
+        let readmitted = chosen.as_ref().map(|chosen| chosen.header.readmitted.clone()).unwrap_or_default();
         let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
         let sealed_names = sealed_now.iter().map(|cloud| self.clouds[*cloud].name.as_str());
         let sealed = rules::sealed_clouds(chosen.as_ref(), sealed_before, sealed_names, epoch);
@@ -119,8 +121,8 @@ impl Group {
         let (base, tail) = rules::base_and_tail(chosen, self.clouds.len(), &published)
             .map_err(|what| Error::damaged("control log", what))?;
         info!(%epoch, sequence = base.sequence, tail = tail.len(), "epoch claimed");
-        let header =
-            Header { clouds: self.names(), incarnation: self.incarnation.clone(), base, sealed, tail };
+        let incarnation = self.incarnation.clone();
+        let header = Header { clouds: self.names(), incarnation, base, sealed, readmitted, tail };
         Ok(Takeover { epoch, header, group_id })
     }
 
@@ -171,7 +173,9 @@ impl Group {
             }
         }
         let known = most_common(found.iter().filter_map(|(_, identity)| identity.as_ref()));
-        if let Some(identity) = known.as_ref().filter(|identity| !rules::are_same_clouds(&identity.clouds, &self.names())) {
+        if let Some(identity) =
+            known.as_ref().filter(|identity| !rules::are_same_clouds(&identity.clouds, &self.names()))
+        {
             return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
         }
         if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
@@ -201,12 +205,12 @@ impl Group {
         Ok((group_id, members))
     }
 
-    async fn read(&self, cloud: &Cloud, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
+    pub(super) async fn read(&self, cloud: &Cloud, path: &Path) -> Result<Option<bytes::Bytes>, Error> {
         let bytes = read_register(&cloud.control, path, RECORD_BYTES_MAX).await;
         bytes.map_err(|error| Error::connector("take over", error))
     }
 
-    async fn read_identity(&self, cloud: &Cloud) -> Result<Option<Identity>, Error> {
+    pub(crate) async fn read_identity(&self, cloud: &Cloud) -> Result<Option<Identity>, Error> {
         let path = self.keys().identity();
         let bytes = self.read(cloud, &path).await?;
         bytes
@@ -281,7 +285,12 @@ impl Group {
     }
 
     /// Repeats the same bytes until the register holds them or another value; an error after [`ATTEMPTS_MAX`].
-    async fn settle(&self, cloud: &Cloud, path: &Path, bytes: bytes::Bytes) -> Result<PutOnce, Error> {
+    pub(super) async fn settle(
+        &self,
+        cloud: &Cloud,
+        path: &Path,
+        bytes: bytes::Bytes,
+    ) -> Result<PutOnce, Error> {
         for attempt in 1.. {
             match put_once(&cloud.control, path, bytes.clone()).await {
                 PutOnce::Unknown(error) if attempt < ATTEMPTS_MAX => {
@@ -296,7 +305,7 @@ impl Group {
     }
 
     /// Claims the next free epoch: owned when our own claim lies in a majority. Also the clouds that hold it.
-    async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
+    pub(super) async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
         let mut epoch = rules::epoch_to_claim(self.highest_epoch(members).await?, None);
         for _ in 0..CLAIMS_MAX {
             let claim = Claim {
@@ -366,7 +375,7 @@ impl Group {
     }
 
     /// The numbers of the objects in a folder, ascending.
-    async fn numbers_in(&self, cloud: &Cloud, folder: &Path) -> Result<Vec<u64>, Error> {
+    pub(crate) async fn numbers_in(&self, cloud: &Cloud, folder: &Path) -> Result<Vec<u64>, Error> {
         let listed = cloud.control.list(Some(folder)).map_ok(|object| number_of(&object.location));
         let numbers: Vec<Option<u64>> = listed
             .try_collect()
@@ -377,7 +386,7 @@ impl Group {
         Ok(numbers)
     }
 
-    async fn logged_epochs(&self, cloud: &Cloud) -> Result<Vec<Epoch>, Error> {
+    pub(crate) async fn logged_epochs(&self, cloud: &Cloud) -> Result<Vec<Epoch>, Error> {
         let listed = cloud.control.list_with_delimiter(Some(&self.keys().logs())).await;
         let listed = listed.map_err(|error| Error::store(cloud, "list control logs", error))?;
         let mut epochs: Vec<Epoch> = listed.common_prefixes.iter().filter_map(number_of).map(Epoch).collect();
@@ -388,14 +397,13 @@ impl Group {
     /// Seals every older log in the clouds that hold the claim, and reads them. A cloud that fails drops out, as long
     /// as a majority remains. Also what earlier headers say about sealed clouds.
     #[allow(clippy::type_complexity, reason = "two results of one pass, named by the caller")]
-    async fn seal_and_read(
+    pub(super) async fn seal_and_read(
         &self,
         epoch: Epoch,
         holders: &[usize],
-        group_id: &str,
     ) -> Result<(Vec<(usize, Vec<SealedLog>)>, BTreeMap<String, Epoch>), Error> {
         let outcomes = future::join_all(holders.iter().map(|index| async move {
-            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index], group_id).await)
+            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index]).await)
         }))
         .await;
         let mut logs = Vec::new();
@@ -425,7 +433,6 @@ impl Group {
         &self,
         epoch: Epoch,
         cloud: &Cloud,
-        group_id: &str,
     ) -> Result<(Vec<SealedLog>, BTreeMap<String, Epoch>), Error> {
         let logged = self.logged_epochs(cloud).await?;
         let mut newest_header = None;
@@ -449,11 +456,6 @@ impl Group {
             if (oldest..epoch).contains(&older) {
                 logs.push(SealedLog { epoch: older, records: self.read_log(cloud, older).await? });
             }
-        }
-        // A cloud that was wiped since it was identified has just told us that nothing was ever decided.
-        let identity = self.read_identity(cloud).await?;
-        if !rules::still_belongs(identity.as_ref(), group_id) {
-            return Err(Error::damaged(&format!("{}: control", cloud.name), "identity lost during the take-over"));
         }
         Ok((logs, sealed))
     }
@@ -509,7 +511,7 @@ impl Group {
 
     /// How far the given clouds have published the tables that the chosen decisions touch. A cloud that cannot be
     /// listed counts as having published nothing.
-    async fn published_versions(
+    pub(super) async fn published_versions(
         &self,
         chosen: &super::choose::Chosen,
         clouds: &[usize],
@@ -534,7 +536,7 @@ impl Group {
 }
 
 /// The identity that most clouds carry, apart from their own names.
-fn most_common<'a>(identities: impl Iterator<Item = &'a Identity> + Clone) -> Option<Identity> {
+pub(crate) fn most_common<'a>(identities: impl Iterator<Item = &'a Identity> + Clone) -> Option<Identity> {
     let votes =
         |identity: &Identity| identities.clone().filter(|other| other.group == identity.group).count();
     identities.clone().max_by_key(|identity| votes(identity)).cloned()

@@ -217,7 +217,7 @@ fn added_file(add: Add) -> Result<AddedFile, String> {
 }
 
 /// The folder of `table`'s log.
-fn log_folder(table: &str) -> Path {
+pub(crate) fn log_folder(table: &str) -> Path {
     Path::from(format!("datasets/{table}/_delta_log"))
 }
 
@@ -243,7 +243,7 @@ pub(crate) async fn list_versions(
 }
 
 /// The version that a log file's name stands for.
-fn version_of(location: &Path) -> Option<u64> {
+pub(crate) fn version_of(location: &Path) -> Option<u64> {
     let name = location.filename()?.strip_suffix(".json")?;
     (name.len() == 20).then(|| name.parse().ok())?
 }

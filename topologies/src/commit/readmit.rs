@@ -1,0 +1,357 @@
+//! Readmission: how a cloud that lost what it held comes to count again.
+//!
+//! `docs/protocol-readmission.md` has the protocol and the argument. In short: a majority **of the other clouds**
+//! shares a cloud with every majority there ever was and will be, and it is not the lost one. So the others take over
+//! by themselves, their header says that the lost cloud counts from here on (its *generation* rises), and only when
+//! that header is decided does the lost cloud get the key by which every later process recognises it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future;
+use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, read_register};
+use isobar_connectors::copy::copy_file;
+use isobar_connectors::delta;
+use object_store::ObjectStore;
+use tracing::{info, warn};
+
+use super::Epoch;
+use super::choose::{Chosen, SealedLog, choose, rebase};
+use super::format::{
+    Content, Decision, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Readmission, Record, TableBody,
+    decode, encode,
+};
+use super::rules;
+use super::takeover::{Group, most_common};
+use crate::error::Error;
+
+/// The logs that a take-over read, by index of the cloud.
+pub(super) type Logs = Vec<(usize, Vec<SealedLog>)>;
+
+/// Whether `cloud` holds the key of its current generation. A cloud that was never readmitted needs none.
+pub(crate) async fn is_readmitted(
+    cloud: &Cloud,
+    keys: &Keys,
+    group_id: &str,
+    readmitted: &BTreeMap<String, u64>,
+) -> Result<bool, Error> {
+    let Some(generation) = readmitted.get(&cloud.name) else { return Ok(true) };
+    let key = read_register(&cloud.control, &keys.readmission(*generation), RECORD_BYTES_MAX).await;
+    let key = key.map_err(|error| Error::connector("look for a readmission", error))?;
+    Ok(key.is_some_and(|bytes| {
+        decode::<Readmission>(&bytes).is_ok_and(|found| {
+            found.group == group_id && found.cloud == cloud.name && found.generation == *generation
+        })
+    }))
+}
+
+/// The newest header among `logs`.
+fn newest_header(logs: &Logs) -> Option<&Header> {
+    let records = logs.iter().flat_map(|(_, logs)| logs).flat_map(|log| &log.records);
+    let headers = records.filter_map(|record| match &record.content {
+        Content::Header(header) => Some((record.epoch, header)),
+        _ => None,
+    });
+    headers.max_by_key(|(epoch, _)| *epoch).map(|(_, header)| header)
+}
+
+impl Group {
+    /// The logs of the clouds that count. To be asked **after** the logs were read: a cloud that was wiped while they
+    /// were read has no identity any more, and one that was wiped earlier does not hold the key of its generation.
+    pub(super) async fn keep_members(&self, logs: Logs, group_id: &str) -> Result<Logs, Error> {
+        let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
+        let looks = logs.iter().map(|(index, _)| self.is_member(&self.clouds[*index], group_id, &readmitted));
+        let looks = future::join_all(looks).await;
+        let (mut members, mut reasons) = (Vec::new(), Vec::new());
+        for ((index, log), look) in logs.into_iter().zip(looks) {
+            let cloud = &self.clouds[index].name;
+            match look {
+                Ok(true) => members.push((index, log)),
+                Ok(false) => {
+                    warn!(%cloud, "cloud was wiped or restored and is not readmitted; it is left out");
+                    reasons.push(format!("{cloud}: it was lost and is not readmitted"));
+                }
+                Err(error) => reasons.push(format!("{cloud}: {}", crate::chain_of(&error))),
+            }
+        }
+        if members.len() < self.majority() {
+            return Err(Error::no_majority("take over", self.majority(), self.clouds.len(), reasons));
+        }
+        Ok(members)
+    }
+
+    async fn is_member(
+        &self,
+        cloud: &Cloud,
+        group_id: &str,
+        readmitted: &BTreeMap<String, u64>,
+    ) -> Result<bool, Error> {
+        let identity = self.read_identity(cloud).await?;
+        Ok(rules::is_member(identity.as_ref(), &self.identity(cloud, group_id))
+            && is_readmitted(cloud, &self.keys(), group_id, readmitted).await?)
+    }
+
+    /// Readmits the cloud named `lost`, whose tables were filled before. Supersedes a leader that is running.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for a cloud that cannot be readmitted, [`Error::NoMajority`] when too few of the
+    /// others answer or another process took over meanwhile. Nothing was lost then; it can be tried again.
+    pub async fn readmit(&self, lost: &str) -> Result<Readmission, Error> {
+        let (lost, others, group_id, members) = self.prepare(lost).await?;
+        let header = self.take_over_without(lost, &others, &group_id, &members).await?;
+        let (epoch, header) = header;
+        let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
+        let tail = header.tail.clone();
+        let record = Record::new(epoch, 0, Content::Header(header));
+        others.decide_header(&record, &tail, &members).await?;
+        self.admit(lost, &others, &record, &tail, &group_id, generation).await
+    }
+
+    /// Whether `lost` could be readmitted now. Makes its place ready to be filled, and changes nothing else.
+    ///
+    /// # Errors
+    /// As [`readmit`](Self::readmit).
+    pub async fn check_readmission(&self, lost: &str) -> Result<(), Error> {
+        self.prepare(lost).await.map(|_| ())
+    }
+
+    /// The lost cloud, the group of the others, the group's id, and which of the others take part.
+    async fn prepare(&self, lost: &str) -> Result<(&Cloud, Group, String, Vec<usize>), Error> {
+        let Some(lost) = self.clouds.iter().find(|cloud| cloud.name == lost) else {
+            return Err(Error::Configuration(format!("topology {} has no cloud {lost}", self.topology)));
+        };
+        let others = self.without(lost);
+        if others.clouds.is_empty() {
+            let what = format!("{} is the only cloud: there is no other that could readmit it", lost.name);
+            return Err(Error::Configuration(what));
+        }
+        let (group_id, members) = self.identify_others(&others).await?;
+        self.prepare_lost(lost, &group_id).await?;
+        Ok((lost, others, group_id, members))
+    }
+
+    /// The group of all clouds but `lost`. Its majority is the majority of the others.
+    fn without(&self, lost: &Cloud) -> Self {
+        let clouds = self.clouds.iter().filter(|cloud| cloud.name != lost.name).cloned().collect();
+        Self { clouds, ..self.clone() }
+    }
+
+    /// The group's id, and which of the others answer, honour preconditions and belong to it.
+    async fn identify_others(&self, others: &Group) -> Result<(String, Vec<usize>), Error> {
+        let prefix = self.keys().probe(&self.incarnation);
+        let looks = others.clouds.iter().map(|cloud| async {
+            match probe(&cloud.control, &prefix).await {
+                Probe::Passed => self.read_identity(cloud).await,
+                Probe::Refused { what } | Probe::Denied { what } => {
+                    Err(Error::Configuration(format!("cloud {}: {what}", cloud.name)))
+                }
+                Probe::Unavailable(error) => Err(Error::connector("readmit", error)),
+            }
+        });
+        let (mut found, mut reasons): (Vec<(usize, Identity)>, _) = (Vec::new(), Vec::new());
+        for (index, look) in future::join_all(looks).await.into_iter().enumerate() {
+            let cloud = &others.clouds[index].name;
+            match look {
+                Ok(Some(identity)) => found.push((index, identity)),
+                Ok(None) => reasons.push(format!("{cloud}: it has no identity either")),
+                Err(error) => reasons.push(format!("{cloud}: {}", crate::chain_of(&error))),
+            }
+        }
+        let Some(known) = most_common(found.iter().map(|(_, identity)| identity)) else {
+            return Err(others.too_few("readmit a cloud", reasons));
+        };
+        let group_id = known.group;
+        found.retain(|(index, identity)| {
+            let cloud = &others.clouds[*index];
+            let is_ours = *identity == self.identity(cloud, &group_id);
+            if !is_ours {
+                reasons.push(format!("{}: it belongs to another group or to other clouds", cloud.name));
+            }
+            is_ours
+        });
+        if found.len() < others.majority() {
+            return Err(others.too_few("readmit a cloud", reasons));
+        }
+        Ok((group_id, found.into_iter().map(|(index, _)| index).collect()))
+    }
+
+    fn too_few(&self, action: &str, reasons: Vec<String>) -> Error {
+        Error::no_majority(action, self.majority(), self.clouds.len(), reasons)
+    }
+
+    /// The lost cloud must answer, honour preconditions, and not belong to anybody else.
+    async fn prepare_lost(&self, lost: &Cloud, group_id: &str) -> Result<(), Error> {
+        lost.create_root().await.map_err(|error| Error::connector("readmit", error))?;
+        match probe(&lost.control, &self.keys().probe(&self.incarnation)).await {
+            Probe::Passed => {}
+            Probe::Refused { what } | Probe::Denied { what } => {
+                return Err(Error::Configuration(format!("cloud {}: {what}", lost.name)));
+            }
+            Probe::Unavailable(error) => return Err(Error::connector("readmit", error)),
+        }
+        let identity = self.read_identity(lost).await?;
+        if identity.is_some_and(|found| found != self.identity(lost, group_id)) {
+            let what = format!(
+                "cloud {} carries the identity of another group: remove its {} first if nothing there is needed",
+                lost.name,
+                self.keys().identity()
+            );
+            return Err(Error::Configuration(what));
+        }
+        Ok(())
+    }
+
+    /// Wins an epoch among the others, and says what its header is.
+    async fn take_over_without(
+        &self,
+        lost: &Cloud,
+        others: &Group,
+        group_id: &str,
+        members: &[usize],
+    ) -> Result<(Epoch, Header), Error> {
+        let (epoch, holders) = others.claim_epoch(members).await?;
+        let (logs, sealed_before) = others.seal_and_read(epoch, &holders).await?;
+        let logs = self.keep_members_of(others, logs, group_id).await?;
+        let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
+            .map_err(|what| Error::damaged("control log", what))?;
+        let Some(chosen) = chosen else {
+            return Err(Error::Configuration("nothing was ever decided: start the topology".to_owned()));
+        };
+        if chosen.header.clouds != self.names() {
+            return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
+        }
+        let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
+        let sealed_now =
+            read.iter().map(|index| others.clouds[*index].name.clone()).chain([lost.name.clone()]);
+        let mut sealed = chosen.header.sealed.clone();
+        sealed.extend(sealed_before);
+        sealed.extend(sealed_now.map(|cloud| (cloud, Epoch(epoch.0 - 1))));
+        let mut readmitted = chosen.header.readmitted.clone();
+        *readmitted.entry(lost.name.clone()).or_insert(0) += 1;
+        let (base, tail) = self.rebase_on(others, chosen, &read).await?;
+        info!(%epoch, cloud = %lost.name, tail = tail.len(), "epoch claimed to readmit a cloud");
+        let incarnation = self.incarnation.clone();
+        Ok((epoch, Header { clouds: self.names(), incarnation, base, sealed, readmitted, tail }))
+    }
+
+    /// As [`keep_members`](Self::keep_members), for logs of `others` and with their majority.
+    async fn keep_members_of(&self, others: &Group, logs: Logs, group_id: &str) -> Result<Logs, Error> {
+        let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
+        let mut members = Vec::new();
+        for (index, log) in logs {
+            if self.is_member(&others.clouds[index], group_id, &readmitted).await? {
+                members.push((index, log));
+            }
+        }
+        if members.len() < others.majority() {
+            let reasons = vec!["further clouds were lost and are not readmitted".to_owned()];
+            return Err(others.too_few("readmit a cloud", reasons));
+        }
+        Ok(members)
+    }
+
+    /// Base and tail by what the others have published; a majority is one of all registered clouds.
+    async fn rebase_on(
+        &self,
+        others: &Group,
+        chosen: Chosen,
+        read: &[usize],
+    ) -> Result<(super::Chain, Vec<Decision>), Error> {
+        let published = others.published_versions(&chosen, read).await;
+        rebase(chosen, self.clouds.len(), &published).map_err(|what| Error::damaged("control log", what))
+    }
+
+    /// Stores the header in these clouds, files first. Done when a majority of them holds it.
+    async fn decide_header(
+        &self,
+        record: &Record,
+        tail: &[Decision],
+        members: &[usize],
+    ) -> Result<(), Error> {
+        let stores = members.iter().map(|index| async {
+            let cloud = &self.clouds[*index];
+            bring_files(tail, cloud, &self.clouds).await?;
+            self.store_record(cloud, record).await
+        });
+        let mut reasons = Vec::new();
+        for outcome in future::join_all(stores).await {
+            if let Err(error) = outcome {
+                reasons.push(crate::chain_of(&error));
+            }
+        }
+        if members.len() - reasons.len() < self.majority() {
+            return Err(self.too_few("decide a readmission", reasons));
+        }
+        Ok(())
+    }
+
+    async fn store_record(&self, cloud: &Cloud, record: &Record) -> Result<(), Error> {
+        let path = self.keys().record(record.epoch, record.index);
+        match self.settle(cloud, &path, encode(record)).await? {
+            PutOnce::Occupied(_) => {
+                let what = "another process took over meanwhile; try again";
+                Err(Error::damaged(&format!("{}: {path}", cloud.name), what))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes to the lost cloud what makes it count; the readmission comes last.
+    async fn admit(
+        &self,
+        lost: &Cloud,
+        others: &Group,
+        header: &Record,
+        tail: &[Decision],
+        group_id: &str,
+        generation: u64,
+    ) -> Result<Readmission, Error> {
+        bring_files(tail, lost, &others.clouds).await?;
+        self.store_record(lost, header).await?;
+        let readmission = Readmission {
+            format: FORMAT,
+            group: group_id.to_owned(),
+            cloud: lost.name.clone(),
+            generation,
+            epoch: header.epoch,
+        };
+        let identity = encode(&self.identity(lost, group_id));
+        let keys =
+            [(self.keys().identity(), identity), (self.keys().readmission(generation), encode(&readmission))];
+        for (path, bytes) in keys {
+            if let PutOnce::Occupied(_) = self.settle(lost, &path, bytes).await? {
+                let what = "it holds other bytes; another readmission was faster, try again";
+                return Err(Error::damaged(&format!("{}: {path}", lost.name), what));
+            }
+        }
+        info!(cloud = %lost.name, generation, epoch = %header.epoch, "cloud readmitted");
+        Ok(readmission)
+    }
+}
+
+/// Makes sure that `to` has every file that `decisions` name.
+async fn bring_files(decisions: &[Decision], to: &Cloud, from: &[Cloud]) -> Result<(), Error> {
+    let sources: Vec<Arc<dyn ObjectStore>> =
+        from.iter().filter(|cloud| cloud.name != to.name).map(|cloud| cloud.data.clone()).collect();
+    for table in decisions.iter().flat_map(|decision| &decision.tables) {
+        for (path, file) in files_of(table)? {
+            copy_file(&to.data, &sources, &path, file.size, &file.sha256)
+                .await
+                .map_err(|error| Error::connector("bring files", error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The files that a body names, with the paths of their objects.
+fn files_of(table: &TableBody) -> Result<Vec<(String, delta::FileDigest)>, Error> {
+    let damaged = |error: isobar_connectors::Error| {
+        Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
+    };
+    let body = delta::parse_body(table.body.as_bytes()).map_err(damaged)?;
+    let files = body.info.isobar.files.into_iter().map(|file| {
+        let path = delta::path::decode_log_path(&file.path).map_err(damaged)?;
+        Ok((format!("datasets/{}/{path}", table.dataset), file))
+    });
+    files.collect()
+}

@@ -1,0 +1,149 @@
+//! Data files: are the bytes in this cloud those of the log, and if not, bringing them from a cloud where they are.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::copy::replace_file;
+use object_store::{ObjectStore, ObjectStoreExt};
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, sleep_until};
+
+use crate::chain_of;
+use crate::prove::log::DataFile;
+use crate::prove::objects::object_path;
+
+/// Bounds the bytes read per second, over all clouds together.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    bytes_per_second: Option<u64>,
+    /// When the bytes granted so far have been used up.
+    paid_until: Mutex<Option<Instant>>,
+}
+
+impl Throttle {
+    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
+        Self { bytes_per_second, paid_until: Mutex::default() }
+    }
+
+    /// Waits until `bytes` may be moved. Whoever asks next waits for these as well.
+    pub(super) async fn pay(&self, bytes: u64) {
+        let from = self.grant(bytes, Instant::now());
+        if let Some(from) = from {
+            sleep_until(from).await;
+        }
+    }
+
+    /// When `bytes` asked for at `now` may be moved, `None` without a bound.
+    fn grant(&self, bytes: u64, now: Instant) -> Option<Instant> {
+        let rate = self.bytes_per_second?;
+        let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = paid_until.unwrap_or(now).max(now);
+        *paid_until = Some(from + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
+        Some(from)
+    }
+}
+
+/// What a look at a file gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It has the size and, where asked for, the SHA-256 of the log.
+    Good,
+    /// It is not there.
+    Missing,
+    /// Its bytes are others.
+    Rotten(String),
+    /// The cloud does not say.
+    Unread(String),
+}
+
+/// Looks at `file` in `cloud`. With `hashes` its bytes are read, otherwise only its size is asked for. Also the bytes
+/// read.
+pub(super) async fn look(
+    cloud: &Cloud,
+    table: &str,
+    file: &DataFile,
+    hashes: bool,
+    throttle: &Throttle,
+) -> (Look, u64) {
+    let Some(path) = object_path(table, &file.path) else {
+        return (Look::Unread("not a path that an object can have".to_owned()), 0);
+    };
+    let head = match cloud.data.head(&path).await {
+        Ok(head) => head,
+        Err(object_store::Error::NotFound { .. }) => return (Look::Missing, 0),
+        Err(error) => return (Look::Unread(chain_of(&error)), 0),
+    };
+    if head.size != file.size {
+        return (Look::Rotten(format!("{} bytes here, {} in the log", head.size, file.size)), 0);
+    }
+    let Some(stated) = file.sha256.as_ref().filter(|_| hashes) else { return (Look::Good, 0) };
+    throttle.pay(file.size).await;
+    match hash(cloud, &path).await {
+        Ok((sha256, bytes)) if sha256 == *stated => (Look::Good, bytes),
+        Ok((sha256, bytes)) => {
+            (Look::Rotten(format!("SHA-256 {:.8}… here, {stated:.8}… in the log", sha256)), bytes)
+        }
+        Err(object_store::Error::NotFound { .. }) => (Look::Missing, 0),
+        Err(error) => (Look::Unread(chain_of(&error)), 0),
+    }
+}
+
+/// SHA-256 and size of an object, read in pieces.
+async fn hash(cloud: &Cloud, path: &object_store::path::Path) -> object_store::Result<(String, u64)> {
+    let mut pieces = cloud.data.get(path).await?.into_stream();
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    while let Some(piece) = pieces.try_next().await? {
+        hasher.update(&piece);
+        bytes += piece.len() as u64;
+    }
+    Ok((hex::encode(hasher.finalize()), bytes))
+}
+
+/// Puts `file` into `cloud` from the first of `sources` that has its bytes, and reads it back.
+///
+/// # Errors
+/// Why that did not work, for people.
+pub(super) async fn restore(
+    cloud: &Cloud,
+    sources: &[Cloud],
+    table: &str,
+    file: &DataFile,
+    throttle: &Throttle,
+) -> Result<(), String> {
+    let Some(sha256) = &file.sha256 else {
+        return Err("the log states no SHA-256, so nothing can be proved about its bytes".to_owned());
+    };
+    let Some(path) = object_path(table, &file.path) else {
+        return Err("not a path that an object can have".to_owned());
+    };
+    let sources: Vec<Arc<dyn ObjectStore>> = sources.iter().map(|source| source.data.clone()).collect();
+    throttle.pay(file.size).await;
+    let replaced = replace_file(&cloud.data, &sources, path.as_ref(), file.size, sha256).await;
+    // Whatever the answer was, what is there now decides.
+    match (look(cloud, table, file, true, throttle).await.0, replaced) {
+        (Look::Good, _) => Ok(()),
+        (_, Err(error)) => Err(chain_of(&error)),
+        (other, Ok(())) => Err(format!("it was written and is not right when read back: {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttle_spreads_bytes_over_time_and_none_does_not() {
+        let start = Instant::now();
+        assert_eq!(Throttle::new(None).grant(u64::MAX, start), None);
+        let throttle = Throttle::new(Some(100));
+        let granted = (0..5).map(|_| throttle.grant(50, start).unwrap() - start);
+        let expected = [0, 500, 1000, 1500, 2000].map(Duration::from_millis);
+        assert_eq!(granted.collect::<Vec<_>>(), expected);
+        // What was not used is not saved up.
+        let later = start + Duration::from_secs(60);
+        assert_eq!(throttle.grant(50, later), Some(later));
+        assert_eq!(throttle.grant(50, later), Some(later + Duration::from_millis(500)));
+    }
+}
