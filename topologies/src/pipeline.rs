@@ -14,10 +14,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::JsonDecoder;
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -55,6 +57,8 @@ pub struct RunOptions {
     pub metrics: Metrics,
     /// Set once the topology leads and consumes.
     pub ready: Readiness,
+    /// Shows whoever leads: the epoch's own watch, another one after each take-over from itself.
+    pub leader: watch::Sender<Option<LeaderWatch>>,
 }
 
 impl RunOptions {
@@ -66,6 +70,7 @@ impl RunOptions {
             progress: Arc::default(),
             metrics: Metrics::new(topology),
             ready: Readiness::default(),
+            leader: watch::Sender::new(None),
         }
     }
 }
@@ -215,6 +220,7 @@ impl Pipeline<'_> {
 
     /// Decodes a chunk once and gives it to every dataset of its source.
     fn absorb(&mut self, chunk: &RecordChunk) -> Result<(), Error> {
+        reach(&failpoint::CONSUME_BEFORE_ABSORB)?;
         tokio::task::block_in_place(|| {
             let topic = &chunk.topic_partition().topic;
             let decoder =
@@ -235,7 +241,8 @@ impl Pipeline<'_> {
             }
             self.account(chunk);
             self.batch.shrink_to(self.budget.rows_bytes)
-        })
+        })?;
+        reach(&failpoint::CONSUME_AFTER_ABSORB)
     }
 
     fn account(&mut self, chunk: &RecordChunk) {
@@ -280,6 +287,7 @@ impl Pipeline<'_> {
 
     /// Closes the batch, opens the next one, and has the closed one decided in the background.
     fn begin_commit(&mut self) -> Result<(), Error> {
+        reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
         let mut leader = self.leader.take().expect("the leader is here while no commit is in flight");
@@ -322,7 +330,9 @@ impl Pipeline<'_> {
         self.leader = Some(leader);
         match outcome? {
             CommitOutcome::Committed { sequence } => {
+                reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
                 self.acknowledge(sequence, closed);
+                reach(&failpoint::CONSUME_AFTER_ACKNOWLEDGE)?;
                 self.renew_epoch().await
             }
             CommitOutcome::Stale(refusal) => {
@@ -377,6 +387,7 @@ impl Pipeline<'_> {
         }
         let leader = Leader::start(&self.group, self.uploads.clone()).await?;
         self.watch = leader.watch();
+        self.options.leader.send_replace(Some(leader.watch()));
         self.leader = Some(leader);
         Ok(())
     }
@@ -441,6 +452,10 @@ impl Pipeline<'_> {
         info!(commits = committed.commits, sequence = committed.sequence, "stopped");
         Ok(Summary { committed, leader })
     }
+}
+
+fn reach(point: &'static Failpoint) -> Result<(), Error> {
+    failpoint::hit(point, "").map_err(|error| Error::connector("run", error))
 }
 
 async fn at(deadline: Option<tokio::time::Instant>) {

@@ -80,6 +80,7 @@ impl<'a> Pipeline<'a> {
         refuse_gaps(&assignment, &watermarks)?;
         let source = KafkaSource::start(&kafka, assignment)
             .map_err(|error| Error::connector("start consuming", error))?;
+        options.leader.send_replace(Some(leader.watch()));
         options.ready.store(true, Ordering::Relaxed);
         info!(partitions = identities.len(), datasets = plans.len(), "consuming");
         Ok(Self {

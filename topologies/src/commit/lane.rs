@@ -12,6 +12,7 @@ use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
 use isobar_connectors::delta;
+use isobar_connectors::failpoint::{self, Failpoint};
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
@@ -131,6 +132,10 @@ impl Lane {
         &self.shared.clouds[self.cloud]
     }
 
+    fn reach(&self, point: &'static Failpoint) -> Step<()> {
+        failpoint::hit(point, &self.cloud().name).map_err(|error| unreachable(error).into())
+    }
+
     /// Repeats `step` until it is done or the lane must end; `None` at shutdown.
     async fn insist<T, F>(&self, step: impl Fn() -> F) -> Option<Result<T, End>>
     where
@@ -219,7 +224,9 @@ impl Lane {
             for version in present..=head.version {
                 let body = self.read_version_elsewhere(dataset, version, &previous).await?;
                 previous = body.sha256.clone();
+                self.reach(&failpoint::FILL_BEFORE_VERSION)?;
                 self.publish_body(&body, &[]).await?;
+                self.reach(&failpoint::FILL_AFTER_VERSION)?;
             }
             info!(cloud = %self.cloud().name, dataset, versions = head.version + 1 - present, "cloud filled");
         }
@@ -281,8 +288,9 @@ impl Lane {
             }
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
+        self.reach(&failpoint::DECIDE_BEFORE_PUT)?;
         match put_once(&self.cloud().control, &path, slot.bytes.clone()).await {
-            PutOnce::Stored => Ok(()),
+            PutOnce::Stored => self.reach(&failpoint::DECIDE_AFTER_PUT),
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(bytes) => Err(Retry::Never(match decode::<Record>(&bytes) {
                 Ok(record) if record.is_seal() => End::Sealed,
@@ -304,9 +312,11 @@ impl Lane {
                 continue;
             }
             let sources: Vec<_> = self.others().map(|cloud| cloud.data.clone()).collect();
+            self.reach(&failpoint::FILL_BEFORE_FILE)?;
             copy_file(&self.cloud().data, &sources, &path, file.size, &file.sha256)
                 .await
                 .map_err(unreachable)?;
+            self.reach(&failpoint::FILL_AFTER_FILE)?;
         }
         Ok(())
     }
@@ -324,8 +334,9 @@ impl Lane {
             self.bring_files(table, &Slot::without_uploads()).await?;
         }
         let path = published_path(&table.dataset, table.version);
+        self.reach(&failpoint::PUBLISH_BEFORE_PUT)?;
         match put_once(&self.cloud().control, &path, Bytes::from(table.body.clone())).await {
-            PutOnce::Stored => Ok(()),
+            PutOnce::Stored => self.reach(&failpoint::PUBLISH_AFTER_PUT),
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(_) => {
                 Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))))
