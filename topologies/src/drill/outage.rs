@@ -32,6 +32,7 @@ pub(super) async fn runs(
     let mut runs = Vec::new();
     let drilled = async {
         if !subject.is_leading().await {
+            say(&format!("gave up: it did not lead within {START_PATIENCE:?}"));
             return;
         }
         for number in 1..=options.runs {
@@ -120,6 +121,9 @@ impl Subject {
         let mut run = Run::new(number);
         self.steady().await;
         let (commits, records) = (self.commits.count(), self.progress.records());
+        if self.is_away() {
+            run.note("the cloud was away before the fault");
+        }
         let began = Instant::now();
         run.began();
         self.switch.set(self.fault);
@@ -191,6 +195,11 @@ impl Subject {
                 changed = leader.changed() => if changed.is_err() { std::future::pending::<()>().await },
             }
         }
+    }
+
+    fn is_away(&self) -> bool {
+        let current = self.leader.borrow().clone();
+        current.is_some_and(|watch| self.of_cloud(&watch.progress().clouds, |cloud| cloud.away))
     }
 
     fn of_cloud(&self, clouds: &[CloudProgress], holds: impl Fn(&CloudProgress) -> bool) -> bool {
