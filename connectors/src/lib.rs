@@ -5,6 +5,7 @@ pub mod copy;
 pub mod dataset;
 pub mod delta;
 pub mod error;
+pub mod failpoint;
 pub mod kafka;
 mod nearest;
 pub mod source;

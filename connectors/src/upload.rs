@@ -36,6 +36,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::failpoint::{self, Failpoint};
+
 /// Bounds of the uploads to each cloud.
 #[derive(Debug, Clone)]
 pub struct UploadLimits {
@@ -520,10 +522,13 @@ impl Upload {
         let Part { pieces, charges } = part;
         let sending = multipart.put_part(pieces.into_iter().collect());
         let timeout = self.limits.request_timeout;
+        let cloud = self.cloud.name.clone();
         Ok(async move {
+            reach(&failpoint::UPLOAD_BEFORE_PART, &cloud)?;
             let sent = limited(timeout, "put part", sending).await;
             drop(charges);
-            sent
+            sent?;
+            reach(&failpoint::UPLOAD_AFTER_PART, &cloud)
         })
     }
 
@@ -531,20 +536,23 @@ impl Upload {
         self.stored_bytes = whole.charge_bytes();
         let Part { pieces, charges } = whole;
         let payload: PutPayload = pieces.into_iter().collect();
+        reach(&failpoint::UPLOAD_BEFORE_PUT, &self.cloud.name)?;
         let put = self.cloud.store.put(&self.path, payload);
         limited(self.limits.request_timeout, "put", put).await?;
         drop(charges);
-        Ok(())
+        reach(&failpoint::UPLOAD_AFTER_PUT, &self.cloud.name)
     }
 
     async fn complete(&mut self) -> Result<(), String> {
+        reach(&failpoint::UPLOAD_BEFORE_COMPLETE, &self.cloud.name)?;
         let mut multipart = self.multipart.take().ok_or("no multipart upload")?;
         let completed =
             limited(self.limits.request_timeout, "complete multipart upload", multipart.complete()).await;
         if completed.is_err() {
             self.multipart = Some(multipart);
         }
-        completed.map(drop)
+        completed.map(drop)?;
+        reach(&failpoint::UPLOAD_AFTER_COMPLETE, &self.cloud.name)
     }
 
     /// Releases everything still queued and removes parts already stored, as far as the cloud answers.
@@ -559,6 +567,10 @@ impl Upload {
             }
         }
     }
+}
+
+fn reach(point: &'static Failpoint, cloud: &str) -> Result<(), String> {
+    failpoint::hit(point, cloud).map_err(|error| error.to_string())
 }
 
 async fn limited<T>(

@@ -7,6 +7,8 @@
 
 mod bad_input;
 mod cli;
+mod drill;
+mod failpoints;
 mod gcs;
 mod helpers;
 mod leader;

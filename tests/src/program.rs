@@ -35,7 +35,12 @@ pub fn binary() -> PathBuf {
 /// A command of isobar with nothing of the environment that could change what it does.
 pub fn isobar(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command.args(arguments).env_remove("ISOBAR_LOG").env("NO_COLOR", "1").kill_on_drop(true);
+    command
+        .args(arguments)
+        .env_remove("ISOBAR_LOG")
+        .env_remove("ISOBAR_FAILPOINT")
+        .env("NO_COLOR", "1")
+        .kill_on_drop(true);
     command
 }
 

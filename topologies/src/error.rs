@@ -79,6 +79,9 @@ pub enum Error {
     /// Kafka no longer holds what the chain wants to read next: rows would be missing. A person must decide.
     #[error("{0}")]
     Gap(String),
+    /// A child process did not do what it was started for: see what it said.
+    #[error("the child process `isobar run` {0}")]
+    Child(String),
     /// Our own invariant broke: report a bug. Nothing was committed.
     #[error("refused our own commit, please report this: {0}")]
     Bug(String),

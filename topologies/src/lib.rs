@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod commit;
 pub mod demo;
+pub mod drill;
 pub mod error;
 pub mod http;
 pub mod metrics;

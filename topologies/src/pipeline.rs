@@ -14,10 +14,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::JsonDecoder;
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -60,6 +62,8 @@ pub struct RunOptions {
     pub pulse: Pulse,
     /// Where others reach [`http`](crate::http) of this process, `host:port`, if they do.
     pub address: Option<String>,
+    /// Shows whoever leads: the epoch's own watch, another one after each take-over from itself.
+    pub leader: watch::Sender<Option<LeaderWatch>>,
 }
 
 impl RunOptions {
@@ -73,6 +77,7 @@ impl RunOptions {
             ready: Readiness::default(),
             pulse: Pulse::default(),
             address: None,
+            leader: watch::Sender::new(None),
         }
     }
 }
@@ -228,6 +233,7 @@ impl Pipeline<'_> {
 
     /// Decodes a chunk once and gives it to every dataset of its source.
     fn absorb(&mut self, chunk: &RecordChunk) -> Result<(), Error> {
+        reach(&failpoint::CONSUME_BEFORE_ABSORB)?;
         tokio::task::block_in_place(|| {
             let topic = &chunk.topic_partition().topic;
             let decoder =
@@ -248,7 +254,8 @@ impl Pipeline<'_> {
             }
             self.account(chunk);
             self.batch.shrink_to(self.budget.rows_bytes)
-        })
+        })?;
+        reach(&failpoint::CONSUME_AFTER_ABSORB)
     }
 
     fn account(&mut self, chunk: &RecordChunk) {
@@ -293,6 +300,7 @@ impl Pipeline<'_> {
 
     /// Closes the batch, opens the next one, and has the closed one decided in the background.
     fn begin_commit(&mut self) -> Result<(), Error> {
+        reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
         let mut leader = self.leader.take().expect("the leader is here while no commit is in flight");
@@ -335,7 +343,9 @@ impl Pipeline<'_> {
         self.leader = Some(leader);
         match outcome? {
             CommitOutcome::Committed { sequence } => {
+                reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
                 self.acknowledge(sequence, closed);
+                reach(&failpoint::CONSUME_AFTER_ACKNOWLEDGE)?;
                 self.renew_epoch().await
             }
             CommitOutcome::Stale(refusal) => {
@@ -390,6 +400,7 @@ impl Pipeline<'_> {
         }
         let leader = Leader::start(&self.group, self.uploads.clone()).await?;
         self.watch = leader.watch();
+        self.options.leader.send_replace(Some(leader.watch()));
         self.leader = Some(leader);
         Ok(())
     }
@@ -455,6 +466,10 @@ impl Pipeline<'_> {
         info!(commits = committed.commits, sequence = committed.sequence, "stopped");
         Ok(Summary { committed, leader })
     }
+}
+
+fn reach(point: &'static Failpoint) -> Result<(), Error> {
+    failpoint::hit(point, "").map_err(|error| Error::connector("run", error))
 }
 
 async fn at(deadline: Option<tokio::time::Instant>) {

@@ -85,6 +85,7 @@ impl<'a> Pipeline<'a> {
         topics.spawn(watch_topics(topology.kafka.topic_identity, questions, cluster));
         let source = KafkaSource::start(&kafka, assignment)
             .map_err(|error| Error::connector("start consuming", error))?;
+        options.leader.send_replace(Some(leader.watch()));
         options.ready.store(true, Ordering::Relaxed);
         info!(partitions = identities.len(), datasets = plans.len(), "consuming");
         Ok(Self {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::spec::units::HumanDuration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -130,6 +131,28 @@ repaired and read back.")]
 Flights and weather of New York in 2013 are replayed into an embedded broker and committed to three
 folders that stand for three clouds.")]
     Demo(DemoArgs),
+
+    /// Make something fail on purpose on a live topology, measure what that does, and prove the result
+    #[command(after_help = "Examples:
+  isobar drill --demo cloud-away azure                    on the demo's data, nothing to start beforehand
+  isobar drill --demo leader-kill --runs 5
+  isobar drill --config topology.yaml cloud-away gcp --runs 20 --hold 30s
+  isobar drill --config topology.yaml cloud-slow aws --latency 2s --pause-max 3s --recovery-max 60s
+
+The drill leads the topology itself and commits what is in its topics. The fault is between this
+process and the cloud: no provider is touched, and it ends with the process. Reports are written as
+JSON and Markdown. Exit code 1 when the proof fails, a cloud does not recover, or a limit is
+exceeded; 2 when another process leads the topology and --take-over is not given.")]
+    Drill(DrillArgs),
+
+    /// List the failpoints that ISOBAR_FAILPOINT can arm, one a line
+    #[command(
+        hide = true,
+        after_help = "Examples:
+  isobar failpoints
+  ISOBAR_FAILPOINT=publish.before-put@azure=kill isobar run topology.yaml"
+    )]
+    Failpoints,
 
     /// Ask the datasets of a topology a question in SQL
     #[command(after_help = "Examples:
@@ -262,6 +285,72 @@ pub struct DemoArgs {
     /// How to print the summary
     #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
     pub format: Format,
+}
+
+/// Options of `isobar drill`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct DrillArgs {
+    /// What to make fail
+    #[command(subcommand)]
+    pub failure: DrillFailure,
+    /// The spec of the topology to drill
+    #[arg(long, short, global = true, value_name = "TOPOLOGY")]
+    pub config: Option<PathBuf>,
+    /// Drill the demo's topology, with a broker and clouds of its own
+    #[arg(long, global = true)]
+    pub demo: bool,
+    /// How often to repeat the fault
+    #[arg(long, global = true, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// How long each fault lasts; 10s, and for leader-kill 0s, where it is not said
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub hold: Option<Duration>,
+    /// Exit code 1 when a pause is longer
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub pause_max: Option<Duration>,
+    /// Exit code 1 when a recovery takes longer
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub recovery_max: Option<Duration>,
+    /// Lead the topology although another process does; that one ends with exit code 1
+    #[arg(long, global = true)]
+    pub take_over: bool,
+    /// Where to write the reports: PATH.json and PATH.md; by default named after failure and time
+    #[arg(long, global = true, value_name = "PATH")]
+    pub report: Option<PathBuf>,
+    /// How to print the report
+    #[arg(
+        long,
+        global = true,
+        default_value = "human",
+        value_name = "human|json",
+        hide_possible_values = true
+    )]
+    pub format: Format,
+}
+
+/// What a drill makes fail.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DrillFailure {
+    /// Every request to a cloud is refused
+    CloudAway {
+        /// The cloud
+        cloud: String,
+    },
+    /// Every request to a cloud takes longer
+    CloudSlow {
+        /// The cloud
+        cloud: String,
+        /// By how much
+        #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+        latency: Duration,
+    },
+    /// Every write to a cloud is carried out, and reported as failed
+    LostAnswers {
+        /// The cloud
+        cloud: String,
+    },
+    /// The leader, a child process, is killed and started again
+    LeaderKill,
 }
 
 /// Options of `isobar query`.

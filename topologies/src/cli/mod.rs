@@ -16,6 +16,7 @@ use crate::spec::{self, CheckOptions, SpecErrors, Topology};
 
 pub mod args;
 mod bars;
+mod drill;
 pub mod logs;
 pub mod output;
 mod run;
@@ -71,6 +72,7 @@ pub struct Misconfigured(pub String);
 /// # Errors
 /// What stopped it; [`report`] prints it and gives the exit code.
 pub fn run(args: Args) -> anyhow::Result<Exit> {
+    isobar_connectors::failpoint::arm_from_environment().map_err(Misconfigured)?;
     match args.command {
         Command::Run(run_args) => run::run(&run_args, &args.logs),
         Command::Check(check_args) => check(&check_args),
@@ -78,6 +80,8 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Prove(prove_args) => prove(&prove_args),
         Command::Scrub(scrub_args) => scrub::scrub(&scrub_args),
         Command::Demo(demo_args) => demo(demo_args),
+        Command::Drill(drill_args) => drill::drill(drill_args),
+        Command::Failpoints => drill::list_failpoints(),
         Command::Query(query_args) => query(&query_args),
         Command::Schema => {
             output::print_json(&spec::json_schema())?;

@@ -83,7 +83,7 @@ fn advertised(bound: SocketAddr, args: &RunArgs) -> anyhow::Result<Option<String
 }
 
 /// The first SIGINT or SIGTERM asks for a graceful stop, the second ends the process at once.
-fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(super) fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     // The task ends with the process: it must hear a second signal for as long as the pipeline is stopping.

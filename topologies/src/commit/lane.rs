@@ -12,6 +12,7 @@ use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
 use isobar_connectors::delta;
+use isobar_connectors::failpoint::{self, Failpoint};
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
@@ -133,6 +134,10 @@ impl Lane {
         &self.shared.clouds[self.cloud]
     }
 
+    fn reach(&self, point: &'static Failpoint) -> Step<()> {
+        failpoint::hit(point, &self.cloud().name).map_err(|error| unreachable(error).into())
+    }
+
     /// Repeats `step` until it is done or the lane must end; `None` at shutdown.
     async fn insist<T, F>(&self, step: impl Fn() -> F) -> Option<Result<T, End>>
     where
@@ -227,7 +232,9 @@ impl Lane {
             for version in present..=head.version {
                 let body = self.read_version_elsewhere(dataset, version, &previous).await?;
                 previous = body.sha256.clone();
+                self.reach(&failpoint::FILL_BEFORE_VERSION)?;
                 self.publish_body(&body, &[]).await?;
+                self.reach(&failpoint::FILL_AFTER_VERSION)?;
             }
             info!(cloud = %self.cloud().name, dataset, versions = head.version + 1 - present, "cloud filled");
         }
@@ -289,9 +296,13 @@ impl Lane {
             }
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
+        self.reach(&failpoint::DECIDE_BEFORE_PUT)?;
         match put_once(&self.cloud().control, &path, slot.bytes.clone()).await {
             // A cloud that was wiped takes the record and has forgotten a SEAL, so it is asked who it is before it counts.
-            PutOnce::Stored => self.confirm_identity().await,
+            PutOnce::Stored => {
+                self.reach(&failpoint::DECIDE_AFTER_PUT)?;
+                self.confirm_identity().await
+            }
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(bytes) => {
                 Err(Retry::Never(match rules::judge_occupant(decode::<Record>(&bytes).ok().as_ref()) {
@@ -315,9 +326,11 @@ impl Lane {
                 continue;
             }
             let sources: Vec<_> = self.others().map(|cloud| cloud.data.clone()).collect();
+            self.reach(&failpoint::FILL_BEFORE_FILE)?;
             copy_file(&self.cloud().data, &sources, &path, file.size, &file.sha256)
                 .await
                 .map_err(unreachable)?;
+            self.reach(&failpoint::FILL_AFTER_FILE)?;
         }
         Ok(())
     }
@@ -335,8 +348,9 @@ impl Lane {
             self.bring_files(table, &Slot::without_uploads()).await?;
         }
         let path = published_path(&table.dataset, table.version);
+        self.reach(&failpoint::PUBLISH_BEFORE_PUT)?;
         match put_once(&self.cloud().control, &path, Bytes::from(table.body.clone())).await {
-            PutOnce::Stored => Ok(()),
+            PutOnce::Stored => self.reach(&failpoint::PUBLISH_AFTER_PUT),
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(_) => {
                 Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))))

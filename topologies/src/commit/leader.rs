@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::failpoint;
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -58,6 +59,10 @@ impl Slot {
             None => false,
         }
     }
+}
+
+fn unanswered(error: isobar_connectors::Error) -> Error {
+    Error::connector("lead", error)
 }
 
 /// What lanes and leader share about one epoch.
@@ -241,12 +246,28 @@ impl LeaderWatch {
         });
         LeaderProgress { epoch: self.0.epoch, clouds }
     }
+
+    /// Waits until the progress is such that `holds`; false when the epoch ends before that.
+    pub async fn wait_until(&self, holds: impl Fn(&LeaderProgress) -> bool) -> bool {
+        let mut changes = self.0.changed.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if holds(&self.progress()) {
+                return true;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.0.shutdown.cancelled() => return false,
+            }
+        }
+    }
 }
 
 impl Leader {
     /// Takes over the group's topology: returns when the new epoch's header is decided.
     pub async fn start(group: &Group, uploads: Arc<FanOut>) -> Result<Self, Error> {
         let takeover = group.take_over().await?;
+        failpoint::hit(&failpoint::ELECT_BEFORE_HEADER, "").map_err(unanswered)?;
         let mut chain = takeover.header.base.clone();
         for decision in &takeover.header.tail {
             chain.apply(decision).map_err(|what| Error::damaged("control log", what))?;
@@ -278,6 +299,7 @@ impl Leader {
         }
         let leader = Self { topology: group.topology.clone(), shared, lanes, chain };
         leader.store(Content::Header(takeover.header), Vec::new()).await?;
+        failpoint::hit(&failpoint::ELECT_AFTER_HEADER, "").map_err(unanswered)?;
         info!(epoch = %leader.shared.epoch, sequence = leader.chain.sequence, "leading");
         Ok(leader)
     }
@@ -308,6 +330,7 @@ impl Leader {
         if let Err(what) = self.files_in_majority(&staged.uploads).await {
             return Ok(CommitOutcome::NotStored(what));
         }
+        failpoint::hit(&failpoint::DECIDE_BEFORE_ACCEPT, "").map_err(unanswered)?;
         match self.chain.accept(&self.topology, &staged.proposal) {
             Ok(()) => {}
             Err(stale @ Refusal::Stale { .. }) => return Ok(CommitOutcome::Stale(stale)),
@@ -322,6 +345,7 @@ impl Leader {
         next.apply(&decision).map_err(Error::Bug)?;
         self.store(Content::Entry(decision), staged.uploads).await?;
         self.chain = next;
+        failpoint::hit(&failpoint::DECIDE_AFTER_MAJORITY, "").map_err(unanswered)?;
         Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
     }
 

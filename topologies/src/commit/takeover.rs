@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::{TryStreamExt, future};
 use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_register};
+use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use rand::Rng;
@@ -101,6 +102,7 @@ impl Group {
             }
         }
         let (answering, silent) = self.probe_clouds(is_first_start).await?;
+        reach(&failpoint::ELECT_AFTER_PROBE, "")?;
         let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
@@ -266,6 +268,7 @@ impl Group {
         let mut group_id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), |identity| identity.group);
         for cloud in &self.clouds {
             let ours = self.identity(cloud, &group_id);
+            reach(&failpoint::ELECT_BEFORE_REGISTER, &cloud.name)?;
             match self.settle(cloud, &self.keys().identity(), encode(&ours)).await? {
                 PutOnce::Occupied(bytes) => {
                     let theirs: Identity = decode(&bytes)
@@ -280,6 +283,7 @@ impl Group {
                 }
                 _ => info!(cloud = %cloud.name, "cloud registered"),
             }
+            reach(&failpoint::ELECT_AFTER_REGISTER, &cloud.name)?;
         }
         Ok((group_id, answering.to_vec()))
     }
@@ -319,7 +323,7 @@ impl Group {
             let mut contested = false;
             for index in members {
                 let cloud = &self.clouds[*index];
-                match self.settle(cloud, &self.keys().claim(epoch), encode(&claim)).await {
+                match self.offer_claim(cloud, epoch, &claim).await {
                     Ok(PutOnce::Stored) => holders.push(*index),
                     Ok(_) => contested = true,
                     Err(error) => {
@@ -347,6 +351,13 @@ impl Group {
             self.clouds.len(),
             vec![],
         ))
+    }
+
+    async fn offer_claim(&self, cloud: &Cloud, epoch: Epoch, claim: &Claim) -> Result<PutOnce, Error> {
+        reach(&failpoint::ELECT_BEFORE_CLAIM, &cloud.name)?;
+        let settled = self.settle(cloud, &self.keys().claim(epoch), encode(claim)).await?;
+        reach(&failpoint::ELECT_AFTER_CLAIM, &cloud.name)?;
+        Ok(settled)
     }
 
     /// The highest epoch any of these clouds has seen, claimed or logged.
@@ -447,7 +458,9 @@ impl Group {
         let sealed = newest_header.as_ref().map(|(_, header)| header.sealed.clone()).unwrap_or_default();
         let newest = newest_header.as_ref().map(|(_, header)| header);
         for older in rules::epochs_to_seal(&cloud.name, newest, epoch) {
+            reach(&failpoint::ELECT_BEFORE_SEAL, &cloud.name)?;
             self.seal(cloud, Epoch(older), epoch).await?;
+            reach(&failpoint::ELECT_AFTER_SEAL, &cloud.name)?;
         }
         // Only now are the logs closed, so only now is what they hold final: list again, a late header may have landed.
         let oldest = newest_header.map_or(Epoch(0), |(at, _)| at);
@@ -533,6 +546,10 @@ impl Group {
         });
         future::join_all(reads).await.into_iter().flatten().collect()
     }
+}
+
+fn reach(point: &'static Failpoint, cloud: &str) -> Result<(), Error> {
+    failpoint::hit(point, cloud).map_err(|error| Error::connector("take over", error))
 }
 
 /// The identity that most clouds carry, apart from their own names.

@@ -193,7 +193,7 @@ async fn wait_for_positions(progress: &Progress, ends: &BTreeMap<TopicPartition,
 }
 
 /// Writes `topology.yaml` into `directory`, pointing at the embedded broker and at directories beside it.
-fn write_topology(directory: &Path, brokers: &str) -> Result<Topology, Error> {
+pub(crate) fn write_topology(directory: &Path, brokers: &str) -> Result<Topology, Error> {
     let path = directory.join("topology.yaml");
     std::fs::create_dir_all(directory).map_err(|error| cannot_create(directory, &error))?;
     if std::fs::read_dir(directory).map_err(|error| cannot_create(directory, &error))?.next().is_some()
