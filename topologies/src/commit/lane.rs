@@ -83,6 +83,7 @@ impl Lane {
         }
         // Publishing follows storing at its own pace: decisions go on while `_delta_log` is hard to reach.
         tokio::select! {
+            biased;
             end = self.store_all() => end,
             end = self.publish_all() => end,
         }
@@ -139,8 +140,9 @@ impl Lane {
         let mut pause = BACKOFF.0;
         loop {
             let outcome = tokio::select! {
-                outcome = step() => outcome,
+                biased;
                 () = self.shared.shutdown.cancelled() => return None,
+                outcome = step() => outcome,
             };
             let failure = match outcome {
                 Ok(done) => {
@@ -152,8 +154,9 @@ impl Lane {
             };
             self.report_away(&failure);
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(BACKOFF.1),
+                biased;
                 () = self.shared.shutdown.cancelled() => return None,
+                () = self.shared.environment.sleep(pause) => pause = (pause * 2).min(BACKOFF.1),
             }
             if let Err(end) = self.check_identity().await {
                 return Some(Err(end));

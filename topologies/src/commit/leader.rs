@@ -8,11 +8,11 @@ use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::chain::{Chain, Proposal, Refusal};
+use super::environment::{Environment, Task};
 use super::format::{Content, Keys, Record, encode};
 use super::lane::Lane;
 use super::quorum::{Quorum, majority};
@@ -68,6 +68,7 @@ pub(super) struct Shared {
     pub(super) clouds: Vec<Cloud>,
     pub(super) base: Chain,
     pub(super) uploads: Arc<FanOut>,
+    pub(super) environment: Arc<dyn Environment>,
     pub(super) shutdown: CancellationToken,
     state: Mutex<State>,
     changed: watch::Sender<()>,
@@ -138,8 +139,9 @@ impl Shared {
                 return Some(found);
             }
             tokio::select! {
-                _ = changes.changed() => {}
+                biased;
                 () = self.shutdown.cancelled() => return None,
+                _ = changes.changed() => {}
             }
         }
     }
@@ -212,7 +214,7 @@ pub struct LeaderProgress {
 pub struct Leader {
     topology: String,
     shared: Arc<Shared>,
-    lanes: JoinSet<()>,
+    lanes: Vec<Task>,
     chain: Chain,
 }
 
@@ -254,6 +256,7 @@ impl Leader {
             clouds: group.clouds.clone(),
             base: takeover.header.base.clone(),
             uploads,
+            environment: group.environment.clone(),
             shutdown: CancellationToken::new(),
             state: Mutex::new(State {
                 quorum: Quorum::new(clouds),
@@ -265,10 +268,8 @@ impl Leader {
             }),
             changed,
         });
-        let mut lanes = JoinSet::new();
-        for cloud in 0..clouds {
-            lanes.spawn(Lane { shared: shared.clone(), cloud }.run());
-        }
+        let serve = |cloud| group.environment.spawn(Box::pin(Lane { shared: shared.clone(), cloud }.run()));
+        let lanes = (0..clouds).map(serve).collect();
         let leader = Self { topology: group.topology.clone(), shared, lanes, chain };
         leader.store(Content::Header(takeover.header), Vec::new()).await?;
         info!(epoch = %leader.shared.epoch, sequence = leader.chain.sequence, "leading");
@@ -382,14 +383,20 @@ impl Leader {
             let done = |cloud: usize| state.away[cloud] || state.quorum.cloud(cloud).published == decided;
             (0..self.shared.clouds.len()).all(done).then_some(())
         });
-        let complete = tokio::time::timeout(patience, all_published).await.is_ok();
+        let complete = tokio::select! {
+            biased;
+            _ = all_published => true,
+            () = self.shared.environment.sleep(patience) => false,
+        };
         let progress = self.watch().progress();
         for cloud in progress.clouds.iter().filter(|cloud| cloud.decisions_behind > 0) {
             let (cloud, behind) = (&cloud.cloud, cloud.decisions_behind);
             warn!(%cloud, behind, complete, "cloud is behind and will be filled by the next run");
         }
         self.shared.shutdown.cancel();
-        while self.lanes.join_next().await.is_some() {}
+        for lane in std::mem::take(&mut self.lanes) {
+            lane.ended().await;
+        }
         progress
     }
 }

@@ -20,6 +20,7 @@
 
 pub mod chain;
 pub mod choose;
+mod environment;
 pub mod format;
 mod lane;
 mod leader;
@@ -28,7 +29,8 @@ mod takeover;
 
 use serde::{Deserialize, Serialize};
 
-pub use chain::{Chain, Proposal, Refusal, TableHead, TableProposal};
+pub use chain::{Chain, NewFile, Proposal, Refusal, TableHead, TableProposal};
+pub use environment::{Environment, System, Task};
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub use takeover::Group;
 

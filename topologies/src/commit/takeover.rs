@@ -11,10 +11,10 @@ use futures::{TryStreamExt, future};
 use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_register};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use rand::Rng;
 use tracing::{debug, info, warn};
 
 use super::choose::{PublishedVersions, SealedLog, choose, rebase};
+use super::environment::{Environment, System, random_id};
 use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
     published_path,
@@ -39,6 +39,8 @@ pub struct Group {
     pub clouds: Vec<Cloud>,
     /// Random id of this run of this process.
     pub incarnation: String,
+    /// Where pauses, chance and tasks come from.
+    pub environment: Arc<dyn Environment>,
 }
 
 /// A won epoch and what to write as its header.
@@ -52,7 +54,16 @@ pub(super) struct Takeover {
 impl Group {
     /// A group with a fresh incarnation.
     pub fn new(topology: impl Into<String>, clouds: Vec<Cloud>) -> Self {
-        Self { topology: topology.into(), clouds, incarnation: uuid::Uuid::new_v4().to_string() }
+        Self::in_environment(topology, clouds, Arc::new(System))
+    }
+
+    /// A group with a fresh incarnation that takes time and chance from `environment`: for the simulator.
+    pub fn in_environment(
+        topology: impl Into<String>,
+        clouds: Vec<Cloud>,
+        environment: Arc<dyn Environment>,
+    ) -> Self {
+        Self { topology: topology.into(), clouds, incarnation: random_id(&*environment), environment }
     }
 
     pub(super) fn keys(&self) -> Keys {
@@ -245,7 +256,7 @@ impl Group {
             reasons.push("the first start registers every cloud, so all of them must answer once".to_owned());
             return Err(Error::no_majority("register", self.clouds.len(), self.clouds.len(), reasons));
         }
-        let mut group_id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), |identity| identity.group);
+        let mut group_id = known.map_or_else(|| random_id(&*self.environment), |identity| identity.group);
         for cloud in &self.clouds {
             let ours = self.identity(cloud, &group_id);
             match self.settle(cloud, &self.keys().identity(), encode(&ours)).await? {
@@ -272,7 +283,7 @@ impl Group {
             match put_once(&cloud.control, path, bytes.clone()).await {
                 PutOnce::Unknown(error) if attempt < ATTEMPTS_MAX => {
                     debug!(cloud = %cloud.name, %path, %error, "no answer, asking again");
-                    tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+                    self.environment.sleep(Duration::from_millis(50 << attempt)).await;
                 }
                 PutOnce::Unknown(error) => return Err(Error::connector(format!("write {path}"), error)),
                 settled => return Ok(settled),
@@ -315,9 +326,9 @@ impl Group {
                     reasons,
                 ));
             }
-            let pause_ms = rand::rng().random_range(50..500);
+            let pause_ms = 50 + self.environment.random() % 450;
             debug!(%epoch, pause_ms, "epoch contested, trying a higher one");
-            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            self.environment.sleep(Duration::from_millis(pause_ms)).await;
             epoch = Epoch(self.highest_epoch(members).await?.0.max(epoch.0) + 1);
         }
         Err(Error::no_majority(
