@@ -13,5 +13,6 @@ mod leader;
 mod live;
 mod main_job;
 mod outage;
+mod sim;
 mod single_faults;
 mod takeover;
