@@ -17,7 +17,7 @@ use isobar_connectors::upload::{FanOut, UploadHandle, UploadLimits, UploadStatus
 use isobar_schemas::RowCounts;
 use isobar_topologies::Error;
 use isobar_topologies::commit::{
-    CommitOutcome, Environment, Group, Leader, NewFile, Proposal, Refusal, Staged, TableProposal,
+    CommitOutcome, Environment, Group, Leader, NewFile, Proposal, Refusal, Staged, TableProposal, Task,
     quarantine_of,
 };
 use object_store::path::Path;
@@ -194,7 +194,11 @@ impl Machine {
 
     /// No error that says our own books are wrong may ever be met.
     fn judge(&self, error: &Error) {
-        if let Error::Bug(_) | Error::Damaged { .. } | Error::Configuration(_) = error {
+        // A cloud that loses everything may do so while it is being tried out.
+        let any_wiped = (0..self.site.clouds.len()).any(|cloud| self.site.monitor.is_wiped(cloud));
+        if matches!(error, Error::Bug(_) | Error::Damaged { .. })
+            || matches!(error, Error::Configuration(_) if !any_wiped)
+        {
             let what = chain_of(error);
             self.world().violated(format_args!("process {} met: {what}", self.process.0));
         }
@@ -221,19 +225,14 @@ impl Machine {
         let address =
             Address { process: self.process, mailbox: mailbox.clone(), heard_us: self.world().now_us() };
         *self.site.book.lock() = Some(address);
-        let machine = self.clone();
-        let _heart = self.surroundings().spawn(Box::pin(async move {
-            loop {
-                machine.pause_ms(400, 800).await;
-                machine.site.book.heard(machine.process, machine.world().now_us());
-            }
-        }));
+        let _heart = self.surroundings().spawn(Box::pin(self.clone().beat()));
+        let mut _watch = self.watch(&leader);
         let records_max = 2 + self.world().draw(|prng| prng.below(60));
         loop {
-            let message = self.world().within(Duration::from_secs(20), messages.recv()).await.flatten();
+            let message = self.world().within(Duration::from_secs(2), messages.recv()).await.flatten();
             match message {
-                // Nobody has asked for a while: somebody else may lead by now.
-                None if !self.site.book.names(self.process) => return Ok(()),
+                // Somebody else is asked now. It may take a while until this one notices.
+                None if !self.site.book.names(self.process) && self.chance(20) => return Ok(()),
                 None => {}
                 Some(Message::Positions { answer }) => {
                     // A worker that has died needs none.
@@ -243,7 +242,7 @@ impl Machine {
                     let _ = answer.send(self.decide(&mut leader, proposal, uploads).await?);
                 }
             }
-            if leader.records() > records_max {
+            if leader.records() > records_max || leader.renewal_due() {
                 if self.has_unrest() && self.chance(30) {
                     leader.finish(Duration::from_secs(1)).await;
                     return Ok(());
@@ -252,8 +251,34 @@ impl Machine {
                 leader.finish(Duration::from_secs(1)).await;
                 leader = Leader::start(group, uploads.clone()).await?;
                 self.note(format_args!("leads epoch {}", leader.epoch()));
+                _watch = self.watch(&leader);
             }
         }
+    }
+
+    /// Lets everybody know that this process lives, as long as it does.
+    async fn beat(self) {
+        loop {
+            self.pause_ms(400, 800).await;
+            self.site.book.heard(self.process, self.world().now_us());
+        }
+    }
+
+    /// Notes in the log when a cloud is set aside, or served again.
+    fn watch(&self, leader: &Leader) -> Task {
+        let (machine, watch) = (self.clone(), leader.watch());
+        self.surroundings().spawn(Box::pin(async move {
+            let mut before = Vec::new();
+            loop {
+                let clouds = watch.progress().clouds;
+                let states: Vec<_> = clouds.into_iter().map(|cloud| (cloud.away, cloud.set_aside)).collect();
+                if states != before {
+                    machine.note(format_args!("clouds away and set aside: {states:?}"));
+                    before = states;
+                }
+                machine.pause_ms(500, 1000).await;
+            }
+        }))
     }
 
     fn positions(&self, leader: &Leader) -> BTreeMap<usize, i64> {
@@ -432,7 +457,9 @@ impl Worker {
         let mut batch = Batch::default();
         for partition in assigned {
             let Some(start) = positions.get(partition).copied() else { continue };
-            let wanted = 1 + world.draw(|prng| prng.below(*batch_offsets_max)) as i64;
+            // In peace a backlog is not what is tested.
+            let offsets_max = if self.machine.has_unrest() { *batch_offsets_max } else { 5000 };
+            let wanted = 1 + world.draw(|prng| prng.below(offsets_max)) as i64;
             let end = kafka.end(*partition).min(start + wanted);
             if end <= start {
                 continue;

@@ -13,7 +13,7 @@
 //! | published bytes are the decided ones, in order, with their files, in every cloud | when a version is stored |
 //! | what a worker is told is true | when it is told |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -58,7 +58,14 @@ struct CloudBook {
 struct Record {
     sha256: String,
     json: Json,
-    is_decided: Mutex<bool>,
+    state: Mutex<RecordState>,
+}
+
+#[derive(Debug, Default)]
+struct RecordState {
+    /// Clouds that have stored it, one that was wiped since included: it is missing in every majority to come.
+    holders: BTreeSet<usize>,
+    is_decided: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -244,7 +251,7 @@ impl Books {
                 if json["kind"] == "seal" {
                     return Ok(());
                 }
-                Arc::new(Record { sha256: digest, json, is_decided: Mutex::default() })
+                Arc::new(Record { sha256: digest, json, state: Mutex::default() })
             }
         };
         let first = self.records.entry(place).or_insert_with(|| record.clone()).clone();
@@ -257,12 +264,10 @@ impl Books {
                 }
             }
         }
-        let path = format!("control/{TOPOLOGY}/log/{:020}/{:020}", place.0, place.1);
-        let holders =
-            self.clouds.iter().filter(|cloud| cloud.keys.get(&path) == Some(&record.sha256)).count();
-        let mut is_decided = record.is_decided.lock().unwrap_or_else(PoisonError::into_inner);
-        if holders > self.clouds.len() / 2 && !*is_decided {
-            *is_decided = true;
+        let mut state = record.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.holders.insert(cloud);
+        if state.holders.len() > self.clouds.len() / 2 && !state.is_decided {
+            state.is_decided = true;
             world.note(format_args!("decided: record {} of epoch {}", place.1, place.0));
             self.record_decided(kafka, place.0, &record.json)?;
         }
@@ -295,7 +300,9 @@ impl Books {
             let base = number(&record["base"]["sequence"])?;
             self.check_base(&record["base"])?;
             let last = base + list(&record["tail"])?.len() as u64;
-            ensure(last >= self.last_decision(), || {
+            // A header that reaches its majority when a later epoch has gone on decides nothing new.
+            let is_newest = self.reached.range(epoch + 1..).next().is_none();
+            ensure(!is_newest || last >= self.last_decision(), || {
                 format!("epoch {epoch} goes on from {last}, but {} is decided", self.last_decision())
             })?;
             self.reached.insert(epoch, last);

@@ -16,12 +16,15 @@ use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
-use super::leader::{Shared, Slot};
+use super::leader::{Shared, Slot, State};
 use super::takeover::published_from;
 use crate::error::Error;
 
 /// First and longest pause after a failed step.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long a process that seals this cloud may take to seal a majority before its take-over counts as failed. Too
+/// short only costs an epoch.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
 
 fn unreachable(error: isobar_connectors::Error) -> Error {
     Error::connector("serve a cloud", error)
@@ -63,10 +66,23 @@ impl Lane {
             Some(End::Sealed) => {
                 info!(cloud = %self.cloud().name, epoch = %self.shared.epoch, "epoch sealed here by a later leader");
                 self.shared.update(|state| state.quorum.record_sealed(self.cloud));
+                self.await_renewal().await;
             }
             Some(End::Foreign(what)) => {
                 error!(cloud = %self.cloud().name, what, "cloud is set aside: it holds what isobar did not write");
                 self.shared.update(|state| state.set_aside(self.cloud, what));
+            }
+        }
+    }
+
+    /// The cloud is sealed. Either this epoch is over soon, or a take-over failed half-way; then this cloud must wait
+    /// for an epoch to come.
+    async fn await_renewal(&self) {
+        tokio::select! {
+            biased;
+            () = self.shared.shutdown.cancelled() => {}
+            () = self.shared.environment.sleep(TAKEOVER_PATIENCE) => {
+                self.shared.update(State::record_renewal_due);
             }
         }
     }

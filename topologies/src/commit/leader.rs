@@ -84,6 +84,8 @@ pub(super) struct State {
     set_aside: Vec<Option<String>>,
     /// Decisions in the header's tail.
     tail: u64,
+    /// A cloud was sealed by a process that has not taken over since.
+    renewal_due: bool,
 }
 
 impl State {
@@ -102,6 +104,11 @@ impl State {
         let published = self.quorum.published();
         let taken_over = if published == 0 { self.tail } else { 0 };
         self.quorum.decided() - published + taken_over
+    }
+
+    /// Notes that whoever sealed a cloud has left it at that.
+    pub(super) fn record_renewal_due(&mut self) {
+        self.renewal_due = true;
     }
 
     pub(super) fn set_aside(&mut self, cloud: usize, what: String) {
@@ -265,6 +272,7 @@ impl Leader {
                 away: vec![false; clouds],
                 set_aside: vec![None; clouds],
                 tail: takeover.header.tail.len() as u64,
+                renewal_due: false,
             }),
             changed,
         });
@@ -289,6 +297,12 @@ impl Leader {
     /// Records stored in this epoch so far; take over anew before there are too many to read back.
     pub fn records(&self) -> u64 {
         self.shared.read(|state| state.quorum.proposed())
+    }
+
+    /// Whether a take-over that failed half-way has sealed this epoch in some cloud and left it at that. That cloud
+    /// gets nothing more in this epoch, not even what is decided: [`finish`](Self::finish) and take over anew.
+    pub fn renewal_due(&self) -> bool {
+        self.shared.read(|state| state.renewal_due)
     }
 
     /// For metrics and progress.

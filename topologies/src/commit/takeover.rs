@@ -126,7 +126,8 @@ impl Group {
     /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
     /// ignores preconditions stops the start.
     async fn probe_clouds(&self, is_first_start: bool) -> Result<(Vec<usize>, Vec<String>), Error> {
-        let prefix = self.keys().probe(&self.incarnation);
+        // A new prefix each time: what an earlier probe of this process sent may still arrive.
+        let prefix = self.keys().probe(&self.incarnation).join(random_id(&*self.environment));
         let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
         let mut answering = Vec::new();
         let mut reasons = Vec::new();
@@ -161,19 +162,29 @@ impl Group {
         is_first_start: bool,
     ) -> Result<(String, Vec<usize>), Error> {
         let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
+        let mut reasons = silent.to_vec();
         for index in answering {
+            let cloud = &self.clouds[*index].name;
             match self.read_identity(&self.clouds[*index]).await {
                 Ok(identity) => found.push((*index, identity)),
                 Err(error) => {
-                    warn!(cloud = %self.clouds[*index].name, %error, "cloud does not tell its identity")
+                    warn!(%cloud, %error, "cloud does not tell its identity");
+                    reasons.push(format!("{cloud}: {}", crate::chain_of(&error)));
                 }
             }
+        }
+        // Not told is not absent: only a majority that answers can say that there is no identity.
+        if found.len() < self.majority() {
+            return Err(Error::no_majority("identify", self.majority(), self.clouds.len(), reasons));
         }
         let known = most_common(found.iter().filter_map(|(_, identity)| identity.as_ref()));
         if let Some(identity) = known.as_ref().filter(|identity| identity.clouds != self.names()) {
             return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
         }
-        if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
+        // A cloud that does not tell may not be registered yet: another first start may be half-way through. Going on
+        // without it would make history, and in its eyes it was wiped.
+        let registered = found.iter().filter(|(_, identity)| identity.is_some()).count();
+        if is_first_start && registered < self.clouds.len() {
             return self.register(answering, silent, known).await;
         }
         let group_id =
@@ -192,7 +203,7 @@ impl Group {
             }
         }
         if members.len() < self.majority() {
-            let reasons = vec!["clouds that are present carry no or another identity".to_owned()];
+            reasons.push("clouds that are present carry no or another identity".to_owned());
             return Err(Error::no_majority("identify", self.majority(), self.clouds.len(), reasons));
         }
         Ok((group_id, members))
