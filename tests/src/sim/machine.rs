@@ -171,6 +171,7 @@ impl Machine {
         let group = Group::in_environment(TOPOLOGY, clouds.clone(), Arc::new(self.surroundings()));
         let worker = Worker { machine: self.clone(), clouds: clouds.clone() };
         let _worker = self.surroundings().spawn(Box::pin(worker.run()));
+        let mut failures = 0;
         loop {
             self.pause_ms(300, 1500).await;
             if !self.wants_to_lead() {
@@ -179,14 +180,18 @@ impl Machine {
             let ended = self.lead(&group, &clouds).await;
             self.site.book.strike_out(self.process);
             match ended {
-                Ok(()) => self.note("stepped down"),
+                Ok(()) => {
+                    failures = 0;
+                    self.note("stepped down");
+                }
                 Err(error) => {
                     self.note(format_args!("leads no more: {}", chain_of(&error)));
                     self.judge(&error);
                     if self.chance(50) {
                         return;
                     }
-                    self.pause_ms(500, 4000).await;
+                    failures += 1;
+                    self.pause_ms(500, 2000 << failures.min(3)).await;
                 }
             }
         }
@@ -207,7 +212,8 @@ impl Machine {
     fn wants_to_lead(&self) -> bool {
         let patience_us = self.world().draw_ms(4000, 9000).as_micros() as u64;
         let silent = match &*self.site.book.lock() {
-            None => true,
+            // Not all at once: a take-over needs a moment in which nobody else tries.
+            None => self.chance(10),
             Some(address) => address.heard_us + patience_us < self.world().now_us(),
         };
         silent || (self.has_unrest() && self.chance(2))
