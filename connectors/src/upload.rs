@@ -84,7 +84,8 @@ pub struct UploadHandle {
 }
 
 impl UploadHandle {
-    fn new(cloud: Arc<str>) -> Self {
+    /// An upload that somebody else than a [`FanOut`] does and settles.
+    pub fn new(cloud: Arc<str>) -> Self {
         Self { cloud, status: Arc::new(watch::Sender::new(UploadStatus::Pending)) }
     }
 
@@ -113,7 +114,7 @@ impl UploadHandle {
     }
 
     /// Settles the upload; the first one to settle it wins. Returns whether that was this call.
-    fn settle(&self, settled: UploadStatus) -> bool {
+    pub fn settle(&self, settled: UploadStatus) -> bool {
         self.status.send_if_modified(|status| {
             let pending = *status == UploadStatus::Pending;
             if pending {

@@ -16,6 +16,7 @@ mod live;
 mod main_job;
 mod outage;
 mod scrub;
+mod sim;
 mod single_faults;
 mod standby;
 mod takeover;

@@ -12,6 +12,7 @@
 //! - [`trees`]: are two clouds equal?
 //! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
 //!   `FaultSwitch`.
+//! - [`sim`]: deterministic simulation of the commit protocol.
 //! - [`gcs`]: a Google Cloud Storage in memory that honours preconditions, over HTTP.
 //! - [`proxy`]: takes a real service away by its connections.
 //! - [`program`]: the `isobar` binary as a user runs it. [`services`]: the real services of the live tests.
@@ -29,5 +30,6 @@ pub mod program;
 pub mod proxy;
 pub mod script;
 pub mod services;
+pub mod sim;
 pub mod trees;
 pub mod wait;

@@ -390,9 +390,10 @@ impl Pipeline<'_> {
         self.options.progress.moved_to(closed.positions);
     }
 
-    /// Takes over from itself before the epoch's log grows long.
+    /// Takes over from itself before the epoch's log grows long, or when a failed take-over closed it in some cloud.
     async fn renew_epoch(&mut self) -> Result<(), Error> {
-        if self.leader.as_ref().is_some_and(|leader| leader.records() < EPOCH_RECORDS_MAX) {
+        let goes_on = |leader: &Leader| leader.records() < EPOCH_RECORDS_MAX && !leader.renewal_due();
+        if self.leader.as_ref().is_some_and(goes_on) {
             return Ok(());
         }
         if let Some(leader) = self.leader.take() {

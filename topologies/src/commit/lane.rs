@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
-use super::leader::{Shared, Slot};
+use super::leader::{Shared, Slot, State};
 use super::readmit::is_readmitted;
 use super::rules::{self, Occupant};
 use super::takeover::published_from;
@@ -25,6 +25,9 @@ use crate::error::Error;
 
 /// First and longest pause after a failed step.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long a process that seals this cloud may take to seal a majority before its take-over counts as failed. Too
+/// short only costs an epoch.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
 
 fn unreachable(error: isobar_connectors::Error) -> Error {
     Error::connector("serve a cloud", error)
@@ -66,10 +69,23 @@ impl Lane {
             Some(End::Sealed) => {
                 info!(cloud = %self.cloud().name, epoch = %self.shared.epoch, "epoch sealed here by a later leader");
                 self.shared.update(|state| state.quorum.record_sealed(self.cloud));
+                self.await_renewal().await;
             }
             Some(End::Foreign(what)) => {
                 error!(cloud = %self.cloud().name, what, "cloud is set aside: it holds what isobar did not write");
                 self.shared.update(|state| state.set_aside(self.cloud, what));
+            }
+        }
+    }
+
+    /// The cloud is sealed. Either this epoch is over soon, or a take-over failed half-way; then this cloud must wait
+    /// for an epoch to come.
+    async fn await_renewal(&self) {
+        tokio::select! {
+            biased;
+            () = self.shared.shutdown.cancelled() => {}
+            () = self.shared.environment.sleep(TAKEOVER_PATIENCE) => {
+                self.shared.update(State::record_renewal_due);
             }
         }
     }
@@ -86,6 +102,7 @@ impl Lane {
         }
         // Publishing follows storing at its own pace: decisions go on while `_delta_log` is hard to reach.
         tokio::select! {
+            biased;
             end = self.store_all() => end,
             end = self.publish_all() => end,
         }
@@ -146,8 +163,9 @@ impl Lane {
         let mut pause = BACKOFF.0;
         loop {
             let outcome = tokio::select! {
-                outcome = step() => outcome,
+                biased;
                 () = self.shared.shutdown.cancelled() => return None,
+                outcome = step() => outcome,
             };
             let failure = match outcome {
                 Ok(done) => {
@@ -159,8 +177,9 @@ impl Lane {
             };
             self.report_away(&failure);
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(BACKOFF.1),
+                biased;
                 () = self.shared.shutdown.cancelled() => return None,
+                () = self.shared.environment.sleep(pause) => pause = (pause * 2).min(BACKOFF.1),
             }
             if let Err(end) = self.check_identity().await {
                 return Some(Err(end));

@@ -9,11 +9,11 @@ use isobar_connectors::clouds::Cloud;
 use isobar_connectors::failpoint;
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::chain::{Chain, Proposal, Refusal};
+use super::environment::{Environment, Task};
 use super::format::{Content, Keys, Record, encode};
 use super::lane::Lane;
 use super::quorum::{Quorum, majority};
@@ -76,6 +76,7 @@ pub(super) struct Shared {
     /// The clouds that were readmitted, as in the header.
     pub(super) readmitted: BTreeMap<String, u64>,
     pub(super) uploads: Arc<FanOut>,
+    pub(super) environment: Arc<dyn Environment>,
     pub(super) shutdown: CancellationToken,
     state: Mutex<State>,
     changed: watch::Sender<()>,
@@ -91,6 +92,8 @@ pub(super) struct State {
     set_aside: Vec<Option<String>>,
     /// Decisions in the header's tail.
     tail: u64,
+    /// A cloud was sealed by a process that has not taken over since.
+    renewal_due: bool,
 }
 
 impl State {
@@ -114,6 +117,11 @@ impl State {
         let published = self.quorum.published();
         let taken_over = if published == 0 { self.tail } else { 0 };
         self.quorum.decided() - published + taken_over
+    }
+
+    /// Notes that whoever sealed a cloud has left it at that.
+    pub(super) fn record_renewal_due(&mut self) {
+        self.renewal_due = true;
     }
 
     pub(super) fn set_aside(&mut self, cloud: usize, what: String) {
@@ -151,8 +159,9 @@ impl Shared {
                 return Some(found);
             }
             tokio::select! {
-                _ = changes.changed() => {}
+                biased;
                 () = self.shutdown.cancelled() => return None,
+                _ = changes.changed() => {}
             }
         }
     }
@@ -223,7 +232,7 @@ pub struct LeaderProgress {
 pub struct Leader {
     topology: String,
     shared: Arc<Shared>,
-    lanes: JoinSet<()>,
+    lanes: Vec<Task>,
     chain: Chain,
 }
 
@@ -282,6 +291,7 @@ impl Leader {
             base: takeover.header.base.clone(),
             readmitted: takeover.header.readmitted.clone(),
             uploads,
+            environment: group.environment.clone(),
             shutdown: CancellationToken::new(),
             state: Mutex::new(State {
                 quorum: Quorum::new(clouds),
@@ -290,13 +300,12 @@ impl Leader {
                 away: vec![false; clouds],
                 set_aside: vec![None; clouds],
                 tail: takeover.header.tail.len() as u64,
+                renewal_due: false,
             }),
             changed,
         });
-        let mut lanes = JoinSet::new();
-        for cloud in 0..clouds {
-            lanes.spawn(Lane { shared: shared.clone(), cloud }.run());
-        }
+        let serve = |cloud| group.environment.spawn(Box::pin(Lane { shared: shared.clone(), cloud }.run()));
+        let lanes = (0..clouds).map(serve).collect();
         let leader = Self { topology: group.topology.clone(), shared, lanes, chain };
         leader.store(Content::Header(takeover.header), Vec::new()).await?;
         failpoint::hit(&failpoint::ELECT_AFTER_HEADER, "").map_err(unanswered)?;
@@ -317,6 +326,12 @@ impl Leader {
     /// Records stored in this epoch so far; take over anew before there are too many to read back.
     pub fn records(&self) -> u64 {
         self.shared.read(|state| state.quorum.proposed())
+    }
+
+    /// Whether a take-over that failed half-way has sealed this epoch in some cloud and left it at that. That cloud
+    /// gets nothing more in this epoch, not even what is decided: [`finish`](Self::finish) and take over anew.
+    pub fn renewal_due(&self) -> bool {
+        self.shared.read(|state| state.renewal_due)
     }
 
     /// For metrics and progress.
@@ -413,14 +428,20 @@ impl Leader {
             let done = |cloud: usize| state.away[cloud] || state.quorum.cloud(cloud).published == decided;
             (0..self.shared.clouds.len()).all(done).then_some(())
         });
-        let complete = tokio::time::timeout(patience, all_published).await.is_ok();
+        let complete = tokio::select! {
+            biased;
+            _ = all_published => true,
+            () = self.shared.environment.sleep(patience) => false,
+        };
         let progress = self.watch().progress();
         for cloud in progress.clouds.iter().filter(|cloud| cloud.decisions_behind > 0) {
             let (cloud, behind) = (&cloud.cloud, cloud.decisions_behind);
             warn!(%cloud, behind, complete, "cloud is behind and will be filled by the next run");
         }
         self.shared.shutdown.cancel();
-        while self.lanes.join_next().await.is_some() {}
+        for lane in std::mem::take(&mut self.lanes) {
+            lane.ended().await;
+        }
         progress
     }
 }

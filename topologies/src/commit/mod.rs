@@ -20,6 +20,7 @@
 
 pub mod chain;
 pub mod choose;
+mod environment;
 pub mod format;
 mod lane;
 mod leader;
@@ -30,10 +31,10 @@ mod takeover;
 
 use serde::{Deserialize, Serialize};
 
-pub use chain::{Chain, Proposal, Refusal, TableHead, TableProposal};
-pub(crate) use readmit::is_readmitted;
-
+pub use chain::{Chain, NewFile, Proposal, Refusal, TableHead, TableProposal};
+pub use environment::{Environment, System, Task};
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
+pub(crate) use readmit::is_readmitted;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;
 

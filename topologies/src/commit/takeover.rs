@@ -12,11 +12,11 @@ use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_reg
 use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use rand::Rng;
 use tracing::{debug, info, warn};
 
 use super::Epoch;
 use super::choose::{PublishedVersions, SealedLog, choose};
+use super::environment::{Environment, System, random_id};
 use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
     published_path,
@@ -43,6 +43,8 @@ pub struct Group {
     pub incarnation: String,
     /// Where this process answers `GET /v1/leader`, `host:port`, if it does: written into its claims.
     pub address: Option<String>,
+    /// Where pauses, chance and tasks come from.
+    pub environment: Arc<dyn Environment>,
 }
 
 /// A won epoch and what to write as its header.
@@ -56,8 +58,17 @@ pub(super) struct Takeover {
 impl Group {
     /// A group with a fresh incarnation.
     pub fn new(topology: impl Into<String>, clouds: Vec<Cloud>) -> Self {
-        let incarnation = uuid::Uuid::new_v4().to_string();
-        Self { topology: topology.into(), clouds, incarnation, address: None }
+        Self::in_environment(topology, clouds, Arc::new(System))
+    }
+
+    /// A group with a fresh incarnation that takes time and chance from `environment`: for the simulator.
+    pub fn in_environment(
+        topology: impl Into<String>,
+        clouds: Vec<Cloud>,
+        environment: Arc<dyn Environment>,
+    ) -> Self {
+        let incarnation = random_id(&*environment);
+        Self { topology: topology.into(), clouds, incarnation, address: None, environment }
     }
 
     /// The claim of the highest epoch that any cloud which answers has seen: of whoever leads, or did last. Good for
@@ -131,7 +142,8 @@ impl Group {
     /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
     /// ignores preconditions stops the start.
     async fn probe_clouds(&self, is_first_start: bool) -> Result<(Vec<usize>, Vec<String>), Error> {
-        let prefix = self.keys().probe(&self.incarnation);
+        // A new prefix each time: what an earlier probe of this process sent may still arrive.
+        let prefix = self.keys().probe(&self.incarnation).join(random_id(&*self.environment));
         let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
         let mut answering = Vec::new();
         let mut reasons = Vec::new();
@@ -166,13 +178,20 @@ impl Group {
         is_first_start: bool,
     ) -> Result<(String, Vec<usize>), Error> {
         let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
+        let mut reasons = silent.to_vec();
         for index in answering {
+            let cloud = &self.clouds[*index].name;
             match self.read_identity(&self.clouds[*index]).await {
                 Ok(identity) => found.push((*index, identity)),
                 Err(error) => {
-                    warn!(cloud = %self.clouds[*index].name, %error, "cloud does not tell its identity")
+                    warn!(%cloud, %error, "cloud does not tell its identity");
+                    reasons.push(format!("{cloud}: {}", crate::chain_of(&error)));
                 }
             }
+        }
+        // Not told is not absent: only a majority that answers can say that there is no identity.
+        if found.len() < self.majority() {
+            return Err(Error::no_majority("identify", self.majority(), self.clouds.len(), reasons));
         }
         let known = most_common(found.iter().filter_map(|(_, identity)| identity.as_ref()));
         if let Some(identity) =
@@ -180,7 +199,10 @@ impl Group {
         {
             return Err(Error::other_clouds(&self.topology, &identity.clouds, &self.names()));
         }
-        if is_first_start && found.iter().any(|(_, identity)| identity.is_none()) {
+        // A cloud that does not tell may not be registered yet: another first start may be half-way through. Going on
+        // without it would make history, and in its eyes it was wiped.
+        let registered = found.iter().filter(|(_, identity)| identity.is_some()).count();
+        if is_first_start && registered < self.clouds.len() {
             return self.register(answering, silent, known).await;
         }
         let group_id =
@@ -201,7 +223,7 @@ impl Group {
             }
         }
         if members.len() < self.majority() {
-            let reasons = vec!["clouds that are present carry no or another identity".to_owned()];
+            reasons.push("clouds that are present carry no or another identity".to_owned());
             return Err(Error::no_majority("identify", self.majority(), self.clouds.len(), reasons));
         }
         Ok((group_id, members))
@@ -265,7 +287,7 @@ impl Group {
             reasons.push("the first start registers every cloud, so all of them must answer once".to_owned());
             return Err(Error::no_majority("register", self.clouds.len(), self.clouds.len(), reasons));
         }
-        let mut group_id = known.map_or_else(|| uuid::Uuid::new_v4().to_string(), |identity| identity.group);
+        let mut group_id = known.map_or_else(|| random_id(&*self.environment), |identity| identity.group);
         for cloud in &self.clouds {
             let ours = self.identity(cloud, &group_id);
             reach(&failpoint::ELECT_BEFORE_REGISTER, &cloud.name)?;
@@ -299,7 +321,7 @@ impl Group {
             match put_once(&cloud.control, path, bytes.clone()).await {
                 PutOnce::Unknown(error) if attempt < ATTEMPTS_MAX => {
                     debug!(cloud = %cloud.name, %path, %error, "no answer, asking again");
-                    tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+                    self.environment.sleep(Duration::from_millis(50 << attempt)).await;
                 }
                 PutOnce::Unknown(error) => return Err(Error::connector(format!("write {path}"), error)),
                 settled => return Ok(settled),
@@ -340,9 +362,9 @@ impl Group {
                 }
                 Claimed::Contested => {}
             }
-            let pause_ms = rand::rng().random_range(50..500);
+            let pause_ms = 50 + self.environment.random() % 450;
             debug!(%epoch, pause_ms, "epoch contested, trying a higher one");
-            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            self.environment.sleep(Duration::from_millis(pause_ms)).await;
             epoch = rules::epoch_to_claim(self.highest_epoch(members).await?, Some(epoch));
         }
         Err(Error::no_majority(
