@@ -15,3 +15,5 @@ mod main_job;
 mod outage;
 mod single_faults;
 mod takeover;
+mod wire;
+mod wire_faults;
