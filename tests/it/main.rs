@@ -16,4 +16,5 @@ mod outage;
 mod single_faults;
 mod takeover;
 mod wire;
+mod wire_battery;
 mod wire_faults;

@@ -182,8 +182,8 @@ async fn a_late_write_is_lost_only_to_its_condition() {
 async fn the_clients_themselves_report_what_is_not_so() {
     everywhere([Fault::Conflict, Fault::ErrorAfter], async |fault, place| {
         let about = format!("{} {fault:?}", place.name);
-        let create =
-            || place.cloud.control.put_opts(&Path::from("key"), VALUE.into(), PutMode::Create.into());
+        let key = Path::from("key");
+        let create = || place.cloud.control.put_opts(&key, VALUE.into(), PutMode::Create.into());
         place.simulator.faults().set(Rule::new(fault).method(Method::PUT).times(1));
         let first = create().await.unwrap_err();
         if fault == Fault::Conflict {
@@ -313,9 +313,12 @@ async fn the_probe_passes_when_only_some_racers_are_turned_away() {
     .await;
 }
 
-/// Content that is copied in parts, and content that is not.
-fn contents() -> [Vec<u8>; 2] {
-    [9 << 20, 1000].map(|length: usize| (0..length).map(|at| (at % 251) as u8).collect())
+/// Content that is copied in parts.
+const LARGE: usize = 9 << 20;
+const SMALL: usize = 1000;
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
 }
 
 async fn fill(place: &Place, from: &[&Place], content: &[u8]) -> Result<(), isobar_connectors::Error> {
@@ -324,6 +327,7 @@ async fn fill(place: &Place, from: &[&Place], content: &[u8]) -> Result<(), isob
     copy_file(&place.cloud.data, &sources, "d/f.parquet", content.len() as u64, &sha256).await
 }
 
+/// A place within the process that holds a file.
 async fn holding(content: &[u8]) -> Place {
     let simulator = Simulator::new(1);
     let cloud = simulator.cloud(Protocol::Gcs, "p");
@@ -331,63 +335,59 @@ async fn holding(content: &[u8]) -> Place {
     Place { name: "source".to_owned(), protocol: Protocol::Gcs, simulator, cloud, _server: None }
 }
 
-/// The data client repeats. Where it cannot (an upload that was completed is gone), the next attempt finds the file.
+/// The last write of a copy makes the file appear. The data client repeats it; where it cannot, because a completed
+/// upload is gone, the copy fails and the next one finds the file.
+async fn a_copy_whose_last_write_fails(fault: Fault, place: &Place, length: usize) {
+    let about = format!("{} {fault:?} {length} bytes", place.name);
+    let content = content(length);
+    let source = holding(&content).await;
+    // In parts: begin (not in Azure), two parts, complete.
+    let writes_before = match place.protocol {
+        _ if length == SMALL => 0,
+        Protocol::Azure => 2,
+        Protocol::S3 | Protocol::Gcs => 3,
+    };
+    let writes = Rule::new(fault).method(Method::PUT).method(Method::POST);
+    place.simulator.faults().set(writes.after(writes_before).times(1));
+    let first = fill(place, &[&source], &content).await;
+    assert_eq!(place.simulator.faults().hits(), 1, "{about}");
+    assert_eq!(first.is_err(), length == LARGE && fault != Fault::ErrorBefore, "{about}: {first:?}");
+    fill(place, &[&source], &content).await.unwrap();
+    assert!(place.stored("f.parquet").unwrap() == content, "{about}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_arrives_whole_although_the_answers_to_its_writes_are_lost() {
-    everywhere([Fault::ErrorAfter, Fault::DropAfter, Fault::ErrorBefore], async |fault, place| {
-        for content in contents() {
-            let about = format!("{} {fault:?} {} bytes", place.name, content.len());
+    for fault in [Fault::ErrorAfter, Fault::DropAfter, Fault::ErrorBefore] {
+        for place in Place::all().await {
+            a_copy_whose_last_write_fails(fault, &place, SMALL).await;
             place.simulator.wipe(place.protocol);
-            let source = holding(&content).await;
-            // The last write of a copy in parts makes it appear: the third here, by PUT or POST.
-            let writes =
-                |skip| Rule::new(fault).method(Method::PUT).method(Method::POST).after(skip).times(1);
-            let in_parts = if place.protocol == Protocol::Azure { 2 } else { 3 };
-            let skip = if content.len() > 1000 { in_parts } else { 0 };
-            place.simulator.faults().set(writes(skip));
-            let first = fill(&place, &[&source], &content).await;
-            assert_eq!(place.simulator.faults().hits(), 1, "{about}");
-            match &first {
-                Ok(()) => {}
-                Err(error) => {
-                    assert!(skip > 0 && fault != Fault::ErrorBefore, "{about}: {error:?}");
-                    fill(&place, &[&source], &content).await.unwrap();
-                }
-            }
-            assert!(place.stored("f.parquet").unwrap() == content, "{about}");
+            a_copy_whose_last_write_fails(fault, &place, LARGE).await;
         }
-    })
-    .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_breaks_off_is_read_on_and_one_that_lies_is_passed_over() {
-    everywhere(
-        [Fault::TruncateBody, Fault::DropAfter, Fault::ShortenBody, Fault::FlipBit],
-        async |fault, place| {
-            for content in contents() {
-                let about = format!("{} {fault:?} {} bytes", place.name, content.len());
-                let target = Simulator::new(1);
-                let cloud = target.cloud(Protocol::S3, "p");
-                let name = "target".to_owned();
-                let target = Place { name, protocol: Protocol::S3, simulator: target, cloud, _server: None };
-                let whole = holding(&content).await;
-                place.simulator.faults().clear();
-                place.cloud.data.put(&Path::from("d/f.parquet"), content.clone().into()).await.unwrap();
-                place.simulator.faults().set(Rule::new(fault).method(Method::GET).times(1));
-                let lies = matches!(fault, Fault::ShortenBody | Fault::FlipBit);
-                if lies {
-                    assert!(fill(&target, &[&place], &content).await.is_err(), "{about}");
-                    assert_eq!(target.stored("f.parquet"), None, "{about}: nothing may appear");
-                    place.simulator.faults().set(Rule::new(fault).method(Method::GET).times(1));
-                    fill(&target, &[&place, &whole], &content).await.unwrap();
-                } else {
-                    fill(&target, &[&place], &content).await.unwrap();
-                }
-                assert_eq!(place.simulator.faults().hits(), 1, "{about}");
-                assert!(target.stored("f.parquet").unwrap() == content, "{about}");
-            }
-        },
-    )
+    let faults = [Fault::TruncateBody, Fault::DropAfter, Fault::ShortenBody, Fault::FlipBit];
+    everywhere(faults, async |fault, place| {
+        let about = format!("{} {fault:?}", place.name);
+        let content = content(300_000);
+        let (whole, target) = (holding(&content).await, holding(b"").await);
+        target.simulator.wipe(target.protocol);
+        place.cloud.data.put(&Path::from("d/f.parquet"), content.clone().into()).await.unwrap();
+        let fail_once = || place.simulator.faults().set(Rule::new(fault).method(Method::GET).times(1));
+        fail_once();
+        if matches!(fault, Fault::ShortenBody | Fault::FlipBit) {
+            assert!(fill(&target, &[&place], &content).await.is_err(), "{about}");
+            assert_eq!(target.stored("f.parquet"), None, "{about}: nothing may appear");
+            fail_once();
+            fill(&target, &[&place, &whole], &content).await.unwrap();
+        } else {
+            fill(&target, &[&place], &content).await.unwrap();
+        }
+        assert_eq!(place.simulator.faults().hits(), 1, "{about}");
+        assert!(target.stored("f.parquet").unwrap() == content, "{about}");
+    })
     .await;
 }

@@ -74,7 +74,7 @@ fn invalid(code: &'static str, message: &str) -> Refusal {
 
 /// Whether a write may replace `present`.
 fn check_write(request: &Request, present: Option<&Object>) -> Result<(), Refusal> {
-    match (request.header("if-none-match"), present) {
+    match (request.condition("if-none-match"), present) {
         (Some("*"), Some(_)) => {
             let message = "The specified blob already exists.";
             return Err(Refusal::new(StatusCode::CONFLICT, "BlobAlreadyExists", message));
@@ -86,7 +86,7 @@ fn check_write(request: &Request, present: Option<&Object>) -> Result<(), Refusa
         _ => {}
     }
     let is_met = |list: &str| present.is_some_and(|present| matches_etag(list, &present.etag));
-    match request.header("if-match") {
+    match request.condition("if-match") {
         Some(list) if !is_met(list) => Err(condition_not_met()),
         _ => Ok(()),
     }
@@ -157,10 +157,10 @@ fn put_block_list(store: &mut Store, request: &Request, place: &Place<'_>) -> Re
 
 fn read(store: &Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {
     let object = store.object(place.bucket, place.name).ok_or_else(not_found)?;
-    if request.header("if-match").is_some_and(|list| !matches_etag(list, &object.etag)) {
+    if request.condition("if-match").is_some_and(|list| !matches_etag(list, &object.etag)) {
         return Err(condition_not_met());
     }
-    if request.header("if-none-match").is_some_and(|list| matches_etag(list, &object.etag)) {
+    if request.condition("if-none-match").is_some_and(|list| matches_etag(list, &object.etag)) {
         let message = "The condition specified using HTTP conditional header(s) is not met.";
         return Err(Refusal::new(StatusCode::NOT_MODIFIED, "ConditionNotMet", message));
     }

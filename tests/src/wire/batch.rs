@@ -69,6 +69,7 @@ fn parse(part: &str, outer: &Request) -> Option<(String, Request)> {
         headers,
         body: Bytes::new(),
         received: outer.received,
+        ignores_conditions: outer.ignores_conditions,
     };
     Some((id, inner))
 }

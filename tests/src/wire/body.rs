@@ -13,6 +13,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::message::Answer;
 
+/// Longest piece of a body, in bytes.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 /// Pieces of a slow body in each second.
 const PIECES_PER_SECOND: u64 = 4;
 
@@ -58,8 +60,8 @@ impl WireBody {
         deadline: Option<Instant>,
     ) -> Self {
         let kept = bytes.slice(..cut_after.map_or(bytes.len(), |cut| cut.min(bytes.len())));
-        let piece_bytes =
-            bytes_per_second.map_or(kept.len(), |rate| (rate / PIECES_PER_SECOND) as usize).max(1);
+        let of_rate = |rate: u64| (rate / PIECES_PER_SECOND) as usize;
+        let piece_bytes = bytes_per_second.map_or(PIECE_BYTES_MAX, of_rate).max(1);
         let pieces = (0..kept.len()).step_by(piece_bytes);
         let pieces = pieces.map(|at| kept.slice(at..(at + piece_bytes).min(kept.len()))).collect();
         let piece_interval = match bytes_per_second {

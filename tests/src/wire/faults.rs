@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 
-use super::message::{Refusal, Request};
+use super::message::Refusal;
 use super::protocol::Protocol;
 use crate::prng::Prng;
 
@@ -55,9 +55,6 @@ pub enum Fault {
     /// The conditions of the request are ignored.
     IgnorePreconditions,
 }
-
-/// The headers in which requests set conditions.
-const CONDITIONS: [&str; 3] = ["if-match", "if-none-match", "x-goog-if-generation-match"];
 
 /// A fault and the requests that it befalls: all of them, unless said otherwise.
 #[derive(Debug, Clone)]
@@ -221,12 +218,4 @@ impl Fault {
         }
         Some(refusal)
     }
-}
-
-/// The request without its conditions.
-pub(super) fn without_conditions(mut request: Request) -> Request {
-    for name in CONDITIONS {
-        request.headers.remove(name);
-    }
-    request
 }

@@ -59,7 +59,7 @@ fn failed_condition(header: &str) -> Refusal {
 
 /// Whether a write may replace `present`.
 fn check_write(request: &Request, present: Option<&Object>) -> Result<(), Refusal> {
-    let Some(wanted) = request.header("x-goog-if-generation-match") else { return Ok(()) };
+    let Some(wanted) = request.condition("x-goog-if-generation-match") else { return Ok(()) };
     let Ok(wanted) = wanted.parse::<u64>() else {
         let message = "a generation is a number";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "InvalidArgument", message));
@@ -109,10 +109,10 @@ fn read(store: &Store, request: &Request, place: &Place<'_>) -> Result<Answer, R
     if request.query("generation").is_some_and(|wanted| wanted != object.generation.to_string()) {
         return Err(no_such_key(place.name));
     }
-    if request.header("if-match").is_some_and(|list| !matches_etag(list, &object.etag)) {
+    if request.condition("if-match").is_some_and(|list| !matches_etag(list, &object.etag)) {
         return Err(failed_condition("If-Match"));
     }
-    if request.header("if-none-match").is_some_and(|list| matches_etag(list, &object.etag)) {
+    if request.condition("if-none-match").is_some_and(|list| matches_etag(list, &object.etag)) {
         return Ok(describe(Answer::new(StatusCode::NOT_MODIFIED), object));
     }
     let answer = read_answer(&object.bytes, request.header("range"))?

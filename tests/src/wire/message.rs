@@ -24,6 +24,8 @@ pub(super) struct Request {
     pub(super) body: Bytes,
     /// The simulated time at which it arrived.
     pub(super) received: DateTime<Utc>,
+    /// Whether its conditions count for nothing: see `Fault::IgnorePreconditions`.
+    pub(super) ignores_conditions: bool,
 }
 
 /// What goes back: an error is an answer like any other.
@@ -66,7 +68,16 @@ impl Request {
         let host =
             named.or(uri.authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned();
         let query = parse_query(&uri)?;
-        Ok(Self { method, host, path: uri.path().to_owned(), query, headers, body, received })
+        Ok(Self {
+            method,
+            host,
+            path: uri.path().to_owned(),
+            query,
+            headers,
+            body,
+            received,
+            ignores_conditions: false,
+        })
     }
 
     pub(super) fn is_head(&self) -> bool {
@@ -75,6 +86,11 @@ impl Request {
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// A header that sets a condition.
+    pub(super) fn condition(&self, name: &str) -> Option<&str> {
+        self.header(name).filter(|_| !self.ignores_conditions)
     }
 
     pub(super) fn query(&self, name: &str) -> Option<&str> {

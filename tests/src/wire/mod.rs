@@ -46,6 +46,7 @@ use url::Url;
 
 pub use connector::Connector;
 pub use faults::{Fault, Faults, Rule};
+pub use parts::content_md5;
 pub use protocol::{Protocol, service_account_key};
 pub use server::Server;
 pub use xml::texts;
@@ -275,7 +276,8 @@ impl Simulator {
                 Some(Sent { bytes_per_second: Some(bytes_per_second), ..Sent::whole(answer) })
             }
             Fault::IgnorePreconditions => {
-                Some(Sent::whole(self.apply(protocol, &faults::without_conditions(request))))
+                let request = Request { ignores_conditions: true, ..request };
+                Some(Sent::whole(self.apply(protocol, &request)))
             }
             fault => refused(fault),
         }

@@ -38,10 +38,15 @@ pub(super) fn content_etag(bytes: &[u8]) -> String {
     format!("\"{}\"", hex::encode(Md5::digest(bytes)))
 }
 
+/// What stands in `Content-MD5` for this content.
+pub fn content_md5(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(Md5::digest(bytes))
+}
+
 /// Refuses a body that is not what its `Content-MD5` says.
 pub(super) fn check_md5(request: &Request) -> Result<(), Refusal> {
     match request.header("content-md5") {
-        Some(sent) if sent != BASE64_STANDARD.encode(Md5::digest(&request.body)) => {
+        Some(sent) if sent != content_md5(&request.body) => {
             Err(Refusal::new(StatusCode::BAD_REQUEST, "BadDigest", "the Content-MD5 is another"))
         }
         _ => Ok(()),

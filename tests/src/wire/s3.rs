@@ -78,12 +78,12 @@ fn no_such_key(name: &str) -> Refusal {
 
 /// Whether a write may replace `present`.
 fn check_write(request: &Request, present: Option<&Object>, name: &str) -> Result<(), Refusal> {
-    match request.header("if-none-match") {
+    match request.condition("if-none-match") {
         Some("*") if present.is_some() => return Err(failed_condition("If-None-Match")),
         Some("*") | None => {}
         Some(_) => return Err(Refusal::not_simulated("an If-None-Match other than *")),
     }
-    match (request.header("if-match"), present) {
+    match (request.condition("if-match"), present) {
         (None, _) => Ok(()),
         (Some(_), None) => Err(no_such_key(name)),
         (Some(list), Some(present)) if matches_etag(list, &present.etag) => Ok(()),
@@ -130,10 +130,10 @@ fn complete(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<A
 
 fn read(store: &Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {
     let object = store.object(place.bucket, place.name).ok_or_else(|| no_such_key(place.name))?;
-    if request.header("if-match").is_some_and(|list| !matches_etag(list, &object.etag)) {
+    if request.condition("if-match").is_some_and(|list| !matches_etag(list, &object.etag)) {
         return Err(failed_condition("If-Match"));
     }
-    if request.header("if-none-match").is_some_and(|list| matches_etag(list, &object.etag)) {
+    if request.condition("if-none-match").is_some_and(|list| matches_etag(list, &object.etag)) {
         return Ok(Answer::new(StatusCode::NOT_MODIFIED).with("etag", &object.etag));
     }
     Ok(read_answer(&object.bytes, request.header("range"))?
