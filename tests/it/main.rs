@@ -20,3 +20,6 @@ mod sim;
 mod single_faults;
 mod standby;
 mod takeover;
+mod wire;
+mod wire_battery;
+mod wire_faults;

@@ -13,7 +13,7 @@
 //! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
 //!   `FaultSwitch`.
 //! - [`sim`]: deterministic simulation of the commit protocol.
-//! - [`gcs`]: a Google Cloud Storage in memory that honours preconditions, over HTTP.
+//! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
 //! - [`proxy`]: takes a real service away by its connections.
 //! - [`program`]: the `isobar` binary as a user runs it. [`services`]: the real services of the live tests.
 //!
@@ -33,3 +33,4 @@ pub mod services;
 pub mod sim;
 pub mod trees;
 pub mod wait;
+pub mod wire;

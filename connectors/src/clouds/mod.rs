@@ -24,7 +24,7 @@ use std::{fmt, sync::Arc};
 use object_store::ObjectStore;
 
 pub use faults::{Fault, FaultStore, FaultSwitch};
-pub use open::{OptionProblem, check_options, open};
+pub use open::{OptionProblem, check_options, open, open_with};
 pub use probe::{Probe, probe};
 pub use register::{PutOnce, REGISTER_BYTES_MAX, put_once, read_register};
 

@@ -21,9 +21,10 @@ use std::{
 };
 
 use object_store::{
-    ClientConfigKey, ObjectStore, RetryConfig,
+    ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    client::{HttpClient, HttpConnector},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     memory::InMemory,
     path::Path,
@@ -40,12 +41,43 @@ use crate::{Error, nearest::nearest};
 
 /// Opens the cloud `name` at `url`. Makes no request; [`probe`](super::probe) does.
 pub fn open(name: &str, url: &Url, options: &BTreeMap<String, String>) -> Result<Cloud, Error> {
+    open_through(name, url, options, None)
+}
+
+/// Like [`open`], but the requests of `s3://`, `az://` and `gs://` clouds go through `connector` instead of the network:
+/// for tests, which so run the real clients, with their signing and parsing, against a simulated store. The time-outs
+/// reach the connector as [`ClientOptions`]; it has to keep them.
+pub fn open_with(
+    name: &str,
+    url: &Url,
+    options: &BTreeMap<String, String>,
+    connector: Arc<dyn HttpConnector>,
+) -> Result<Cloud, Error> {
+    open_through(name, url, options, Some(SharedConnector(connector)))
+}
+
+/// The builders take a connector by value, and each cloud has two clients.
+#[derive(Debug, Clone)]
+struct SharedConnector(Arc<dyn HttpConnector>);
+
+impl HttpConnector for SharedConnector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        self.0.connect(options)
+    }
+}
+
+fn open_through(
+    name: &str,
+    url: &Url,
+    options: &BTreeMap<String, String>,
+    connector: Option<SharedConnector>,
+) -> Result<Cloud, Error> {
     let wrong = |problem| Error::CloudConfig { cloud: name.to_string(), problem };
     if let Some(OptionProblem { option, problem }) = check_options(url, options).into_iter().next() {
         return Err(wrong(format!("{option}: {problem}")));
     }
     let prefix = Path::from_url_path(url.path()).map_err(|error| wrong(format!("url: {error}")))?;
-    let opened = Opened { options, prefix };
+    let opened = Opened { options, prefix, connector };
     let (control, data, root) = match Kind::of(url).map_err(wrong)? {
         Kind::Amazon => opened.clients(|client| opened.amazon(url, client)),
         Kind::Azure => opened.clients(|client| opened.azure(url, client)),
@@ -318,6 +350,7 @@ type Stores = (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>, Option<Arc<Root>>);
 struct Opened<'a> {
     options: &'a BTreeMap<String, String>,
     prefix: Path,
+    connector: Option<SharedConnector>,
 }
 
 impl Opened<'_> {
@@ -343,6 +376,9 @@ impl Opened<'_> {
         for (option, value) in client.options() {
             builder = builder.with_config(AmazonS3ConfigKey::Client(option), value);
         }
+        if let Some(connector) = self.connector.clone() {
+            builder = builder.with_http_connector(connector);
+        }
         builder.build()
     }
 
@@ -353,6 +389,9 @@ impl Opened<'_> {
         }
         for (option, value) in client.options() {
             builder = builder.with_config(AzureConfigKey::Client(option), value);
+        }
+        if let Some(connector) = self.connector.clone() {
+            builder = builder.with_http_connector(connector);
         }
         builder.build()
     }
@@ -368,6 +407,9 @@ impl Opened<'_> {
         }
         for (option, value) in client.options() {
             builder = builder.with_config(GoogleConfigKey::Client(option), value);
+        }
+        if let Some(connector) = self.connector.clone() {
+            builder = builder.with_http_connector(connector);
         }
         builder.build()
     }

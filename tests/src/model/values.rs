@@ -253,6 +253,7 @@ impl Values {
             incarnation: incarnation(0),
             base: known.chains[usize::from(base)].clone(),
             sealed: BTreeMap::new(),
+            readmitted: BTreeMap::new(),
             tail: Vec::new(),
         };
         let record = Record::new(Epoch(epoch.into()), 0, Content::Header(header));
@@ -331,7 +332,7 @@ impl Values {
         for decision in &tail {
             chain = self.append(known, chain, decision.clone());
         }
-        let header = Header { clouds: names(), incarnation: incarnation(process), base, sealed, tail };
+        let header = Header { clouds: names(), incarnation: incarnation(process), base, sealed, readmitted: BTreeMap::new(), tail };
         Ok(self.intern(known, Record::new(Epoch(epoch.into()), 0, Content::Header(header))))
     }
 

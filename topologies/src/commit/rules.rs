@@ -163,6 +163,7 @@ mod tests {
             clouds: vec!["a".into(), "b".into()],
             incarnation: "i".into(),
             base: Chain::default(),
+            readmitted: BTreeMap::new(),
             sealed: BTreeMap::from([("a".to_owned(), Epoch(3))]),
             tail: vec![],
         };
