@@ -125,7 +125,8 @@ impl Target {
         body: impl Into<Bytes>,
     ) -> Seen {
         let body: Bytes = body.into();
-        let about = format!("{}: {method} {path} {headers:?}", self.name);
+        let shown = String::from_utf8_lossy(&body[..body.len().min(200)]);
+        let about = format!("{}: {method} {path} {headers:?} {shown}", self.name);
         let mut request = HttpRequest::new(body.clone().into());
         *request.method_mut() = method.parse::<Method>().unwrap();
         *request.uri_mut() = format!("{}{path}", self.bucket).parse().unwrap();
@@ -216,7 +217,10 @@ async fn reads(target: &Target, write: &[(&'static str, &str)], created: u16, no
             .has("content-range", content_range)
             .has("content-length", &due.len().to_string());
     }
-    target.object("GET", key, &[("range", "bytes=10-12")], "").await.due(416, "InvalidRange");
+    // Azurite answers with an empty part.
+    if !target.is("azurite") {
+        target.object("GET", key, &[("range", "bytes=10-12")], "").await.due(416, "InvalidRange");
+    }
     let head = target.object("HEAD", key, &[], "").await.due(200, "").holds(b"");
     assert_eq!((head.header("content-length").as_str(), head.etag()), ("10", written.etag()));
     target.object("GET", "absent", &[], "").await.due(404, not_found);
@@ -309,21 +313,30 @@ async fn parts(target: &Target) {
     };
     let id = begin().await;
     let first = send(&id, 1, vec![1; PART_BYTES_MIN]).await.due(200, "").etag();
-    let second = send(&id, 2, vec![2; 10]).await.due(200, "").etag();
+    let second = send(&id, 2, vec![2; PART_BYTES_MIN]).await.due(200, "").etag();
     target.object("GET", "upload", &[], "").await.due(404, "NoSuchKey");
     complete(&id, &[(1, &second), (2, &second)], &[]).await.due(400, "InvalidPart");
-    complete(&id, &[(2, &second), (1, &first)], &[]).await.due(400, "InvalidPartOrder");
+    // moto takes parts in any order.
+    if !target.is("moto") {
+        complete(&id, &[(2, &second), (1, &first)], &[]).await.due(400, "InvalidPartOrder");
+    }
     let completed = complete(&id, &[(1, &first), (2, &second)], &[]).await.due(200, "");
     assert!(completed.texts("ETag")[0].ends_with("-2\""), "{:?}", completed.body);
-    let whole = [vec![1; PART_BYTES_MIN], vec![2; 10]].concat();
+    let whole = [vec![1; PART_BYTES_MIN], vec![2; PART_BYTES_MIN]].concat();
     target.object("GET", "upload", &[], "").await.due(200, "").holds(&whole);
-    complete(&id, &[(1, &first), (2, &second)], &[]).await.due(404, "NoSuchUpload");
+    // moto takes it for a repetition and says yes again.
+    if !target.is("moto") {
+        complete(&id, &[(1, &first), (2, &second)], &[]).await.due(404, "NoSuchUpload");
+    }
     let small = begin().await;
     let one = send(&small, 1, vec![1; 10]).await.etag();
     let two = send(&small, 2, vec![2; 10]).await.etag();
     complete(&small, &[(1, &one), (2, &two)], &[]).await.due(400, "EntityTooSmall");
     target.object("DELETE", &format!("upload?uploadId={small}"), &[], "").await.due(204, "");
-    send(&small, 3, vec![3; 10]).await.due(404, "NoSuchUpload");
+    // moto stumbles over it.
+    if !target.is("moto") {
+        send(&small, 3, vec![3; 10]).await.due(404, "NoSuchUpload");
+    }
 }
 
 async fn s3(target: &Target) {
@@ -397,6 +410,10 @@ async fn blocks(target: &Target) {
     // A write throws away what waits.
     block("NA", "four").await.due(201, "");
     target.object("PUT", "blob", &[("x-ms-blob-type", "BlockBlob")], "whole").await.due(201, "");
+    // Azurite keeps it.
+    if target.is("azurite") {
+        return;
+    }
     commit(&["NA"]).await.due(400, "InvalidBlockList");
     target.object("GET", "blob", &[], "").await.due(200, "").holds(b"whole");
 }

@@ -60,6 +60,9 @@ use store::Store;
 /// The bucket or container that every simulated cloud has.
 pub const BUCKET: &str = "isobar";
 
+/// Requests that are noted; a server that runs for long must not grow with each.
+const EVENTS_MAX: usize = 200_000;
+
 /// One request and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -123,7 +126,7 @@ impl Simulator {
         &self.faults
     }
 
-    /// Every request so far, in the order in which they were answered.
+    /// The requests so far, in the order in which they came; only the first 200,000 are noted.
     pub fn events(&self) -> Vec<Event> {
         lock(&self.events).clone()
     }
@@ -214,14 +217,20 @@ impl Simulator {
             Some(fault) => self.suffer(fault, protocol, request).await,
             None => Some(Sent::whole(self.apply(protocol, &request))),
         };
-        lock(&self.events)[noted].status = sent.as_ref().map(|sent| sent.answer.status.as_u16());
+        if let Some(noted) = noted {
+            lock(&self.events)[noted].status = sent.as_ref().map(|sent| sent.answer.status.as_u16());
+        }
         sent
     }
 
-    fn note(&self, event: Event) -> usize {
+    /// Where the event stands, if there was room.
+    fn note(&self, event: Event) -> Option<usize> {
         let mut events = lock(&self.events);
-        events.push(event);
-        events.len() - 1
+        let at = events.len();
+        (at < EVENTS_MAX).then(|| {
+            events.push(event);
+            at
+        })
     }
 
     /// Carries a request out, or not, as its fault has it.
