@@ -97,6 +97,8 @@ struct State {
     weather: Weather,
     /// The way from one machine to this cloud, where it differs from the weather over the cloud.
     ways: BTreeMap<usize, Weather>,
+    /// Everything is lost soon after the next claim of an epoch arrives.
+    wiped_after_claim: bool,
 }
 
 impl SimCloud {
@@ -108,8 +110,13 @@ impl SimCloud {
         monitor: Arc<Monitor>,
         broken: Option<Broken>,
     ) -> Arc<Self> {
-        let state =
-            State { objects: BTreeMap::new(), writes: 0, weather: Weather::Clear, ways: BTreeMap::new() };
+        let state = State {
+            objects: BTreeMap::new(),
+            writes: 0,
+            weather: Weather::Clear,
+            ways: BTreeMap::new(),
+            wiped_after_claim: false,
+        };
         Arc::new(Self { name, index, world, monitor, broken, state: Mutex::new(state) })
     }
 
@@ -143,6 +150,11 @@ impl SimCloud {
         self.lock().objects.clear();
     }
 
+    /// Loses every object in the middle of the next take-over.
+    pub fn wipe_after_claim(&self) {
+        self.lock().wiped_after_claim = true;
+    }
+
     /// Loses one object, as a clean-up rule would. Only for a broken variant.
     pub fn remove(&self, path: &str) {
         self.world.note(format_args!("{}: removed {path}", self.name));
@@ -171,7 +183,7 @@ impl SimCloud {
         }
     }
 
-    fn put(&self, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
+    fn put(self: &Arc<Self>, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
         let ignores_preconditions =
             self.broken == Some(Broken::PreconditionsIgnored) && !path.as_ref().contains("/probe/");
         let version = {
@@ -199,6 +211,13 @@ impl SimCloud {
         };
         self.world.note(format_args!("{}: stored {path}, {} bytes", self.name, bytes.len()));
         self.monitor.stored(self.index, path.as_ref(), &bytes);
+        if path.as_ref().contains("/epoch/") && std::mem::take(&mut self.lock().wiped_after_claim) {
+            let (cloud, pause) = (self.clone(), self.world.draw_ms(0, 400));
+            self.world.spawn(NATURE, async move {
+                cloud.world.sleep(pause).await;
+                cloud.wipe();
+            });
+        }
         Ok(PutResult { e_tag: Some(version.to_string()), version: None })
     }
 
@@ -333,7 +352,7 @@ impl SimStore {
         &self,
         kind: Kind,
         path: &Path,
-        work: impl FnOnce(&SimCloud) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<SimCloud>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let fate = self.draw_fate(kind);
         let (there, back) = (self.draw_way(), self.draw_way());
@@ -461,7 +480,7 @@ impl ObjectStore for SimStore {
                 let store = store.clone();
                 async move {
                     let gone = path.clone();
-                    let delete = move |cloud: &SimCloud| {
+                    let delete = move |cloud: &Arc<SimCloud>| {
                         cloud.delete(&gone);
                         Ok(())
                     };

@@ -188,8 +188,8 @@ impl Hand {
 
     fn wipe(&mut self) {
         if self.plan.wipes && !std::mem::replace(&mut self.wiped, true) {
-            let cloud = self.prng.index(self.plan.clouds);
-            self.site.clouds[cloud].wipe();
+            let cloud = &self.site.clouds[self.prng.index(self.plan.clouds)];
+            if self.prng.chance(50) { cloud.wipe() } else { cloud.wipe_after_claim() }
         }
     }
 

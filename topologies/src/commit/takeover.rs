@@ -99,7 +99,7 @@ impl Group {
         let (answering, silent) = self.probe_clouds(is_first_start).await?;
         let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
-        let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
+        let (logs, sealed_before) = self.seal_and_read(epoch, &holders, &group_id).await?;
         let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
             .map_err(|what| Error::damaged("control log", what))?;
         let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
@@ -402,9 +402,12 @@ impl Group {
         &self,
         epoch: Epoch,
         holders: &[usize],
+        group_id: &str,
     ) -> Result<(Vec<(usize, Vec<SealedLog>)>, BTreeMap<String, Epoch>), Error> {
         let outcomes = future::join_all(holders.iter().map(|index| async move {
-            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index]).await)
+            let cloud = &self.clouds[*index];
+            let read = self.seal_and_read_cloud(epoch, cloud).await;
+            (*index, self.confirm(cloud, group_id, read).await)
         }))
         .await;
         let mut logs = Vec::new();
@@ -428,6 +431,17 @@ impl Group {
             return Err(Error::no_majority("seal older epochs", self.majority(), self.clouds.len(), reasons));
         }
         Ok((logs, sealed))
+    }
+
+    /// Believes what was read in a cloud only if it is still ours afterwards: one that was wiped while it was read
+    /// shows empty logs, and taking those for the truth would forget what it had decided with another cloud.
+    async fn confirm<T>(&self, cloud: &Cloud, group_id: &str, read: Result<T, Error>) -> Result<T, Error> {
+        let read = read?;
+        let identity = self.read_identity(cloud).await?;
+        if identity.is_none_or(|identity| identity != self.identity(cloud, group_id)) {
+            return Err(Error::damaged(&cloud.name, "its identity is gone: wiped during the take-over"));
+        }
+        Ok(read)
     }
 
     async fn seal_and_read_cloud(
