@@ -6,7 +6,7 @@
 //!
 //! What a request may meet, by the [`Weather`] over the cloud and over the way there: an error before or after it is
 //! carried out, a lost answer, no answer at all, being carried out half a minute after the client gave up,
-//! "already exists" for one's own write or for nothing, a body cut short. Listings come in pages, each as the cloud is
+//! "already exists" for one's own write or for nothing, a body cut short, a flipped bit in a data file. Listings come in pages, each as the cloud is
 //! when the page is made.
 
 use std::collections::BTreeMap;
@@ -141,6 +141,7 @@ impl SimCloud {
         let mut state = self.lock();
         state.weather = Weather::Clear;
         state.ways.clear();
+        state.wiped_after_claim = false;
     }
 
     /// Loses every object.
@@ -184,8 +185,12 @@ impl SimCloud {
     }
 
     fn put(self: &Arc<Self>, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
-        let ignores_preconditions =
-            self.broken == Some(Broken::PreconditionsIgnored) && !path.as_ref().contains("/probe/");
+        let is_probe = path.as_ref().contains("/probe/");
+        let ignores_preconditions = match self.broken {
+            Some(Broken::PreconditionsIgnored) => !is_probe,
+            Some(Broken::PreconditionsIgnoredOpenly) => true,
+            _ => false,
+        };
         let version = {
             let mut state = self.lock();
             let held = state.objects.get(path.as_ref());
@@ -446,7 +451,15 @@ impl SimStore {
 
     pub(super) async fn get_honestly(&self, path: &Path) -> Result<(ObjectMeta, Bytes)> {
         let from = path.clone();
-        self.request(Kind::Read, path, move |cloud| cloud.get(&from)).await
+        let (meta, bytes) = self.request(Kind::Read, path, move |cloud| cloud.get(&from)).await?;
+        let is_rough = matches!(self.cloud.weather_for(self.machine), Weather::Rough(_));
+        if self.client == Client::Data && is_rough && self.world().draw(|prng| prng.chance(5)) {
+            self.world().note(format_args!("{}: {path} is read with a flipped bit", self.cloud.name));
+            let flipped: Vec<u8> =
+                bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 0)).collect();
+            return Ok((meta, flipped.into()));
+        }
+        Ok((meta, bytes))
     }
 }
 
@@ -476,9 +489,10 @@ impl ObjectStore for SimStore {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let store = self.clone();
         locations
-            .and_then(move |path| {
+            .map(move |path| {
                 let store = store.clone();
                 async move {
+                    let path = path?;
                     let gone = path.clone();
                     let delete = move |cloud: &Arc<SimCloud>| {
                         cloud.delete(&gone);
@@ -487,6 +501,7 @@ impl ObjectStore for SimStore {
                     store.request(Kind::Write, &path, delete).await.map(|()| path)
                 }
             })
+            .buffered(10)
             .boxed()
     }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
-use isobar_connectors::delta;
+use isobar_connectors::delta::{self, FileDigest};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
@@ -287,12 +289,15 @@ impl Lane {
         Err(Error::damaged(path.as_ref(), "no other cloud holds this record").into())
     }
 
+    /// The other clouds; those that are away come last, because asking them takes a time-out each.
     fn others(&self) -> impl Iterator<Item = &Cloud> {
-        let own = self.cloud;
-        self.shared.clouds.iter().enumerate().filter(move |(index, _)| *index != own).map(|(_, cloud)| cloud)
+        let mut others: Vec<usize> =
+            (0..self.shared.clouds.len()).filter(|other| *other != self.cloud).collect();
+        others.sort_by_key(|other| self.shared.is_away(*other));
+        others.into_iter().map(|other| &self.shared.clouds[other])
     }
 
-    /// Files first, then the record.
+    /// Files first, then the record; it counts only in a cloud that is still ours after that.
     async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
         for decision in slot.record.decisions() {
             for table in &decision.tables {
@@ -301,7 +306,9 @@ impl Lane {
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
         match put_once(&self.cloud().control, &path, slot.bytes.clone()).await {
-            PutOnce::Stored => Ok(()),
+            // Asked again afterwards: a cloud that was wiped has lost the SEAL that would have stopped us, and an old
+            // leader must not count it.
+            PutOnce::Stored => self.confirm_identity().await,
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(bytes) => Err(Retry::Never(match decode::<Record>(&bytes) {
                 Ok(record) if record.is_seal() => End::Sealed,
@@ -322,12 +329,33 @@ impl Lane {
             if slot.uploaded(&path, self.cloud).await {
                 continue;
             }
-            let sources: Vec<_> = self.others().map(|cloud| cloud.data.clone()).collect();
-            copy_file(&self.cloud().data, &sources, &path, file.size, &file.sha256)
-                .await
-                .map_err(unreachable)?;
+            self.copy_file(&path, file).await?;
         }
         Ok(())
+    }
+
+    /// Brings one file here from the first cloud that answers and holds it whole. Which one answers is asked with the
+    /// control client: it gives up within seconds, where the patient data client would hold up this lane.
+    async fn copy_file(&self, path: &str, file: &FileDigest) -> Step<()> {
+        let location = Path::parse(path).map_err(|error| Error::damaged(path, error.to_string()))?;
+        match self.cloud().control.head(&location).await {
+            Ok(found) if found.size == file.size => return Ok(()),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(Error::store(self.cloud(), &format!("look for {path}"), error).into()),
+        }
+        let mut last = Error::damaged(path, "no other cloud holds this file");
+        for other in self.others() {
+            if let Err(error) = other.control.head(&location).await {
+                last = Error::store(other, &format!("look for {path}"), error);
+                continue;
+            }
+            let sources = std::slice::from_ref(&other.data);
+            match copy_file(&self.cloud().data, sources, path, file.size, &file.sha256).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = unreachable(error),
+            }
+        }
+        Err(last.into())
     }
 
     async fn publish(&self, slot: &Slot) -> Step<()> {
