@@ -149,6 +149,16 @@ fn every_broken_protocol_is_caught_within_a_thousand_seeds() {
 }
 
 #[test]
+fn stores_that_ignore_preconditions_are_refused_before_anything_is_decided() {
+    for seed in 0..20 {
+        let report = run(seed, Some(Broken::PreconditionsIgnoredOpenly));
+        let refused = report.events.iter().any(|event| event.contains("ignores the precondition"));
+        assert!(refused, "seed {seed}: {:?}", report.violation);
+        assert_eq!(report.decisions, 0, "seed {seed}");
+    }
+}
+
+#[test]
 #[ignore = "shows one seed: set ISOBAR_SEED, and ISOBAR_BROKEN for a broken protocol"]
 fn replay() {
     let seed = from_environment("ISOBAR_SEED").unwrap_or(0);

@@ -1,4 +1,60 @@
+//! A model of the commit protocol, for the model checker `stateright`.
+//!
+//! ```text
+//!   workers ──stage──▶ commits (start position) ──any time, any number of times──▶ leaders
+//!   processes: claim ─▶ seal and read ─▶ choose ─▶ header ─▶ entries, one lane per cloud; stopped or woken at any step
+//!   three clouds of write-once registers: identity, epoch/<e>, log/<e>/<i>, _delta_log/<version>; and data files
+//!   the world: answers lost, writes that land late, a cloud that forgets everything
+//! ```
+//!
+//! **What is the product's own code.** Whether a commit is accepted, what it becomes and what the chain is afterwards
+//! (`Chain::accept`, `decide`, `apply`), what is decided (`Quorum`), what may be published, who is a member, which
+//! epoch is claimed and who owns it, which epochs are sealed and where, what a sealed log says, what is chosen from
+//! all of them and how it splits into base and tail (`rules`, `choose`, `rebase`), on real records with real bytes:
+//! see [`values`]. What is modelled is the order of I/O in `takeover.rs`, `lane.rs` and `leader.rs`: [`steps`].
+//!
+//! **What is checked** is in [`properties`]; that it would be noticed, by the variants in [`variant`]: each is the
+//! protocol with one thing wrong, and each must break an invariant.
+//!
+//! # Why one step may stand for several
+//!
+//! A step is one operation on one register, with these exceptions. Each leaves out no outcome.
+//!
+//! - *No step* is a pause, a crash or a partition: a process that is never scheduled again has crashed, one scheduled
+//!   later was paused. A restart is another process. Hence there is no action for a zombie: everybody may be one.
+//! - *Identify and list epochs* is one step. Identities change only when a cloud is wiped, once per run, so reading them
+//!   one after the other sees what some single moment shows. What listing says decides only which epoch is tried; a
+//!   number that is too low meets claims and SEALs like any other, and listings that hear two clouds of three give those.
+//! - *All SEALs of one cloud, and the reading after them* is one step. Sealing an older log earlier than the last one
+//!   only keeps its leader from writing in between, which not scheduling that leader does as well; closed logs do not
+//!   change, so they read the same later, unless the cloud is wiped, and then the identity that is asked for afterwards
+//!   is gone.
+//! - *A PUT and the reading of the identity after it* is one step: an identity that is there afterwards was there before.
+//! - *The answer to a PUT* is read with it. An answer that is lost while the write arrives is seen through by reading
+//!   (`put_once`), which is the same step a little later. A write that arrives later, or never, is an action of its own.
+//!   Of a lane it changes little, because a lane repeats the same bytes until it knows: a late write is the lane's own
+//!   step, taken later. So only some runs let records be late ([`Bounds::records_late`]), and the others claims and SEALs.
+//! - *A cloud that is away* is one that no step touches. Where a process goes on without it there is an action.
+//! - *A file and its upload* is one bit, set when a commit is staged: in every cloud, or in all but one, because a leader
+//!   proposes nothing whose files are not in a majority. Bringing a missing one is a step.
+//! - *A process that loses an epoch* ends; its next attempt is the next process.
+//! - *Clouds are alike*: claims may be offered in any order, of which the product's is one, so that states that differ in
+//!   the names of clouds only are one state ([`Protocol::symmetry`]). Headers name clouds; the names in them are changed
+//!   too. Processes that have not started are alike as well, and start in order.
+//!
+//! # Bounds
+//!
+//! A run is bounded by [`Bounds`], and a state by the constants in [`state`]. Within them every state is visited. At
+//! most one cloud is wiped, because with two of three lost there is no majority that remembers. One table, one
+//! partition, one record per commit; a header has room for every tail, so the limit on decisions that wait for
+//! publication is not met, and an epoch is never left because its log is long. Clouds are registered; the first
+//! registration, and whatever puts a wiped cloud back, is not part of the model. A process that names another set of
+//! clouds is: it is refused. Invariants about published tables hold for clouds that were not wiped. Only safety is
+//! checked: that everything is published in the end, and soon, is for the simulation.
+
+mod observer;
 pub mod properties;
+mod quorums;
 pub mod state;
 mod steps;
 mod values;
@@ -6,6 +62,7 @@ pub mod variant;
 
 use stateright::{Model, Property};
 
+use quorums::Quorums;
 use state::{CLOUDS, Observed, PROCESSES, Phase, Process, Staged, State};
 use values::Values;
 pub use variant::Variant;
@@ -22,7 +79,9 @@ pub struct Bounds {
     /// Clouds that lose everything.
     pub wipes: u8,
     /// Writes that get no answer and land later or never.
-    pub lates: u8,
+    pub late_writes: u8,
+    /// Whether they may be records of a leader as well, or only claims and SEALs of a take-over.
+    pub records_late: bool,
     /// Whether files may be missing in one cloud.
     pub files_may_miss: bool,
     /// Whether anything is published: without, all that is decided stays in the logs.
@@ -43,10 +102,12 @@ pub struct Protocol {
     pub bounds: Bounds,
     /// Whether states that differ in the names of clouds only are taken for one.
     pub symmetry: bool,
+    quorums: Quorums,
     values: Values,
 }
 
 /// One step of one process, one worker, or the world.
+#[allow(missing_docs, reason = "the fields say what they hold")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A process starts: it identifies the clouds, lists epochs, and decides to claim this one.
@@ -94,7 +155,7 @@ pub enum Action {
 impl Protocol {
     /// A model of `variant` within `bounds`.
     pub fn new(variant: Variant, bounds: Bounds) -> Self {
-        Self { variant, bounds, symmetry: true, values: Values::new() }
+        Self { variant, bounds, symmetry: true, quorums: Quorums::new(), values: Values::new() }
     }
 
     /// Distinct records, decisions and readings met so far: for people.
@@ -115,7 +176,7 @@ impl Model for Protocol {
             late: [state::Late::default(); state::LATE],
             observed: Observed {
                 wipes_left: self.bounds.wipes,
-                lates_left: self.bounds.lates,
+                late_writes_left: self.bounds.late_writes,
                 ..Observed::default()
             },
         };

@@ -57,7 +57,7 @@ pub(super) fn all(bounds: Bounds) -> Vec<Property<Protocol>> {
     sometimes(bounds.publishes, "every cloud has published everything", all_is_published);
     sometimes(bounds.publishes, "a cloud that was away is to be filled", a_cloud_is_filled);
     sometimes(bounds.wipes > 0, "a leader goes on beside a wiped cloud", a_wiped_cloud_is_left_out);
-    sometimes(bounds.lates > 0, "a write is on its way to a closed log", a_late_write_meets_a_seal);
+    sometimes(bounds.late_writes > 0, "a write is on its way to a closed log", a_late_write_meets_a_seal);
     sometimes(bounds.other_sets, "a process that names other clouds is refused", another_set_is_refused);
     all
 }

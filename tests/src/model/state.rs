@@ -124,7 +124,7 @@ pub struct Observed {
     pub(super) headers: [(bool, ChainId); EPOCHS],
     /// Clouds that may still be wiped, and writes that may still go astray.
     pub(super) wipes_left: u8,
-    pub(super) lates_left: u8,
+    pub(super) late_writes_left: u8,
     /// [`Broken`], one bit each.
     pub(super) broken: u8,
 }
@@ -195,6 +195,31 @@ impl Observed {
     }
 }
 
+/// FNV-1a: quick, and the same in every run. Clouds with equal marks are tried in every order, so a collision costs
+/// time and nothing else.
+#[derive(Debug, Default)]
+struct Mark(u64);
+
+impl std::hash::Hasher for Mark {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.0 = (self.0 ^ u64::from(word)).wrapping_mul(0x100_0000_01b3);
+    }
+}
+
 const PERMUTATIONS: [Permutation; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 impl State {
@@ -219,7 +244,8 @@ impl State {
     /// What is known about a cloud apart from its name and those of others; equal for clouds that may be exchanged.
     fn mark(&self, cloud: usize, values: &Values) -> u64 {
         use std::hash::{Hash, Hasher};
-        let mut mark = std::collections::hash_map::DefaultHasher::new();
+
+        let mut mark = Mark::default();
         let it = &self.clouds[cloud];
         (it.identity, it.claims, it.versions, it.files).hash(&mut mark);
         for record in it.logs.iter().flatten() {

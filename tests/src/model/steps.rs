@@ -2,11 +2,11 @@
 //! that the module page shows to be equal to one.
 
 use isobar_topologies::commit::Epoch;
-use isobar_topologies::commit::quorum::{Quorum, majority};
+use isobar_topologies::commit::quorum::majority;
 use isobar_topologies::commit::rules::{self, Claimed};
 
-use super::state::{Broken, CLOUDS, Cloud, INDEXES, Late, Phase, Process, Staged, State, VERSIONS};
-use super::values::{ChainId, Kind, RecordId, identity, names};
+use super::state::{Broken, CLOUDS, Cloud, EPOCHS, INDEXES, Late, Phase, Process, Staged, State, VERSIONS};
+use super::values::{ChainId, GROUP, Kind, RecordId, names};
 use super::{Action, Protocol, Variant};
 
 /// The cloud that a process naming another set names.
@@ -106,8 +106,9 @@ impl Protocol {
 
     fn members(&self, state: &State) -> u8 {
         let counts = |cloud: &usize| {
-            let found = state.clouds[*cloud].identity.then(|| identity(*cloud));
-            self.variant == Variant::WipedCloudCounted || rules::is_member(found.as_ref(), &identity(*cloud))
+            let expected = self.values.identity(*cloud);
+            let found = state.clouds[*cloud].identity.then_some(expected);
+            self.variant == Variant::WipedCloudCounted || rules::is_member(found, expected)
         };
         (0..CLOUDS).filter(counts).fold(0, |members, cloud| members | bit(cloud))
     }
@@ -139,7 +140,7 @@ impl Protocol {
         for cloud in clouds_of(process.pending).map(|cloud| cloud as u8) {
             actions.push(Action::Claim { process: number, cloud });
             actions.push(Action::ClaimRefused { process: number, cloud });
-            if state.observed.lates_left > 0 {
+            if state.observed.late_writes_left > 0 {
                 actions.push(Action::ClaimLost { process: number, cloud });
             }
         }
@@ -197,7 +198,7 @@ impl Protocol {
         for cloud in clouds_of(process.pending).map(|cloud| cloud as u8) {
             actions.push(Action::SealAndRead { process: number, cloud });
             actions.push(Action::SealRefused { process: number, cloud });
-            if state.observed.lates_left > 0 {
+            if state.observed.late_writes_left > 0 {
                 actions.push(Action::SealLost { process: number, cloud });
             }
         }
@@ -218,9 +219,9 @@ impl Protocol {
             self.seal(state, process, cloud, None)?;
         }
         let read = self.values.read_logs(epoch, &state.clouds[cloud].logs);
-        let found = state.clouds[cloud].identity.then(|| identity(cloud));
-        let asks = !matches!(self.variant, Variant::WipedCloudCounted | Variant::IdentityCheckedOnlyBefore);
-        let belongs = !asks || rules::still_belongs(found.as_ref(), super::values::group());
+        let found = state.clouds[cloud].identity.then_some(self.values.identity(cloud));
+        let asks = !matches!(self.variant, Variant::WipedCloudCounted | Variant::NotAskedAfterReading);
+        let belongs = !asks || rules::still_belongs(found, GROUP);
         match read {
             Ok(read) if belongs => state.processes[process].reads[cloud] = read,
             Ok(_) => {}
@@ -359,18 +360,6 @@ impl Protocol {
 
     // ---------------------------------------------------------------- leading
 
-    /// The leader's own bookkeeping, as the product keeps it.
-    fn quorum(&self, process: &Process) -> Quorum {
-        let mut quorum = Quorum::new(CLOUDS);
-        for index in 0..u64::from(process.proposed) {
-            quorum.propose();
-            for cloud in (0..CLOUDS).filter(|cloud| u64::from(process.stored[*cloud]) > index) {
-                quorum.record_stored(cloud, index);
-            }
-        }
-        quorum
-    }
-
     /// Records that the leader takes for decided.
     pub(super) fn decided(&self, process: &Process) -> u8 {
         if process.names_one {
@@ -378,7 +367,7 @@ impl Protocol {
         } else if self.variant == Variant::DecidedInOne {
             process.stored.into_iter().max().unwrap_or(0)
         } else {
-            self.quorum(process).decided() as u8
+            self.quorums.decided(process.proposed, process.stored)
         }
     }
 
@@ -388,7 +377,7 @@ impl Protocol {
         } else if process.names_one || self.variant == Variant::DecidedInOne {
             self.decided(process) > index && process.stored[cloud] > index
         } else {
-            rules::is_publishable(&self.quorum(process), cloud, index.into())
+            self.quorums.is_publishable(process.proposed, process.stored, cloud, index)
         }
     }
 
@@ -410,7 +399,7 @@ impl Protocol {
         for cloud in (0..CLOUDS).filter(|cloud| !process.lane_has_ended(*cloud)) {
             let (process, at) = (number, cloud as u8);
             actions.push(Action::Store { process, cloud: at });
-            if state.observed.lates_left > 0 {
+            if self.bounds.records_late && state.observed.late_writes_left > 0 {
                 actions.push(Action::StoreLost { process, cloud: at });
             }
             if self.bounds.publishes {
@@ -444,7 +433,13 @@ impl Protocol {
             return None;
         }
         let start = state.commits[usize::from(commit)].start();
-        let decision = self.values.decide(self.variant, chain, leader.epoch, commit, start).ok()?;
+        // The variant counts its epochs down, so that a second decision bears a lower number than the first.
+        let epoch = if self.variant == Variant::EpochInBytesNotOwn {
+            EPOCHS as u8 - leader.proposed
+        } else {
+            leader.epoch
+        };
+        let decision = self.values.decide(self.variant, chain, epoch, commit, start).ok()?;
         leader.records[usize::from(leader.proposed)] =
             self.values.entry(leader.epoch, leader.proposed, decision);
         leader.proposed += 1;
@@ -517,7 +512,7 @@ impl Protocol {
             let _ = self.values.judge_occupant(held);
             return self.end_lane(state, process, cloud);
         }
-        if self.variant != Variant::IdentityCheckedOnlyBefore && !self.counts(&state.clouds[cloud], cloud) {
+        if self.variant != Variant::NotAskedAfterStoring && !self.counts(&state.clouds[cloud], cloud) {
             return self.end_lane(state, process, cloud);
         }
         let leader = &mut state.processes[process];
@@ -531,9 +526,8 @@ impl Protocol {
 
     /// Whether the lane takes the cloud for one of the group.
     fn counts(&self, it: &Cloud, cloud: usize) -> bool {
-        let found = it.identity.then(|| identity(cloud));
-        self.variant == Variant::WipedCloudCounted
-            || rules::still_belongs(found.as_ref(), super::values::group())
+        let found = it.identity.then_some(self.values.identity(cloud));
+        self.variant == Variant::WipedCloudCounted || rules::still_belongs(found, GROUP)
     }
 
     fn end_lane(&self, state: &mut State, process: usize, cloud: usize) -> Option<()> {
@@ -595,7 +589,10 @@ impl Protocol {
         let leader = &state.processes[process];
         let header = self.values.shape(leader.records[0]);
         let tail = self.values.length(header.end) - self.values.length(header.base);
-        let done = leader.published[cloud];
+        let mut done = leader.published[cloud];
+        if self.variant == Variant::PublishOutOfOrder && done + 1 < leader.proposed {
+            done += 1;
+        }
         let index = if done < tail { 0 } else { done - tail + 1 };
         if index >= leader.proposed || !self.is_publishable(leader, cloud, index) {
             return None;
@@ -646,69 +643,6 @@ impl Protocol {
         }
         Some(())
     }
-
-    // ---------------------------------------------------------------- the observer
-
-    /// A record was stored: with it a majority of clouds may hold it.
-    fn observe_stored(&self, state: &mut State, epoch: u8, index: u8, record: RecordId) {
-        if self.values.shape(record).kind == Kind::Seal {
-            return;
-        }
-        let holds = |cloud: &&Cloud| cloud.identity && cloud.record(epoch, index) == record;
-        if state.clouds.iter().filter(holds).count() >= majority(CLOUDS) {
-            self.observe_decided(state, epoch, index, record);
-        }
-    }
-
-    /// A record is decided, in a majority of clouds or by the word of a leader that counted so.
-    fn observe_decided(&self, state: &mut State, epoch: u8, index: u8, record: RecordId) {
-        let chain = self.values.shape(record).end;
-        let observed = &mut state.observed;
-        let at = |chain, length| self.values.at(chain, length);
-        let (known, length) = (self.values.length(observed.decided), self.values.length(chain));
-        let shared = known.min(length);
-        if at(chain, shared) != at(observed.decided, shared) {
-            observed.note(Broken::TwoValues);
-            return;
-        }
-        if length > known {
-            self.check_links(observed, chain, known);
-            observed.decided = chain;
-        }
-        for decided_in in observed.decided_in.iter_mut().take(usize::from(length)) {
-            if *decided_in == 0 || *decided_in > epoch {
-                *decided_in = epoch;
-            }
-        }
-        if index == 0 {
-            observed.headers[usize::from(epoch) - 1] = (true, chain);
-        }
-        let is_lost = (1..).zip(observed.headers).any(|(later, (decided, header))| {
-            let older = (1u8..).zip(observed.decided_in);
-            let due = older.filter(|(_, decided_in)| (1..later).contains(decided_in));
-            decided
-                && due
-                    .map(|(sequence, _)| sequence)
-                    .any(|sequence| at(header, sequence) != at(observed.decided, sequence))
-        });
-        if is_lost {
-            observed.note(Broken::Lost);
-        }
-    }
-
-    /// Offsets tile and epochs do not fall, in the decisions of `chain` above `known`.
-    fn check_links(&self, observed: &mut super::state::Observed, mut chain: ChainId, known: u8) {
-        while self.values.length(chain) > known {
-            let link = self.values.link(chain);
-            if link.start != self.values.position(link.previous).unwrap_or(0) {
-                observed.note(Broken::Tiles);
-            }
-            if link.previous != 0 && link.epoch < self.values.link(link.previous).epoch {
-                observed.note(Broken::EpochWentBack);
-            }
-            chain = link.previous;
-        }
-    }
 }
 
 /// The highest epoch that a cloud has seen, claimed or logged.
@@ -720,7 +654,7 @@ fn highest_epoch(cloud: &Cloud) -> u8 {
 
 /// Puts a write on its way, if one may still go astray.
 fn send_late(state: &mut State, late: Late) -> Option<()> {
-    state.observed.lates_left = state.observed.lates_left.checked_sub(1)?;
+    state.observed.late_writes_left = state.observed.late_writes_left.checked_sub(1)?;
     if state.late.contains(&late) {
         return None;
     }

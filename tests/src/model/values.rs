@@ -31,7 +31,8 @@ pub(super) type ReadId = u16;
 pub(super) const NAMES: [&str; CLOUDS] = ["a", "b", "c"];
 const TABLE: &str = "events";
 const TOPOLOGY: &str = "model";
-const GROUP: &str = "group";
+/// The group's id, as a leader knows it.
+pub(super) const GROUP: &str = "group";
 /// Distinct values of one kind that a run may meet.
 const VALUES_MAX: usize = 1 << 16;
 
@@ -84,8 +85,12 @@ struct Read {
 pub(super) struct Values {
     links: Vec<AtomicU64>,
     shapes: Vec<AtomicU64>,
+    identities: [Identity; CLOUDS],
     known: Mutex<Known>,
 }
+
+/// Epoch, process, what was read in each cloud, and how far each had published.
+type HeaderKey = (u8, u8, [ReadId; CLOUDS], [u8; CLOUDS]);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -98,7 +103,7 @@ struct Known {
     read_ids: HashMap<Vec<u8>, ReadId>,
     decided: HashMap<(ChainId, u8, u8, u8), Result<ChainId, Refused>>,
     entries: HashMap<(u8, u8, ChainId), RecordId>,
-    headers: HashMap<(u8, u8, [ReadId; CLOUDS], [u8; CLOUDS]), Result<RecordId, Damage>>,
+    headers: HashMap<HeaderKey, Result<RecordId, Damage>>,
     logs_read: HashMap<(u8, Logs), Result<ReadId, Damage>>,
     renamed_records: HashMap<(RecordId, Permutation), RecordId>,
     renamed_reads: HashMap<(ReadId, Permutation), ReadId>,
@@ -119,7 +124,17 @@ impl Values {
     pub(super) fn new() -> Self {
         let table = || (0..VALUES_MAX).map(|_| AtomicU64::new(0)).collect();
         let known = Known { chains: vec![Chain::default()], ..Known::default() };
-        Self { links: table(), shapes: table(), known: Mutex::new(known) }
+        Self {
+            links: table(),
+            shapes: table(),
+            identities: [0, 1, 2].map(identity),
+            known: Mutex::new(known),
+        }
+    }
+
+    /// The identity that a registered cloud carries.
+    pub(super) fn identity(&self, cloud: usize) -> &Identity {
+        &self.identities[cloud]
     }
 
     /// A decision's facts.
@@ -332,7 +347,14 @@ impl Values {
         for decision in &tail {
             chain = self.append(known, chain, decision.clone());
         }
-        let header = Header { clouds: names(), incarnation: incarnation(process), base, sealed, readmitted: BTreeMap::new(), tail };
+        let header = Header {
+            clouds: names(),
+            incarnation: incarnation(process),
+            base,
+            sealed,
+            readmitted: BTreeMap::new(),
+            tail,
+        };
         Ok(self.intern(known, Record::new(Epoch(epoch.into()), 0, Content::Header(header))))
     }
 
@@ -415,7 +437,7 @@ impl Values {
 }
 
 /// The identity that every registered cloud of the model carries.
-pub(super) fn identity(cloud: usize) -> Identity {
+fn identity(cloud: usize) -> Identity {
     Identity {
         format: isobar_topologies::commit::format::FORMAT,
         topology: TOPOLOGY.into(),
@@ -428,11 +450,6 @@ pub(super) fn identity(cloud: usize) -> Identity {
 /// All names of clouds.
 pub(super) fn names() -> Vec<String> {
     NAMES.map(str::to_owned).to_vec()
-}
-
-/// The group's id, as a leader knows it.
-pub(super) fn group() -> &'static str {
-    GROUP
 }
 
 fn incarnation(process: u8) -> String {

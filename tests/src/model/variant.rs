@@ -37,14 +37,20 @@ pub enum Variant {
     FillWithoutFiles,
     /// A cloud without an identity counts like any other.
     WipedCloudCounted,
-    /// A cloud's identity is looked at before it is written or read, and not afterwards.
-    IdentityCheckedOnlyBefore,
+    /// A cloud's identity is looked at before its logs are read, and not afterwards.
+    NotAskedAfterReading,
+    /// A cloud's identity is looked at before the first record is stored, and not after each.
+    NotAskedAfterStoring,
     /// A process that names one of the three clouds as its set is not refused.
     TwoSetsOfClouds,
     /// A record in one cloud is decided.
     DecidedInOne,
     /// A body is published in a cloud as soon as its record is stored there.
     PublishBeforeDecided,
+    /// A lane publishes the newest version that may be published, whatever lies before it.
+    PublishOutOfOrder,
+    /// A decision is made with the number of an epoch that is not its leader's.
+    EpochInBytesNotOwn,
     /// A commit is accepted wherever it starts.
     PositionCheckSkipped,
     /// "Already exists" is taken for one's own write, without comparing the bytes.

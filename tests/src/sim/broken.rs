@@ -37,6 +37,8 @@ pub enum Broken {
     AbsenceTrusted,
     /// The stores ignore preconditions, and hide that from the probe.
     PreconditionsIgnored,
+    /// The stores ignore preconditions, as the probe finds out: nobody may ever lead. Not one of [`Self::ALL`].
+    PreconditionsIgnoredOpenly,
     /// A clean-up rule removes records of the control log.
     RecordsRemoved,
     /// A decision is published without being stored in a majority first: records count as stored at once.
@@ -44,7 +46,7 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// All of them.
+    /// Those that the monitor must catch.
     pub const ALL: [Self; 12] = [
         Self::NoSeal,
         Self::HeaderWithoutTail,

@@ -6,7 +6,7 @@
 //!
 //! What a request may meet, by the [`Weather`] over the cloud and over the way there: an error before or after it is
 //! carried out, a lost answer, no answer at all, being carried out half a minute after the client gave up,
-//! "already exists" for one's own write or for nothing, a body cut short. Listings come in pages, each as the cloud is
+//! "already exists" for one's own write or for nothing, a body cut short, a flipped bit in a data file. Listings come in pages, each as the cloud is
 //! when the page is made.
 
 use std::collections::BTreeMap;
@@ -97,6 +97,8 @@ struct State {
     weather: Weather,
     /// The way from one machine to this cloud, where it differs from the weather over the cloud.
     ways: BTreeMap<usize, Weather>,
+    /// Everything is lost soon after the next claim of an epoch arrives.
+    wiped_after_claim: bool,
 }
 
 impl SimCloud {
@@ -108,8 +110,13 @@ impl SimCloud {
         monitor: Arc<Monitor>,
         broken: Option<Broken>,
     ) -> Arc<Self> {
-        let state =
-            State { objects: BTreeMap::new(), writes: 0, weather: Weather::Clear, ways: BTreeMap::new() };
+        let state = State {
+            objects: BTreeMap::new(),
+            writes: 0,
+            weather: Weather::Clear,
+            ways: BTreeMap::new(),
+            wiped_after_claim: false,
+        };
         Arc::new(Self { name, index, world, monitor, broken, state: Mutex::new(state) })
     }
 
@@ -134,6 +141,7 @@ impl SimCloud {
         let mut state = self.lock();
         state.weather = Weather::Clear;
         state.ways.clear();
+        state.wiped_after_claim = false;
     }
 
     /// Loses every object.
@@ -141,6 +149,11 @@ impl SimCloud {
         self.world.note(format_args!("{}: wiped", self.name));
         self.monitor.wiped(self.index);
         self.lock().objects.clear();
+    }
+
+    /// Loses every object in the middle of the next take-over.
+    pub fn wipe_after_claim(&self) {
+        self.lock().wiped_after_claim = true;
     }
 
     /// Loses one object, as a clean-up rule would. Only for a broken variant.
@@ -171,9 +184,13 @@ impl SimCloud {
         }
     }
 
-    fn put(&self, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
-        let ignores_preconditions =
-            self.broken == Some(Broken::PreconditionsIgnored) && !path.as_ref().contains("/probe/");
+    fn put(self: &Arc<Self>, path: &Path, bytes: Bytes, mode: &PutMode) -> Result<PutResult> {
+        let is_probe = path.as_ref().contains("/probe/");
+        let ignores_preconditions = match self.broken {
+            Some(Broken::PreconditionsIgnored) => !is_probe,
+            Some(Broken::PreconditionsIgnoredOpenly) => true,
+            _ => false,
+        };
         let version = {
             let mut state = self.lock();
             let held = state.objects.get(path.as_ref());
@@ -199,6 +216,13 @@ impl SimCloud {
         };
         self.world.note(format_args!("{}: stored {path}, {} bytes", self.name, bytes.len()));
         self.monitor.stored(self.index, path.as_ref(), &bytes);
+        if path.as_ref().contains("/epoch/") && std::mem::take(&mut self.lock().wiped_after_claim) {
+            let (cloud, pause) = (self.clone(), self.world.draw_ms(0, 400));
+            self.world.spawn(NATURE, async move {
+                cloud.world.sleep(pause).await;
+                cloud.wipe();
+            });
+        }
         Ok(PutResult { e_tag: Some(version.to_string()), version: None })
     }
 
@@ -333,7 +357,7 @@ impl SimStore {
         &self,
         kind: Kind,
         path: &Path,
-        work: impl FnOnce(&SimCloud) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&Arc<SimCloud>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let fate = self.draw_fate(kind);
         let (there, back) = (self.draw_way(), self.draw_way());
@@ -427,7 +451,15 @@ impl SimStore {
 
     pub(super) async fn get_honestly(&self, path: &Path) -> Result<(ObjectMeta, Bytes)> {
         let from = path.clone();
-        self.request(Kind::Read, path, move |cloud| cloud.get(&from)).await
+        let (meta, bytes) = self.request(Kind::Read, path, move |cloud| cloud.get(&from)).await?;
+        let is_rough = matches!(self.cloud.weather_for(self.machine), Weather::Rough(_));
+        if self.client == Client::Data && is_rough && self.world().draw(|prng| prng.chance(5)) {
+            self.world().note(format_args!("{}: {path} is read with a flipped bit", self.cloud.name));
+            let flipped: Vec<u8> =
+                bytes.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 0)).collect();
+            return Ok((meta, flipped.into()));
+        }
+        Ok((meta, bytes))
     }
 }
 
@@ -457,17 +489,19 @@ impl ObjectStore for SimStore {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let store = self.clone();
         locations
-            .and_then(move |path| {
+            .map(move |path| {
                 let store = store.clone();
                 async move {
+                    let path = path?;
                     let gone = path.clone();
-                    let delete = move |cloud: &SimCloud| {
+                    let delete = move |cloud: &Arc<SimCloud>| {
                         cloud.delete(&gone);
                         Ok(())
                     };
                     store.request(Kind::Write, &path, delete).await.map(|()| path)
                 }
             })
+            .buffered(10)
             .boxed()
     }
 

@@ -594,7 +594,8 @@ impl Worker {
             return;
         }
         let world = self.machine.world().clone();
-        let delay = if self.machine.chance(5) { world.draw_ms(50, 20_000) } else { world.draw_ms(1, 50) };
+        let is_late = self.machine.has_unrest() && self.machine.chance(5);
+        let delay = if is_late { world.draw_ms(50, 20_000) } else { world.draw_ms(1, 50) };
         self.machine.world().spawn(NATURE, async move {
             world.sleep(delay).await;
             // A leader that is gone receives nothing.

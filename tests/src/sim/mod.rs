@@ -14,6 +14,7 @@
 //!
 //! A run has two parts. First everything goes wrong for one to three minutes of virtual time. Then the sky clears,
 //! nobody dies any more, and within 60 s every record produced must be decided and every cloud must hold every version.
+//! In some runs one of three or more clouds stays away all the same; then this holds for the others.
 
 pub mod broken;
 pub mod cloud;

@@ -178,8 +178,8 @@ impl Monitor {
     }
 
     /// What is missing until every record produced is decided, and published in every cloud that never lost
-    /// anything; `None` when nothing is.
-    pub fn missing(&self) -> Option<String> {
+    /// anything and is not `lost`; `None` when nothing is.
+    pub fn missing(&self, lost: Option<usize>) -> Option<String> {
         let books = self.lock();
         for partition in 0..self.kafka.partitions() {
             let (end, position) =
@@ -188,7 +188,8 @@ impl Monitor {
                 return Some(format!("partition {partition} is decided up to {position} of {end}"));
             }
         }
-        for (index, cloud) in books.clouds.iter().enumerate().filter(|(_, cloud)| !cloud.wiped) {
+        let is_due = |(index, cloud): &(usize, &CloudBook)| !cloud.wiped && Some(*index) != lost;
+        for (index, cloud) in books.clouds.iter().enumerate().filter(is_due) {
             for (dataset, head) in &books.heads {
                 if !cloud.keys.contains_key(&published_path(dataset, head.version)) {
                     return Some(format!("cloud {index} lacks {dataset} version {}", head.version));

@@ -26,11 +26,16 @@ pub(super) struct Plan {
     pub(super) batch_offsets_max: u64,
     /// Whether a cloud loses everything once.
     wipes: bool,
+    /// The cloud that stays away when everything else is well again, and how.
+    lost: Option<(usize, Weather)>,
 }
 
 impl Plan {
     pub(super) fn draw(prng: &mut Prng) -> Self {
         let clouds = *prng.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 5]);
+        let wipes = clouds >= 3 && prng.chance(25);
+        let loses = clouds >= 3 && !wipes && prng.chance(40);
+        let lost = (prng.index(clouds), *prng.pick(&[Weather::Refusing, Weather::Silent, Weather::Deaf]));
         Self {
             clouds,
             machines: 2 + prng.index(3),
@@ -39,7 +44,8 @@ impl Plan {
             calm_ms: *prng.pick(&[500, 1000, 2000, 4000, 8000]),
             bad_network_percent: *prng.pick(&[0, 0, 5, 20]),
             batch_offsets_max: *prng.pick(&[3, 20, 60]),
-            wipes: clouds >= 3 && prng.chance(25),
+            wipes,
+            lost: loses.then_some(lost),
         }
     }
 }
@@ -60,6 +66,7 @@ pub(super) async fn play(site: Arc<Site>, plan: Plan, prng: Prng) {
     let machines = Arc::new(Mutex::new(vec![None; plan.machines]));
     let mut hand = Hand { site, plan, prng, machines, processes: 0, wiped: false };
     hand.begin();
+    hand.await_begin().await;
     hand.make_trouble().await;
     hand.make_peace();
     hand.expect_convergence().await;
@@ -99,6 +106,14 @@ impl Hand {
             machines.lock().unwrap_or_else(PoisonError::into_inner)[machine] = None;
             world.kill(process);
         });
+    }
+
+    /// Most runs let the first start succeed; the others see how that goes wrong.
+    async fn await_begin(&mut self) {
+        let patience_us = if self.prng.chance(85) { 60_000_000 } else { 0 };
+        while self.site.monitor.decisions() == 0 && self.site.world.now_us() < patience_us {
+            self.site.world.sleep(Duration::from_millis(100)).await;
+        }
     }
 
     async fn pause_ms(&mut self, mean_ms: u64) {
@@ -188,8 +203,8 @@ impl Hand {
 
     fn wipe(&mut self) {
         if self.plan.wipes && !std::mem::replace(&mut self.wiped, true) {
-            let cloud = self.prng.index(self.plan.clouds);
-            self.site.clouds[cloud].wipe();
+            let cloud = &self.site.clouds[self.prng.index(self.plan.clouds)];
+            if self.prng.chance(50) { cloud.wipe() } else { cloud.wipe_after_claim() }
         }
     }
 
@@ -205,10 +220,16 @@ impl Hand {
         }
     }
 
-    /// Ends every fault: clear sky, good network, every machine up and running, nobody restless.
+    /// Ends every fault but one: clear sky, good network, every machine up and running, nobody restless. In some runs
+    /// one cloud is lost for good; the others must go on without it.
     fn make_peace(&mut self) {
         self.site.world.note("peace");
         self.site.clouds.iter().for_each(|cloud| cloud.clear());
+        // The first start needs every cloud once.
+        self.plan.lost = self.plan.lost.filter(|_| self.site.monitor.decisions() > 0);
+        if let Some((cloud, weather)) = self.plan.lost {
+            self.site.clouds[cloud].set_weather(weather);
+        }
         *self.site.bad_network_percent.lock().unwrap_or_else(PoisonError::into_inner) = 0;
         *self.site.unrest.lock().unwrap_or_else(PoisonError::into_inner) = false;
         for machine in 0..self.plan.machines {
@@ -221,7 +242,8 @@ impl Hand {
 
     async fn expect_convergence(&mut self) {
         let end_us = self.site.world.now_us() + CONVERGENCE.as_micros() as u64;
-        while let Some(missing) = self.site.monitor.missing() {
+        let lost = self.plan.lost.map(|(cloud, _)| cloud);
+        while let Some(missing) = self.site.monitor.missing(lost) {
             if self.site.world.now_us() > end_us {
                 return self.site.world.violated(format_args!("not equal {CONVERGENCE:?} later: {missing}"));
             }

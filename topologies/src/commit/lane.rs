@@ -11,8 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
-use isobar_connectors::delta;
+use isobar_connectors::delta::{self, FileDigest};
 use isobar_connectors::failpoint::{self, Failpoint};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, NO_PREVIOUS};
@@ -302,12 +304,15 @@ impl Lane {
         Err(Error::damaged(path.as_ref(), "no other cloud holds this record").into())
     }
 
+    /// The other clouds; those that are away come last, because asking them takes a time-out each.
     fn others(&self) -> impl Iterator<Item = &Cloud> {
-        let own = self.cloud;
-        self.shared.clouds.iter().enumerate().filter(move |(index, _)| *index != own).map(|(_, cloud)| cloud)
+        let mut others: Vec<usize> =
+            (0..self.shared.clouds.len()).filter(|other| *other != self.cloud).collect();
+        others.sort_by_key(|other| self.shared.is_away(*other));
+        others.into_iter().map(|other| &self.shared.clouds[other])
     }
 
-    /// Files first, then the record.
+    /// Files first, then the record; it counts only in a cloud that is still ours after that.
     async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
         for decision in slot.record.decisions() {
             for table in &decision.tables {
@@ -344,14 +349,35 @@ impl Lane {
             if slot.uploaded(&path, self.cloud).await {
                 continue;
             }
-            let sources: Vec<_> = self.others().map(|cloud| cloud.data.clone()).collect();
             self.reach(&failpoint::FILL_BEFORE_FILE)?;
-            copy_file(&self.cloud().data, &sources, &path, file.size, &file.sha256)
-                .await
-                .map_err(unreachable)?;
+            self.copy_file(&path, file).await?;
             self.reach(&failpoint::FILL_AFTER_FILE)?;
         }
         Ok(())
+    }
+
+    /// Brings one file here from the first cloud that answers and holds it whole. Which one answers is asked with the
+    /// control client: it gives up within seconds, where the patient data client would hold up this lane.
+    async fn copy_file(&self, path: &str, file: &FileDigest) -> Step<()> {
+        let location = Path::parse(path).map_err(|error| Error::damaged(path, error.to_string()))?;
+        match self.cloud().control.head(&location).await {
+            Ok(found) if found.size == file.size => return Ok(()),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(Error::store(self.cloud(), &format!("look for {path}"), error).into()),
+        }
+        let mut last = Error::damaged(path, "no other cloud holds this file");
+        for other in self.others() {
+            if let Err(error) = other.control.head(&location).await {
+                last = Error::store(other, &format!("look for {path}"), error);
+                continue;
+            }
+            let sources = std::slice::from_ref(&other.data);
+            match copy_file(&self.cloud().data, sources, path, file.size, &file.sha256).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = unreachable(error),
+            }
+        }
+        Err(last.into())
     }
 
     async fn publish(&self, slot: &Slot) -> Step<()> {

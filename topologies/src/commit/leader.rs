@@ -146,6 +146,11 @@ impl Shared {
         result
     }
 
+    /// Whether the cloud's last request failed.
+    pub(super) fn is_away(&self, cloud: usize) -> bool {
+        self.read(|state| state.away[cloud])
+    }
+
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state.lock().expect("no code panics while it holds the state"))
     }
@@ -297,7 +302,7 @@ impl Leader {
                 quorum: Quorum::new(clouds),
                 slots: VecDeque::new(),
                 slots_start: 0,
-                away: vec![false; clouds],
+                away: (0..clouds).map(|cloud| !takeover.reached.contains(&cloud)).collect(),
                 set_aside: vec![None; clouds],
                 tail: takeover.header.tail.len() as u64,
                 renewal_due: false,
@@ -388,9 +393,14 @@ impl Leader {
         found.await.unwrap_or(Err(Error::Superseded { epoch }))
     }
 
-    /// Too many clouds are set aside or sealed for anything to be decided again.
+    /// Too many clouds are set aside or sealed for anything to be decided again. Once an epoch is to be renewed, a
+    /// cloud that is away is not waited for either: a new epoch may do without it, this one may not.
     fn undecidable(&self, state: &State) -> bool {
-        let usable = |cloud: &usize| state.set_aside[*cloud].is_none() && !state.quorum.cloud(*cloud).sealed;
+        let usable = |cloud: &usize| {
+            state.set_aside[*cloud].is_none()
+                && !state.quorum.cloud(*cloud).sealed
+                && !(state.renewal_due && state.away[*cloud])
+        };
         (0..self.shared.clouds.len()).filter(usable).count() < state.quorum.majority()
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Takeover {
     pub(super) epoch: Epoch,
     pub(super) header: Header,
     pub(super) group_id: String,
+    /// Indexes of the clouds that were sealed and read; the others did not answer, or are not ours.
+    pub(super) reached: Vec<usize>,
 }
 
 impl Group {
@@ -136,7 +138,7 @@ impl Group {
         info!(%epoch, sequence = base.sequence, tail = tail.len(), "epoch claimed");
         let incarnation = self.incarnation.clone();
         let header = Header { clouds: self.names(), incarnation, base, sealed, readmitted, tail };
-        Ok(Takeover { epoch, header, group_id })
+        Ok(Takeover { epoch, header, group_id, reached: sealed_now })
     }
 
     /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
