@@ -14,7 +14,6 @@ mod helpers;
 mod leader;
 mod live;
 mod main_job;
-mod model;
 mod outage;
 mod scrub;
 mod sim;

@@ -14,7 +14,6 @@
 //!   `FaultSwitch`.
 //! - [`sim`]: deterministic simulation of the commit protocol.
 //! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
-//! - [`model`]: the commit protocol for a model checker, and ways to break it.
 //! - [`proxy`]: takes a real service away by its connections.
 //! - [`program`]: the `isobar` binary as a user runs it. [`services`]: the real services of the live tests.
 //!
@@ -25,7 +24,6 @@ pub mod events;
 pub mod gcs;
 pub mod lab;
 pub mod ledger;
-pub mod model;
 pub mod prng;
 pub mod program;
 pub mod proxy;

@@ -1,7 +1,7 @@
 //! The small decisions inside taking over, storing and publishing: plain data in, plain data out.
 //!
-//! `takeover` and `lane` read and write registers and ask here what follows from what they saw; the model checker
-//! (`tests/src/model`) asks the same functions. Each is one rule of `docs/format.md`.
+//! `takeover` and `lane` read and write registers and ask here what follows from what they saw. Each is one rule of
+//! `docs/format.md`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
