@@ -98,12 +98,11 @@ impl Group {
     /// others answer or another process took over meanwhile. Nothing was lost then; it can be tried again.
     pub async fn readmit(&self, lost: &str) -> Result<Readmission, Error> {
         let (lost, others, group_id, members) = self.prepare(lost).await?;
-        let header = self.take_over_without(lost, &others, &group_id, &members).await?;
-        let (epoch, header) = header;
+        let (epoch, header, sealed) = self.take_over_without(lost, &others, &group_id, &members).await?;
         let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
         let tail = header.tail.clone();
         let record = Record::new(epoch, 0, Content::Header(header));
-        others.decide_header(&record, &tail, &members).await?;
+        others.decide_header(&record, &tail, &sealed).await?;
         self.admit(lost, &others, &record, &tail, &group_id, generation).await
     }
 
@@ -201,14 +200,15 @@ impl Group {
         Ok(())
     }
 
-    /// Wins an epoch among the others, and says what its header is.
+    /// Wins an epoch among the others. Its number, its header, and which of the others are sealed and count: only those
+    /// may decide it.
     async fn take_over_without(
         &self,
         lost: &Cloud,
         others: &Group,
         group_id: &str,
         members: &[usize],
-    ) -> Result<(Epoch, Header), Error> {
+    ) -> Result<(Epoch, Header, Vec<usize>), Error> {
         let (epoch, holders) = others.claim_epoch(members).await?;
         let (logs, sealed_before) = others.seal_and_read(epoch, &holders).await?;
         let logs = self.keep_members_of(others, logs, group_id).await?;
@@ -231,7 +231,8 @@ impl Group {
         let (base, tail) = self.rebase_on(others, chosen, &read).await?;
         info!(%epoch, cloud = %lost.name, tail = tail.len(), "epoch claimed to readmit a cloud");
         let incarnation = self.incarnation.clone();
-        Ok((epoch, Header { clouds: self.names(), incarnation, base, sealed, readmitted, tail }))
+        let header = Header { clouds: self.names(), incarnation, base, sealed, readmitted, tail };
+        Ok((epoch, header, read))
     }
 
     /// As [`keep_members`](Self::keep_members), for logs of `others` and with their majority.
