@@ -115,7 +115,7 @@ Exit code 0 only when everything holds.")]
   isobar scrub topology.yaml                              look, and write nothing
   isobar scrub topology.yaml --repair                     and put the decided bytes back
   isobar scrub topology.yaml --sample 0.05 --throttle 20MiB    every day a few files, gently
-  isobar scrub topology.yaml --readmit azure              rebuild a cloud that was wiped, and count it again
+  isobar scrub topology.yaml --readmit azure              rebuild and count again a wiped cloud
 
 May run while the topology runs; --readmit ends that run, to be started again. What does not belong
 in a table is kept under control/<topology>/foreign/. Exit code 0 only when all is well, or was
@@ -134,7 +134,7 @@ folders that stand for three clouds.")]
 
     /// Make something fail on purpose on a live topology, measure what that does, and prove the result
     #[command(after_help = "Examples:
-  isobar drill --demo cloud-away azure                    on the demo's data, nothing to start beforehand
+  isobar drill --demo cloud-away azure                    on the data of the demo
   isobar drill --demo leader-kill --runs 5
   isobar drill --config topology.yaml cloud-away gcp --runs 20 --hold 30s
   isobar drill --config topology.yaml cloud-slow aws --latency 2s --pause-max 3s --recovery-max 60s
