@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`control`] says what is decided at the head of every table, [`decided`] follows the hash chain down from there,
-//! [`inspect`] compares, [`repair`] puts back. Guarantee: nothing is written without `--repair`; with it, a table only
+//! `inspect` compares, `repair` puts back. Guarantee: nothing is written without `--repair`; with it, a table only
 //! ever receives bytes that are proved to be the decided ones, a log entry only after the files it names, and what was in
 //! the way is kept under `control/<topology>/foreign/`. What cannot be proved is reported and left alone.
 //!
