@@ -650,8 +650,9 @@ async fn a_readmission_supersedes_the_leader_and_the_next_one_serves_the_cloud()
     must_commit(&mut old, reading(10, 20)).await;
     let report = readmitted_there(&lab, 1).await.unwrap();
     assert!(report.readmitted.is_some(), "{}", report.to_table());
+    // It meets SEALs in both other clouds, or the first of them and the wiped cloud: either way it can decide nothing more.
     let outcome = leader::commit(&mut old, reading(20, 30)).await;
-    assert!(matches!(outcome, Err(Error::Superseded { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::Superseded { .. } | Error::NoMajority { .. })), "{outcome:?}");
     drop(old);
     let mut new = lead(&lab.opened()).await.unwrap();
     assert_eq!(position(&new), Some(20));
