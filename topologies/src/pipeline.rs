@@ -212,10 +212,7 @@ impl Pipeline<'_> {
                 },
                 landing = landed(&mut self.commit) => self.settle(landing).await?,
                 Some(gone) = self.topics.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
-                _ = clock.tick() => {
-                    self.options.pulse.beat(self.watch.progress().epoch);
-                    self.refresh_gauges();
-                }
+                _ = clock.tick() => self.look_around().await?,
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stopping = true;
                     stop_by = Some(tokio::time::Instant::now() + STOP_PATIENCE);
@@ -229,6 +226,20 @@ impl Pipeline<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// What is due without any record: a leader that was superseded says so and ends, one that was half superseded
+    /// takes a new epoch.
+    async fn look_around(&mut self) -> Result<(), Error> {
+        if self.watch.is_superseded() {
+            return Err(Error::Superseded { epoch: self.watch.progress().epoch });
+        }
+        if self.leader.is_some() {
+            self.renew_epoch().await?;
+        }
+        self.options.pulse.beat(self.watch.progress().epoch);
+        self.refresh_gauges();
+        Ok(())
     }
 
     /// Decodes a chunk once and gives it to every dataset of its source.

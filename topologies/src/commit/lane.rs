@@ -30,6 +30,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long a process that seals this cloud may take to seal a majority before its take-over counts as failed. Too
 /// short only costs an epoch.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a cloud is looked at while there is nothing to store: who was superseded must not go on saying that it
+/// leads, and a cloud that left is missed before the next commit. One GET per cloud.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 fn unreachable(error: isobar_connectors::Error) -> Error {
     Error::connector("serve a cloud", error)
@@ -113,7 +116,7 @@ impl Lane {
     /// Brings record after record here. `None` at shutdown.
     async fn store_all(&self) -> Option<End> {
         for index in 0.. {
-            let slot = match self.slot(index).await? {
+            let slot = match self.slot_while_looking(index).await? {
                 Ok(slot) => slot,
                 Err(end) => return Some(end),
             };
@@ -147,6 +150,38 @@ impl Lane {
             Some(slot) => Some(Ok(slot)),
             None => self.insist(|| self.read_slot_elsewhere(index)).await,
         }
+    }
+
+    /// As [`slot`](Self::slot); as long as there is none, the cloud is looked at now and then.
+    async fn slot_while_looking(&self, index: u64) -> Option<Result<Slot, End>> {
+        loop {
+            tokio::select! {
+                biased;
+                slot = self.slot(index) => return slot,
+                () = self.shared.environment.sleep(LOOK_INTERVAL) => {}
+            }
+            if let Err(end) = self.insist(|| self.confirm_free(index)).await? {
+                return Some(Err(end));
+            }
+        }
+    }
+
+    /// Nobody else uses the register that is ours to write next.
+    async fn confirm_free(&self, index: u64) -> Step<()> {
+        let path = self.shared.keys.record(self.shared.epoch, index);
+        let found = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await;
+        match found.map_err(unreachable)? {
+            None => Ok(()),
+            Some(held) => Err(self.end_by(&path, &held)),
+        }
+    }
+
+    /// What it means for this lane that `path` holds bytes other than ours.
+    fn end_by(&self, path: &Path, held: &[u8]) -> Retry {
+        Retry::Never(match rules::judge_occupant(decode::<Record>(held).ok().as_ref()) {
+            Occupant::Seal => End::Sealed,
+            Occupant::Foreign => End::Foreign(format!("{path} holds other bytes")),
+        })
     }
 
     fn cloud(&self) -> &Cloud {
@@ -328,12 +363,7 @@ impl Lane {
                 self.confirm_identity().await
             }
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
-            PutOnce::Occupied(bytes) => {
-                Err(Retry::Never(match rules::judge_occupant(decode::<Record>(&bytes).ok().as_ref()) {
-                    Occupant::Seal => End::Sealed,
-                    Occupant::Foreign => End::Foreign(format!("{path} holds other bytes")),
-                }))
-            }
+            PutOnce::Occupied(held) => Err(self.end_by(&path, &held)),
         }
     }
 

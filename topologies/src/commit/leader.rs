@@ -16,7 +16,7 @@ use super::chain::{Chain, Proposal, Refusal};
 use super::environment::{Environment, Task};
 use super::format::{Content, Keys, Record, encode};
 use super::lane::Lane;
-use super::quorum::{Quorum, majority};
+use super::quorum::{CloudState, Quorum, majority};
 use super::rules;
 use super::takeover::Group;
 use super::{Epoch, UNPUBLISHED_MAX};
@@ -261,6 +261,11 @@ impl LeaderWatch {
         LeaderProgress { epoch: self.0.epoch, clouds }
     }
 
+    /// Whether a later leader has closed this epoch in a majority of clouds.
+    pub fn is_superseded(&self) -> bool {
+        self.0.read(|state| state.quorum.is_lost())
+    }
+
     /// Waits until the progress is such that `holds`; false when the epoch ends before that.
     pub async fn wait_until(&self, holds: impl Fn(&LeaderProgress) -> bool) -> bool {
         let mut changes = self.0.changed.subscribe();
@@ -431,11 +436,16 @@ impl Leader {
         Ok(())
     }
 
-    /// Waits until every cloud that answers has published everything, at most `patience`; then stops the lanes.
+    /// Waits until every cloud that answers and still takes what this epoch decides has published everything, at most
+    /// `patience`; then stops the lanes.
     pub async fn finish(mut self, patience: Duration) -> LeaderProgress {
         let all_published = self.shared.wait_for(|state| {
             let decided = state.quorum.decided();
-            let done = |cloud: usize| state.away[cloud] || state.quorum.cloud(cloud).published == decided;
+            // What is sealed gets nothing more from this epoch, whoever comes next brings it there.
+            let done = |cloud: usize| {
+                let CloudState { published, sealed, .. } = *state.quorum.cloud(cloud);
+                published == decided || sealed || state.away[cloud]
+            };
             (0..self.shared.clouds.len()).all(done).then_some(())
         });
         let complete = tokio::select! {
