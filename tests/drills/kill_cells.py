@@ -59,7 +59,7 @@ HITS = {
     "decide.before-accept": (1, 2), "decide.after-majority": (1, 2),
     "publish.before-put": (1, 2, 3, 4), "publish.after-put": (1, 2, 3, 4),
     "fill.before-file": (1, 2), "fill.after-file": (1, 2),
-    "fill.before-version": (1, 3), "fill.after-version": (1, 3),
+    "fill.before-version": (1, 2), "fill.after-version": (1, 2),
 }
 # Points at which a leader is frozen: around everything that another process could see or depend on.
 FREEZES = ("elect.after-claim", "elect.before-header", "consume.before-close", "upload.before-put", "decide.before-put",
