@@ -59,10 +59,21 @@ async fn lost_answers_and_latency_are_survived_without_a_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_leader_is_followed_by_another_and_measured() {
+async fn a_killed_leader_is_started_again_and_measured() {
     let folder = tempfile::tempdir().unwrap();
     let (output, report) = drill(folder.path(), &["leader-kill", "--demo", "--runs", "2"]).await;
     output.assert(0, &["SIGKILL"]);
+    for figure in ["detection", "pause", "recovery"] {
+        assert_measured(&report, figure, 2);
+    }
+    assert_eq!(report["prove"]["holds"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_followed_by_one_that_stands_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let (output, report) = drill(folder.path(), &["leader-kill", "--standby", "--demo", "--runs", "2"]).await;
+    output.assert(0, &["a process that stands by takes over"]);
     for figure in ["detection", "pause", "recovery"] {
         assert_measured(&report, figure, 2);
     }

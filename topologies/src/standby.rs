@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::commit::{Epoch, Group};
 use crate::error::Error;
@@ -25,6 +25,9 @@ use crate::start::open_clouds;
 
 /// How long a leader may be silent before a standby takes over, unless told otherwise.
 pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// What is logged once the leader is heard.
+pub const STANDS_BY: &str = "standing by: the leader answers";
 
 /// Pause between two questions to the leader.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
@@ -123,6 +126,7 @@ impl Listener {
     async fn wait_for_silence(&self, group: &Group, silence: Duration) {
         let mut heard = Instant::now();
         let mut leader: Option<String> = None;
+        let mut is_news = true;
         loop {
             if leader.is_none() {
                 let Some(claim) = group.newest_claim().await else { return };
@@ -131,7 +135,9 @@ impl Listener {
             if let Some(address) = &leader {
                 match self.ask(address).await {
                     Some(leading) => {
-                        debug!(%address, epoch = %leading.epoch, "the leader answers");
+                        if std::mem::take(&mut is_news) {
+                            info!(%address, epoch = %leading.epoch, "{STANDS_BY}");
+                        }
                         heard = Instant::now();
                     }
                     // Perhaps another process leads by now: its claim tells.

@@ -350,7 +350,11 @@ pub enum DrillFailure {
         cloud: String,
     },
     /// The leader, a child process, is killed and started again
-    LeaderKill,
+    LeaderKill {
+        /// Another child process stands by and takes over; the killed one's place is taken by a new standby
+        #[arg(long)]
+        standby: bool,
+    },
 }
 
 /// Options of `isobar query`.

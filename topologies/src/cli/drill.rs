@@ -10,7 +10,7 @@ use tracing::info;
 use super::args::{DrillArgs, DrillFailure, Format};
 use super::run::stop_on_signals;
 use super::{Exit, Misconfigured, output, runtime};
-use crate::drill::{self, DrillOptions, DrillReport, Failure, Limits, Target};
+use crate::drill::{self, DrillOptions, DrillReport, Failure, Limits, Successor, Target};
 
 /// Does the drill that `args` ask for.
 pub(super) fn drill(args: DrillArgs) -> anyhow::Result<Exit> {
@@ -49,7 +49,8 @@ fn failure(failure: &DrillFailure) -> Failure {
         DrillFailure::CloudAway { cloud } => Failure::CloudAway(cloud),
         DrillFailure::CloudSlow { cloud, latency } => Failure::CloudSlow(cloud, latency),
         DrillFailure::LostAnswers { cloud } => Failure::LostAnswers(cloud),
-        DrillFailure::LeaderKill => Failure::LeaderKill,
+        DrillFailure::LeaderKill { standby: false } => Failure::LeaderKill(Successor::ItselfAgain),
+        DrillFailure::LeaderKill { standby: true } => Failure::LeaderKill(Successor::Standby),
     }
 }
 

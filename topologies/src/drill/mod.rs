@@ -56,8 +56,17 @@ pub enum Failure {
     CloudSlow(String, Duration),
     /// Every write to this cloud is carried out and reported as failed.
     LostAnswers(String),
-    /// The leader is killed with SIGKILL and started again.
-    LeaderKill,
+    /// The leader is killed with SIGKILL.
+    LeaderKill(Successor),
+}
+
+/// Who leads after a leader was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor {
+    /// The same process, started again.
+    ItselfAgain,
+    /// A process that stands by, with the default time of silence.
+    Standby,
 }
 
 impl Failure {
@@ -67,7 +76,7 @@ impl Failure {
             Self::CloudAway(_) => "cloud-away",
             Self::CloudSlow(..) => "cloud-slow",
             Self::LostAnswers(_) => "lost-answers",
-            Self::LeaderKill => "leader-kill",
+            Self::LeaderKill(_) => "leader-kill",
         }
     }
 
@@ -75,7 +84,7 @@ impl Failure {
     pub fn cloud(&self) -> Option<&str> {
         match self {
             Self::CloudAway(cloud) | Self::CloudSlow(cloud, _) | Self::LostAnswers(cloud) => Some(cloud),
-            Self::LeaderKill => None,
+            Self::LeaderKill(_) => None,
         }
     }
 
@@ -89,7 +98,7 @@ impl Failure {
             Self::LostAnswers(cloud) => {
                 format!("every write of this process to {cloud} is carried out and then reported as failed")
             }
-            Self::LeaderKill => "the leader, a child process, is ended with SIGKILL".to_owned(),
+            Self::LeaderKill(_) => "the leader, a child process, is ended with SIGKILL".to_owned(),
         }
     }
 
@@ -97,10 +106,13 @@ impl Failure {
     pub fn definitions(&self) -> Definitions {
         let pause = "the longest time between two decided commits that touches the fault";
         match self {
-            Self::LeaderKill => Definitions {
+            Self::LeaderKill(successor) => Definitions {
                 detection: "from the kill until another process has taken over the epoch",
                 pause,
-                recovery: "from the restart until the first commit is decided",
+                recovery: match successor {
+                    Successor::ItselfAgain => "from the restart until the first commit is decided",
+                    Successor::Standby => "from the kill until the first commit of the standby is decided",
+                },
             },
             _ => Definitions {
                 detection: "from the fault until the leader reports the cloud as away",
@@ -118,7 +130,7 @@ pub struct DrillOptions {
     pub failure: Failure,
     /// How often.
     pub runs: u32,
-    /// How long each fault is held; for [`Failure::LeaderKill`], how long until the leader is started again.
+    /// How long each fault is held; for [`Failure::LeaderKill`], how long until another process is started.
     pub hold: Option<Duration>,
     /// What must not be exceeded.
     pub limits: Limits,
@@ -128,7 +140,11 @@ pub struct DrillOptions {
 
 impl DrillOptions {
     fn hold(&self) -> Duration {
-        self.hold.unwrap_or(if self.failure == Failure::LeaderKill { Duration::ZERO } else { HOLD })
+        self.hold.unwrap_or(if matches!(self.failure, Failure::LeaderKill(_)) {
+            Duration::ZERO
+        } else {
+            HOLD
+        })
     }
 }
 
@@ -183,14 +199,14 @@ pub async fn drill(
     let mut report = DrillReport::begin(topology, &clouds, options);
     let feeding = target.feed.as_ref().map(Feed::produce);
     let runs = match options.failure {
-        Failure::LeaderKill => leader_kill::runs(target, options, shutdown, say).await,
+        Failure::LeaderKill(successor) => leader_kill::runs(target, successor, options, shutdown, say).await,
         _ => outage::runs(topology, options, shutdown, say).await,
     };
     if let Some(feeding) = feeding {
         feeding.stop().await?;
     }
     let runs = runs?;
-    if options.failure == Failure::LeaderKill {
+    if matches!(options.failure, Failure::LeaderKill(_)) {
         say("taking over from the last child, so that every cloud gets what was decided");
         settle(topology).await?;
     }
@@ -258,8 +274,9 @@ fn announce(topology: &Topology, options: &DrillOptions, say: &(dyn Fn(&str) + S
     ));
     let hold = options.hold();
     let end = match options.failure {
-        Failure::LeaderKill if hold.is_zero() => "then it is started again at once".to_owned(),
-        Failure::LeaderKill => format!("after {hold:?} it is started again"),
+        Failure::LeaderKill(Successor::Standby) => "a process that stands by takes over".to_owned(),
+        Failure::LeaderKill(_) if hold.is_zero() => "then it is started again at once".to_owned(),
+        Failure::LeaderKill(_) => format!("after {hold:?} it is started again"),
         _ => format!("after {hold:?} it answers again and must catch up"),
     };
     say(&format!(

@@ -73,7 +73,9 @@ impl Subject {
             Failure::CloudAway(cloud) => (cloud, Fault::RefuseAll),
             Failure::CloudSlow(cloud, latency) => (cloud, Fault::Delay(*latency)),
             Failure::LostAnswers(cloud) => (cloud, Fault::LoseWriteAnswers),
-            Failure::LeaderKill => return Err(Error::Bug("a killed leader is no outage of a cloud".into())),
+            Failure::LeaderKill(_) => {
+                return Err(Error::Bug("a killed leader is no outage of a cloud".into()));
+            }
         };
         let switch = FaultSwitch::default();
         let clouds = open_clouds(topology)?.into_iter();
