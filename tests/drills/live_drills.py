@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Runs `isobar drill` on real Kafka and three stores under steady traffic, and says what a failure costs.
+
+    cargo build --release --locked --workspace
+    tests/services/services start kafka s3 azure --dir DIR
+    set -a; . DIR/services.env; set +a
+    tests/drills/live_drills.py --bin target/release --json live_drills.json            # about 25 minutes
+    tests/drills/live_drills.py --bin target/release --only long                        # about 20 minutes
+
+    away-CLOUD   the cloud is taken away until at least 200 commits are decided without it, and comes back
+    standby      the leader is killed, and a process that stands by takes over
+    restart      the leader is killed, and started again
+    long         (only when named) one cloud stays away until at least 10,000 commits are decided without it
+
+Each drill has a topic and prefixes of its own, 1,000 records a second, a commit every 100 ms, and ends with `isobar prove`,
+which reads every file in every cloud. Clouds as in kill_cells.py. Printed: median and maximum over all runs of a kind.
+
+Exit code 0 only if every drill passed, every cloud that was away missed the commits it had to, and the limits held: no
+pause over 3 s when a cloud is away, none over 15 s when the leader is killed.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import kill_cells
+
+PARTITIONS = 4
+RECORDS_PER_SECOND = 1_000
+PAUSE_MAX = {"away": 3.0, "standby": 15.0, "restart": 15.0, "long": 3.0}
+COMMITS_MIN = {"away": 200, "long": 10_000}
+
+
+def topology(name, stores, interval):
+    return f"""topology: drilled
+kafka:
+  brokers: "{os.environ['ISOBAR_KAFKA_BROKERS']}"
+{stores.yaml(name)}commit: {{ interval: {interval}, size: 1MiB }}
+memory: 256MiB
+sources:
+  records:
+    topic: {name}
+    format: json
+    fields: {{ id: int64, shelf: string }}
+datasets:
+  drilled:
+    from: records
+    sql: SELECT id, shelf FROM records
+"""
+
+
+@contextlib.contextmanager
+def traffic(arguments, topic):
+    """Records at a steady rate, until the block ends."""
+    command = [arguments.bin / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], topic, str(PARTITIONS)]
+    producer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    stop = threading.Event()
+
+    def produce():
+        began, produced = time.monotonic(), 0
+        while not stop.wait(0.01):
+            due = int((time.monotonic() - began) * RECORDS_PER_SECOND)
+            for number in range(produced, due):
+                producer.stdin.write(f'{number % PARTITIONS}\t{{"id":{number},"shelf":"s{number % 3}"}}\n')
+            producer.stdin.flush()
+            produced = due
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        producer.stdin.close()
+        if producer.wait(120) != 0:
+            raise SystemExit("the producer failed")
+
+
+def drill(arguments, stores, folder, name, interval, failure):
+    """One `isobar drill`; its report."""
+    topic = f"drill-{name}-{int(time.time())}"
+    home = folder / name
+    home.mkdir()
+    (home / "gcs.json").write_text(stores.key)
+    (home / "topology.yaml").write_text(topology(topic, stores, interval))
+    with traffic(arguments, topic):
+        # The topic is there before it is read.
+        time.sleep(2)
+        command = [arguments.bin / "isobar", "drill", "--config", "topology.yaml", "--take-over", "--report", "report", *failure]
+        with open(home / "log", "w") as log:
+            subprocess.run(command, cwd=home, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"})
+    report = home / "report.json"
+    if not report.exists():
+        sys.exit(f"{name}: no report:\n{(home / 'log').read_text()}")
+    return json.loads(report.read_text())
+
+
+def drills(arguments):
+    """Kind, name, commit interval, and the arguments of `isobar drill`."""
+    each = -(-arguments.runs // len(kill_cells.CLOUDS))
+    for cloud in kill_cells.CLOUDS:
+        yield "away", f"away-{cloud}", "100ms", ["cloud-away", cloud, "--hold", "30s", "--runs", str(each)]
+    yield "standby", "standby", "100ms", ["leader-kill", "--standby", "--runs", str(arguments.runs)]
+    yield "restart", "restart", "100ms", ["leader-kill", "--runs", str(arguments.runs)]
+    if arguments.only == "long":
+        yield "long", "long", "50ms", ["cloud-away", "gcp", "--hold", f"{arguments.long_seconds}s"]
+
+
+def judge(kind, name, report):
+    """What is wrong with a report, if anything."""
+    if not report["passed"] or not report["prove"]["holds"]:
+        return f"{name}: did not pass; see its report"
+    for run in report["runs"]:
+        missed = run["commits_during_fault"]
+        if missed is not None and missed < COMMITS_MIN.get(kind, 0):
+            return f"{name}: run {run['number']} missed {missed} commits only, not {COMMITS_MIN[kind]}"
+        if run["pause_seconds"] is None or run["pause_seconds"] > PAUSE_MAX[kind]:
+            return f"{name}: run {run['number']} paused for {run['pause_seconds']} s, not at most {PAUSE_MAX[kind]} s"
+    return None
+
+
+def main():
+    kill_cells.oracle_python()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", type=pathlib.Path, default=kill_cells.ROOT / "target/release", help="where the built programs lie")
+    parser.add_argument("--runs", type=int, default=21, help="how often each failure happens")
+    parser.add_argument("--only", default="", help="only the drills whose name begins so")
+    parser.add_argument("--long-seconds", type=int, default=1000, help="how long the cloud is away in the long drill")
+    parser.add_argument("--json", type=pathlib.Path, help="write the figures and all reports there")
+    parser.add_argument("--keep", type=pathlib.Path, help="keep specs, logs and reports in this new folder")
+    arguments = parser.parse_args()
+    arguments.bin = arguments.bin.resolve()
+    gcs, address = kill_cells.start_gcs(arguments)
+    reports, wrong = {}, []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for kind, name, interval, failure in drills(arguments):
+                if not name.startswith(arguments.only):
+                    continue
+                report = drill(arguments, kill_cells.Stores(address), folder.resolve(), name, interval, failure)
+                reports.setdefault(kind, []).append(report)
+                wrong += filter(None, [judge(kind, name, report)])
+                print(f"{name}: {report['prove']['rows']} rows proved", flush=True)
+        finally:
+            gcs.kill()
+            gcs.wait()
+    figures = [figure for kind, of_kind in reports.items() for figure in figures_of(kind, of_kind)]
+    print(f"\n{'drill':8} {'figure':9} {'runs':>4}  {'median s':>8}  {'maximum s':>9}")
+    for figure in figures:
+        print(f"{figure['drill']:8} {figure['figure']:9} {figure['runs']:4}  {figure['median']:8.2f}  {figure['maximum']:9.2f}")
+    print(*wrong, sep="\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"format": 1, "figures": figures, "reports": reports}, indent=2) + "\n")
+    print(f"{sum(map(len, reports.values()))} drills, {len(wrong)} wrong")
+    sys.exit(1 if wrong or not reports else 0)
+
+
+def figures_of(kind, reports):
+    runs = [run for report in reports for run in report["runs"]]
+    for figure in ("detection", "pause", "recovery"):
+        seconds = [run[f"{figure}_seconds"] for run in runs if run[f"{figure}_seconds"] is not None]
+        if seconds:
+            yield {"drill": kind, "figure": figure, "runs": len(seconds), "median": statistics.median(seconds), "maximum": max(seconds)}
+    missed = [run["commits_during_fault"] for run in runs if run["commits_during_fault"] is not None]
+    if missed:
+        yield {"drill": kind, "figure": "missed", "runs": len(missed), "median": statistics.median(missed), "maximum": max(missed)}
+
+
+if __name__ == "__main__":
+    main()
