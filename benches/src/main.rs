@@ -3,7 +3,10 @@
 //! `ingest`: JSON records in Kafka to committed Delta tables in three local clouds, beside a bare loop that only
 //! consumes, decodes and encodes. Each side runs in a process of its own, so that its processor time and its
 //! resident memory are its own.
+//!
+//! `age`: whether commits take longer as a table grows old.
 
+mod age;
 mod bare;
 mod measure;
 mod pipeline;
@@ -47,6 +50,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Small commits to three local directories, one after the other: latency by the table's age.
+    Age {
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        commits: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
@@ -71,6 +83,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Ingest { brokers, megabytes, runs, memory, json } => {
             ingest(&brokers, megabytes, runs, &memory, json).await
         }
+        Command::Age { commits, json } => age::run(commits, json).await,
         Command::Bare { brokers, topic } => {
             tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?
         }
