@@ -76,7 +76,6 @@ pub fn write_checkpoint<R: ChunkReader + 'static, W: Write + Send>(
     let Changes { head, newest, rows } = Changes::collect(bodies, previous.is_none())?;
     let mut whole_head = previous.as_mut().map(Previous::take_head).unwrap_or_default();
     whole_head.update(head);
-
     let head = layout::rows(&whole_head.into_actions()?)?;
 
     let mut encoder = Encoder::new(sink)?;
