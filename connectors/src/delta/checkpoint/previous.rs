@@ -8,9 +8,10 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 
-use super::encoder::BATCH_ROWS;
+use super::encoder::{BATCH_BYTES, BATCH_ROWS};
 use super::head::Head;
 use super::layout::{self, FileActions};
 use crate::Error;
@@ -28,9 +29,10 @@ impl Previous {
     /// Reads up to the first file.
     pub(super) fn open<R: ChunkReader + 'static>(reader: R) -> Result<Self, Error> {
         let options = ArrowReaderOptions::new().with_schema(layout::schema());
-        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, options)
-            .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
-            .map_err(invalid)?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new_with_options(reader, options).map_err(invalid)?;
+        let batch_rows = batch_rows(builder.metadata());
+        let reader = builder.with_batch_size(batch_rows).build().map_err(invalid)?;
         let mut previous = Self { reader, head: Head::default(), waiting: None };
         for batch in previous.reader.by_ref() {
             let batch = batch.map_err(invalid)?;
@@ -74,6 +76,14 @@ impl Iterator for Previous {
                 .ok_or_else(|| invalid("a row is not exactly one file action")),
         )
     }
+}
+
+/// How many rows to read at once: as many as are some [`BATCH_BYTES`], by the row group with the largest rows.
+fn batch_rows(metadata: &ParquetMetaData) -> usize {
+    let row_bytes =
+        metadata.row_groups().iter().map(|group| group.total_byte_size() / group.num_rows().max(1)).max();
+    let row_bytes = row_bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS)
 }
 
 fn only_files(batch: &RecordBatch) -> bool {
