@@ -5,9 +5,11 @@
 //! resident memory are its own.
 //!
 //! `age`: whether commits take longer as a table grows old.
+//! `checkpoint`: Delta checkpoints of a table with a million files, from its bodies alone and on a previous checkpoint.
 
 mod age;
 mod bare;
+mod checkpoint;
 mod measure;
 mod pipeline;
 mod topic;
@@ -59,12 +61,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Checkpoints of a table with many files, built from its bodies and on a previous checkpoint.
+    Checkpoint {
+        /// Files that the first versions add.
+        #[arg(long, default_value_t = 1_000_000)]
+        files: u64,
+        /// Versions that add them.
+        #[arg(long, default_value_t = 1_000)]
+        versions: u64,
+        /// Versions after the previous checkpoint; each adds as many files as one of the first, and removes half as many.
+        #[arg(long, default_value_t = 100)]
+        further_versions: u64,
+    },
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
     /// One run of the pipeline (used by `ingest`).
     #[command(hide = true)]
     Pipeline { brokers: String, topic: String, memory: String, directory: PathBuf },
+    /// One checkpoint, of the versions from `first` to before `end` (used by `checkpoint`).
+    #[command(hide = true)]
+    CheckpointBuild { bodies: PathBuf, first: u64, end: u64, sink: PathBuf, previous: Option<PathBuf> },
 }
 
 #[tokio::main]
@@ -89,6 +106,12 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Pipeline { brokers, topic, memory, directory } => {
             pipeline::run(&brokers, &topic, &memory, &directory).await
+        }
+        Command::Checkpoint { files, versions, further_versions } => {
+            checkpoint::run(checkpoint::Sizes { files, versions, further_versions })
+        }
+        Command::CheckpointBuild { bodies, first, end, sink, previous } => {
+            checkpoint::build(&bodies, first..end, &sink, previous.as_deref())
         }
     }
 }

@@ -18,7 +18,7 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
-    /// A `_delta_log` body breaks the format. On reading: a foreign writer, another version of isobar or bit rot; stop
+    /// A `_delta_log` body or a checkpoint breaks the format. On reading: a foreign writer, another version of isobar or bit rot; stop
     /// and look. On writing: a bug of ours; nothing was written.
     #[error("log entry: {0}")]
     LogEntry(String),
@@ -33,10 +33,11 @@ pub enum Error {
         /// The column and what is wrong with it.
         detail: String,
     },
-    /// A data file could not be encoded. A bug of ours or a lack of memory; nothing of the file is used.
+    /// A data file or a checkpoint could not be encoded, or what was to receive it failed. A bug of ours or a lack of
+    /// memory or space; nothing of the file is used.
     #[error("encode {path}")]
     Encode {
-        /// The file's path in every cloud.
+        /// The file's path in every cloud; `checkpoint` for a checkpoint.
         path: String,
         /// What the encoder says.
         #[source]
