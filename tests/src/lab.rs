@@ -24,8 +24,8 @@ use isobar_topologies::metrics::Metrics;
 use isobar_topologies::pipeline::{self, RunOptions, Summary};
 use isobar_topologies::progress::Progress;
 use isobar_topologies::prove::{Report, prove};
-use isobar_topologies::spec::{self, Topology};
-use isobar_topologies::{Error, http::Readiness};
+use isobar_topologies::spec::{self, Secret, Topology};
+use isobar_topologies::{Error, http::Readiness, workers};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
@@ -446,6 +446,15 @@ pub struct Running {
 impl Running {
     /// Starts `topology`.
     pub fn start(topology: &Topology, options: RunOptions) -> Self {
+        Self::launch(topology, options, None)
+    }
+
+    /// Starts a worker of `topology` that shows `token`.
+    pub fn start_worker(topology: &Topology, options: RunOptions, token: &Secret) -> Self {
+        Self::launch(topology, options, Some(token.clone()))
+    }
+
+    fn launch(topology: &Topology, options: RunOptions, worker: Option<Secret>) -> Self {
         let (topology, shutdown, death) =
             (topology.clone(), CancellationToken::new(), CancellationToken::new());
         let (progress, metrics, ready) =
@@ -454,8 +463,14 @@ impl Running {
         // On a thread of its own, as in the program: the pipeline is not asked to be a task that can change threads.
         let task = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
+                let run = async {
+                    match worker {
+                        None => pipeline::run(&topology, options, stop).await,
+                        Some(token) => workers::run(&topology, options, &token, stop).await,
+                    }
+                };
                 tokio::select! {
-                    outcome = pipeline::run(&topology, options, stop) => Some(outcome),
+                    outcome = run => Some(outcome),
                     () = die.cancelled() => None,
                 }
             })
