@@ -23,3 +23,4 @@ mod takeover;
 mod wire;
 mod wire_battery;
 mod wire_faults;
+mod workers;
