@@ -203,6 +203,7 @@ impl Lab {
             // The embedded broker does not describe topics, so they have no ids: `live` covers those.
             kafka: "  topic_identity: name\n".into(),
             commit: "{ interval: 200ms, size: 256MiB }".into(),
+            workers: None,
             sources: sources.into(),
             datasets: datasets.into(),
             folder: self.directory.path().to_owned(),
@@ -369,6 +370,8 @@ pub struct Spec {
     pub kafka: String,
     /// The value of `commit`.
     pub commit: String,
+    /// The value of `workers`, if there are any.
+    pub workers: Option<String>,
     /// The entries of `sources`.
     pub sources: String,
     /// The entries of `datasets`.
@@ -385,9 +388,10 @@ impl Spec {
             // Writing to a String cannot fail.
             let _ = writeln!(clouds, "  {name}: {{ url: \"{url}\" }}");
         }
+        let workers = self.workers.iter().map(|workers| format!("workers: {workers}\n")).collect::<String>();
         let Self { brokers, kafka, commit, sources, datasets, .. } = self;
         format!(
-            "topology: {TOPOLOGY}\nkafka:\n  brokers: {brokers}\n{kafka}clouds:\n{clouds}commit: {commit}\nmemory: 128MiB\n\
+            "topology: {TOPOLOGY}\nkafka:\n  brokers: {brokers}\n{kafka}clouds:\n{clouds}commit: {commit}\n{workers}memory: 128MiB\n\
              sources:\n{sources}datasets:\n{datasets}"
         )
     }

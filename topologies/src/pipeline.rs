@@ -33,7 +33,7 @@ use crate::spec::Topology;
 use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
 use crate::standby::Pulse;
 use crate::start::{self, Budget};
-use crate::workers::{Committer, Desk};
+use crate::workers::{Committer, Desk, Own};
 
 /// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
 const EPOCH_RECORDS_MAX: u64 = 1000;
@@ -239,16 +239,15 @@ impl Pipeline<'_> {
     /// What is due without any record: a leader that was superseded says so and ends, one that was half superseded
     /// takes a new epoch, and a share that has changed is taken up.
     async fn look_around(&mut self) -> Result<(), Error> {
-        if let Some(watch) = &self.watch {
-            let epoch = watch.progress().epoch;
-            if watch.is_superseded() {
-                return Err(Error::Superseded { epoch });
-            }
-            self.options.pulse.beat(epoch);
+        if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_superseded()) {
+            return Err(Error::Superseded { epoch: watch.progress().epoch });
         }
         if self.committer.is_some() {
             self.renew_epoch().await?;
             self.follow_share()?;
+        }
+        if let Some(watch) = &self.watch {
+            self.options.pulse.beat(watch.progress().epoch);
         }
         self.refresh_gauges();
         Ok(())
@@ -258,10 +257,12 @@ impl Pipeline<'_> {
     fn follow_share(&mut self) -> Result<(), Error> {
         let Some(committer) = self.committer.as_mut().filter(|_| !self.stopping) else { return Ok(()) };
         committer.listen();
-        if committer.share(&self.identities) == self.reads {
+        if committer.share(&self.identities)? == self.reads {
             return Ok(());
         }
         self.rewind()?;
+        // What somebody else reads now is not behind here.
+        self.options.metrics.consumer_lag.reset();
         info!(partitions = self.reads.len(), of = self.identities.len(), "reading another share");
         Ok(())
     }
@@ -463,7 +464,7 @@ impl Pipeline<'_> {
         self.options.metrics.batches_retried.inc();
         self.batch = Batch::open(&self.plans, &self.uploads)?;
         let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
-        let reads = committer.share(&self.identities);
+        let reads = committer.share(&self.identities)?;
         self.positions = start::positions(self.topology, committer, &self.plans, &self.identities, &reads)?;
         // Caught up is what has been committed: every partition must reach its end once more.
         self.behind = reads.clone();
@@ -517,9 +518,14 @@ impl Pipeline<'_> {
         }
         self.source.close().await;
         result?;
-        let leader = match self.committer.take().expect("a pipeline that ended well has no commit in flight")
-        {
-            Committer::Own(own) => own.leader.finish(FINISH_PATIENCE).await,
+        let committer = self.committer.take().expect("a pipeline that ended well has no commit in flight");
+        let leader = match committer {
+            Committer::Own(own) => {
+                let Own { leader, desk, .. } = *own;
+                // Workers look for the next leader while this one brings its clouds up to date.
+                drop(desk);
+                leader.finish(FINISH_PATIENCE).await
+            }
             Committer::Remote(remote) => {
                 remote.leave().await;
                 LeaderProgress { epoch: remote.epoch(), clouds: Vec::new() }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::client::Client;
 use super::desk::OpenDesk;
-use super::wire::{Answer, Share};
+use super::wire::{Answer, Share, SharedPartition};
 use crate::commit::quorum::majority;
 use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, files_in_majority};
 use crate::error::Error;
@@ -49,6 +49,8 @@ pub(crate) struct Own {
 pub(crate) struct Remote {
     client: Arc<Client>,
     clouds: usize,
+    /// What the leader told last, as far as it was taken up.
+    share: Share,
     shares: watch::Receiver<Option<Share>>,
     /// Per dataset and partition, the highest position that a leader has told.
     positions: BTreeMap<(String, TopicPartition), i64>,
@@ -67,14 +69,17 @@ impl Committer {
     }
 
     /// The partitions of `all` that this process is to read now.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if the leader means others than this worker sees.
     pub(crate) fn share(
         &self,
         all: &BTreeMap<TopicPartition, PartitionIdentity>,
-    ) -> BTreeSet<TopicPartition> {
+    ) -> Result<BTreeSet<TopicPartition>, Error> {
         match self {
             Self::Own(own) => {
                 let share = own.desk.as_ref().and_then(|desk| desk.own_share());
-                share.unwrap_or_else(|| all.keys().cloned().collect())
+                Ok(share.unwrap_or_else(|| all.keys().cloned().collect()))
             }
             Self::Remote(remote) => remote.share(all),
         }
@@ -194,11 +199,12 @@ async fn look_for_file(clouds: &[Cloud], path: String, size: u64, handles: Vec<U
 }
 
 impl Remote {
-    /// A committer that sends through `client`, to clouds of this number.
-    pub(super) fn new(client: Arc<Client>, clouds: usize) -> Self {
+    /// A committer that sends through `client`, to clouds of this number, and begins with `share`.
+    pub(super) fn new(client: Arc<Client>, clouds: usize, share: Share) -> Self {
         let shares = client.shares();
-        let mut remote = Self { client, clouds, shares, positions: BTreeMap::new() };
-        remote.listen();
+        let empty = Share { partitions: Vec::new(), ..share.clone() };
+        let mut remote = Self { client, clouds, shares, share: empty, positions: BTreeMap::new() };
+        remote.learn(share);
         remote
     }
 
@@ -209,31 +215,43 @@ impl Remote {
 
     /// The epoch of the leader that was heard last.
     pub(crate) fn epoch(&self) -> Epoch {
-        self.shares.borrow().as_ref().map_or(Epoch::default(), |share| share.epoch)
+        self.share.epoch
     }
 
-    fn share(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) -> BTreeSet<TopicPartition> {
-        let shares = self.shares.borrow();
-        let partitions = shares.iter().flat_map(|share| &share.partitions);
-        let named = partitions.map(|shared| TopicPartition::new(shared.topic.as_str(), shared.partition));
-        named.filter(|partition| all.contains_key(partition)).collect()
+    /// Commits of other partitions than the leader's would be stale for ever, and nobody would read what is missing here.
+    fn share(
+        &self,
+        all: &BTreeMap<TopicPartition, PartitionIdentity>,
+    ) -> Result<BTreeSet<TopicPartition>, Error> {
+        let check = |shared: &SharedPartition| {
+            let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
+            let theirs =
+                PartitionIdentity { cluster: shared.cluster.clone(), topic_id: shared.topic_id.clone() };
+            if all.get(&partition) == Some(&theirs) {
+                Ok(partition)
+            } else {
+                Err(other_partition(&partition, &theirs))
+            }
+        };
+        self.share.partitions.iter().map(check).collect()
     }
 
     fn listen(&mut self) {
-        let share = self.shares.borrow_and_update().clone();
-        if let Some(share) = share {
-            self.learn(&share);
+        if self.shares.has_changed().unwrap_or(false) {
+            let share = self.shares.borrow_and_update().clone();
+            share.into_iter().for_each(|share| self.learn(share));
         }
     }
 
     /// Positions only rise: what was told last may have been said before what was told first.
-    fn learn(&mut self, share: &Share) {
+    fn learn(&mut self, share: Share) {
         for shared in &share.partitions {
             let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
             for (dataset, position) in &shared.positions {
                 self.reached(dataset, &partition, *position);
             }
         }
+        self.share = share;
     }
 
     fn reached(&mut self, dataset: &str, partition: &TopicPartition, position: i64) {
@@ -261,16 +279,24 @@ impl Remote {
                 Ok(CommitOutcome::Committed { sequence })
             }
             Answer::Stale { refusal, share } => {
-                self.learn(&share);
+                self.learn(share);
                 Ok(CommitOutcome::Stale(refusal))
             }
             Answer::NotStored { reason, share } => {
-                self.learn(&share);
+                self.learn(share);
                 Ok(CommitOutcome::NotStored(reason))
             }
             Answer::Refused { reason } => Err(Error::Bug(reason)),
         }
     }
+}
+
+fn other_partition(partition: &TopicPartition, theirs: &PartitionIdentity) -> Error {
+    let PartitionIdentity { cluster, topic_id } = theirs;
+    Error::Configuration(format!(
+        "the leader reads {partition} as topic {topic_id} of cluster {cluster}, and this worker does not see that: start it again if the topic \
+         has more partitions now, else point both to the same Kafka cluster, with the same kafka.cluster_id and kafka.topic_identity"
+    ))
 }
 
 fn reach(point: &'static Failpoint) -> Result<(), Error> {

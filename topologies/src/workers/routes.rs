@@ -16,13 +16,16 @@ use super::wire::{Join, Problem, REQUEST_BYTES_MAX, StagedCommit};
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Largest sign of life, bytes.
+const JOIN_BYTES_MAX: usize = 64 << 10;
+
 /// `POST /v1/workers` and `POST /v1/commits`.
 pub(crate) fn router(desk: Desk) -> Router {
     Router::new().route("/v1/workers", post(join)).route("/v1/commits", post(commit)).with_state(desk)
 }
 
 async fn join(State(desk): State<Desk>, request: Request) -> Response {
-    let share = read::<Join>(&desk, request).await.and_then(|(join, _)| desk.join(&join));
+    let share = read::<Join>(&desk, request, JOIN_BYTES_MAX).await.and_then(|(join, _)| desk.join(&join));
     match share {
         Ok(share) => axum::Json(share).into_response(),
         Err(denied) => denied.response(&desk),
@@ -30,7 +33,7 @@ async fn join(State(desk): State<Desk>, request: Request) -> Response {
 }
 
 async fn commit(State(desk): State<Desk>, request: Request) -> Response {
-    let waiting = match read::<StagedCommit>(&desk, request).await {
+    let waiting = match read::<StagedCommit>(&desk, request, REQUEST_BYTES_MAX).await {
         Ok((commit, bytes)) => desk.receive(commit, bytes),
         Err(denied) => Err(denied),
     };
@@ -51,19 +54,26 @@ async fn commit(State(desk): State<Desk>, request: Request) -> Response {
 }
 
 /// The request, if it shows the token and is one; also its bytes.
-async fn read<T: DeserializeOwned>(desk: &Desk, request: Request) -> Result<(T, usize), Denied> {
+async fn read<T: DeserializeOwned>(
+    desk: &Desk,
+    request: Request,
+    bytes_max: usize,
+) -> Result<(T, usize), Denied> {
     let authorization = request.headers().get(header::AUTHORIZATION);
     if !desk.token().admits(authorization.map(|value| value.as_bytes())) {
         let why =
             "the token is missing or another one: workers.token must be the same for leader and workers";
         return Err(Denied::new(StatusCode::UNAUTHORIZED, why));
     }
-    let permit = desk.bodies().acquire().await;
-    let _reading = permit.map_err(|_| Denied::new(StatusCode::SERVICE_UNAVAILABLE, "stopping"))?;
-    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), REQUEST_BYTES_MAX)).await;
+    // Signs of life do not queue behind commits.
+    let _reading = match bytes_max > JOIN_BYTES_MAX {
+        true => desk.bodies().acquire().await.ok(),
+        false => None,
+    };
+    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), bytes_max)).await;
     let late = |_| Denied::new(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time");
     let too_large = |_| {
-        let why = format!("a request has at most {REQUEST_BYTES_MAX} bytes: make commit.size smaller");
+        let why = format!("such a request has at most {bytes_max} bytes: make commit.size smaller");
         Denied::new(StatusCode::PAYLOAD_TOO_LARGE, why)
     };
     let body = body.map_err(late)?.map_err(too_large)?;

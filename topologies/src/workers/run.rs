@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use isobar_connectors::kafka::{KafkaCluster, KafkaSource};
-use isobar_schemas::TopicPartition;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -17,7 +16,6 @@ use crate::commit::Group;
 use crate::error::Error;
 use crate::pipeline::{Batch, Pipeline, RunOptions, Summary};
 use crate::spec::{Secret, Topology};
-use crate::stage::PartitionIdentity;
 use crate::start::{self, Budget};
 
 /// Reads and transforms for whoever leads `topology`, until `shutdown` or until an error stops it. Waits for a leader as
@@ -72,10 +70,9 @@ async fn start<'a>(
     let staying = client.clone();
     guards.spawn(async move { staying.stay().await });
     let share = first_share(&client, &mut guards).await?;
-    refuse_other_partitions(&share, &identities)?;
     info!(worker = client.worker(), epoch = %share.epoch, generation = share.generation, "working");
-    let committer = Committer::Remote(Box::new(Remote::new(client, group.clouds.len())));
-    let reads = committer.share(&identities);
+    let committer = Committer::Remote(Box::new(Remote::new(client, group.clouds.len(), share)));
+    let reads = committer.share(&identities)?;
     let positions = start::positions(topology, &committer, &plans, &identities, &reads)?;
     let source = KafkaSource::start(&kafka, start::assignment(&positions))
         .map_err(|error| Error::connector("start consuming", error))?;
@@ -114,23 +111,4 @@ async fn first_share(client: &Client, guards: &mut JoinSet<Error>) -> Result<Sha
             Some(ended) = guards.join_next() => return Err(ended.unwrap_or_else(|died| Error::Bug(died.to_string()))),
         }
     }
-}
-
-/// Leader and worker must mean the same partitions: commits of other ones would be stale for ever.
-fn refuse_other_partitions(
-    share: &Share,
-    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
-) -> Result<(), Error> {
-    for shared in &share.partitions {
-        let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
-        let theirs = PartitionIdentity { cluster: shared.cluster.clone(), topic_id: shared.topic_id.clone() };
-        if identities.get(&partition) != Some(&theirs) {
-            return Err(Error::Configuration(format!(
-                "the leader reads {partition} as topic {} of cluster {}, this worker sees another one: point both to the same Kafka \
-                 cluster, with the same kafka.cluster_id and kafka.topic_identity",
-                shared.topic_id, shared.cluster
-            )));
-        }
-    }
-    Ok(())
 }
