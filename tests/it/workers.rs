@@ -4,12 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use isobar_connectors::delta::{OffsetRange, sha256_hex};
+use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_schemas::{RowCounts, TopicPartition};
 use isobar_tests::delta::Log;
 use isobar_tests::events::{self, FEATURES, Generator, TOPIC};
 use isobar_tests::lab::{Lab, PARTITIONS, Running, TOPOLOGY};
 use isobar_tests::prng::Seed;
-use isobar_tests::program::http_post;
+use isobar_tests::program::{Background, http_post, isobar, run, run_isobar};
 use isobar_tests::proxy::{Mode, Proxy};
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
@@ -446,4 +447,85 @@ async fn a_worker_that_the_leader_does_not_take_says_why_and_ends() {
     let caught_up = RunOptions { until_caught_up: true, ..options(&lab) };
     let error = Running::start_worker(&topology, caught_up, &token()).ended().await.unwrap_err();
     assert_eq!(error.exit_code(), 2);
+}
+
+/// A lab in directories, whose processes are programs.
+struct Programs {
+    lab: Lab,
+    topology: Topology,
+    spec: String,
+    started: usize,
+}
+
+impl Programs {
+    fn new() -> Self {
+        let lab = Lab::in_directories();
+        let mut spec = lab.spec(events::SOURCE, events::FEATURES_YAML);
+        spec.workers = Some("{ token: \"${env:ISOBAR_WORKER_TOKEN}\" }".into());
+        let path = spec.written().to_str().expect("paths of tests are UTF-8").to_owned();
+        Self { topology: spec.resolved(), lab, spec: path, started: 0 }
+    }
+
+    /// Starts a leader or a worker, armed or not, and waits until it reads.
+    async fn start(&mut self, leads: bool, armed: Option<&Failpoint>) -> Background {
+        let (arguments, says): (&[&str], &str) = match leads {
+            true => (&["run", &self.spec, "--metrics-addr", "127.0.0.1:0"], " consuming"),
+            false => (&["run", &self.spec, "--worker"], " working"),
+        };
+        let mut command = isobar(arguments);
+        command.env("ISOBAR_WORKER_TOKEN", TOKEN);
+        if let Some(point) = armed {
+            command.env(failpoint::VARIABLE, format!("{}=kill", point.name));
+        }
+        self.started += 1;
+        let log = self.lab.directory.path().join(format!("process-{}.log", self.started));
+        let process = Background::start(&mut command, &log);
+        process.says(says).await;
+        process
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_killed_at_every_step_between_worker_and_leader_lose_and_double_nothing() {
+    let is_between =
+        |point: &&&Failpoint| point.name.starts_with("worker.") || point.name.starts_with("group.");
+    for point in failpoint::ALL.iter().filter(is_between) {
+        let mut records = Generator::mixed(Seed::of(point.name).prng());
+        let mut programs = Programs::new();
+        let is_leader = point.name.starts_with("group.");
+        let leader = programs.start(true, Some(*point).filter(|_| is_leader)).await;
+        let worker = programs.start(false, Some(*point).filter(|_| !is_leader)).await;
+        let (mut doomed, other) = if is_leader { (leader, worker) } else { (worker, leader) };
+        until("the process is killed", async || {
+            programs.lab.produce(TOPIC, records.records(40));
+            doomed.has_ended()
+        })
+        .await;
+        let killed = doomed.ended().await;
+        assert!(killed.code.is_none() && killed.stderr.contains("action=Kill"), "{}\n{killed}", point.name);
+        let next = programs.start(is_leader, None).await;
+        programs.lab.produce(TOPIC, records.records(40));
+        until("everything is committed", async || programs.lab.clouds_complete().await == 3).await;
+        let (worker, leader) = if is_leader { (other, next) } else { (next, other) };
+        for process in [worker, leader] {
+            process.signal("TERM").await;
+            let stopped = process.ended().await;
+            stopped.assert(0, &[]);
+            assert!(!stopped.text().contains(TOKEN), "{}", point.name);
+        }
+        assert_all_is_well(&programs.lab, &programs.topology).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_says_what_a_worker_needs() {
+    let lab = Lab::in_directories();
+    let spec = lab.spec(events::SOURCE, events::FEATURES_YAML).written();
+    let spec = spec.to_str().expect("paths of tests are UTF-8");
+    run_isobar(&["run", spec, "--worker"]).await.assert(2, &["has no workers", "ISOBAR_WORKER_TOKEN"]);
+    run_isobar(&["run", spec, "--worker", "--until-caught-up"]).await.assert(2, &["cannot be used with"]);
+    let programs = Programs::new();
+    let mut command = isobar(&["run", &programs.spec, "--worker"]);
+    let unset = run(command.env_remove("ISOBAR_WORKER_TOKEN")).await;
+    unset.assert(2, &["workers.token", "`ISOBAR_WORKER_TOKEN` is not set"]);
 }

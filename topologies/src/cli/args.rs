@@ -81,8 +81,8 @@ With --standby, start as many processes as there may be losses, in any order, on
 one leads, the others listen to it and take over when it is silent. Without it, a process takes over
 at once, and the one that led stops.
 
-With --worker, a process takes its share of the partitions and leaves the deciding to the leader, which
-has to be reached: start that one with --metrics-addr. All of them need the same `workers.token`.
+With --worker, a process takes its share of the partitions and leaves the deciding to the leader,
+which has to be reached: start that one with --metrics-addr. All need the same `workers.token`.
 
 SIGINT or SIGTERM stops gracefully: what was read is committed. A second one stops at once; nothing
 is lost then either, since the next run starts at the last commit.")]

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::HEARTBEAT_INTERVAL;
 use super::token::Token;
-use super::wire::{ANSWER_BYTES_MAX, Answer, Join, Problem, Share, StagedCommit};
+use super::wire::{ANSWER_BYTES_MAX, Answer, Join, Problem, REQUEST_BYTES_MAX, Share, StagedCommit};
 use crate::commit::{Group, Proposal};
 use crate::error::Error;
 use crate::spec::Secret;
@@ -116,6 +116,13 @@ impl Client {
     /// Sends a commit until there is an answer: the same bytes each time, to whoever leads then.
     pub(super) async fn commit(&self, proposal: &Proposal) -> Result<Answer, Error> {
         let body = encode(&StagedCommit::new(&self.group.topology, &self.worker, proposal));
+        if body.len() > REQUEST_BYTES_MAX {
+            let size = body.len();
+            return Err(Error::Configuration(format!(
+                "a commit is a request of {size} bytes, more than the {REQUEST_BYTES_MAX} that a leader takes: make commit.size smaller, or \
+                 partition_by columns with fewer values"
+            )));
+        }
         let mut pause = BACKOFF.0;
         loop {
             let why = match self.send(body.clone()).await {
