@@ -24,3 +24,4 @@ mod takeover;
 mod wire;
 mod wire_battery;
 mod wire_faults;
+mod workers;

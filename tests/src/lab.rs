@@ -24,8 +24,8 @@ use isobar_topologies::metrics::Metrics;
 use isobar_topologies::pipeline::{self, RunOptions, Summary};
 use isobar_topologies::progress::Progress;
 use isobar_topologies::prove::{Report, prove};
-use isobar_topologies::spec::{self, Topology};
-use isobar_topologies::{Error, http::Readiness};
+use isobar_topologies::spec::{self, Secret, Topology};
+use isobar_topologies::{Error, http::Readiness, workers};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
@@ -203,6 +203,7 @@ impl Lab {
             // The embedded broker does not describe topics, so they have no ids: `live` covers those.
             kafka: "  topic_identity: name\n".into(),
             commit: "{ interval: 200ms, size: 256MiB }".into(),
+            workers: None,
             sources: sources.into(),
             datasets: datasets.into(),
             folder: self.directory.path().to_owned(),
@@ -369,6 +370,8 @@ pub struct Spec {
     pub kafka: String,
     /// The value of `commit`.
     pub commit: String,
+    /// The value of `workers`, if there are any.
+    pub workers: Option<String>,
     /// The entries of `sources`.
     pub sources: String,
     /// The entries of `datasets`.
@@ -385,9 +388,10 @@ impl Spec {
             // Writing to a String cannot fail.
             let _ = writeln!(clouds, "  {name}: {{ url: \"{url}\" }}");
         }
+        let workers = self.workers.iter().map(|workers| format!("workers: {workers}\n")).collect::<String>();
         let Self { brokers, kafka, commit, sources, datasets, .. } = self;
         format!(
-            "topology: {TOPOLOGY}\nkafka:\n  brokers: {brokers}\n{kafka}clouds:\n{clouds}commit: {commit}\nmemory: 128MiB\n\
+            "topology: {TOPOLOGY}\nkafka:\n  brokers: {brokers}\n{kafka}clouds:\n{clouds}commit: {commit}\n{workers}memory: 128MiB\n\
              sources:\n{sources}datasets:\n{datasets}"
         )
     }
@@ -446,6 +450,15 @@ pub struct Running {
 impl Running {
     /// Starts `topology`.
     pub fn start(topology: &Topology, options: RunOptions) -> Self {
+        Self::launch(topology, options, None)
+    }
+
+    /// Starts a worker of `topology` that shows `token`.
+    pub fn start_worker(topology: &Topology, options: RunOptions, token: &Secret) -> Self {
+        Self::launch(topology, options, Some(token.clone()))
+    }
+
+    fn launch(topology: &Topology, options: RunOptions, worker: Option<Secret>) -> Self {
         let (topology, shutdown, death) =
             (topology.clone(), CancellationToken::new(), CancellationToken::new());
         let (progress, metrics, ready) =
@@ -454,8 +467,14 @@ impl Running {
         // On a thread of its own, as in the program: the pipeline is not asked to be a task that can change threads.
         let task = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
+                let run = async {
+                    match worker {
+                        None => pipeline::run(&topology, options, stop).await,
+                        Some(token) => workers::run(&topology, options, &token, stop).await,
+                    }
+                };
                 tokio::select! {
-                    outcome = pipeline::run(&topology, options, stop) => Some(outcome),
+                    outcome = run => Some(outcome),
                     () = die.cancelled() => None,
                 }
             })

@@ -180,8 +180,21 @@ impl Background {
 
 /// Status and body of a GET, without a client that could hide something; `None` if nobody answers.
 pub async fn http_get(address: &str, path: &str) -> Option<(u16, String)> {
-    let mut connection = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    exchange(address, request).await
+}
+
+/// Status and body of an answer to a POST with these headers, each ended by a line break; `None` if nobody answers.
+pub async fn http_post(address: &str, path: &str, headers: &str, body: &str) -> Option<(u16, String)> {
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    );
+    exchange(address, request).await
+}
+
+async fn exchange(address: &str, request: String) -> Option<(u16, String)> {
+    let mut connection = TcpStream::connect(address).await.ok()?;
     connection.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await.ok()?;

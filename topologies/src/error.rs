@@ -58,6 +58,9 @@ pub enum Error {
         /// Our own epoch.
         epoch: super::commit::Epoch,
     },
+    /// A worker's last commit was answered by nobody: retry when a leader is there. Nothing is lost.
+    #[error("{0}")]
+    LeaderSilent(String),
     /// An expectation with the action `fail` met a record that breaks it: fix the data or the expectation.
     #[error("expectation {rule} of dataset {dataset} failed at {record}: its action is `fail`")]
     ExpectationFailed {

@@ -1,4 +1,5 @@
-//! The small HTTP side of a running topology: `/metrics`, `/healthz`, `/readyz`, and `/v1/leader` for standbys.
+//! The small HTTP side of a running topology: `/metrics`, `/healthz`, `/readyz`, and `/v1/leader` for standbys, and the
+//! endpoints of [`workers`](crate::workers).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::pipeline::RunOptions;
 use crate::standby::{Leading, Pulse};
+use crate::workers::{self, Desk};
 
 /// Whether the topology leads and consumes: set by the pipeline, read by `/readyz`.
 pub type Readiness = Arc<AtomicBool>;
@@ -30,6 +32,8 @@ pub struct Side {
     pub ready: Readiness,
     /// Beats while it leads.
     pub pulse: Pulse,
+    /// Where workers put down their commits; `None`: there are no endpoints for them.
+    pub desk: Option<Desk>,
 }
 
 impl Side {
@@ -40,6 +44,7 @@ impl Side {
             metrics: options.metrics.clone(),
             ready: options.ready.clone(),
             pulse: options.pulse.clone(),
+            desk: options.desk.clone(),
         }
     }
 }
@@ -75,9 +80,11 @@ impl MetricsServer {
     }
 }
 
-fn router(Side { topology, metrics, ready, pulse }: Side) -> Router {
+fn router(Side { topology, metrics, ready, pulse, desk }: Side) -> Router {
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let for_workers = desk.map(workers::router).unwrap_or_default();
     Router::new()
+        .merge(for_workers)
         .route("/metrics", get(move || async move { (content_type, metrics.render()).into_response() }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route(

@@ -23,6 +23,7 @@ pub mod spec;
 pub mod stage;
 pub mod standby;
 pub mod start;
+pub mod workers;
 
 pub use error::Error;
 

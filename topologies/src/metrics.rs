@@ -12,6 +12,9 @@ use prometheus::{
 const LATENCY_BUCKETS_S: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0];
 
+/// Upper bounds of the group size histogram.
+const GROUP_SIZE_BUCKETS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
 /// The metrics of one running topology.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -42,6 +45,14 @@ pub struct Metrics {
     pub cloud_up: IntGaugeVec,
     /// The epoch led.
     pub epoch: IntGauge,
+    /// Workers that this leader hears.
+    pub workers: IntGauge,
+    /// Commits of workers that wait for the next decision.
+    pub workers_waiting: IntGauge,
+    /// Commits of workers, by what they were answered.
+    pub worker_commits: IntCounterVec,
+    /// Commits that were decided together, the leader's own included.
+    pub group_size: Histogram,
     /// Memory by use.
     pub memory: GaugeVec,
 }
@@ -63,6 +74,11 @@ impl Metrics {
         let latency =
             HistogramOpts::new("commit_latency_seconds", "From the end of a batch to its decision.")
                 .buckets(LATENCY_BUCKETS_S.to_vec());
+        let group_size = HistogramOpts::new(
+            "commit_group_size",
+            "Commits that were decided together, the leader's own included.",
+        )
+        .buckets(GROUP_SIZE_BUCKETS.to_vec());
         Self {
             records: counters("records_consumed_total", "Kafka records consumed.", &["topic"]),
             record_bytes: counters(
@@ -103,6 +119,20 @@ impl Metrics {
             ),
             cloud_up: gauges("cloud_up", "1 when the cloud's last request succeeded, else 0.", &["cloud"]),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
+            workers: register(&registry, IntGauge::new("workers", "Workers that this leader hears.")),
+            workers_waiting: register(
+                &registry,
+                IntGauge::new(
+                    "worker_commits_waiting",
+                    "Commits of workers that wait for the next decision.",
+                ),
+            ),
+            worker_commits: counters(
+                "worker_commits_total",
+                "Commits received from workers, by what they were answered.",
+                &["outcome"],
+            ),
+            group_size: register(&registry, Histogram::with_opts(group_size)),
             memory: register(
                 &registry,
                 GaugeVec::new(

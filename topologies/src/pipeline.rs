@@ -33,6 +33,7 @@ use crate::spec::Topology;
 use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
 use crate::standby::Pulse;
 use crate::start::{self, Budget};
+use crate::workers::{Committer, Desk, Own};
 
 /// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
 const EPOCH_RECORDS_MAX: u64 = 1000;
@@ -60,6 +61,8 @@ pub struct RunOptions {
     pub ready: Readiness,
     /// Beats while the topology leads; others may listen to it.
     pub pulse: Pulse,
+    /// Where workers put down their commits while the topology leads; `None`: there are none.
+    pub desk: Option<Desk>,
     /// Where others reach [`http`](crate::http) of this process, `host:port`, if they do.
     pub address: Option<String>,
     /// Shows whoever leads: the epoch's own watch, another one after each take-over from itself.
@@ -76,6 +79,7 @@ impl RunOptions {
             metrics: Metrics::new(topology),
             ready: Readiness::default(),
             pulse: Pulse::default(),
+            desk: None,
             address: None,
             leader: watch::Sender::new(None),
         }
@@ -93,7 +97,7 @@ pub struct Summary {
 
 impl Summary {
     /// A run that was stopped before it led.
-    fn nothing_done() -> Self {
+    pub(crate) fn nothing_done() -> Self {
         let leader = LeaderProgress { epoch: Epoch(0), clouds: Vec::new() };
         Self { committed: Committed::default(), leader }
     }
@@ -127,18 +131,21 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) group: Group,
     pub(crate) uploads: Arc<FanOut>,
     pub(crate) source: Box<dyn Source>,
-    /// Returns when a topic is no longer the one that is read.
-    pub(crate) topics: JoinSet<Error>,
+    /// Returns when a topic is no longer the one that is read, or the leader does not want this worker.
+    pub(crate) guards: JoinSet<Error>,
     pub(crate) decoders: BTreeMap<Arc<str>, TopicDecoder>,
     pub(crate) plans: Vec<DatasetPlan>,
     pub(crate) identities: BTreeMap<TopicPartition, PartitionIdentity>,
+    /// The partitions that this process reads: all, or its share beside other workers.
+    pub(crate) reads: BTreeSet<TopicPartition>,
     /// Per dataset, the next offset to take from each partition: the chain's, plus what was absorbed since.
     pub(crate) positions: Vec<BTreeMap<TopicPartition, i64>>,
     /// Partitions that have not reached the end they had at the start.
     pub(crate) behind: BTreeSet<TopicPartition>,
-    /// The leader, while no commit is in flight.
-    pub(crate) leader: Option<Leader>,
-    pub(crate) watch: LeaderWatch,
+    /// Who decides, while no commit is in flight.
+    pub(crate) committer: Option<Committer>,
+    /// The epoch that this process leads; `None` in a worker.
+    pub(crate) watch: Option<LeaderWatch>,
     pub(crate) batch: Batch,
     pub(crate) commit: Option<JoinHandle<Landing>>,
     pub(crate) stopping: bool,
@@ -152,11 +159,12 @@ pub(crate) struct Batch {
     opened: Instant,
 }
 
-/// A commit that came back: the leader, what was committed, and how it went.
+/// A commit that came back: who decided, what was committed, and how it went; no outcome if the batch was empty and
+/// only workers' commits were decided.
 pub(crate) struct Landing {
-    leader: Leader,
+    committer: Committer,
     closed: ClosedBatch,
-    outcome: Result<CommitOutcome, Error>,
+    outcome: Result<Option<CommitOutcome>, Error>,
 }
 
 /// What a commit will have done, if it is decided.
@@ -197,7 +205,7 @@ impl Batch {
 
 impl Pipeline<'_> {
     /// Poll, decode, transform, stage, commit, acknowledge, until there is a reason to stop.
-    async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+    pub(crate) async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         let mut clock = tokio::time::interval(self.topology.commit_interval.min(GAUGES_INTERVAL));
         let mut stop_by = None;
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -211,7 +219,7 @@ impl Pipeline<'_> {
                     None => return Err(Error::Bug("the source ended by itself".into())),
                 },
                 landing = landed(&mut self.commit) => self.settle(landing).await?,
-                Some(gone) = self.topics.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
+                Some(gone) = self.guards.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
                 _ = clock.tick() => self.look_around().await?,
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stopping = true;
@@ -229,16 +237,33 @@ impl Pipeline<'_> {
     }
 
     /// What is due without any record: a leader that was superseded says so and ends, one that was half superseded
-    /// takes a new epoch.
+    /// takes a new epoch, and a share that has changed is taken up.
     async fn look_around(&mut self) -> Result<(), Error> {
-        if self.watch.is_superseded() {
-            return Err(Error::Superseded { epoch: self.watch.progress().epoch });
+        if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_superseded()) {
+            return Err(Error::Superseded { epoch: watch.progress().epoch });
         }
-        if self.leader.is_some() {
+        if self.committer.is_some() {
             self.renew_epoch().await?;
+            self.follow_share()?;
         }
-        self.options.pulse.beat(self.watch.progress().epoch);
+        if let Some(watch) = &self.watch {
+            self.options.pulse.beat(watch.progress().epoch);
+        }
         self.refresh_gauges();
+        Ok(())
+    }
+
+    /// Reads what is this process's share now. What was read of another one and not decided is dropped.
+    fn follow_share(&mut self) -> Result<(), Error> {
+        let Some(committer) = self.committer.as_mut().filter(|_| !self.stopping) else { return Ok(()) };
+        committer.listen();
+        if committer.share(&self.identities)? == self.reads {
+            return Ok(());
+        }
+        self.rewind()?;
+        // What somebody else reads now is not behind here.
+        self.options.metrics.consumer_lag.reset();
+        info!(partitions = self.reads.len(), of = self.identities.len(), "reading another share");
         Ok(())
     }
 
@@ -278,12 +303,16 @@ impl Pipeline<'_> {
         self.options.metrics.record_bytes.with_label_values(&[topic]).inc_by(bytes);
     }
 
-    /// Too few clouds answer to commit what was read last. It was never acknowledged, so nothing is lost.
+    /// Too few clouds answer, or no leader, to commit what was read last. It was never acknowledged, so nothing is lost.
     fn cannot_stop_well(&self) -> Error {
-        let progress = self.watch.progress();
+        let again = "what was read since the last commit is read again by the next run";
+        let Some(watch) = &self.watch else {
+            return Error::LeaderSilent(format!("cannot commit before stopping: no leader answers; {again}"));
+        };
+        let progress = watch.progress();
         let away = progress.clouds.iter().filter(|cloud| cloud.away);
         let mut reasons: Vec<String> = away.map(|cloud| format!("{} is away", cloud.cloud)).collect();
-        reasons.push("what was read since the last commit is read again by the next run".to_owned());
+        reasons.push(again.to_owned());
         let clouds = progress.clouds.len();
         Error::no_majority("commit before stopping", crate::commit::quorum::majority(clouds), clouds, reasons)
     }
@@ -302,7 +331,12 @@ impl Pipeline<'_> {
             || self.batch.opened.elapsed() >= self.topology.commit_interval
             || self.stopping
             || self.is_caught_up();
-        due && !self.batch.is_empty()
+        due && (!self.batch.is_empty() || self.has_guests())
+    }
+
+    /// Whether workers wait for a decision. One that stops leaves them to the next leader.
+    fn has_guests(&self) -> bool {
+        !self.stopping && self.options.desk.as_ref().is_some_and(Desk::has_guests)
     }
 
     fn is_done(&self) -> bool {
@@ -314,10 +348,12 @@ impl Pipeline<'_> {
         reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
-        let mut leader = self.leader.take().expect("the leader is here while no commit is in flight");
+        let staged = (!staged.proposal.tables.is_empty()).then_some(staged);
+        let mut committer =
+            self.committer.take().expect("the committer is here while no commit is in flight");
         self.commit = Some(tokio::spawn(async move {
-            let outcome = leader.commit(staged, now_ms()).await;
-            Landing { leader, closed, outcome }
+            let outcome = committer.commit(staged).await;
+            Landing { committer, closed, outcome }
         }));
         Ok(())
     }
@@ -350,26 +386,27 @@ impl Pipeline<'_> {
 
     /// A commit came back: acknowledge it, or read its rows again.
     async fn settle(&mut self, landing: Landing) -> Result<(), Error> {
-        let Landing { leader, closed, outcome } = landing;
-        self.leader = Some(leader);
+        let Landing { committer, closed, outcome } = landing;
+        self.committer = Some(committer);
         match outcome? {
-            CommitOutcome::Committed { sequence } => {
+            None => self.renew_epoch().await,
+            Some(CommitOutcome::Committed { sequence }) => {
                 reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
                 self.acknowledge(sequence, closed);
                 reach(&failpoint::CONSUME_AFTER_ACKNOWLEDGE)?;
                 self.renew_epoch().await
             }
-            CommitOutcome::Stale(refusal) => {
+            Some(CommitOutcome::Stale(refusal)) => {
                 warn!(%refusal, "batch is stale, reading again from the chain's positions");
-                self.rewind().await
+                self.rewind()
             }
-            CommitOutcome::NotStored(what) => {
+            Some(CommitOutcome::NotStored(what)) => {
                 warn!(
                     what,
                     "files did not reach a majority of clouds, reading again from the chain's positions"
                 );
                 tokio::time::sleep(RETRY_PAUSE).await;
-                self.rewind().await
+                self.rewind()
             }
         }
     }
@@ -404,27 +441,34 @@ impl Pipeline<'_> {
     /// Takes over from itself before the epoch's log grows long, or when a failed take-over closed it in some cloud.
     async fn renew_epoch(&mut self) -> Result<(), Error> {
         let goes_on = |leader: &Leader| leader.records() < EPOCH_RECORDS_MAX && !leader.renewal_due();
-        if self.leader.as_ref().is_some_and(goes_on) {
-            return Ok(());
+        let mut own = match self.committer.take() {
+            Some(Committer::Own(own)) if !goes_on(&own.leader) => own,
+            goes_on => {
+                self.committer = goes_on;
+                return Ok(());
+            }
+        };
+        own.leader.finish(Duration::from_secs(1)).await;
+        own.leader = Leader::start(&self.group, self.uploads.clone()).await?;
+        self.watch = Some(own.leader.watch());
+        self.options.leader.send_replace(Some(own.leader.watch()));
+        if let Some(desk) = &own.desk {
+            desk.moved(own.leader.epoch(), own.leader.chain());
         }
-        if let Some(leader) = self.leader.take() {
-            leader.finish(Duration::from_secs(1)).await;
-        }
-        let leader = Leader::start(&self.group, self.uploads.clone()).await?;
-        self.watch = leader.watch();
-        self.options.leader.send_replace(Some(leader.watch()));
-        self.leader = Some(leader);
+        self.committer = Some(Committer::Own(own));
         Ok(())
     }
 
-    /// Drops everything read and not decided, and reads on from the chain's positions.
-    async fn rewind(&mut self) -> Result<(), Error> {
+    /// Drops everything read and not decided, and reads this process's share on from the chain's positions.
+    fn rewind(&mut self) -> Result<(), Error> {
         self.options.metrics.batches_retried.inc();
         self.batch = Batch::open(&self.plans, &self.uploads)?;
-        let leader = self.leader.as_ref().expect("the leader is here while no commit is in flight");
-        self.positions = start::positions(self.topology, leader.chain(), &self.plans, &self.identities)?;
+        let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
+        let reads = committer.share(&self.identities)?;
+        self.positions = start::positions(self.topology, committer, &self.plans, &self.identities, &reads)?;
         // Caught up is what has been committed: every partition must reach its end once more.
-        self.behind = self.identities.keys().cloned().collect();
+        self.behind = reads.clone();
+        self.reads = reads;
         let assignment = start::assignment(&self.positions);
         self.source.reassign(assignment);
         Ok(())
@@ -432,17 +476,19 @@ impl Pipeline<'_> {
 
     fn refresh_gauges(&self) {
         let metrics = &self.options.metrics;
-        let progress = self.watch.progress();
-        metrics.epoch.set(i64::try_from(progress.epoch.0).unwrap_or(i64::MAX));
-        for (cloud, uploads) in progress.clouds.iter().zip(self.uploads.counters()) {
-            let labels = [cloud.cloud.as_str()];
-            metrics.cloud_up.with_label_values(&labels).set(i64::from(!cloud.away));
-            let behind = i64::try_from(cloud.decisions_behind).unwrap_or(i64::MAX);
-            metrics.replication_lag.with_label_values(&labels).set(behind);
-            metrics
-                .cloud_bytes
-                .with_label_values(&labels)
-                .set(i64::try_from(uploads.stored_bytes).unwrap_or(i64::MAX));
+        if let Some(watch) = &self.watch {
+            let progress = watch.progress();
+            metrics.epoch.set(i64::try_from(progress.epoch.0).unwrap_or(i64::MAX));
+            for cloud in &progress.clouds {
+                let labels = [cloud.cloud.as_str()];
+                metrics.cloud_up.with_label_values(&labels).set(i64::from(!cloud.away));
+                let behind = i64::try_from(cloud.decisions_behind).unwrap_or(i64::MAX);
+                metrics.replication_lag.with_label_values(&labels).set(behind);
+            }
+        }
+        for uploads in self.uploads.counters() {
+            let stored = i64::try_from(uploads.stored_bytes).unwrap_or(i64::MAX);
+            metrics.cloud_bytes.with_label_values(&[&uploads.cloud]).set(stored);
         }
         for (partition, status) in self.source.status().partitions() {
             let labels = [&*partition.topic, &partition.partition.to_string()];
@@ -464,7 +510,7 @@ impl Pipeline<'_> {
     }
 
     /// Stops reading, waits for the clouds that answer, and hands back what was done.
-    async fn stop(mut self, result: Result<(), Error>) -> Result<Summary, Error> {
+    pub(crate) async fn stop(mut self, result: Result<(), Error>) -> Result<Summary, Error> {
         self.options.ready.store(false, Ordering::Relaxed);
         self.options.pulse.end();
         if let Some(commit) = self.commit.take() {
@@ -472,8 +518,19 @@ impl Pipeline<'_> {
         }
         self.source.close().await;
         result?;
-        let leader = self.leader.take().expect("a pipeline that ended well has no commit in flight");
-        let leader = leader.finish(FINISH_PATIENCE).await;
+        let committer = self.committer.take().expect("a pipeline that ended well has no commit in flight");
+        let leader = match committer {
+            Committer::Own(own) => {
+                let Own { leader, desk, .. } = *own;
+                // Workers look for the next leader while this one brings its clouds up to date.
+                drop(desk);
+                leader.finish(FINISH_PATIENCE).await
+            }
+            Committer::Remote(remote) => {
+                remote.leave().await;
+                LeaderProgress { epoch: remote.epoch(), clouds: Vec::new() }
+            }
+        };
         let committed = self.options.progress.snapshot();
         info!(commits = committed.commits, sequence = committed.sequence, "stopped");
         Ok(Summary { committed, leader })

@@ -28,9 +28,10 @@ use crate::pipeline::{Batch, Pipeline, RunOptions, TopicDecoder, now_ms};
 use crate::quarantine;
 use crate::spec::{Compression, SourceSpec, StartPosition, TopicIdentity, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
+use crate::workers::{Committer, Own, Roster};
 
 /// How long a question to Kafka may take at the start.
-const KAFKA_PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is checked that the topics are still the same ones.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -78,14 +79,21 @@ impl<'a> Pipeline<'a> {
             .await
             .map_err(|error| Error::connector("ask Kafka for the ends of partitions", error))?;
         declare(topology, &mut leader, &plans, &identities, &watermarks).await?;
-        let positions = positions(topology, leader.chain(), &plans, &identities)?;
+        let watch = leader.watch();
+        // Until all is caught up, all is read here: how far a worker is cannot be told.
+        let desk = options.desk.as_ref().filter(|_| !options.until_caught_up);
+        let desk =
+            desk.map(|desk| desk.open(roster(topology, &plans, &identities), leader.epoch(), leader.chain()));
+        let committer = Committer::Own(Box::new(Own { leader, clouds: group.clouds.clone(), desk }));
+        let reads: BTreeSet<TopicPartition> = identities.keys().cloned().collect();
+        let positions = positions(topology, &committer, &plans, &identities, &reads)?;
         let assignment = assignment(&positions);
         refuse_gaps(&assignment, &watermarks)?;
-        let mut topics = JoinSet::new();
-        topics.spawn(watch_topics(topology.kafka.topic_identity, questions, cluster));
+        let mut guards = JoinSet::new();
+        guards.spawn(watch_topics(topology.kafka.topic_identity, questions, cluster));
         let source = KafkaSource::start(&kafka, assignment)
             .map_err(|error| Error::connector("start consuming", error))?;
-        options.leader.send_replace(Some(leader.watch()));
+        options.leader.send_replace(Some(watch.clone()));
         options.ready.store(true, Ordering::Relaxed);
         info!(partitions = identities.len(), datasets = plans.len(), "consuming");
         Ok(Self {
@@ -93,14 +101,15 @@ impl<'a> Pipeline<'a> {
             budget,
             decoders: decoders(topology)?,
             positions,
-            behind: identities.keys().cloned().collect(),
-            watch: leader.watch(),
-            leader: Some(leader),
+            behind: reads.clone(),
+            reads,
+            watch: Some(watch),
+            committer: Some(committer),
             batch: Batch::open(&plans, &uploads)?,
             group,
             uploads,
             source: Box::new(source),
-            topics,
+            guards,
             plans,
             identities,
             commit: None,
@@ -169,7 +178,7 @@ fn compression(compression: Compression) -> dataset::Compression {
     }
 }
 
-fn decoders(topology: &Topology) -> Result<BTreeMap<Arc<str>, TopicDecoder>, Error> {
+pub(crate) fn decoders(topology: &Topology) -> Result<BTreeMap<Arc<str>, TopicDecoder>, Error> {
     topology
         .sources
         .iter()
@@ -203,14 +212,14 @@ pub fn open_clouds(topology: &Topology) -> Result<Vec<Cloud>, Error> {
         .collect()
 }
 
-fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
+pub(crate) fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
     let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
     let limits =
         UploadLimits { in_flight_bytes_max: budget.upload_bytes_per_cloud, ..UploadLimits::default() };
     FanOut::new(stores, limits)
 }
 
-fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
+pub(crate) fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
     let options = topology.kafka.options.iter().map(|(name, text)| {
         let value =
             text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
@@ -222,7 +231,10 @@ fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Err
     Ok(config)
 }
 
-async fn describe_topics(topology: &Topology, cluster: &KafkaCluster) -> Result<ClusterInfo, Error> {
+pub(crate) async fn describe_topics(
+    topology: &Topology,
+    cluster: &KafkaCluster,
+) -> Result<ClusterInfo, Error> {
     let topics: Vec<String> = topology.sources.iter().map(|source| source.topic.clone()).collect();
     let described = describe(topology.kafka.topic_identity, cluster, &topics).await;
     described.map_err(|error| Error::connector("ask Kafka about the topics", error))
@@ -241,7 +253,11 @@ async fn describe(
 
 /// Asks for the topics from time to time, and returns when one is gone, or is another one of the same name: the
 /// source does not notice. Brokers that do not answer are the source's affair.
-async fn watch_topics(identity: TopicIdentity, cluster: KafkaCluster, known: ClusterInfo) -> Error {
+pub(crate) async fn watch_topics(
+    identity: TopicIdentity,
+    cluster: KafkaCluster,
+    known: ClusterInfo,
+) -> Error {
     let names: Vec<String> = known.topics.iter().map(|topic| topic.name.clone()).collect();
     loop {
         tokio::time::sleep(TOPICS_INTERVAL).await;
@@ -278,7 +294,7 @@ async fn watch_topics(identity: TopicIdentity, cluster: KafkaCluster, known: Clu
 }
 
 /// How every partition of every source is named in the chain.
-fn identities(
+pub(crate) fn identities(
     topology: &Topology,
     cluster: &ClusterInfo,
 ) -> Result<BTreeMap<TopicPartition, PartitionIdentity>, Error> {
@@ -459,21 +475,23 @@ fn nothing_read(
     }
 }
 
-/// Per dataset, the next offset to read in every partition of its source, from the chain.
+/// Per dataset, the next offset to read in every partition of its source that is read here, from the chain.
 pub(crate) fn positions(
     topology: &Topology,
-    chain: &Chain,
+    committer: &Committer,
     plans: &[DatasetPlan],
     identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+    reads: &BTreeSet<TopicPartition>,
 ) -> Result<Vec<BTreeMap<TopicPartition, i64>>, Error> {
     plans
         .iter()
         .map(|plan| {
             let topic = &source_of(topology, plan).topic;
-            let partitions = identities.iter().filter(|(partition, _)| *partition.topic == **topic);
+            let partitions = reads.iter().filter(|partition| *partition.topic == **topic);
             partitions
-                .map(|(partition, identity)| {
-                    let position = chain.position(&plan.name, &app_id(topology, partition, identity));
+                .map(|partition| {
+                    let app_id = app_id(topology, partition, &identities[partition]);
+                    let position = committer.position(&plan.name, partition, &app_id);
                     let position = position.ok_or_else(|| {
                         Error::Bug(format!("{partition} was not declared for {}", plan.name))
                     })?;
@@ -482,6 +500,24 @@ pub(crate) fn positions(
                 .collect()
         })
         .collect()
+}
+
+/// What workers are told and asked about.
+fn roster(
+    topology: &Topology,
+    plans: &[DatasetPlan],
+    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+) -> Roster {
+    let describe = |plan: &DatasetPlan| {
+        let (topic, plan_id) =
+            (source_of(topology, plan).topic.clone(), plan.transform.fingerprint().to_owned());
+        (plan.name.clone(), (topic, plan_id))
+    };
+    Roster {
+        topology: topology.name.clone(),
+        datasets: plans.iter().map(describe).collect(),
+        partitions: identities.clone(),
+    }
 }
 
 /// Where to read from: the dataset furthest behind decides; the others skip what they have.

@@ -10,6 +10,7 @@ use isobar_schemas::RowCounts;
 use serde::{Deserialize, Serialize};
 
 /// One line of a body.
+#[allow(clippy::large_enum_variant, reason = "actions live one at a time, while a body is read or written")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
@@ -181,6 +182,10 @@ pub struct IsobarInfo {
     pub sequence: u64,
     /// The commit's unique id, also in `txnId` and in the names of its files.
     pub commit_id: String,
+    /// Ids of the commits that this decision unites, ascending, when there are several: the names of its files then
+    /// hold theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
     /// SHA-256 of this table's previous body, zeros for version 0: a hash chain.
     pub previous_sha256: String,
     /// Fingerprint of the topology's plan.

@@ -11,7 +11,7 @@
 //!
 //! let isobar = IsobarInfo {
 //!     format: 1, topology: "flights".into(), dataset: "features".into(), epoch: 1, sequence: 7,
-//!     commit_id: "c7".into(), previous_sha256: "ab".repeat(32), plan: "cd".repeat(32), offsets: vec![],
+//!     commit_id: "c7".into(), members: vec![], previous_sha256: "ab".repeat(32), plan: "cd".repeat(32), offsets: vec![],
 //!     rows: RowCounts { input: 2, filtered: 2, ..RowCounts::default() }, files: vec![],
 //! };
 //! let mut body = CommitBody::new(CommitInfo::new(CommitInfo::WRITE, 1_700_000_000_000, isobar));
@@ -402,6 +402,7 @@ fn check_info(info: &CommitInfo) -> Result<(), Error> {
     require(info.txn_id == isobar.commit_id && is_name(&isobar.commit_id), || {
         "commit id missing or odd".into()
     })?;
+    require(is_member_list(&isobar.members), || "members are no list of several commit ids".into())?;
     require(is_name(&isobar.topology), || format!("topology {:.100?}", isobar.topology))?;
     require(is_name(&isobar.dataset), || format!("dataset {:.100?}", isobar.dataset))?;
     require(isobar.epoch.max(isobar.sequence) <= i64::MAX as u64, || {
@@ -410,6 +411,13 @@ fn check_info(info: &CommitInfo) -> Result<(), Error> {
     require(is_sha256(&isobar.previous_sha256), || "previous_sha256 is no SHA-256".into())?;
     require(isobar.plan.len() <= 256, || "plan fingerprint too long".into())?;
     require(adds_up(&isobar.rows), || format!("row counts do not add up: {:?}", isobar.rows))
+}
+
+/// Nothing, or several names, each above the one before.
+fn is_member_list(members: &[String]) -> bool {
+    members.len() != 1
+        && members.iter().all(|member| is_name(member))
+        && members.windows(2).all(|pair| pair[0] < pair[1])
 }
 
 /// [`RowCounts::adds_up`], but without overflow on counts that nobody can have counted.
@@ -506,6 +514,7 @@ mod tests {
             epoch: 3,
             sequence,
             commit_id: format!("0000000000000003-{sequence:016}"),
+            members: vec![],
             previous_sha256: previous_sha256.into(),
             plan: "11".repeat(32),
             offsets: vec![],
@@ -662,6 +671,9 @@ mod tests {
             v["commitInfo"]["txnId"] = json!("a/b");
             isobar(v, "commit_id", json!("a/b"));
         });
+        refuse(0, "members", |v| isobar(v, "members", json!(["a"])));
+        refuse(0, "members", |v| isobar(v, "members", json!(["b", "a"])));
+        refuse(0, "members", |v| isobar(v, "members", json!(["a", "b/c"])));
         refuse(0, "topology", |v| isobar(v, "topology", json!("../x")));
         refuse(0, "dataset", |v| isobar(v, "dataset", json!("")));
         refuse(0, "previous_sha256", |v| isobar(v, "previous_sha256", json!("AB".repeat(32))));

@@ -75,10 +75,14 @@ pub enum Command {
   isobar --log-format json run topology.yaml              logs for a collector
   isobar run topology.yaml --standby --metrics-addr 0.0.0.0:9464 --advertise node-1:9464
                                                           lead when nobody else does
+  isobar run topology.yaml --worker                       read and transform for whoever leads
 
 With --standby, start as many processes as there may be losses, in any order, on different machines:
 one leads, the others listen to it and take over when it is silent. Without it, a process takes over
 at once, and the one that led stops.
+
+With --worker, a process takes its share of the partitions and leaves the deciding to the leader,
+which has to be reached: start that one with --metrics-addr. All need the same `workers.token`.
 
 SIGINT or SIGTERM stops gracefully: what was read is committed. A second one stops at once; nothing
 is lost then either, since the next run starts at the last commit.")]
@@ -194,6 +198,9 @@ pub struct RunArgs {
     /// Wait until nobody leads this topology, then lead; stand by again when another process takes over
     #[arg(long, requires = "metrics_addr")]
     pub standby: bool,
+    /// Read, transform and stage for whoever leads this topology; needs `workers` in the spec
+    #[arg(long, conflicts_with_all = ["standby", "until_caught_up", "advertise"])]
+    pub worker: bool,
     /// Where other processes reach --metrics-addr, to listen to the leader; by default that address itself
     #[arg(long, value_name = "HOST:PORT", requires = "metrics_addr")]
     pub advertise: Option<String>,

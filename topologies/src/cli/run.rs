@@ -15,6 +15,7 @@ use crate::http::{MetricsServer, Side};
 use crate::pipeline::{self, RunOptions};
 use crate::spec::{self, Topology};
 use crate::standby;
+use crate::workers::{self, Desk};
 
 /// Exit code of a process that a second signal stopped at once, as shells expect it: 128 + SIGINT.
 const EXIT_CODE_INTERRUPTED: i32 = 130;
@@ -39,6 +40,13 @@ async fn run_until_stopped(
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let mut options = RunOptions { until_caught_up: args.until_caught_up, ..RunOptions::new(&topology.name) };
+    let token = workers::token::resolve(topology)?;
+    if let Some(token) = token.as_ref().filter(|_| !args.worker) {
+        options.desk = Some(Desk::new(token, options.metrics.clone())?);
+        if args.metrics_addr.is_none() && !args.until_caught_up {
+            warn!("no worker reaches this process: workers come in by --metrics-addr");
+        }
+    }
     // What accompanies the pipeline lives as long as it does, not only until it is asked to stop.
     let done = CancellationToken::new();
     let server = match args.metrics_addr {
@@ -53,7 +61,10 @@ async fn run_until_stopped(
     };
     let line = shows_progress
         .then(|| tokio::spawn(bars::show(options.progress.clone(), topology.name.clone(), done.clone())));
-    let result = if args.standby {
+    let result = if args.worker {
+        let token = token.ok_or_else(|| no_workers(topology))?;
+        workers::run(topology, options, &token, shutdown).await.map(|_| ())
+    } else if args.standby {
         standby::run(topology, options, args.takeover_after.0, shutdown).await.map(|_| ())
     } else {
         pipeline::run(topology, options, shutdown).await.map(|_| ())
@@ -67,6 +78,14 @@ async fn run_until_stopped(
     }
     result?;
     Ok(Exit::Success)
+}
+
+fn no_workers(topology: &Topology) -> Error {
+    Error::Configuration(format!(
+        "topology {} has no workers: add `workers: {{ token: \"${{env:ISOBAR_WORKER_TOKEN}}\" }}` to its specification, for the \
+         leader as well",
+        topology.name
+    ))
 }
 
 /// Where others reach this process. An address that stands for every interface is none that others could use.

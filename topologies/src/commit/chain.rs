@@ -4,7 +4,7 @@
 //! of every table, and if its counts add up. That check alone stops zombie workers, double flushes and rebalance
 //! races: whoever is second finds the chain elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use isobar_connectors::delta;
 use isobar_schemas::RowCounts;
@@ -36,6 +36,22 @@ pub struct Chain {
     pub timestamp_ms: i64,
     /// Heads by dataset.
     pub tables: BTreeMap<String, TableHead>,
+    /// The commits decided last, at most [`RECENT_MAX`], oldest first: who lost the answer is told it again.
+    /// Forgetting one is safe, because its positions have passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recent: Vec<RecentCommit>,
+}
+
+/// Commit ids that a chain remembers.
+pub const RECENT_MAX: usize = 256;
+
+/// A commit that was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentCommit {
+    /// The decision it is in.
+    pub sequence: u64,
+    /// Its id.
+    pub commit_id: String,
 }
 
 /// A file as the log will name it.
@@ -76,7 +92,8 @@ pub struct Proposal {
 }
 
 /// Why a proposal is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// It does not start where the chain ends: its rows are already in, or rows before them are missing. Drop the
     /// batch and read on from the chain's positions.
@@ -105,6 +122,11 @@ impl Chain {
     /// The next offset to read of `app_id` in `dataset`, `None` before the first decision about it.
     pub fn position(&self, dataset: &str, app_id: &str) -> Option<i64> {
         self.tables.get(dataset)?.positions.get(app_id).copied()
+    }
+
+    /// The decision that a commit is in, as far back as the chain remembers.
+    pub fn sequence_of(&self, commit_id: &str) -> Option<u64> {
+        self.recent.iter().rev().find(|recent| recent.commit_id == commit_id).map(|recent| recent.sequence)
     }
 
     /// Checks `proposal` against the chain and its own arithmetic.
@@ -151,6 +173,18 @@ impl Chain {
         now_ms: i64,
         proposal: &Proposal,
     ) -> Result<Decision, isobar_connectors::Error> {
+        self.decide_for(topology, epoch, now_ms, proposal, &[])
+    }
+
+    /// As [`decide`](Self::decide), for a proposal that unites those with the ids `members`; see [`super::merge`].
+    pub(super) fn decide_for(
+        &self,
+        topology: &str,
+        epoch: Epoch,
+        now_ms: i64,
+        proposal: &Proposal,
+        members: &[String],
+    ) -> Result<Decision, isobar_connectors::Error> {
         let sequence = self.sequence + 1;
         let timestamp_ms =
             delta::next_commit_timestamp_ms(now_ms, (self.sequence > 0).then_some(self.timestamp_ms));
@@ -164,6 +198,7 @@ impl Chain {
                 epoch: epoch.0,
                 sequence,
                 commit_id: proposal.commit_id.clone(),
+                members: members.to_vec(),
                 previous_sha256: head.map_or(NO_PREVIOUS, |head| &head.sha256).to_owned(),
                 plan: table.plan.clone(),
                 offsets: Vec::new(),
@@ -186,6 +221,7 @@ impl Chain {
         if decision.sequence != self.sequence + 1 {
             return Err(format!("decision {} cannot follow decision {}", decision.sequence, self.sequence));
         }
+        let mut members = BTreeSet::new();
         for table in &decision.tables {
             let body = delta::parse_body(table.body.as_bytes())
                 .map_err(|error| format!("{} version {}: {error}", table.dataset, table.version))?;
@@ -202,13 +238,24 @@ impl Chain {
                 ));
             }
             let mut positions = head.map(|head| head.positions.clone()).unwrap_or_default();
+            members.extend(body.info.isobar.members);
             positions.extend(body.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
             let head = TableHead { version, sha256: table.sha256.clone(), positions };
             self.tables.insert(table.dataset.clone(), head);
         }
+        if members.is_empty() {
+            members.insert(decision.commit_id.clone());
+        }
+        self.remember(decision.sequence, members);
         self.sequence = decision.sequence;
         self.timestamp_ms = decision.timestamp_ms;
         Ok(())
+    }
+
+    fn remember(&mut self, sequence: u64, commit_ids: BTreeSet<String>) {
+        self.recent.extend(commit_ids.into_iter().map(|commit_id| RecentCommit { sequence, commit_id }));
+        let excess = self.recent.len().saturating_sub(RECENT_MAX);
+        self.recent.drain(..excess);
     }
 }
 

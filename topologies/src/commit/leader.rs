@@ -1,10 +1,11 @@
-//! The leader: takes proposals one at a time, has the lanes store them, and says when they are decided.
+//! The leader: takes proposals, unites those that come together, has the lanes store the decision, and says when it stands.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::failpoint;
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
@@ -14,8 +15,9 @@ use tracing::{info, warn};
 
 use super::chain::{Chain, Proposal, Refusal};
 use super::environment::{Environment, Task};
-use super::format::{Content, Keys, Record, encode};
+use super::format::{Content, Decision, Keys, Record, encode};
 use super::lane::Lane;
+use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, Quorum, majority};
 use super::rules;
 use super::takeover::Group;
@@ -351,27 +353,55 @@ impl Leader {
 
     /// Decides `staged`. Waits as long as it takes while fewer than a majority of clouds answer.
     pub async fn commit(&mut self, staged: Staged, now_ms: i64) -> Result<CommitOutcome, Error> {
-        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
-        if let Err(what) = self.files_in_majority(&staged.uploads).await {
-            return Ok(CommitOutcome::NotStored(what));
+        let mut outcomes = self.commit_group(vec![staged], now_ms).await?;
+        outcomes.pop().expect("every member has an outcome")
+    }
+
+    /// Decides `members`, commits of several workers, in as few decisions as hold them: one, unless they are very
+    /// large. The outcome of each, in their order; [`Error::Bug`] for a member that contradicts itself, which leaves
+    /// the others alone.
+    pub async fn commit_group(
+        &mut self,
+        members: Vec<Staged>,
+        now_ms: i64,
+    ) -> Result<Vec<Result<CommitOutcome, Error>>, Error> {
+        let clouds = self.shared.clouds.len();
+        let looks = members.iter().map(|member| files_in_majority(&member.uploads, clouds));
+        let mut outcomes: Vec<Option<Result<CommitOutcome, Error>>> = future::join_all(looks)
+            .await
+            .into_iter()
+            .map(|stored| stored.err().map(|what| Ok(CommitOutcome::NotStored(what))))
+            .collect();
+        loop {
+            let waiting: Vec<usize> = (0..members.len()).filter(|index| outcomes[*index].is_none()).collect();
+            if waiting.is_empty() {
+                return Ok(outcomes.into_iter().flatten().collect());
+            }
+            self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+            failpoint::hit(&failpoint::DECIDE_BEFORE_ACCEPT, "").map_err(unanswered)?;
+            let proposals: Vec<&Proposal> = waiting.iter().map(|index| &members[*index].proposal).collect();
+            let merged = merge(&self.chain, &self.topology, self.shared.epoch, now_ms, &proposals);
+            let Merged { decision, verdicts } = merged.map_err(Error::Bug)?;
+            if let Some(decision) = decision {
+                let decided =
+                    waiting.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Decided);
+                let uploads =
+                    decided.flat_map(|(index, _)| members[*index].uploads.iter().cloned()).collect();
+                self.decide(decision, uploads).await?;
+            }
+            for (index, verdict) in waiting.into_iter().zip(verdicts) {
+                outcomes[index] = outcome_of(verdict, self.chain.sequence);
+            }
         }
-        failpoint::hit(&failpoint::DECIDE_BEFORE_ACCEPT, "").map_err(unanswered)?;
-        match self.chain.accept(&self.topology, &staged.proposal) {
-            Ok(()) => {}
-            Err(stale @ Refusal::Stale { .. }) => return Ok(CommitOutcome::Stale(stale)),
-            Err(contradiction) => return Err(Error::Bug(contradiction.to_string())),
-        }
-        let decision = self
-            .chain
-            .decide(&self.topology, self.shared.epoch, now_ms, &staged.proposal)
-            .map_err(|error| Error::Bug(error.to_string()))?;
+    }
+
+    async fn decide(&mut self, decision: Decision, uploads: Vec<FileUploads>) -> Result<(), Error> {
         // Applied to a copy first: what we would read back must follow the chain before anyone can see it.
         let mut next = self.chain.clone();
         next.apply(&decision).map_err(Error::Bug)?;
-        self.store(Content::Entry(decision), staged.uploads).await?;
+        self.store(Content::Entry(decision), uploads).await?;
         self.chain = next;
-        failpoint::hit(&failpoint::DECIDE_AFTER_MAJORITY, "").map_err(unanswered)?;
-        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+        failpoint::hit(&failpoint::DECIDE_AFTER_MAJORITY, "").map_err(unanswered)
     }
 
     /// Proposes the next record and waits until it is decided.
@@ -415,27 +445,6 @@ impl Leader {
         Error::no_majority("decide", state.quorum.majority(), self.shared.clouds.len(), reasons.collect())
     }
 
-    /// Waits until every file is in a majority of clouds, so that no entry names a file that exists nowhere.
-    async fn files_in_majority(&self, files: &[FileUploads]) -> Result<(), String> {
-        for (path, handles) in files {
-            let mut waiting: futures::stream::FuturesUnordered<_> = handles
-                .iter()
-                .map(|handle| async move { (handle.cloud(), handle.settled().await) })
-                .collect();
-            let needed = majority(self.shared.clouds.len());
-            let (mut done, mut reasons) = (0, Vec::new());
-            while done < needed {
-                match futures::StreamExt::next(&mut waiting).await {
-                    Some((_, UploadStatus::Done)) => done += 1,
-                    Some((cloud, UploadStatus::Failed(reason))) => reasons.push(format!("{cloud}: {reason}")),
-                    Some((_, UploadStatus::Pending)) => {}
-                    None => return Err(format!("{path}: {}", reasons.join("; "))),
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Waits until every cloud that answers and still takes what this epoch decides has published everything, at most
     /// `patience`; then stops the lanes.
     pub async fn finish(mut self, patience: Duration) -> LeaderProgress {
@@ -470,4 +479,34 @@ impl Drop for Leader {
     fn drop(&mut self) {
         self.shared.shutdown.cancel();
     }
+}
+
+/// `None` for a member that waits for the next decision.
+fn outcome_of(verdict: Verdict, sequence: u64) -> Option<Result<CommitOutcome, Error>> {
+    match verdict {
+        Verdict::Decided => Some(Ok(CommitOutcome::Committed { sequence })),
+        Verdict::Known { sequence } => Some(Ok(CommitOutcome::Committed { sequence })),
+        Verdict::Refused(stale @ Refusal::Stale { .. }) => Some(Ok(CommitOutcome::Stale(stale))),
+        Verdict::Refused(contradiction) => Some(Err(Error::Bug(contradiction.to_string()))),
+        Verdict::Malformed(what) => Some(Err(Error::Bug(what))),
+        Verdict::Later => None,
+    }
+}
+
+/// Waits until every file is in a majority of `clouds`, so that no entry names a file that exists nowhere.
+pub(crate) async fn files_in_majority(files: &[FileUploads], clouds: usize) -> Result<(), String> {
+    for (path, handles) in files {
+        let mut waiting: futures::stream::FuturesUnordered<_> =
+            handles.iter().map(|handle| async move { (handle.cloud(), handle.settled().await) }).collect();
+        let (mut done, mut reasons) = (0, Vec::new());
+        while done < majority(clouds) {
+            match futures::StreamExt::next(&mut waiting).await {
+                Some((_, UploadStatus::Done)) => done += 1,
+                Some((cloud, UploadStatus::Failed(reason))) => reasons.push(format!("{cloud}: {reason}")),
+                Some((_, UploadStatus::Pending)) => {}
+                None => return Err(format!("{path}: {}", reasons.join("; "))),
+            }
+        }
+    }
+    Ok(())
 }

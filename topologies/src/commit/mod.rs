@@ -13,7 +13,7 @@
 //! lane of its own ([`lane`]) that goes through the same steps for the newest commit and for one missed long ago,
 //! so that a cloud that was away is filled simply by going on.
 //!
-//! What must never be wrong is pure: [`chain`] (may this follow?), [`quorum`] (is this decided?), [`choose`]
+//! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one decision), [`quorum`] (is this decided?), [`choose`]
 //! (what did the sealed logs decide?) and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
 //! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
 //! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
@@ -24,6 +24,7 @@ mod environment;
 pub mod format;
 mod lane;
 mod leader;
+pub mod merge;
 pub mod quorum;
 mod readmit;
 pub mod rules;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use chain::{Chain, NewFile, Proposal, Refusal, TableHead, TableProposal};
 pub use environment::{Environment, System, Task};
+pub(crate) use leader::files_in_majority;
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub(crate) use readmit::is_readmitted;
 pub use takeover::Group;

@@ -82,6 +82,7 @@ impl History {
             epoch: 1 + sequence / 3,
             sequence,
             commit_id: format!("c{sequence}"),
+            members: Vec::new(),
             previous_sha256: if sequence == 1 { NO_PREVIOUS_SHA256.into() } else { "ab".repeat(32) },
             plan: "p".into(),
             offsets: Vec::new(),

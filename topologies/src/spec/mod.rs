@@ -54,6 +54,8 @@ pub struct Topology {
     pub commit_interval: Duration,
     /// Most bytes of Kafka payload between two commits.
     pub commit_bytes_max: u64,
+    /// What a worker shows to the leader; `None`: there are no workers.
+    pub worker_token: Option<Text>,
     /// Memory budget of the whole process.
     pub memory_bytes_max: u64,
     /// The sources. At least one; names and topics are unique; each is read by a dataset.

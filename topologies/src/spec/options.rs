@@ -42,7 +42,7 @@ impl Resolver<'_> {
         (self.found() == found_before).then_some(options)
     }
 
-    fn option_text(&mut self, pointer: &str, name: &str, value: &str) -> Option<Text> {
+    pub(super) fn option_text(&mut self, pointer: &str, name: &str, value: &str) -> Option<Text> {
         let is_secret = is_secret_name(name);
         let text = match Text::parse(value, self.folder) {
             Ok(text) => text,

@@ -56,6 +56,10 @@ pub struct Topology {
     #[serde(default)]
     pub commit: Commit,
 
+    /// Further processes that read and transform for the leader. Optional: without it there are none.
+    #[serde(default)]
+    pub workers: Option<Workers>,
+
     /// Memory budget of the whole process: Kafka queues, decoding, SQL, Parquet encoders. Above it partitions are
     /// paused and files are closed early; a backlog of any size does not raise it. At least 128MiB. Default: 384MiB.
     #[serde(default = "default_memory")]
@@ -197,6 +201,16 @@ impl Default for Commit {
     fn default() -> Self {
         Self { interval: HumanDuration(std::time::Duration::from_secs(10)), size: ByteSize(256 << 20) }
     }
+}
+
+/// Further processes, started with `isobar run TOPOLOGY --worker`, that read and transform for the leader.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Workers {
+    /// What a worker shows to the leader, by reference: `"${env:NAME}"` or `"${file:path}"`. The same for all processes
+    /// of the topology; at least 16 visible ASCII characters. Required.
+    #[schemars(extend("examples" = ["${env:ISOBAR_WORKER_TOKEN}"]))]
+    pub token: OptionValue,
 }
 
 /// A topic and what its records look like.

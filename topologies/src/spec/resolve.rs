@@ -21,7 +21,7 @@ use super::sql;
 use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
-use super::{CloudSpec, Compression, DatasetSpec, Kafka, SourceSpec, Topology};
+use super::{CloudSpec, Compression, DatasetSpec, Kafka, SourceSpec, Text, Topology};
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
@@ -60,6 +60,7 @@ impl Resolver<'_> {
         let kafka = self.kafka();
         let clouds = self.clouds();
         let (commit_interval, commit_bytes_max) = self.commit();
+        let worker_token = self.worker_token();
         let memory_bytes_max = self.memory();
         let sources = self.sources();
         let datasets = self.datasets(&sources);
@@ -70,6 +71,7 @@ impl Resolver<'_> {
             clouds: clouds.into_iter().collect::<Option<_>>()?,
             commit_interval,
             commit_bytes_max,
+            worker_token,
             memory_bytes_max,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
             datasets: datasets.into_iter().collect::<Option<_>>()?,
@@ -242,6 +244,12 @@ impl Resolver<'_> {
         let size = self.typed::<ByteSize>("/commit/size").unwrap_or(defaults.size);
         self.check_bytes("/commit/size", "size", size, COMMIT_BYTES_MIN, COMMIT_BYTES_MAX);
         (interval.0, size.0)
+    }
+
+    fn worker_token(&mut self) -> Option<Text> {
+        let pointer = "/workers/token";
+        let raw::OptionValue(written) = self.required(pointer)?;
+        self.option_text(pointer, "token", &written)
     }
 
     fn memory(&mut self) -> u64 {

@@ -82,6 +82,7 @@ datasets: { d: { from: s, sql: SELECT a FROM s } }
     assert_eq!(topology.commit_interval, Duration::from_secs(10));
     assert_eq!(topology.commit_bytes_max, 256 << 20);
     assert_eq!(topology.memory_bytes_max, 384 << 20);
+    assert!(topology.worker_token.is_none());
     assert_eq!(topology.datasets[0].compression, Compression::Zstd(1));
     assert_eq!(topology.spec_dir, Path::new("/specs"));
 }
@@ -102,7 +103,13 @@ const CASES: &[Case] = &[
     Case(
         &[("memory: 384MiB\n", "memory: 384MiB\nbananas: 5\n")],
         &[
-            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `clouds`, `commit`, `memory`, `sources` or `datasets`",
+            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `clouds`, `commit`, `workers`, `memory`, `sources` or `datasets`",
+        ],
+    ),
+    Case(
+        &[("memory: 384MiB\n", "memory: 384MiB\nworkers: { token: hunter2-hunter2-hunter2 }\n")],
+        &[
+            "18:19 `token` is a secret, and secrets do not stand in a spec | put it in the environment or in a file and write \"${env:WORKERS_TOKEN}\" or \"${file:path}\"",
         ],
     ),
     Case(

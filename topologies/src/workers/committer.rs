@@ -1,0 +1,304 @@
+//! Who has a pipeline's batches decided: the leader in this process, or one elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use futures::{future, stream};
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta;
+use isobar_connectors::failpoint::{self, Failpoint};
+use isobar_connectors::upload::{UploadHandle, UploadStatus};
+use isobar_schemas::TopicPartition;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use tokio::sync::watch;
+
+use super::client::Client;
+use super::desk::OpenDesk;
+use super::wire::{Answer, Share, SharedPartition};
+use crate::commit::quorum::majority;
+use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, files_in_majority};
+use crate::error::Error;
+use crate::pipeline::now_ms;
+use crate::stage::PartitionIdentity;
+
+/// Files of workers that are looked for at the same time.
+const LOOKS_IN_FLIGHT: usize = 16;
+/// How long a worker waits for clouds beyond the majority before it sends a commit: what they have by then, the leader
+/// need not copy.
+const LAST_CLOUDS_PATIENCE: Duration = Duration::from_millis(500);
+
+/// See the [module](self).
+pub(crate) enum Committer {
+    /// This process leads.
+    Own(Box<Own>),
+    /// Another one does.
+    Remote(Box<Remote>),
+}
+
+/// Leads, and decides for workers as well if it has a desk.
+pub(crate) struct Own {
+    pub(crate) leader: Leader,
+    pub(crate) clouds: Vec<Cloud>,
+    pub(crate) desk: Option<OpenDesk>,
+}
+
+/// Sends commits to the leader.
+pub(crate) struct Remote {
+    client: Arc<Client>,
+    clouds: usize,
+    /// What the leader told last, as far as it was taken up.
+    share: Share,
+    shares: watch::Receiver<Option<Share>>,
+    /// Per dataset and partition, the highest position that a leader has told.
+    positions: BTreeMap<(String, TopicPartition), i64>,
+}
+
+impl Committer {
+    /// Has `staged` decided, if there is anything, and what workers have sent. The outcome of `staged`.
+    pub(crate) async fn commit(&mut self, staged: Option<Staged>) -> Result<Option<CommitOutcome>, Error> {
+        match self {
+            Self::Own(own) => own.commit(staged).await,
+            Self::Remote(remote) => match staged {
+                Some(staged) => remote.commit(staged).await.map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The partitions of `all` that this process is to read now.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if the leader means others than this worker sees.
+    pub(crate) fn share(
+        &self,
+        all: &BTreeMap<TopicPartition, PartitionIdentity>,
+    ) -> Result<BTreeSet<TopicPartition>, Error> {
+        match self {
+            Self::Own(own) => {
+                let share = own.desk.as_ref().and_then(|desk| desk.own_share());
+                Ok(share.unwrap_or_else(|| all.keys().cloned().collect()))
+            }
+            Self::Remote(remote) => remote.share(all),
+        }
+    }
+
+    /// The next offset to read: the chain's, as far as it is known here.
+    pub(crate) fn position(&self, dataset: &str, partition: &TopicPartition, app_id: &str) -> Option<i64> {
+        match self {
+            Self::Own(own) => own.leader.chain().position(dataset, app_id),
+            Self::Remote(remote) => remote.positions.get(&(dataset.to_owned(), partition.clone())).copied(),
+        }
+    }
+
+    /// Takes up what the leader has told meanwhile.
+    pub(crate) fn listen(&mut self) {
+        if let Self::Remote(remote) = self {
+            remote.listen();
+        }
+    }
+}
+
+impl Own {
+    async fn commit(&mut self, staged: Option<Staged>) -> Result<Option<CommitOutcome>, Error> {
+        let Some(desk) = &self.desk else {
+            let Some(staged) = staged else { return Ok(None) };
+            return self.leader.commit(staged, now_ms()).await.map(Some);
+        };
+        let guests = desk.take_guests();
+        if !guests.is_empty() {
+            reach(&failpoint::GROUP_AFTER_RECEIVE)?;
+        }
+        let has_own = staged.is_some();
+        let members: Vec<Staged> =
+            guests.iter().map(|guest| stage(&self.clouds, &guest.proposal)).chain(staged).collect();
+        desk.grouped(members.len());
+        let looks: Vec<Look> = members[..guests.len()].iter().flat_map(looks_for).collect();
+        let looking = look_for_files(&self.clouds, looks);
+        let (outcomes, ()) = future::join(self.leader.commit_group(members, now_ms()), looking).await;
+        // Without an outcome nobody is answered: the desk is closed with the pipeline, and workers ask the next leader.
+        let mut outcomes = outcomes?;
+        let own = if has_own { outcomes.pop().transpose()? } else { None };
+        desk.moved(self.leader.epoch(), self.leader.chain());
+        if !guests.is_empty() {
+            reach(&failpoint::GROUP_BEFORE_ANSWER)?;
+        }
+        for (guest, outcome) in guests.into_iter().zip(outcomes) {
+            desk.answer(guest, outcome);
+        }
+        Ok(own)
+    }
+}
+
+/// A worker's proposal with uploads that are settled when its files are found.
+fn stage(clouds: &[Cloud], proposal: &Proposal) -> Staged {
+    let files = proposal
+        .tables
+        .iter()
+        .flat_map(|table| table.files.iter().map(|file| (table.dataset.as_str(), file.digest.path.as_str())));
+    let uploads = files.map(|(dataset, path)| {
+        let handles = clouds.iter().map(|cloud| UploadHandle::new(cloud.name.as_str().into()));
+        // The path was decoded when the proposal was received; one that could not be is found nowhere.
+        let path = delta::path::decode_log_path(path).unwrap_or_default();
+        (format!("datasets/{dataset}/{path}"), handles.collect())
+    });
+    Staged { proposal: proposal.clone(), uploads: uploads.collect() }
+}
+
+/// A file to look for: its object path, its bytes, and the upload to be settled per cloud.
+type Look = (String, u64, Vec<UploadHandle>);
+
+fn looks_for(staged: &Staged) -> Vec<Look> {
+    let sizes = staged.proposal.tables.iter().flat_map(|table| &table.files).map(|file| file.digest.size);
+    let looks = staged.uploads.iter().zip(sizes);
+    looks.map(|((path, handles), size)| (path.clone(), size, handles.clone())).collect()
+}
+
+/// Settles the uploads of files that somebody else has stored.
+async fn look_for_files(clouds: &[Cloud], looks: Vec<Look>) {
+    let looks = stream::iter(looks).map(|(path, size, handles)| look_for_file(clouds, path, size, handles));
+    looks.buffer_unordered(LOOKS_IN_FLIGHT).collect::<()>().await;
+}
+
+/// Asks every cloud for a file until a majority has it. Of the others nothing is known: their lanes look again, and copy
+/// it there, as they do after a take-over.
+async fn look_for_file(clouds: &[Cloud], path: String, size: u64, handles: Vec<UploadHandle>) {
+    let location = Path::from(path);
+    let mut looks: FuturesUnordered<_> = clouds
+        .iter()
+        .zip(&handles)
+        .map(|(cloud, handle)| {
+            let location = &location;
+            async move {
+                match cloud.control.head(location).await {
+                    Ok(found) if found.size == size => handle.settle(UploadStatus::Done),
+                    Ok(found) => {
+                        handle.give_up(&format!("has {} bytes instead of {size}", found.size));
+                        false
+                    }
+                    Err(error) => {
+                        handle.give_up(&error.to_string());
+                        false
+                    }
+                }
+            }
+        })
+        .collect();
+    let mut found = 0;
+    while found < majority(clouds.len()) {
+        match looks.next().await {
+            Some(is_there) => found += usize::from(is_there),
+            None => break,
+        }
+    }
+    for handle in &handles {
+        handle.give_up("not looked for any longer");
+    }
+}
+
+impl Remote {
+    /// A committer that sends through `client`, to clouds of this number, and begins with `share`.
+    pub(super) fn new(client: Arc<Client>, clouds: usize, share: Share) -> Self {
+        let shares = client.shares();
+        let empty = Share { partitions: Vec::new(), ..share.clone() };
+        let mut remote = Self { client, clouds, shares, share: empty, positions: BTreeMap::new() };
+        remote.learn(share);
+        remote
+    }
+
+    /// Tells the leader that this worker stops.
+    pub(crate) async fn leave(&self) {
+        self.client.leave().await;
+    }
+
+    /// The epoch of the leader that was heard last.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.share.epoch
+    }
+
+    /// Commits of other partitions than the leader's would be stale for ever, and nobody would read what is missing here.
+    fn share(
+        &self,
+        all: &BTreeMap<TopicPartition, PartitionIdentity>,
+    ) -> Result<BTreeSet<TopicPartition>, Error> {
+        let check = |shared: &SharedPartition| {
+            let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
+            let theirs =
+                PartitionIdentity { cluster: shared.cluster.clone(), topic_id: shared.topic_id.clone() };
+            if all.get(&partition) == Some(&theirs) {
+                Ok(partition)
+            } else {
+                Err(other_partition(&partition, &theirs))
+            }
+        };
+        self.share.partitions.iter().map(check).collect()
+    }
+
+    fn listen(&mut self) {
+        if self.shares.has_changed().unwrap_or(false) {
+            let share = self.shares.borrow_and_update().clone();
+            share.into_iter().for_each(|share| self.learn(share));
+        }
+    }
+
+    /// Positions only rise: what was told last may have been said before what was told first.
+    fn learn(&mut self, share: Share) {
+        for shared in &share.partitions {
+            let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
+            for (dataset, position) in &shared.positions {
+                self.reached(dataset, &partition, *position);
+            }
+        }
+        self.share = share;
+    }
+
+    fn reached(&mut self, dataset: &str, partition: &TopicPartition, position: i64) {
+        let known = self.positions.entry((dataset.to_owned(), partition.clone())).or_insert(position);
+        *known = (*known).max(position);
+    }
+
+    async fn commit(&mut self, staged: Staged) -> Result<CommitOutcome, Error> {
+        if let Err(what) = files_in_majority(&staged.uploads, self.clouds).await {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        let others = future::join_all(
+            staged.uploads.iter().flat_map(|(_, handles)| handles).map(UploadHandle::settled),
+        );
+        // Not the whole majority's affair: a slow cloud is filled by the leader.
+        let _ = tokio::time::timeout(LAST_CLOUDS_PATIENCE, others).await;
+        match self.client.commit(&staged.proposal).await? {
+            Answer::Committed { sequence } => {
+                for table in &staged.proposal.tables {
+                    for range in &table.offsets {
+                        let partition = TopicPartition::new(range.topic.as_str(), range.partition);
+                        self.reached(&table.dataset, &partition, range.end);
+                    }
+                }
+                Ok(CommitOutcome::Committed { sequence })
+            }
+            Answer::Stale { refusal, share } => {
+                self.learn(share);
+                Ok(CommitOutcome::Stale(refusal))
+            }
+            Answer::NotStored { reason, share } => {
+                self.learn(share);
+                Ok(CommitOutcome::NotStored(reason))
+            }
+            Answer::Refused { reason } => Err(Error::Bug(reason)),
+        }
+    }
+}
+
+fn other_partition(partition: &TopicPartition, theirs: &PartitionIdentity) -> Error {
+    let PartitionIdentity { cluster, topic_id } = theirs;
+    Error::Configuration(format!(
+        "the leader reads {partition} as topic {topic_id} of cluster {cluster}, and this worker does not see that: start it again if the topic \
+         has more partitions now, else point both to the same Kafka cluster, with the same kafka.cluster_id and kafka.topic_identity"
+    ))
+}
+
+fn reach(point: &'static Failpoint) -> Result<(), Error> {
+    failpoint::hit(point, "").map_err(|error| Error::connector("decide for workers", error))
+}

@@ -1,0 +1,114 @@
+//! Running as a worker: the pipeline without a leader of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use isobar_connectors::kafka::{KafkaCluster, KafkaSource};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::client::Client;
+use super::committer::{Committer, Remote};
+use super::wire::Share;
+use crate::commit::Group;
+use crate::error::Error;
+use crate::pipeline::{Batch, Pipeline, RunOptions, Summary};
+use crate::spec::{Secret, Topology};
+use crate::start::{self, Budget};
+
+/// Reads and transforms for whoever leads `topology`, until `shutdown` or until an error stops it. Waits for a leader as
+/// long as there is none.
+///
+/// # Errors
+/// [`Error::Configuration`] if the leader does not take this worker: another token, another plan, another Kafka cluster.
+/// Otherwise as [`pipeline::run`](crate::pipeline::run).
+pub async fn run(
+    topology: &Topology,
+    options: RunOptions,
+    token: &Secret,
+    shutdown: CancellationToken,
+) -> Result<Summary, Error> {
+    if options.until_caught_up {
+        let what = "a worker reads what the leader gives it and cannot tell when all is caught up: run the leader alone with \
+                    --until-caught-up, or the worker without it";
+        return Err(Error::Configuration(what.to_owned()));
+    }
+    let mut pipeline = tokio::select! {
+        started = start(topology, options, token) => started?,
+        () = shutdown.cancelled() => return Ok(Summary::nothing_done()),
+    };
+    let result = pipeline.drive(&shutdown).await;
+    pipeline.stop(result).await
+}
+
+/// Brings a worker up to the point where chunks flow. Tables and first positions are the leader's to declare.
+async fn start<'a>(
+    topology: &'a Topology,
+    options: RunOptions,
+    token: &Secret,
+) -> Result<Pipeline<'a>, Error> {
+    let plans = start::compile(topology)?;
+    let clouds = match &options.clouds {
+        Some(clouds) => clouds.clone(),
+        None => start::open_clouds(topology)?,
+    };
+    let budget = Budget::new(topology.memory_bytes_max);
+    let kafka = start::kafka_config(topology, &budget)?;
+    let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
+        .map_err(|error| Error::connector("configure the Kafka client", error))?;
+    let cluster = start::describe_topics(topology, &questions).await?;
+    let identities = start::identities(topology, &cluster)?;
+    let uploads = start::start_uploads(&clouds, &budget);
+    let group = Group::new(&topology.name, clouds);
+    let fingerprints: BTreeMap<String, String> =
+        plans.iter().map(|plan| (plan.name.clone(), plan.transform.fingerprint().to_owned())).collect();
+    let client = Arc::new(Client::new(token, group.clone(), fingerprints)?);
+    let mut guards = JoinSet::new();
+    guards.spawn(start::watch_topics(topology.kafka.topic_identity, questions, cluster));
+    let staying = client.clone();
+    guards.spawn(async move { staying.stay().await });
+    let share = first_share(&client, &mut guards).await?;
+    info!(worker = client.worker(), epoch = %share.epoch, generation = share.generation, "working");
+    let committer = Committer::Remote(Box::new(Remote::new(client, group.clouds.len(), share)));
+    let reads = committer.share(&identities)?;
+    let positions = start::positions(topology, &committer, &plans, &identities, &reads)?;
+    let source = KafkaSource::start(&kafka, start::assignment(&positions))
+        .map_err(|error| Error::connector("start consuming", error))?;
+    options.ready.store(true, Ordering::Relaxed);
+    Ok(Pipeline {
+        topology,
+        budget,
+        decoders: start::decoders(topology)?,
+        positions,
+        behind: reads.clone(),
+        reads,
+        watch: None,
+        committer: Some(committer),
+        batch: Batch::open(&plans, &uploads)?,
+        group,
+        uploads,
+        source: Box::new(source),
+        guards,
+        plans,
+        identities,
+        commit: None,
+        stopping: false,
+        options,
+    })
+}
+
+/// The first answer of a leader.
+async fn first_share(client: &Client, guards: &mut JoinSet<Error>) -> Result<Share, Error> {
+    let mut shares = client.shares();
+    loop {
+        if let Some(share) = shares.borrow_and_update().clone() {
+            return Ok(share);
+        }
+        tokio::select! {
+            _ = shares.changed() => {}
+            Some(ended) = guards.join_next() => return Err(ended.unwrap_or_else(|died| Error::Bug(died.to_string()))),
+        }
+    }
+}
