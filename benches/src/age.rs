@@ -1,8 +1,8 @@
 //! Whether commits take longer as a table grows old: many small commits, one after the other.
 //!
-//! Four records are produced, the pipeline commits them to three directories, and only then come the next four; so
-//! the time between two commits is what one commit takes from its records' production to its decision and back, with
-//! the commit interval at its smallest.
+//! Four records are produced, which is as much as a commit may hold; the pipeline commits them to three directories, and
+//! only then come the next four. So the time between two commits is what one commit takes from its records'
+//! production to its decision and back.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,8 @@ pub(crate) async fn run(commits: usize, json: bool) -> Result<()> {
     let mut last = Instant::now();
     for commit in 1..=commits {
         for partition in 0..PARTITIONS {
-            let payload = format!(r#"{{"reading":{commit}}}"#);
+            // Three are below the size of a commit, four above it.
+            let payload = format!(r#"{{"reading":{commit},"filler":"{:0280}"}}"#, 0);
             producer.produce(ProducedRecord {
                 topic: TOPIC,
                 partition,
@@ -129,9 +130,9 @@ clouds:
   aws: {{ url: "file:./aws" }}
   azure: {{ url: "file:./azure" }}
   gcp: {{ url: "file:./gcp" }}
-commit: {{ interval: 1ms, size: 1MiB }}
+commit: {{ interval: 1s, size: 1KiB }}
 sources:
-  readings: {{ topic: {TOPIC}, format: json, fields: {{ reading: int64 }} }}
+  readings: {{ topic: {TOPIC}, format: json, fields: {{ reading: int64, filler: string }} }}
 datasets:
   readings_kept:
     from: readings
