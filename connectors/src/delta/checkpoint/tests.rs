@@ -53,6 +53,7 @@ impl History {
             epoch: 1,
             sequence: version + 1,
             commit_id: format!("c{version}"),
+            members: vec![],
             previous_sha256: self
                 .bodies
                 .last()
