@@ -124,9 +124,9 @@ def judge(kind, name, report):
     for run in report["runs"]:
         missed = run["commits_during_fault"]
         if missed is not None and missed < COMMITS_MIN.get(kind, 0):
-            return f"{name}: run {run['number']} missed {missed} commits only, not {COMMITS_MIN[kind]}"
+            return f"{name}: run {run['run']} missed {missed} commits only, not {COMMITS_MIN[kind]}"
         if run["pause_seconds"] is None or run["pause_seconds"] > PAUSE_MAX[kind]:
-            return f"{name}: run {run['number']} paused for {run['pause_seconds']} s, not at most {PAUSE_MAX[kind]} s"
+            return f"{name}: run {run['run']} paused for {run['pause_seconds']} s, not at most {PAUSE_MAX[kind]} s"
     return None
 
 
