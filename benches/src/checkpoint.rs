@@ -137,6 +137,7 @@ fn body(sizes: Sizes, version: u64, previous_sha256: String) -> Result<CommitBod
         epoch: 1,
         sequence: version + 1,
         commit_id: commit_id(version),
+        members: Vec::new(),
         previous_sha256,
         plan: sha256_hex(b"plan"),
         offsets: vec![],
