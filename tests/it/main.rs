@@ -9,6 +9,7 @@ mod bad_input;
 mod cli;
 mod drill;
 mod failpoints;
+mod fill;
 mod gcs;
 mod helpers;
 mod leader;
