@@ -123,7 +123,7 @@ pub(crate) async fn wait_published(lab: &Lab, version: u64) {
 }
 
 /// Control records of one cloud, by path.
-async fn control_records(store: &dyn ObjectStore) -> BTreeMap<String, Json> {
+pub(crate) async fn control_records(store: &dyn ObjectStore) -> BTreeMap<String, Json> {
     let folder = Path::from(format!("control/{TOPOLOGY}/log"));
     let listed: Vec<_> = store.list(Some(&folder)).try_collect().await.unwrap();
     let mut records = BTreeMap::new();
@@ -143,11 +143,11 @@ async fn assert_equal_and_right(lab: &Lab) {
     }
 }
 
-fn publishes(request: &Request<'_>) -> bool {
+pub(crate) fn publishes(request: &Request<'_>) -> bool {
     request.kind == Kind::Write && request.path.contains("/_delta_log/")
 }
 
-fn stores_a_record(request: &Request<'_>) -> bool {
+pub(crate) fn stores_a_record(request: &Request<'_>) -> bool {
     request.kind == Kind::Write && request.path.starts_with(&format!("control/{TOPOLOGY}/log/"))
 }
 

@@ -8,6 +8,7 @@
 mod bad_input;
 mod cli;
 mod drill;
+mod elect;
 mod failpoints;
 mod fill;
 mod gcs;

@@ -60,10 +60,11 @@ impl Group {
     /// were read has no identity any more, and one that was wiped earlier does not hold the key of its generation.
     pub(super) async fn keep_members(&self, logs: Logs, group_id: &str) -> Result<Logs, Error> {
         let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
-        let looks = logs.iter().map(|(index, _)| self.is_member(&self.clouds[*index], group_id, &readmitted));
-        let looks = future::join_all(looks).await;
+        let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
+        let looks =
+            self.ask(&read, "read the identity", |cloud| self.is_member(cloud, group_id, &readmitted)).await;
         let (mut members, mut reasons) = (Vec::new(), Vec::new());
-        for ((index, log), look) in logs.into_iter().zip(looks) {
+        for ((index, log), (_, look)) in logs.into_iter().zip(looks) {
             let cloud = &self.clouds[index].name;
             match look {
                 Ok(true) => members.push((index, log)),
@@ -258,7 +259,7 @@ impl Group {
         chosen: Chosen,
         read: &[usize],
     ) -> Result<(super::Chain, Vec<Decision>), Error> {
-        let published = others.published_versions(&chosen, read).await;
+        let published = others.published_versions(&chosen, read).await?;
         rebase(chosen, self.clouds.len(), &published).map_err(|what| Error::damaged("control log", what))
     }
 
