@@ -34,8 +34,6 @@ use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
 use crate::standby::Pulse;
 use crate::start::{self, Budget};
 
-/// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
-const EPOCH_RECORDS_MAX: u64 = 1000;
 /// How long a finished run waits for clouds that answer to publish everything.
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stop waits for the last commit.
@@ -210,9 +208,9 @@ impl Pipeline<'_> {
                     Some(_) => {}
                     None => return Err(Error::Bug("the source ended by itself".into())),
                 },
-                landing = landed(&mut self.commit) => self.settle(landing).await?,
+                landing = landed(&mut self.commit) => self.settle(landing, shutdown).await?,
                 Some(gone) = self.topics.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
-                _ = clock.tick() => self.look_around().await?,
+                _ = clock.tick() => self.look_around(shutdown).await?,
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stopping = true;
                     stop_by = Some(tokio::time::Instant::now() + STOP_PATIENCE);
@@ -230,12 +228,12 @@ impl Pipeline<'_> {
 
     /// What is due without any record: a leader that was superseded says so and ends, one that was half superseded
     /// takes a new epoch.
-    async fn look_around(&mut self) -> Result<(), Error> {
+    async fn look_around(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         if self.watch.is_superseded() {
             return Err(Error::Superseded { epoch: self.watch.progress().epoch });
         }
         if self.leader.is_some() {
-            self.renew_epoch().await?;
+            self.renew_epoch(shutdown).await?;
         }
         self.options.pulse.beat(self.watch.progress().epoch);
         self.refresh_gauges();
@@ -349,7 +347,7 @@ impl Pipeline<'_> {
     }
 
     /// A commit came back: acknowledge it, or read its rows again.
-    async fn settle(&mut self, landing: Landing) -> Result<(), Error> {
+    async fn settle(&mut self, landing: Landing, shutdown: &CancellationToken) -> Result<(), Error> {
         let Landing { leader, closed, outcome } = landing;
         self.leader = Some(leader);
         match outcome? {
@@ -357,7 +355,7 @@ impl Pipeline<'_> {
                 reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
                 self.acknowledge(sequence, closed);
                 reach(&failpoint::CONSUME_AFTER_ACKNOWLEDGE)?;
-                self.renew_epoch().await
+                self.renew_epoch(shutdown).await
             }
             CommitOutcome::Stale(refusal) => {
                 warn!(%refusal, "batch is stale, reading again from the chain's positions");
@@ -401,16 +399,20 @@ impl Pipeline<'_> {
         self.options.progress.moved_to(closed.positions);
     }
 
-    /// Takes over from itself before the epoch's log grows long, or when a failed take-over closed it in some cloud.
-    async fn renew_epoch(&mut self) -> Result<(), Error> {
-        let goes_on = |leader: &Leader| leader.records() < EPOCH_RECORDS_MAX && !leader.renewal_due();
+    /// Takes over from itself before the epoch's log grows long, or when a failed take-over closed it in some cloud. Ends
+    /// in time when a stop is asked for: nothing is in flight.
+    async fn renew_epoch(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let goes_on = |leader: &Leader| !leader.is_full() && !leader.renewal_due();
         if self.leader.as_ref().is_some_and(goes_on) {
             return Ok(());
         }
         if let Some(leader) = self.leader.take() {
             leader.finish(Duration::from_secs(1)).await;
         }
-        let leader = Leader::start(&self.group, self.uploads.clone()).await?;
+        let leader = tokio::select! {
+            started = Leader::start(&self.group, self.uploads.clone()) => started?,
+            () = stop_is_due(shutdown) => return Err(self.cannot_stop_well()),
+        };
         self.watch = leader.watch();
         self.options.leader.send_replace(Some(leader.watch()));
         self.leader = Some(leader);
@@ -482,6 +484,12 @@ impl Pipeline<'_> {
 
 fn reach(point: &'static Failpoint) -> Result<(), Error> {
     failpoint::hit(point, "").map_err(|error| Error::connector("run", error))
+}
+
+/// Ends when a stop has waited as long as it may.
+async fn stop_is_due(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(STOP_PATIENCE).await;
 }
 
 async fn at(deadline: Option<tokio::time::Instant>) {

@@ -225,13 +225,14 @@ impl Lane {
     }
 
     fn report_away(&self, failure: &Error) {
-        let cloud = &self.cloud().name;
-        let (is_news, leaves_majority) =
-            self.shared.update(|state| (state.mark_away(self.cloud), state.has_majority_at_hand()));
+        let (cloud, why) = (&self.cloud().name, crate::chain_of(failure));
+        let (is_news, leaves_majority) = self
+            .shared
+            .update(|state| (state.mark_away(self.cloud, why.clone()), state.has_majority_at_hand()));
         if is_news {
-            warn!(%cloud, error = %crate::chain_of(failure), "cloud is away, going on without it");
+            warn!(%cloud, error = %why, "cloud is away, going on without it");
         } else {
-            debug!(%cloud, error = %crate::chain_of(failure), "cloud is still away");
+            debug!(%cloud, error = %why, "cloud is still away");
         }
         // What reaches fewer than a majority cannot be committed, so files are tried on the last majority all the same.
         if leaves_majority {
@@ -348,13 +349,18 @@ impl Lane {
         Err(Error::damaged(path.as_ref(), what).into())
     }
 
-    /// A record the leader no longer keeps in memory, from any other cloud.
+    /// A record the leader no longer keeps in memory, from any other cloud that holds what the leader proposed.
     async fn read_slot_elsewhere(&self, index: u64) -> Step<Slot> {
+        let sha256 = self.shared.sha256_of(index);
         let path = self.shared.keys.record(self.shared.epoch, index);
         for other in self.others() {
             let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
                 continue;
             };
+            if delta::sha256_hex(&bytes) != sha256 {
+                warn!(cloud = %other.name, %path, "differs from the record proposed, not copied");
+                continue;
+            }
             if let Ok(record) = decode::<Record>(&bytes) {
                 return Ok(Slot::new(Arc::new(record), bytes, Vec::new()));
             }

@@ -21,6 +21,7 @@ use super::format::{
     Content, Decision, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Readmission, Record, TableBody,
     decode, encode,
 };
+use super::leader::encode_to_store;
 use super::rules;
 use super::takeover::{Group, most_common};
 use crate::error::Error;
@@ -103,6 +104,7 @@ impl Group {
         let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
         let tail = header.tail.clone();
         let record = Record::new(epoch, 0, Content::Header(header));
+        encode_to_store(&record, self.clouds.len())?;
         others.decide_header(&record, &tail, &sealed).await?;
         self.admit(lost, &others, &record, &tail, &group_id, generation).await
     }
@@ -213,7 +215,7 @@ impl Group {
         let (epoch, holders) = others.claim_epoch(members).await?;
         let (logs, sealed_before) = others.seal_and_read(epoch, &holders).await?;
         let logs = self.keep_members_of(others, logs, group_id).await?;
-        let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
+        let chosen = choose(logs.iter().flat_map(|(_, logs)| logs))
             .map_err(|what| Error::damaged("control log", what))?;
         let Some(chosen) = chosen else {
             return Err(Error::Configuration("nothing was ever decided: start the topology".to_owned()));

@@ -126,7 +126,7 @@ impl Group {
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
         let logs = self.keep_members(logs, &group_id).await?;
-        let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
+        let chosen = choose(logs.iter().flat_map(|(_, logs)| logs))
             .map_err(|what| Error::damaged("control log", what))?;
         let readmitted = chosen.as_ref().map(|chosen| chosen.header.readmitted.clone()).unwrap_or_default();
         let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
