@@ -140,7 +140,7 @@ impl Group {
 
     /// The group's id, and which of the others answer, honour preconditions and belong to it.
     async fn identify_others(&self, others: &Group) -> Result<(String, Vec<usize>), Error> {
-        let prefix = self.keys().probe(&self.incarnation);
+        let prefix = self.probe_prefix();
         let looks = others.clouds.iter().map(|cloud| async {
             match probe(&cloud.control, &prefix).await {
                 Probe::Passed => self.read_identity(cloud).await,
@@ -184,7 +184,7 @@ impl Group {
     /// The lost cloud must answer, honour preconditions, and not belong to anybody else.
     async fn prepare_lost(&self, lost: &Cloud, group_id: &str) -> Result<(), Error> {
         lost.create_root().await.map_err(|error| Error::connector("readmit", error))?;
-        match probe(&lost.control, &self.keys().probe(&self.incarnation)).await {
+        match probe(&lost.control, &self.probe_prefix()).await {
             Probe::Passed => {}
             Probe::Refused { what } | Probe::Denied { what } => {
                 return Err(Error::Configuration(format!("cloud {}: {what}", lost.name)));
@@ -241,14 +241,20 @@ impl Group {
     /// As [`keep_members`](Self::keep_members), for logs of `others` and with their majority.
     async fn keep_members_of(&self, others: &Group, logs: Logs, group_id: &str) -> Result<Logs, Error> {
         let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
-        let mut members = Vec::new();
-        for (index, log) in logs {
-            if self.is_member(&others.clouds[index], group_id, &readmitted).await? {
-                members.push((index, log));
+        let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
+        let looks = others
+            .ask(&read, "read the identity", |cloud| self.is_member(cloud, group_id, &readmitted))
+            .await;
+        let (mut members, mut reasons) = (Vec::new(), Vec::new());
+        for ((index, log), (_, look)) in logs.into_iter().zip(looks) {
+            let cloud = &others.clouds[index].name;
+            match look {
+                Ok(true) => members.push((index, log)),
+                Ok(false) => reasons.push(format!("{cloud}: it was lost as well and is not readmitted")),
+                Err(error) => reasons.push(format!("{cloud}: {}", crate::chain_of(&error))),
             }
         }
         if members.len() < others.majority() {
-            let reasons = vec!["further clouds were lost and are not readmitted".to_owned()];
             return Err(others.too_few("readmit a cloud", reasons));
         }
         Ok(members)
@@ -262,7 +268,12 @@ impl Group {
         read: &[usize],
     ) -> Result<(super::Chain, Vec<Decision>), Error> {
         let published = others.published_versions(&chosen, read).await?;
-        rebase(chosen, self.clouds.len(), &published).map_err(|what| Error::damaged("control log", what))
+        let damaged = |what: String| Error::damaged("control log", what);
+        let (base, tail) = rebase(chosen, self.clouds.len(), &published).map_err(damaged)?;
+        // As a leader does: what does not follow must not be decided once more.
+        let mut chain = base.clone();
+        tail.iter().try_for_each(|decision| chain.apply(decision)).map_err(damaged)?;
+        Ok((base, tail))
     }
 
     /// Stores the header in these clouds, files first. Done when a majority of them holds it.

@@ -147,11 +147,16 @@ impl Group {
         Ok(Takeover { epoch, header, group_id, reached: sealed_now })
     }
 
+    /// A new one each time: what an earlier probe of this process sent may still arrive, or lie there where nothing may be
+    /// deleted.
+    pub(super) fn probe_prefix(&self) -> Path {
+        self.keys().probe(&self.incarnation).join(random_id(&*self.environment))
+    }
+
     /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
     /// ignores preconditions stops the start.
     async fn probe_clouds(&self, is_first_start: bool) -> Result<(Vec<usize>, Vec<String>), Error> {
-        // A new prefix each time: what an earlier probe of this process sent may still arrive.
-        let prefix = self.keys().probe(&self.incarnation).join(random_id(&*self.environment));
+        let prefix = self.probe_prefix();
         let probes = self.clouds.iter().map(|cloud| async {
             match probe(&cloud.control, &prefix).await {
                 Probe::Passed => Ok(()),
