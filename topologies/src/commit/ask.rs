@@ -56,7 +56,7 @@ pub(super) async fn ask<T, E>(
 
 impl Group {
     /// Asks these clouds at once, and waits for a majority of the group and a little longer. Who is silent has failed.
-    pub(super) async fn ask<'a, T, F>(
+    pub(crate) async fn ask<'a, T, F>(
         &'a self,
         clouds: &[usize],
         action: &str,
