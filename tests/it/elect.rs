@@ -178,3 +178,23 @@ async fn a_cloud_that_hangs_at_any_step_does_not_hold_up_a_take_over() {
         wait_published(&lab, 2).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_clouds_go_away_before_its_header_is_decided_gives_up_and_names_them() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    let next_log = format!("/log/{:020}/", leader.epoch().0 + 1);
+    drop(leader);
+    lab.script.set(move |request| {
+        let is_header = request.kind == Kind::Write && request.path.contains(&next_log);
+        if is_header && request.cloud != "gcp" { Verdict::Refuse } else { Verdict::Pass }
+    });
+    let error = lead_hurriedly(&lab).await.unwrap_err();
+    let text = chain_of(&error);
+    assert!(matches!(error, Error::NoMajority { .. }), "{error:?}");
+    assert!(text.contains("aws: away") && text.contains("azure: away") && !text.contains("gcp"), "{text}");
+    assert!(text.contains("refused"), "each with the reason: {text}");
+    lab.script.clear();
+    let mut leader = lead(&lab.opened()).await.unwrap();
+    must_commit(&mut leader, reading(10, 20)).await;
+}

@@ -7,8 +7,9 @@ use isobar_tests::lab::{Lab, LabCloud};
 use isobar_tests::wait::until;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use serde_json::Value as Json;
 
-use crate::leader::{TABLE, begun, lead, must_commit, reading, wait_published};
+use crate::leader::{TABLE, TOPOLOGY, begun, control_records, lead, must_commit, reading, wait_published};
 
 /// The cloud that was away.
 const AWAY: usize = 2;
@@ -75,4 +76,28 @@ async fn a_cloud_whose_last_version_is_foreign_is_set_aside_and_not_filled() {
     .await;
     assert_eq!(latest_version(&*lab.clouds[AWAY].store(), TABLE).await, Some(1));
     must_commit(&mut leader, reading(50, 60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_the_leader_no_longer_keeps_come_only_as_it_proposed_them() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+    for start in (10..610).step_by(10) {
+        must_commit(&mut leader, reading(start, start + 10)).await;
+    }
+    // The cloud that is asked first holds another record, which parses as well.
+    let log = format!("control/{TOPOLOGY}/log/{:020}/", leader.epoch().0);
+    let (store, path) = (lab.clouds[0].store(), Path::from(format!("{log}{:020}", 5)));
+    let mut record: Json = serde_json::from_slice(&read_object(&*store, &path).await).unwrap();
+    record["timestamp_ms"] = 1.into();
+    store.put(&path, format!("{record}\n").into()).await.unwrap();
+
+    lab.clouds[AWAY].switch.set(Fault::Off);
+    wait_published(&lab, 61).await;
+    let (filled, decided) =
+        (control_records(&*lab.clouds[AWAY].store()).await, control_records(&*lab.clouds[1].store()).await);
+    let of_epoch = |path: &&String| path.starts_with(&log);
+    assert_eq!(filled.keys().filter(of_epoch).count(), 62);
+    assert!(filled.iter().all(|(path, record)| decided.get(path) == Some(record)));
 }
