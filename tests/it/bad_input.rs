@@ -1,5 +1,6 @@
 //! Bad input never stops the pipeline and never vanishes.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use isobar_connectors::kafka::EmbeddedBroker;
@@ -7,6 +8,7 @@ use isobar_tests::delta::Table;
 use isobar_tests::events::{self, Content, Event, Fate, Generator, Record, Row, TOPIC, Value, bad_payloads};
 use isobar_tests::lab::Lab;
 use isobar_tests::prng::Seed;
+use isobar_tests::script::{Kind, Verdict};
 use isobar_topologies::Error;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -340,4 +342,39 @@ async fn retention_that_overtakes_the_reader_is_a_hard_stop_that_names_what_is_g
     assert!(text.contains("events[2]") && text.contains("offsets 20 to"), "{text}");
     lab.assert_features_right().await;
     lab.assert_proved().await;
+}
+
+/// The table's schema is known from its first version only: as long as no cloud gives that, nothing may be written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_schema_is_refused_although_the_first_version_is_hard_to_read() {
+    let seed = Seed::of("changed_schema");
+    let lab = Lab::in_memory();
+    lab.produce(TOPIC, Generator::mixed(seed.prng()).records(50));
+    lab.run_until_caught_up(&lab.features()).await.unwrap();
+    let changed = events::FEATURES_YAML.replace("AS many", "AS numerous");
+    assert_ne!(changed, events::FEATURES_YAML);
+    let changed = lab.spec(events::SOURCE, &changed).resolved();
+    let first_version = format!("datasets/{}/_delta_log/{:020}.json", events::FEATURES, 0);
+    for refusals_max in [6, u64::MAX] {
+        let (refusals, path) = (AtomicU64::new(0), first_version.clone());
+        lab.script.set(move |request| {
+            let is_look = request.kind == Kind::Read && request.path == path;
+            match is_look && refusals.fetch_add(1, Ordering::Relaxed) < refusals_max {
+                true => Verdict::Refuse,
+                false => Verdict::Pass,
+            }
+        });
+        let refused = lab.run_until_caught_up(&changed).await;
+        match (refused, refusals_max) {
+            (Err(Error::Configuration(what)), 6) => assert!(what.contains("another shape"), "{what}"),
+            (Err(error @ Error::NoMajority { .. }), u64::MAX) => {
+                let text = error.to_string();
+                assert!(text.contains("schema") && text.contains("aws"), "{text}");
+            }
+            (refused, _) => panic!("{refused:?}"),
+        }
+    }
+    lab.script.clear();
+    lab.run_until_caught_up(&lab.features()).await.unwrap();
+    lab.assert_features_complete().await;
 }

@@ -16,8 +16,9 @@ use isobar_tests::script::{Kind, Request, Verdict};
 use isobar_tests::trees;
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
+use isobar_topologies::commit::format::ENTRY_BYTES_MAX;
 use isobar_topologies::commit::{
-    CommitOutcome, Group, Leader, Proposal, Refusal, Staged, TableProposal, UNPUBLISHED_MAX,
+    Chain, CommitOutcome, Group, Leader, Proposal, Refusal, Staged, TableProposal, UNPUBLISHED_MAX,
 };
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -123,7 +124,7 @@ pub(crate) async fn wait_published(lab: &Lab, version: u64) {
 }
 
 /// Control records of one cloud, by path.
-async fn control_records(store: &dyn ObjectStore) -> BTreeMap<String, Json> {
+pub(crate) async fn control_records(store: &dyn ObjectStore) -> BTreeMap<String, Json> {
     let folder = Path::from(format!("control/{TOPOLOGY}/log"));
     let listed: Vec<_> = store.list(Some(&folder)).try_collect().await.unwrap();
     let mut records = BTreeMap::new();
@@ -143,11 +144,11 @@ async fn assert_equal_and_right(lab: &Lab) {
     }
 }
 
-fn publishes(request: &Request<'_>) -> bool {
+pub(crate) fn publishes(request: &Request<'_>) -> bool {
     request.kind == Kind::Write && request.path.contains("/_delta_log/")
 }
 
-fn stores_a_record(request: &Request<'_>) -> bool {
+pub(crate) fn stores_a_record(request: &Request<'_>) -> bool {
     request.kind == Kind::Write && request.path.starts_with(&format!("control/{TOPOLOGY}/log/"))
 }
 
@@ -211,6 +212,34 @@ async fn a_proposal_that_does_not_add_up_is_refused_as_a_bug_and_leaves_no_trace
     must_commit(&mut leader, reading(10, 15)).await;
     wait_published(&lab, 2).await;
     assert_equal_and_right(&lab).await;
+}
+
+#[test]
+fn a_proposal_that_names_a_table_twice_does_not_add_up() {
+    let twice = [creating(), creating()].into_iter().flat_map(|staged| staged.proposal.tables).collect();
+    let refused = Chain::default().accept(TOPOLOGY, &staged(twice).proposal);
+    assert!(
+        matches!(&refused, Err(Refusal::DoesNotAddUp { dataset, .. }) if dataset == TABLE),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_too_large_to_be_read_back_is_refused_before_it_is_proposed() {
+    let lab = Lab::in_memory();
+    let mut leader = lead(&lab.opened()).await.unwrap();
+    let mut large = creating();
+    let definition = large.proposal.tables[0].create.as_mut().unwrap();
+    definition.description = Some("x".repeat(ENTRY_BYTES_MAX as usize));
+    let refused = commit(&mut leader, large).await;
+    let Err(error @ Error::Configuration(_)) = refused else { panic!("{refused:?}") };
+    assert!(error.to_string().contains("commit size"), "{error}");
+    for cloud in &lab.clouds {
+        let records = control_records(&*cloud.store()).await;
+        assert!(records.values().all(|record| record["kind"] != "entry"), "{}", cloud.name);
+    }
+    must_commit(&mut leader, creating()).await;
+    must_commit(&mut leader, reading(0, 10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

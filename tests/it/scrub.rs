@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use isobar_connectors::clouds::Fault;
+use isobar_connectors::clouds::{Cloud, Fault};
 use isobar_tests::delta::{Log, latest_version, read_object, sha256};
 use isobar_tests::events::{self, FEATURES, Generator, TOPIC};
 use isobar_tests::lab::{self, Lab, LabCloud};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
-use isobar_tests::script::{Gate, Kind as RequestKind, Verdict};
+use isobar_tests::script::{Gate, Kind as RequestKind, Script, Verdict};
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
 use isobar_topologies::commit::Group;
 use isobar_topologies::scrub::{self, Evidence, Kind, Outcome, Report, ScrubOptions};
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
@@ -879,4 +880,97 @@ async fn entries_are_put_back_only_after_their_files() {
     lab.script.clear();
     assert_well(&scrubbed(&lab, &options(true)).await, 2);
     assert_whole(&lab).await;
+}
+
+/// A leader fills a cloud from its last version on: whatever is put back above a hole would hide it.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_version_is_put_back_above_one_that_cannot_be() {
+    let lab = filled(Lab::in_memory(), "scrub_hole").await;
+    let head = head(&lab.clouds[0], FEATURES).await;
+    RestoredBackup.inflict(&lab.clouds[2], FEATURES).await;
+    let refused = version_path(FEATURES, head - 1);
+    lab.script.set(move |request| match request.kind {
+        RequestKind::Write if request.cloud == "gcp" && request.path == refused.as_ref() => Verdict::Refuse,
+        _ => Verdict::Pass,
+    });
+    let report = scrubbed(&lab, &options(true)).await;
+    assert!(!report.well);
+    assert_eq!(latest_version(&*lab.clouds[2].store(), FEATURES).await, Some(head - 2));
+    lab.script.clear();
+    assert_well(&scrubbed(&lab, &options(true)).await, 2);
+    assert_whole(&lab).await;
+}
+
+/// A bucket under a retention rule: what the first look left behind does not hinder the second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_is_readmitted_where_nothing_may_be_deleted() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    drop(leader);
+    wipe(&*lab.clouds[1].store()).await;
+    // Deletions name no single object.
+    lab.script.set(|request| match request.kind == RequestKind::Write && request.path.is_empty() {
+        true => Verdict::Refuse,
+        false => Verdict::Pass,
+    });
+    assert!(readmitted_there(&lab, 1).await.unwrap().readmitted.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_the_others_that_fails_during_a_readmission_is_not_needed_where_a_majority_is_left() {
+    let script = Script::default();
+    let clouds = ["aws", "azure", "gcp", "oracle"].map(|name| {
+        let store = Arc::new(InMemory::new());
+        script.around(Cloud::new(name, store.clone(), store))
+    });
+    let mut leader = lead(&clouds).await.unwrap();
+    must_commit(&mut leader, leader::creating()).await;
+    until("every cloud has the table", async || {
+        let versions = clouds.iter().map(|cloud| latest_version(&*cloud.control, leader::TABLE));
+        futures::future::join_all(versions).await.iter().all(|version| *version == Some(0))
+    })
+    .await;
+    drop(leader);
+    wipe(&*clouds[3].control).await;
+    // It says once who it is, and not again after its logs were read.
+    let asked = Arc::new(AtomicUsize::new(0));
+    script.set(move |request| {
+        let is_look = request.cloud == "aws" && request.path.ends_with("/identity");
+        match is_look && asked.fetch_add(1, Ordering::Relaxed) > 0 {
+            true => Verdict::Refuse,
+            false => Verdict::Pass,
+        }
+    });
+    let group = Group::new(leader::TOPOLOGY, clouds.to_vec());
+    let readmission = in_time("a readmission", group.readmit("oracle")).await.unwrap();
+    assert_eq!(readmission.generation, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_readmission_decides_nothing_that_does_not_follow_the_chain() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.script.set(|request| if leader::publishes(request) { Verdict::Refuse } else { Verdict::Pass });
+    must_commit(&mut leader, reading(10, 20)).await;
+    let epoch = leader.epoch().0;
+    let path = Path::from(format!("control/{}/log/{epoch:020}/{:020}", leader::TOPOLOGY, 3));
+    for cloud in &lab.clouds[..2] {
+        until("the record is there", async || cloud.store().head(&path).await.is_ok()).await;
+    }
+    drop(leader);
+    for cloud in &lab.clouds[..2] {
+        let bytes = read_object(&*cloud.store(), &path).await;
+        let mut record: Json = serde_json::from_slice(&bytes).unwrap();
+        record["tables"][0]["sha256"] = "00".repeat(32).into();
+        put(cloud, &path, format!("{record}\n")).await;
+    }
+    lab.script.clear();
+    wipe(&*lab.clouds[2].store()).await;
+    let group = Group::new(leader::TOPOLOGY, lab.opened());
+    let refused = in_time("a readmission", group.readmit("gcp")).await;
+    assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+    for cloud in &lab.clouds {
+        let header = format!("control/{}/log/{:020}/{:020}", leader::TOPOLOGY, epoch + 1, 0);
+        assert!(!everything(cloud).await.contains_key(&header), "{}", cloud.name);
+    }
 }

@@ -158,3 +158,27 @@ async fn any_two_clouds_are_enough_for_every_take_over_in_a_chain() {
     }
     assert_all_is_well(&lab, &topology).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_an_address_leads_on_while_it_commits_and_is_followed_when_it_has_ended() {
+    let seed = Seed::of("standby_unheard");
+    let mut records = Generator::mixed(seed.prng());
+    let lab = Lab::in_memory();
+    let topology = lab.features();
+    let unheard = lab.start(&topology);
+    unheard.ready().await;
+    let standby = Process::start(&lab, &topology).await;
+    // Each takes a commit interval: together many times as long as a leader with an address may be silent.
+    for _ in 0..20 {
+        commit_some(&lab, 3, &mut records).await;
+    }
+    assert!(!unheard.has_ended() && !standby.leads());
+    unheard.stop().await.unwrap();
+    let processes = [standby];
+    leader(&processes).await;
+    commit_some(&lab, 3, &mut records).await;
+    for process in processes {
+        process.die().await;
+    }
+    assert_all_is_well(&lab, &topology).await;
+}

@@ -104,6 +104,22 @@ impl Error {
         }
     }
 
+    /// Whether trying again cannot help before a person has changed or decided something.
+    pub(crate) fn needs_a_person(&self) -> bool {
+        matches!(
+            self,
+            Error::Gap(_)
+                | Error::ExpectationFailed { .. }
+                | Error::Transform { .. }
+                | Error::Bug(_)
+                | Error::Connector {
+                    source: isobar_connectors::Error::PositionLost { .. }
+                        | isobar_connectors::Error::PartitionGone { .. },
+                    ..
+                }
+        ) || self.exit_code() == 2
+    }
+
     pub(crate) fn store(cloud: &Cloud, action: &str, source: object_store::Error) -> Self {
         Self::Store { cloud: cloud.name.clone(), action: action.to_owned(), source }
     }

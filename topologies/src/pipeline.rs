@@ -35,8 +35,6 @@ use crate::standby::Pulse;
 use crate::start::{self, Budget};
 use crate::workers::{Committer, Desk, Own};
 
-/// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
-const EPOCH_RECORDS_MAX: u64 = 1000;
 /// How long a finished run waits for clouds that answer to publish everything.
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stop waits for the last commit.
@@ -218,9 +216,9 @@ impl Pipeline<'_> {
                     Some(_) => {}
                     None => return Err(Error::Bug("the source ended by itself".into())),
                 },
-                landing = landed(&mut self.commit) => self.settle(landing).await?,
+                landing = landed(&mut self.commit) => self.settle(landing, shutdown).await?,
                 Some(gone) = self.guards.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
-                _ = clock.tick() => self.look_around().await?,
+                _ = clock.tick() => self.look_around(shutdown).await?,
                 () = shutdown.cancelled(), if !self.stopping => {
                     self.stopping = true;
                     stop_by = Some(tokio::time::Instant::now() + STOP_PATIENCE);
@@ -238,12 +236,12 @@ impl Pipeline<'_> {
 
     /// What is due without any record: a leader that was superseded says so and ends, one that was half superseded
     /// takes a new epoch, and a share that has changed is taken up.
-    async fn look_around(&mut self) -> Result<(), Error> {
+    async fn look_around(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_superseded()) {
             return Err(Error::Superseded { epoch: watch.progress().epoch });
         }
         if self.committer.is_some() {
-            self.renew_epoch().await?;
+            self.renew_epoch(shutdown).await?;
             self.follow_share()?;
         }
         if let Some(watch) = &self.watch {
@@ -385,16 +383,16 @@ impl Pipeline<'_> {
     }
 
     /// A commit came back: acknowledge it, or read its rows again.
-    async fn settle(&mut self, landing: Landing) -> Result<(), Error> {
+    async fn settle(&mut self, landing: Landing, shutdown: &CancellationToken) -> Result<(), Error> {
         let Landing { committer, closed, outcome } = landing;
         self.committer = Some(committer);
         match outcome? {
-            None => self.renew_epoch().await,
+            None => self.renew_epoch(shutdown).await,
             Some(CommitOutcome::Committed { sequence }) => {
                 reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
                 self.acknowledge(sequence, closed);
                 reach(&failpoint::CONSUME_AFTER_ACKNOWLEDGE)?;
-                self.renew_epoch().await
+                self.renew_epoch(shutdown).await
             }
             Some(CommitOutcome::Stale(refusal)) => {
                 warn!(%refusal, "batch is stale, reading again from the chain's positions");
@@ -438,9 +436,10 @@ impl Pipeline<'_> {
         self.options.progress.moved_to(closed.positions);
     }
 
-    /// Takes over from itself before the epoch's log grows long, or when a failed take-over closed it in some cloud.
-    async fn renew_epoch(&mut self) -> Result<(), Error> {
-        let goes_on = |leader: &Leader| leader.records() < EPOCH_RECORDS_MAX && !leader.renewal_due();
+    /// Takes over from itself before the epoch's log grows long, or when a failed take-over closed it in some cloud. Ends
+    /// in time when a stop is asked for: nothing is in flight.
+    async fn renew_epoch(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let goes_on = |leader: &Leader| !leader.is_full() && !leader.renewal_due();
         let mut own = match self.committer.take() {
             Some(Committer::Own(own)) if !goes_on(&own.leader) => own,
             goes_on => {
@@ -449,7 +448,10 @@ impl Pipeline<'_> {
             }
         };
         own.leader.finish(Duration::from_secs(1)).await;
-        own.leader = Leader::start(&self.group, self.uploads.clone()).await?;
+        own.leader = tokio::select! {
+            started = Leader::start(&self.group, self.uploads.clone()) => started?,
+            () = stop_is_due(shutdown) => return Err(self.cannot_stop_well()),
+        };
         self.watch = Some(own.leader.watch());
         self.options.leader.send_replace(Some(own.leader.watch()));
         if let Some(desk) = &own.desk {
@@ -539,6 +541,12 @@ impl Pipeline<'_> {
 
 fn reach(point: &'static Failpoint) -> Result<(), Error> {
     failpoint::hit(point, "").map_err(|error| Error::connector("run", error))
+}
+
+/// Ends when a stop has waited as long as it may.
+async fn stop_is_due(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(STOP_PATIENCE).await;
 }
 
 async fn at(deadline: Option<tokio::time::Instant>) {

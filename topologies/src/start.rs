@@ -32,6 +32,9 @@ use crate::workers::{Committer, Own, Roster};
 
 /// How long a question to Kafka may take at the start.
 pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(15);
+/// How often all clouds are asked for the schema of a table that exists, and how long to wait in between.
+const SCHEMA_ATTEMPTS_MAX: u32 = 10;
+const SCHEMA_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is checked that the topics are still the same ones.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -72,7 +75,7 @@ impl<'a> Pipeline<'a> {
         let mut leader = Leader::start(&group, uploads.clone()).await?;
         let identities = identities(topology, &cluster)?;
         refuse_recreated_topics(topology, leader.chain(), &plans, &identities)?;
-        refuse_changed_schemas(&group.clouds, leader.chain(), &plans).await?;
+        refuse_changed_schemas(&group, leader.chain(), &plans).await?;
         let partitions: Vec<TopicPartition> = identities.keys().cloned().collect();
         let watermarks = questions
             .watermarks(&partitions)
@@ -358,26 +361,57 @@ fn refuse_recreated_topics(
 }
 
 /// A table keeps the schema it began with until schema evolution says otherwise.
-async fn refuse_changed_schemas(clouds: &[Cloud], chain: &Chain, plans: &[DatasetPlan]) -> Result<(), Error> {
+async fn refuse_changed_schemas(group: &Group, chain: &Chain, plans: &[DatasetPlan]) -> Result<(), Error> {
     for plan in plans.iter().filter(|plan| chain.tables.contains_key(&plan.name)) {
-        let path = published_path(&plan.name, 0);
-        for cloud in clouds {
-            let Ok(Some(bytes)) = read_register(&cloud.control, &path, RECORD_BYTES_MAX).await else {
-                continue;
-            };
-            let body = delta::parse_body(&bytes)
-                .map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
-            let Some(table) = body.metadata else { continue };
-            if let Some(difference) = difference(&table, plan)? {
-                return Err(Error::Configuration(format!(
-                    "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
-                    plan.name
-                )));
-            }
-            break;
+        let begun = first_tables(group, &plan.name).await?;
+        let differences = begun.iter().map(|table| difference(table, plan)).collect::<Result<Vec<_>, _>>()?;
+        // Clouds that contradict each other hold damage, which is the scrubber's affair.
+        if differences.iter().all(Option::is_some)
+            && let Some(difference) = differences.into_iter().flatten().next()
+        {
+            return Err(Error::Configuration(format!(
+                "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
+                plan.name
+            )));
         }
     }
     Ok(())
+}
+
+/// What version 0 says about the table, in the clouds that tell; they are asked again while none does, because it may be
+/// decided and not published yet. Fails when none tells: rows of another shape must not get into the table.
+async fn first_tables(group: &Group, dataset: &str) -> Result<Vec<delta::Metadata>, Error> {
+    let action = format!("read the schema of dataset {dataset}");
+    let path = published_path(dataset, 0);
+    let clouds: Vec<usize> = (0..group.clouds.len()).collect();
+    let mut reasons = Vec::new();
+    for attempt in 0..SCHEMA_ATTEMPTS_MAX {
+        if attempt > 0 {
+            tokio::time::sleep(SCHEMA_PAUSE).await;
+        }
+        reasons.clear();
+        let mut begun = Vec::new();
+        for (index, look) in group.ask(&clouds, &action, |cloud| first_table(cloud, &path)).await {
+            match look {
+                Ok(table) => begun.push(table),
+                Err(error) => {
+                    reasons.push(format!("{}: {}", group.clouds[index].name, crate::chain_of(&error)));
+                }
+            }
+        }
+        if !begun.is_empty() {
+            return Ok(begun);
+        }
+    }
+    Err(Error::no_majority(&action, 1, clouds.len(), reasons))
+}
+
+async fn first_table(cloud: &Cloud, path: &object_store::path::Path) -> Result<delta::Metadata, Error> {
+    let body = read_register(&cloud.control, path, RECORD_BYTES_MAX).await;
+    let body = body.map_err(|error| Error::connector("read the first version", error))?;
+    let body = body.ok_or_else(|| Error::damaged(path.as_ref(), "it is not there"))?;
+    let body = delta::parse_body(&body).map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
+    body.metadata.ok_or_else(|| Error::damaged(path.as_ref(), "it describes no table"))
 }
 
 /// How the table in the log differs from the one the specification asks for.

@@ -1,14 +1,18 @@
 //! Gives a store its cloud's name, and its requests a deadline.
 //!
 //! Errors show the store they came from by its display form, which here is the cloud's name. The deadline covers what
-//! the HTTP clients' own time-outs do not: fetching credentials, and a file system that hangs. A request given up may
-//! still be carried out; the callers of a `control` client reckon with that anyway.
+//! the HTTP clients' own time-outs do not: fetching credentials, and a file system that hangs. In listings and deletions of
+//! many objects it holds from one item to the next, so that a long listing may take its time and a hanging one ends. A
+//! request given up may still be carried out; the callers of a `control` client reckon with that anyway.
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
@@ -29,13 +33,29 @@ impl NamedStore {
 
     async fn within<T>(&self, request: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let Some(deadline) = self.deadline else { return request.await };
-        tokio::time::timeout(deadline, request).await.unwrap_or_else(|_| {
-            Err(object_store::Error::Generic {
-                store: "isobar",
-                source: format!("no answer within {} ms", deadline.as_millis()).into(),
-            })
-        })
+        tokio::time::timeout(deadline, request).await.unwrap_or_else(|_| Err(no_answer(deadline)))
     }
+
+    /// The items, each within the deadline after it was asked for. One that is late ends them with an error.
+    fn each_within<T: Send + 'static>(
+        &self,
+        items: BoxStream<'static, Result<T>>,
+    ) -> BoxStream<'static, Result<T>> {
+        let Some(deadline) = self.deadline else { return items };
+        let step = move |items: Option<BoxStream<'static, Result<T>>>| async move {
+            let mut items = items?;
+            match tokio::time::timeout(deadline, items.next()).await {
+                Ok(item) => item.map(|item| (item, Some(items))),
+                Err(_) => Some((Err(no_answer(deadline)), None)),
+            }
+        };
+        stream::unfold(Some(items), step).boxed()
+    }
+}
+
+fn no_answer(deadline: Duration) -> object_store::Error {
+    let source = format!("no answer within {} ms", deadline.as_millis()).into();
+    object_store::Error::Generic { store: "isobar", source }
 }
 
 impl fmt::Display for NamedStore {
@@ -68,11 +88,11 @@ impl ObjectStore for NamedStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        self.each_within(self.inner.delete_stream(locations))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        self.each_within(self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -80,7 +100,7 @@ impl ObjectStore for NamedStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        self.each_within(self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -98,6 +118,7 @@ impl ObjectStore for NamedStore {
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt;
     use object_store::{ObjectStoreExt, memory::InMemory};
 
     use super::*;
@@ -112,5 +133,25 @@ mod tests {
         let error = store.put(&Path::from("a"), "x".into()).await.unwrap_err();
         assert!(error.to_string().contains("no answer within 50 ms"), "{error}");
         assert_eq!(store.to_string(), "aws");
+    }
+
+    #[tokio::test]
+    async fn listings_and_deletions_that_hang_are_given_up_after_the_deadline() {
+        let switch = FaultSwitch::default();
+        let slow = Arc::new(FaultStore::new(Arc::new(InMemory::new()), switch.clone()));
+        let store = NamedStore::new("aws", slow, Some(Duration::from_millis(50)));
+        let path = Path::from("a");
+        store.put(&path, "x".into()).await.unwrap();
+        let listed: Vec<ObjectMeta> = store.list(None).try_collect().await.unwrap();
+        assert_eq!(listed.len(), 1);
+        switch.set(Fault::Delay(Duration::from_secs(3600)));
+        let doomed = stream::iter([Ok(path.clone())]).boxed();
+        let mut answers = Vec::new();
+        answers.push(store.list(None).try_collect::<Vec<_>>().await.unwrap_err());
+        answers.push(store.list_with_offset(None, &path).try_collect::<Vec<_>>().await.unwrap_err());
+        answers.push(store.delete_stream(doomed).try_collect::<Vec<_>>().await.unwrap_err());
+        for error in answers {
+            assert!(error.to_string().contains("no answer within 50 ms"), "{error}");
+        }
     }
 }

@@ -131,7 +131,11 @@ impl Chain {
 
     /// Checks `proposal` against the chain and its own arithmetic.
     pub fn accept(&self, topology: &str, proposal: &Proposal) -> Result<(), Refusal> {
+        let mut named = BTreeSet::new();
         for table in &proposal.tables {
+            if !named.insert(&table.dataset) {
+                return Err(does_not_add_up(table, "it is there twice in one proposal".into()));
+            }
             self.accept_positions(topology, table)?;
             check_counts(table)?;
             let exists = self.tables.contains_key(&table.dataset);

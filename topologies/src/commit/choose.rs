@@ -33,7 +33,8 @@ pub struct Chosen {
 
 /// Takes the highest epoch that has a header and its longest sequence. `None` when nothing was ever begun.
 /// Fails when two clouds contradict each other, which no correct history produces.
-pub fn choose(logs: &[SealedLog]) -> Result<Option<Chosen>, String> {
+pub fn choose<'a>(logs: impl IntoIterator<Item = &'a SealedLog>) -> Result<Option<Chosen>, String> {
+    let logs: Vec<&SealedLog> = logs.into_iter().collect();
     let Some(epoch) = logs.iter().filter(|log| !log.records.is_empty()).map(|log| log.epoch).max() else {
         return Ok(None);
     };

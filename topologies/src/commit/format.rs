@@ -9,14 +9,17 @@ use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::Epoch;
 use super::chain::Chain;
+use super::{Epoch, UNPUBLISHED_MAX};
 
 /// Version of the shapes in this module; a reader refuses any other.
 pub const FORMAT: u32 = 1;
 
-/// Largest control object read back, in bytes: a header carries at most [`super::UNPUBLISHED_MAX`] decisions.
+/// Largest control object written and read back, in bytes.
 pub const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Largest entry written, in bytes: a header carries on up to [`UNPUBLISHED_MAX`] of them, and the base besides.
+pub const ENTRY_BYTES_MAX: u64 = RECORD_BYTES_MAX / (UNPUBLISHED_MAX + 1);
 
 /// Where the control objects of one topology lie, relative to a cloud's prefix.
 #[derive(Debug, Clone)]

@@ -17,7 +17,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use tracing::{debug, error, info, warn};
 
-use super::chain::{Chain, NO_PREVIOUS};
+use super::chain::{Chain, TableHead};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
 use super::leader::{Shared, Slot, State};
 use super::readmit::is_readmitted;
@@ -225,13 +225,14 @@ impl Lane {
     }
 
     fn report_away(&self, failure: &Error) {
-        let cloud = &self.cloud().name;
-        let (is_news, leaves_majority) =
-            self.shared.update(|state| (state.mark_away(self.cloud), state.has_majority_at_hand()));
+        let (cloud, why) = (&self.cloud().name, crate::chain_of(failure));
+        let (is_news, leaves_majority) = self
+            .shared
+            .update(|state| (state.mark_away(self.cloud, why.clone()), state.has_majority_at_hand()));
         if is_news {
-            warn!(%cloud, error = %crate::chain_of(failure), "cloud is away, going on without it");
+            warn!(%cloud, error = %why, "cloud is away, going on without it");
         } else {
-            debug!(%cloud, error = %crate::chain_of(failure), "cloud is still away");
+            debug!(%cloud, error = %why, "cloud is still away");
         }
         // What reaches fewer than a majority cannot be committed, so files are tried on the last majority all the same.
         if leaves_majority {
@@ -269,7 +270,8 @@ impl Lane {
         }
     }
 
-    /// Brings every table to the versions of `base`, copying from other clouds what is missing here.
+    /// Brings every table to the versions of `base`, copying from other clouds what is missing here. Only bytes whose
+    /// hash the decided head vouches for are published.
     async fn fill_to(&self, base: &Chain) -> Step<()> {
         for (dataset, head) in &base.tables {
             let path = published_path(dataset, head.version);
@@ -284,54 +286,81 @@ impl Lane {
             }
             let present = published_from(&self.cloud().control, dataset, 0).await;
             let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
-            let mut previous = self.hash_before(dataset, present).await?;
-            for version in present..=head.version {
-                let body = self.read_version_elsewhere(dataset, version, &previous).await?;
-                previous = body.sha256.clone();
+            let present = present.min(head.version + 1);
+            let missing = self.settle_missing(dataset, head, present).await?;
+            for (version, sha256) in (present..).zip(&missing) {
+                let body = self.read_version_elsewhere(dataset, version, sha256).await?;
                 self.reach(&failpoint::FILL_BEFORE_VERSION)?;
                 self.publish_body(&body, &[]).await?;
                 self.reach(&failpoint::FILL_AFTER_VERSION)?;
             }
-            info!(cloud = %self.cloud().name, dataset, versions = head.version + 1 - present, "cloud filled");
+            info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "cloud filled");
         }
         Ok(())
     }
 
-    async fn hash_before(&self, dataset: &str, version: u64) -> Step<String> {
-        let Some(before) = version.checked_sub(1) else { return Ok(NO_PREVIOUS.to_owned()) };
+    /// The SHA-256 of versions `present..=head.version`, in order. Only the head's is known to begin with: each version
+    /// names the one before it, down to the last that is present here. No bodies are kept, however many are missing.
+    async fn settle_missing(&self, dataset: &str, head: &TableHead, present: u64) -> Step<Vec<String>> {
+        let mut missing = Vec::new();
+        let mut expected = head.sha256.clone();
+        for version in (present..=head.version).rev() {
+            let body = self.read_version_elsewhere(dataset, version, &expected).await?;
+            let parsed = delta::parse_body(body.body.as_bytes()).map_err(|error| {
+                Error::damaged(&format!("{dataset} version {version}"), error.to_string())
+            })?;
+            let previous = parsed.info.isobar.previous_sha256;
+            missing.push(std::mem::replace(&mut expected, previous));
+        }
+        missing.reverse();
+        self.confirm_version_before(dataset, present, &expected).await?;
+        Ok(missing)
+    }
+
+    /// What is to be published at `version` follows what lies here before it.
+    async fn confirm_version_before(&self, dataset: &str, version: u64, sha256: &str) -> Step<()> {
+        let Some(before) = version.checked_sub(1) else { return Ok(()) };
         let path = published_path(dataset, before);
         let body = read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await;
         let body = body.map_err(unreachable)?;
         let body = body.ok_or_else(|| Error::damaged(path.as_ref(), "vanished while it was read"))?;
-        Ok(delta::sha256_hex(&body))
+        if delta::sha256_hex(&body) == sha256 {
+            return Ok(());
+        }
+        Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))))
     }
 
-    /// A published version, from any other cloud, if it follows `previous`.
-    async fn read_version_elsewhere(&self, dataset: &str, version: u64, previous: &str) -> Step<TableBody> {
+    /// The decided bytes of a published version, by their hash, from any other cloud that holds them.
+    async fn read_version_elsewhere(&self, dataset: &str, version: u64, sha256: &str) -> Step<TableBody> {
         let path = published_path(dataset, version);
         for other in self.others() {
             let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
                 continue;
             };
-            let Ok(parsed) = delta::parse_body(&bytes) else { continue };
-            if parsed.info.isobar.previous_sha256 != previous {
+            if delta::sha256_hex(&bytes) != sha256 {
+                warn!(cloud = %other.name, %path, "differs from the decided bytes, not copied");
                 continue;
             }
-            let sha256 = delta::sha256_hex(&bytes);
-            let Ok(body) = String::from_utf8(bytes.to_vec()) else { continue };
-            return Ok(TableBody { dataset: dataset.to_owned(), version, sha256, body });
+            let body = String::from_utf8(bytes.to_vec());
+            let body = body.map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
+            return Ok(TableBody { dataset: dataset.to_owned(), version, sha256: sha256.to_owned(), body });
         }
-        let what = "no other cloud holds a version that follows the chain";
+        let what = format!("no other cloud gives its decided bytes, SHA-256 {sha256}");
         Err(Error::damaged(path.as_ref(), what).into())
     }
 
-    /// A record the leader no longer keeps in memory, from any other cloud.
+    /// A record the leader no longer keeps in memory, from any other cloud that holds what the leader proposed.
     async fn read_slot_elsewhere(&self, index: u64) -> Step<Slot> {
+        let sha256 = self.shared.sha256_of(index);
         let path = self.shared.keys.record(self.shared.epoch, index);
         for other in self.others() {
             let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
                 continue;
             };
+            if delta::sha256_hex(&bytes) != sha256 {
+                warn!(cloud = %other.name, %path, "differs from the record proposed, not copied");
+                continue;
+            }
             if let Ok(record) = decode::<Record>(&bytes) {
                 return Ok(Slot::new(Arc::new(record), bytes, Vec::new()));
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future;
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta;
 use isobar_connectors::failpoint;
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use tokio::sync::watch;
@@ -19,13 +20,16 @@ use super::format::{Content, Decision, Keys, Record, encode};
 use super::lane::Lane;
 use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, Quorum, majority};
-use super::rules;
+use super::rules::{self, CloudStanding, Standing};
 use super::takeover::Group;
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
 
 /// Records kept in memory for clouds that are a little behind; a cloud further behind reads from another cloud.
 const SLOTS_KEPT: usize = 32;
+/// How long fewer than a majority of clouds may answer before a leader that has no header yet gives up. It promised
+/// nothing so far, and whoever takes over later may find other clouds.
+const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A record of the epoch together with what is known about its files.
 #[derive(Debug, Clone)]
@@ -63,6 +67,30 @@ impl Slot {
     }
 }
 
+/// The bytes of `record`, which must not be stored if they could not be read back. `clouds` are registered.
+pub(super) fn encode_to_store(record: &Record, clouds: usize) -> Result<Bytes, Error> {
+    let bytes = encode(record);
+    let (size, size_max) = (bytes.len() as u64, rules::record_bytes_max(record));
+    if size <= size_max {
+        return Ok(bytes);
+    }
+    Err(match &record.content {
+        Content::Header(header) => {
+            let open = header.tail.len();
+            let reason = format!(
+                "{open} decisions are not published in a majority of the clouds that answered; carried on they are \
+                 {size} bytes, {size_max} may be: bring a cloud back that has published them"
+            );
+            Error::no_majority("take over", majority(clouds), clouds, vec![reason])
+        }
+        _ => Error::Configuration(format!(
+            "a commit takes {size} bytes in the control log, {size_max} may be: it names too many files. Lower the commit \
+             size of the topology, or partition its datasets by fewer values; nothing of it is decided, and its records are \
+             read again"
+        )),
+    })
+}
+
 fn unanswered(error: isobar_connectors::Error) -> Error {
     Error::connector("lead", error)
 }
@@ -90,7 +118,13 @@ pub(super) struct State {
     slots: VecDeque<Slot>,
     /// Index of the first slot kept.
     slots_start: u64,
+    /// SHA-256 of every record proposed, hex.
+    hashes: Vec<String>,
+    /// Bytes of all entries proposed.
+    entry_bytes: u64,
     away: Vec<bool>,
+    /// Why each cloud is away, if it is.
+    failures: Vec<String>,
     set_aside: Vec<Option<String>>,
     /// Decisions in the header's tail.
     tail: u64,
@@ -100,7 +134,8 @@ pub(super) struct State {
 
 impl State {
     /// Notes that a cloud failed; true if that is news.
-    pub(super) fn mark_away(&mut self, cloud: usize) -> bool {
+    pub(super) fn mark_away(&mut self, cloud: usize, why: String) -> bool {
+        self.failures[cloud] = why;
         !std::mem::replace(&mut self.away[cloud], true)
     }
 
@@ -112,6 +147,27 @@ impl State {
     /// Whether a majority of clouds is not away.
     pub(super) fn has_majority_at_hand(&self) -> bool {
         self.away.iter().filter(|away| !**away).count() >= self.quorum.majority()
+    }
+
+    /// What can still come of this epoch.
+    fn standing(&self) -> Standing {
+        let clouds = (0..self.away.len()).map(|cloud| CloudStanding {
+            sealed: self.quorum.cloud(cloud).sealed,
+            set_aside: self.set_aside[cloud].is_some(),
+            away: self.away[cloud],
+        });
+        rules::judge_epoch(&clouds.collect::<Vec<_>>(), self.renewal_due)
+    }
+
+    /// Why nothing can be decided with a cloud, `None` if something can.
+    fn hindrance(&self, cloud: usize) -> Option<String> {
+        if let Some(what) = &self.set_aside[cloud] {
+            return Some(what.clone());
+        }
+        if self.quorum.cloud(cloud).sealed {
+            return Some("a later process closed this epoch there".to_owned());
+        }
+        self.away[cloud].then(|| format!("away, {}", self.failures[cloud]))
     }
 
     /// Decisions not yet published in a majority, those taken over in the header included.
@@ -146,6 +202,12 @@ impl Shared {
         let result = change(&mut self.state.lock().expect("no code panics while it holds the state"));
         self.changed.send_replace(());
         result
+    }
+
+    /// The SHA-256 of the record at `index`, which must have been proposed.
+    pub(super) fn sha256_of(&self, index: u64) -> String {
+        let at = usize::try_from(index).expect("an epoch has fewer records than fit into memory");
+        self.read(|state| state.hashes[at].clone())
     }
 
     /// Whether the cloud's last request failed.
@@ -263,9 +325,9 @@ impl LeaderWatch {
         LeaderProgress { epoch: self.0.epoch, clouds }
     }
 
-    /// Whether a later leader has closed this epoch in a majority of clouds.
+    /// Whether a later leader has closed this epoch in so many clouds that nothing can be decided any more.
     pub fn is_superseded(&self) -> bool {
-        self.0.read(|state| state.quorum.is_lost())
+        self.0.read(|state| state.standing() == Standing::Superseded)
     }
 
     /// Waits until the progress is such that `holds`; false when the epoch ends before that.
@@ -285,7 +347,8 @@ impl LeaderWatch {
 }
 
 impl Leader {
-    /// Takes over the group's topology: returns when the new epoch's header is decided.
+    /// Takes over the group's topology: returns when the new epoch's header is decided. Fails when the clouds are gone for
+    /// [`HEADER_PATIENCE`] before that.
     pub async fn start(group: &Group, uploads: Arc<FanOut>) -> Result<Self, Error> {
         let takeover = group.take_over().await?;
         failpoint::hit(&failpoint::ELECT_BEFORE_HEADER, "").map_err(unanswered)?;
@@ -309,6 +372,9 @@ impl Leader {
                 quorum: Quorum::new(clouds),
                 slots: VecDeque::new(),
                 slots_start: 0,
+                hashes: Vec::new(),
+                entry_bytes: 0,
+                failures: vec!["it took no part in the take-over".to_owned(); clouds],
                 away: (0..clouds).map(|cloud| !takeover.reached.contains(&cloud)).collect(),
                 set_aside: vec![None; clouds],
                 tail: takeover.header.tail.len() as u64,
@@ -319,7 +385,11 @@ impl Leader {
         let serve = |cloud| group.environment.spawn(Box::pin(Lane { shared: shared.clone(), cloud }.run()));
         let lanes = (0..clouds).map(serve).collect();
         let leader = Self { topology: group.topology.clone(), shared, lanes, chain };
-        leader.store(Content::Header(takeover.header), Vec::new()).await?;
+        tokio::select! {
+            biased;
+            decided = leader.store(Content::Header(takeover.header), Vec::new()) => decided?,
+            gone = leader.majority_gone() => return Err(gone),
+        }
         failpoint::hit(&failpoint::ELECT_AFTER_HEADER, "").map_err(unanswered)?;
         info!(epoch = %leader.shared.epoch, sequence = leader.chain.sequence, "leading");
         Ok(leader)
@@ -338,6 +408,11 @@ impl Leader {
     /// Records stored in this epoch so far; take over anew before there are too many to read back.
     pub fn records(&self) -> u64 {
         self.shared.read(|state| state.quorum.proposed())
+    }
+
+    /// Whether this epoch's log is long enough: [`finish`](Self::finish) and take over anew.
+    pub fn is_full(&self) -> bool {
+        self.shared.read(|state| rules::is_epoch_full(state.quorum.proposed(), state.entry_bytes))
     }
 
     /// Whether a take-over that failed half-way has sealed this epoch in some cloud and left it at that. That cloud
@@ -406,10 +481,15 @@ impl Leader {
 
     /// Proposes the next record and waits until it is decided.
     async fn store(&self, content: Content, uploads: Vec<FileUploads>) -> Result<(), Error> {
+        let next = self.shared.read(|state| state.quorum.proposed());
+        let record = Record::new(self.shared.epoch, next, content);
+        let bytes = encode_to_store(&record, self.shared.clouds.len())?;
+        let sha256 = delta::sha256_hex(&bytes);
         let index = self.shared.update(|state| {
             let index = state.quorum.propose();
-            let record = Record::new(self.shared.epoch, index, content);
-            let bytes = encode(&record);
+            assert_eq!(index, next, "a leader proposes one record at a time");
+            state.entry_bytes += if index == 0 { 0 } else { bytes.len() as u64 };
+            state.hashes.push(sha256);
             state.slots.push_back(Slot::new(Arc::new(record), bytes, uploads));
             index
         });
@@ -421,28 +501,38 @@ impl Leader {
         let epoch = self.shared.epoch;
         let found = self.shared.wait_for(|state| match look(state) {
             Some(()) => Some(Ok(())),
-            None if state.quorum.is_lost() => Some(Err(Error::Superseded { epoch })),
-            None if self.undecidable(state) => Some(Err(self.describe_set_aside(state))),
-            None => None,
+            None => match state.standing() {
+                Standing::Able => None,
+                Standing::Superseded => Some(Err(Error::Superseded { epoch })),
+                Standing::Unable => Some(Err(self.describe_hindrances(state))),
+            },
         });
         found.await.unwrap_or(Err(Error::Superseded { epoch }))
     }
 
-    /// Too many clouds are set aside or sealed for anything to be decided again. Once an epoch is to be renewed, a
-    /// cloud that is away is not waited for either: a new epoch may do without it, this one may not.
-    fn undecidable(&self, state: &State) -> bool {
-        let usable = |cloud: &usize| {
-            state.set_aside[*cloud].is_none()
-                && !state.quorum.cloud(*cloud).sealed
-                && !(state.renewal_due && state.away[*cloud])
-        };
-        (0..self.shared.clouds.len()).filter(usable).count() < state.quorum.majority()
+    fn describe_hindrances(&self, state: &State) -> Error {
+        let clouds = self.shared.clouds.iter().enumerate();
+        let reasons = clouds.filter_map(|(index, cloud)| {
+            state.hindrance(index).map(|hindrance| format!("{}: {hindrance}", cloud.name))
+        });
+        Error::no_majority("decide", state.quorum.majority(), self.shared.clouds.len(), reasons.collect())
     }
 
-    fn describe_set_aside(&self, state: &State) -> Error {
-        let reasons = self.shared.clouds.iter().zip(&state.set_aside);
-        let reasons = reasons.filter_map(|(cloud, what)| Some(format!("{}: {}", cloud.name, what.as_ref()?)));
-        Error::no_majority("decide", state.quorum.majority(), self.shared.clouds.len(), reasons.collect())
+    /// Returns when fewer than a majority of clouds have answered for [`HEADER_PATIENCE`].
+    async fn majority_gone(&self) -> Error {
+        let wait = |is_at_hand: bool| {
+            self.shared.wait_for(move |state| (state.has_majority_at_hand() == is_at_hand).then_some(()))
+        };
+        loop {
+            wait(false).await;
+            tokio::select! {
+                biased;
+                _ = wait(true) => {}
+                () = self.shared.environment.sleep(HEADER_PATIENCE) => {
+                    return self.shared.read(|state| self.describe_hindrances(state));
+                }
+            }
+        }
     }
 
     /// Waits until every cloud that answers and still takes what this epoch decides has published everything, at most

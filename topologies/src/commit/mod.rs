@@ -18,6 +18,7 @@
 //! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
 //! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
 
+mod ask;
 pub mod chain;
 pub mod choose;
 mod environment;

@@ -87,11 +87,6 @@ impl Quorum {
         &self.clouds[cloud]
     }
 
-    /// Whether no further record can ever be decided in this epoch.
-    pub fn is_lost(&self) -> bool {
-        self.clouds.iter().filter(|cloud| !cloud.sealed).count() < self.majority()
-    }
-
     fn reached_by_majority(&self, progress: impl Fn(&CloudState) -> u64) -> u64 {
         let mut reached: Vec<u64> = self.clouds.iter().map(progress).collect();
         reached.sort_unstable_by(|left, right| right.cmp(left));
@@ -148,14 +143,5 @@ mod tests {
         quorum.propose();
         quorum.record_stored(0, 0);
         quorum.record_published(0, 0);
-    }
-
-    #[test]
-    fn an_epoch_is_lost_when_a_majority_is_sealed() {
-        let mut quorum = Quorum::new(3);
-        quorum.record_sealed(1);
-        assert!(!quorum.is_lost());
-        quorum.record_sealed(0);
-        assert!(quorum.is_lost());
     }
 }

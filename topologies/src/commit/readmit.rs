@@ -21,6 +21,7 @@ use super::format::{
     Content, Decision, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Readmission, Record, TableBody,
     decode, encode,
 };
+use super::leader::encode_to_store;
 use super::rules;
 use super::takeover::{Group, most_common};
 use crate::error::Error;
@@ -60,10 +61,11 @@ impl Group {
     /// were read has no identity any more, and one that was wiped earlier does not hold the key of its generation.
     pub(super) async fn keep_members(&self, logs: Logs, group_id: &str) -> Result<Logs, Error> {
         let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
-        let looks = logs.iter().map(|(index, _)| self.is_member(&self.clouds[*index], group_id, &readmitted));
-        let looks = future::join_all(looks).await;
+        let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
+        let looks =
+            self.ask(&read, "read the identity", |cloud| self.is_member(cloud, group_id, &readmitted)).await;
         let (mut members, mut reasons) = (Vec::new(), Vec::new());
-        for ((index, log), look) in logs.into_iter().zip(looks) {
+        for ((index, log), (_, look)) in logs.into_iter().zip(looks) {
             let cloud = &self.clouds[index].name;
             match look {
                 Ok(true) => members.push((index, log)),
@@ -102,6 +104,7 @@ impl Group {
         let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
         let tail = header.tail.clone();
         let record = Record::new(epoch, 0, Content::Header(header));
+        encode_to_store(&record, self.clouds.len())?;
         others.decide_header(&record, &tail, &sealed).await?;
         self.admit(lost, &others, &record, &tail, &group_id, generation).await
     }
@@ -137,7 +140,7 @@ impl Group {
 
     /// The group's id, and which of the others answer, honour preconditions and belong to it.
     async fn identify_others(&self, others: &Group) -> Result<(String, Vec<usize>), Error> {
-        let prefix = self.keys().probe(&self.incarnation);
+        let prefix = self.probe_prefix();
         let looks = others.clouds.iter().map(|cloud| async {
             match probe(&cloud.control, &prefix).await {
                 Probe::Passed => self.read_identity(cloud).await,
@@ -181,7 +184,7 @@ impl Group {
     /// The lost cloud must answer, honour preconditions, and not belong to anybody else.
     async fn prepare_lost(&self, lost: &Cloud, group_id: &str) -> Result<(), Error> {
         lost.create_root().await.map_err(|error| Error::connector("readmit", error))?;
-        match probe(&lost.control, &self.keys().probe(&self.incarnation)).await {
+        match probe(&lost.control, &self.probe_prefix()).await {
             Probe::Passed => {}
             Probe::Refused { what } | Probe::Denied { what } => {
                 return Err(Error::Configuration(format!("cloud {}: {what}", lost.name)));
@@ -212,7 +215,7 @@ impl Group {
         let (epoch, holders) = others.claim_epoch(members).await?;
         let (logs, sealed_before) = others.seal_and_read(epoch, &holders).await?;
         let logs = self.keep_members_of(others, logs, group_id).await?;
-        let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
+        let chosen = choose(logs.iter().flat_map(|(_, logs)| logs))
             .map_err(|what| Error::damaged("control log", what))?;
         let Some(chosen) = chosen else {
             return Err(Error::Configuration("nothing was ever decided: start the topology".to_owned()));
@@ -238,14 +241,20 @@ impl Group {
     /// As [`keep_members`](Self::keep_members), for logs of `others` and with their majority.
     async fn keep_members_of(&self, others: &Group, logs: Logs, group_id: &str) -> Result<Logs, Error> {
         let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
-        let mut members = Vec::new();
-        for (index, log) in logs {
-            if self.is_member(&others.clouds[index], group_id, &readmitted).await? {
-                members.push((index, log));
+        let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
+        let looks = others
+            .ask(&read, "read the identity", |cloud| self.is_member(cloud, group_id, &readmitted))
+            .await;
+        let (mut members, mut reasons) = (Vec::new(), Vec::new());
+        for ((index, log), (_, look)) in logs.into_iter().zip(looks) {
+            let cloud = &others.clouds[index].name;
+            match look {
+                Ok(true) => members.push((index, log)),
+                Ok(false) => reasons.push(format!("{cloud}: it was lost as well and is not readmitted")),
+                Err(error) => reasons.push(format!("{cloud}: {}", crate::chain_of(&error))),
             }
         }
         if members.len() < others.majority() {
-            let reasons = vec!["further clouds were lost and are not readmitted".to_owned()];
             return Err(others.too_few("readmit a cloud", reasons));
         }
         Ok(members)
@@ -258,8 +267,13 @@ impl Group {
         chosen: Chosen,
         read: &[usize],
     ) -> Result<(super::Chain, Vec<Decision>), Error> {
-        let published = others.published_versions(&chosen, read).await;
-        rebase(chosen, self.clouds.len(), &published).map_err(|what| Error::damaged("control log", what))
+        let published = others.published_versions(&chosen, read).await?;
+        let damaged = |what: String| Error::damaged("control log", what);
+        let (base, tail) = rebase(chosen, self.clouds.len(), &published).map_err(damaged)?;
+        // As a leader does: what does not follow must not be decided once more.
+        let mut chain = base.clone();
+        tail.iter().try_for_each(|decision| chain.apply(decision)).map_err(damaged)?;
+        Ok((base, tail))
     }
 
     /// Stores the header in these clouds, files first. Done when a majority of them holds it.

@@ -7,9 +7,25 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::choose::{Chosen, PublishedVersions, rebase};
-use super::format::{Decision, Header, Identity, Record};
+use super::format::{Decision, ENTRY_BYTES_MAX, Header, Identity, RECORD_BYTES_MAX, Record};
 use super::quorum::{Quorum, majority};
 use super::{Chain, Epoch};
+
+/// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
+const EPOCH_RECORDS_MAX: u64 = 1000;
+/// Bytes of entries in one epoch's log before the leader takes over from itself. A take-over holds them in memory once per
+/// cloud, and if no majority has published any of them, they still fit into one header.
+const EPOCH_BYTES_MAX: u64 = RECORD_BYTES_MAX / 2;
+
+/// Whether an epoch of so many records, with so many bytes of entries, is to be renewed.
+pub fn is_epoch_full(records: u64, entry_bytes: u64) -> bool {
+    records >= EPOCH_RECORDS_MAX || entry_bytes >= EPOCH_BYTES_MAX
+}
+
+/// How many bytes `record` may have to be stored. What is larger could not be read back.
+pub fn record_bytes_max(record: &Record) -> u64 {
+    if record.index == 0 { RECORD_BYTES_MAX } else { ENTRY_BYTES_MAX }
+}
 
 /// Whether a process that names `ours` may work on a group that registered `registered`: the same clouds in the same
 /// order. Two sets of clouds have majorities that need not meet.
@@ -127,6 +143,45 @@ pub fn judge_occupant(held: Option<&Record>) -> Occupant {
     if held.is_some_and(Record::is_seal) { Occupant::Seal } else { Occupant::Foreign }
 }
 
+/// How one cloud stands towards the epoch of a leader.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CloudStanding {
+    /// A later leader closed the epoch there.
+    pub sealed: bool,
+    /// It holds what the leader did not write.
+    pub set_aside: bool,
+    /// Its last request failed.
+    pub away: bool,
+}
+
+/// What an epoch can still come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Something can be decided, now or when clouds are back.
+    Able,
+    /// Nothing can, and a later leader has a part in that.
+    Superseded,
+    /// Nothing can, because of the clouds alone.
+    Unable,
+}
+
+/// Judges an epoch by its clouds. Once it is to be renewed, a cloud that is away is not waited for either: a new epoch
+/// may do without it, this one may not.
+pub fn judge_epoch(clouds: &[CloudStanding], renewal_due: bool) -> Standing {
+    let needed = majority(clouds.len());
+    let open = clouds.iter().filter(|cloud| !cloud.sealed && !cloud.set_aside);
+    if open.clone().count() < needed {
+        return match clouds.iter().any(|cloud| cloud.sealed) {
+            true => Standing::Superseded,
+            false => Standing::Unable,
+        };
+    }
+    if renewal_due && open.filter(|cloud| !cloud.away).count() < needed {
+        return Standing::Unable;
+    }
+    Standing::Able
+}
+
 /// Whether record `index` may be published in `cloud`: it is decided, and stored there, so that its files are as well.
 pub fn is_publishable(quorum: &Quorum, cloud: usize, index: u64) -> bool {
     quorum.decided() > index && quorum.cloud(cloud).stored > index
@@ -155,6 +210,38 @@ mod tests {
         assert_eq!(judge_claim(2, true, 3), Claimed::Owned);
         assert_eq!(judge_claim(1, true, 3), Claimed::Contested);
         assert_eq!(judge_claim(1, false, 3), Claimed::NoMajority);
+    }
+
+    #[test]
+    fn an_epoch_is_full_by_records_or_by_bytes() {
+        assert!(!is_epoch_full(999, EPOCH_BYTES_MAX - 1));
+        assert!(is_epoch_full(1000, 0));
+        assert!(is_epoch_full(2, EPOCH_BYTES_MAX));
+    }
+
+    #[test]
+    fn a_header_may_hold_as_many_entries_of_any_size_as_may_await_publication() {
+        let record =
+            |index| Record::new(Epoch(1), index, super::super::format::Content::Seal { by: Epoch(2) });
+        let (header, entry) = (record_bytes_max(&record(0)), record_bytes_max(&record(1)));
+        assert!(entry * super::super::UNPUBLISHED_MAX < header);
+        assert_eq!(header, RECORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_epoch_that_met_a_seal_and_can_decide_nothing_was_superseded() {
+        let open = CloudStanding::default();
+        let sealed = CloudStanding { sealed: true, ..open };
+        let set_aside = CloudStanding { set_aside: true, away: true, ..open };
+        let away = CloudStanding { away: true, ..open };
+        assert_eq!(judge_epoch(&[open, sealed, away], false), Standing::Able);
+        assert_eq!(judge_epoch(&[open, away, away], false), Standing::Able);
+        assert_eq!(judge_epoch(&[open, sealed, sealed], false), Standing::Superseded);
+        assert_eq!(judge_epoch(&[open, sealed, set_aside], false), Standing::Superseded);
+        assert_eq!(judge_epoch(&[open, set_aside, set_aside], false), Standing::Unable);
+        // Whoever sealed one cloud has left it at that, and this epoch has no majority without the one that is away.
+        assert_eq!(judge_epoch(&[open, sealed, away], true), Standing::Unable);
+        assert_eq!(judge_epoch(&[open, sealed, open], true), Standing::Able);
     }
 
     #[test]

@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{TryStreamExt, future};
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt, future};
 use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, put_once, read_register};
+use isobar_connectors::delta;
 use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tracing::{debug, info, warn};
 
 use super::Epoch;
-use super::choose::{PublishedVersions, SealedLog, choose};
+use super::ask::{ask, silence};
+use super::choose::{Chosen, PublishedVersions, SealedLog, choose};
 use super::environment::{Environment, System, random_id};
 use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
@@ -23,10 +26,13 @@ use super::format::{
 };
 use super::quorum::majority;
 use super::rules::{self, Claimed};
+use crate::chain_of;
 use crate::error::Error;
 
 /// Attempts at one register before a cloud is given up for this take-over.
 const ATTEMPTS_MAX: u32 = 5;
+/// How long one cloud may take for a claim; the next ones wait for it, because claims go to all clouds in one order.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
 /// Lost races for an epoch before giving up.
 const CLAIMS_MAX: u32 = 20;
 /// Control objects read at once from one cloud.
@@ -120,7 +126,7 @@ impl Group {
         let (epoch, holders) = self.claim_epoch(&members).await?;
         let (logs, sealed_before) = self.seal_and_read(epoch, &holders).await?;
         let logs = self.keep_members(logs, &group_id).await?;
-        let chosen = choose(&logs.iter().flat_map(|(_, logs)| logs.clone()).collect::<Vec<_>>())
+        let chosen = choose(logs.iter().flat_map(|(_, logs)| logs))
             .map_err(|what| Error::damaged("control log", what))?;
         let readmitted = chosen.as_ref().map(|chosen| chosen.header.readmitted.clone()).unwrap_or_default();
         let sealed_now: Vec<usize> = logs.iter().map(|(cloud, _)| *cloud).collect();
@@ -131,7 +137,7 @@ impl Group {
             if !rules::are_same_clouds(&chosen.header.clouds, &self.names()) {
                 return Err(Error::other_clouds(&self.topology, &chosen.header.clouds, &self.names()));
             }
-            published = self.published_versions(chosen, &sealed_now).await;
+            published = self.published_versions(chosen, &sealed_now).await?;
         }
         let (base, tail) = rules::base_and_tail(chosen, self.clouds.len(), &published)
             .map_err(|what| Error::damaged("control log", what))?;
@@ -141,28 +147,39 @@ impl Group {
         Ok(Takeover { epoch, header, group_id, reached: sealed_now })
     }
 
+    /// A new one each time: what an earlier probe of this process sent may still arrive, or lie there where nothing may be
+    /// deleted.
+    pub(super) fn probe_prefix(&self) -> Path {
+        self.keys().probe(&self.incarnation).join(random_id(&*self.environment))
+    }
+
     /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
     /// ignores preconditions stops the start.
     async fn probe_clouds(&self, is_first_start: bool) -> Result<(Vec<usize>, Vec<String>), Error> {
-        // A new prefix each time: what an earlier probe of this process sent may still arrive.
-        let prefix = self.keys().probe(&self.incarnation).join(random_id(&*self.environment));
-        let probes = self.clouds.iter().map(|cloud| probe(&cloud.control, &prefix));
+        let prefix = self.probe_prefix();
+        let probes = self.clouds.iter().map(|cloud| async {
+            match probe(&cloud.control, &prefix).await {
+                Probe::Passed => Ok(()),
+                failed => Err(failed),
+            }
+        });
         let mut answering = Vec::new();
         let mut reasons = Vec::new();
-        for (index, outcome) in future::join_all(probes).await.into_iter().enumerate() {
+        let outcomes = ask(&*self.environment, self.majority(), probes.collect()).await;
+        for (index, outcome) in outcomes.into_iter().enumerate() {
             let cloud = &self.clouds[index].name;
-            match outcome {
-                Probe::Passed => answering.push(index),
-                Probe::Denied { what } if !is_first_start => {
+            match outcome.unwrap_or_else(|| Err(unanswered_probe(cloud))) {
+                Ok(()) | Err(Probe::Passed) => answering.push(index),
+                Err(Probe::Denied { what }) if !is_first_start => {
                     warn!(%cloud, what, "cloud does not let us in, starting without it");
                     reasons.push(format!("{cloud}: {what}"));
                 }
-                Probe::Refused { what } | Probe::Denied { what } => {
+                Err(Probe::Refused { what } | Probe::Denied { what }) => {
                     return Err(Error::Configuration(format!("cloud {cloud}: {what}")));
                 }
-                Probe::Unavailable(error) => {
+                Err(Probe::Unavailable(error)) => {
                     warn!(%cloud, %error, "cloud does not answer, starting without it");
-                    reasons.push(format!("{cloud}: {}", crate::chain_of(&error)));
+                    reasons.push(format!("{cloud}: {}", chain_of(&error)));
                 }
             }
         }
@@ -181,13 +198,14 @@ impl Group {
     ) -> Result<(String, Vec<usize>), Error> {
         let mut found: Vec<(usize, Option<Identity>)> = Vec::new();
         let mut reasons = silent.to_vec();
-        for index in answering {
-            let cloud = &self.clouds[*index].name;
-            match self.read_identity(&self.clouds[*index]).await {
-                Ok(identity) => found.push((*index, identity)),
+        let looks = self.ask(answering, "read the identity", |cloud| self.read_identity(cloud)).await;
+        for (index, look) in looks {
+            let cloud = &self.clouds[index].name;
+            match look {
+                Ok(identity) => found.push((index, identity)),
                 Err(error) => {
                     warn!(%cloud, %error, "cloud does not tell its identity");
-                    reasons.push(format!("{cloud}: {}", crate::chain_of(&error)));
+                    reasons.push(format!("{cloud}: {}", chain_of(&error)));
                 }
             }
         }
@@ -246,8 +264,8 @@ impl Group {
             .transpose()
     }
 
-    /// Whether any cloud has a log of this topology: then a missing identity means a lost cloud. "None has" takes a
-    /// majority that says so: what was decided would show in it.
+    /// Whether any cloud has a log of this topology: then a missing identity means a lost cloud. The first that has one
+    /// settles it. "None has" takes every cloud that says so: a first start writes new identities.
     async fn has_history(&self) -> Result<bool, Error> {
         let logs = self.keys().logs();
         let looks = self.clouds.iter().map(|cloud| async {
@@ -255,25 +273,26 @@ impl Group {
             if !cloud.has_root() {
                 return Ok(false);
             }
-            cloud.control.list(Some(&logs)).try_next().await.map(|found| found.is_some())
+            let found = cloud.control.list(Some(&logs)).try_next().await;
+            found
+                .map(|found| found.is_some())
+                .map_err(|error| format!("{}: {}", cloud.name, chain_of(&error)))
         });
-        let (mut answers, mut reasons) = (0, Vec::new());
-        for (cloud, look) in self.clouds.iter().zip(future::join_all(looks).await) {
+        let mut looks: FuturesUnordered<_> = looks.collect();
+        let mut reasons = Vec::new();
+        while let Some(look) = looks.next().await {
             match look {
                 Ok(true) => return Ok(true),
-                Ok(false) => answers += 1,
-                Err(error) => reasons.push(format!("{}: {}", cloud.name, crate::chain_of(&error))),
+                Ok(false) => {}
+                Err(reason) => reasons.push(reason),
             }
         }
-        if answers < self.majority() {
-            return Err(Error::no_majority(
-                "look for earlier runs",
-                self.majority(),
-                self.clouds.len(),
-                reasons,
-            ));
+        if reasons.is_empty() {
+            return Ok(false);
         }
-        Ok(false)
+        reasons
+            .push("no other cloud has a log, and a first start needs the answer of every cloud".to_owned());
+        Err(Error::no_majority("look for earlier runs", self.clouds.len(), self.clouds.len(), reasons))
     }
 
     /// First start: writes the identity into every cloud. The first cloud's register decides the group's id, so two
@@ -347,12 +366,13 @@ impl Group {
             let mut contested = false;
             for index in members {
                 let cloud = &self.clouds[*index];
-                match self.offer_claim(cloud, epoch, &claim).await {
+                let offered = self.within(cloud, CLAIM_PATIENCE, self.offer_claim(cloud, epoch, &claim));
+                match offered.await {
                     Ok(PutOnce::Stored) => holders.push(*index),
                     Ok(_) => contested = true,
                     Err(error) => {
                         warn!(cloud = %cloud.name, %error, "cloud does not take the claim");
-                        reasons.push(format!("{}: {}", cloud.name, crate::chain_of(&error)));
+                        reasons.push(format!("{}: {}", cloud.name, chain_of(&error)));
                     }
                 }
             }
@@ -377,6 +397,24 @@ impl Group {
         ))
     }
 
+    /// The outcome of `work` in `cloud`, an error if it takes longer than `patience`.
+    async fn within<T>(
+        &self,
+        cloud: &Cloud,
+        patience: Duration,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = self.environment.sleep(patience) => {
+                let source = format!("no answer within {} s", patience.as_secs()).into();
+                let source = object_store::Error::Generic { store: "isobar", source };
+                Err(Error::store(cloud, "take over", source))
+            }
+        }
+    }
+
     async fn offer_claim(&self, cloud: &Cloud, epoch: Epoch, claim: &Claim) -> Result<PutOnce, Error> {
         reach(&failpoint::ELECT_BEFORE_CLAIM, &cloud.name)?;
         let settled = self.settle(cloud, &self.keys().claim(epoch), encode(claim)).await?;
@@ -388,12 +426,10 @@ impl Group {
     async fn highest_epoch(&self, members: &[usize]) -> Result<Epoch, Error> {
         let mut highest = Epoch(0);
         let mut reasons = Vec::new();
-        for index in members {
-            match self.highest_epoch_in(&self.clouds[*index]).await {
+        for (index, look) in self.ask(members, "list epochs", |cloud| self.highest_epoch_in(cloud)).await {
+            match look {
                 Ok(epoch) => highest = highest.max(epoch),
-                Err(error) => {
-                    reasons.push(format!("{}: {}", self.clouds[*index].name, crate::chain_of(&error)))
-                }
+                Err(error) => reasons.push(format!("{}: {}", self.clouds[index].name, chain_of(&error))),
             }
         }
         // An owned epoch lies in a majority, so any majority shows it.
@@ -437,10 +473,8 @@ impl Group {
         epoch: Epoch,
         holders: &[usize],
     ) -> Result<(Vec<(usize, Vec<SealedLog>)>, BTreeMap<String, Epoch>), Error> {
-        let outcomes = future::join_all(holders.iter().map(|index| async move {
-            (*index, self.seal_and_read_cloud(epoch, &self.clouds[*index]).await)
-        }))
-        .await;
+        let seals = |cloud| self.seal_and_read_cloud(epoch, cloud);
+        let outcomes = self.ask(holders, "seal older epochs", seals).await;
         let mut logs = Vec::new();
         let mut reasons = Vec::new();
         let mut sealed = BTreeMap::new();
@@ -453,9 +487,7 @@ impl Group {
                         *known = (*known).max(up_to);
                     }
                 }
-                Err(error) => {
-                    reasons.push(format!("{}: {}", self.clouds[index].name, crate::chain_of(&error)))
-                }
+                Err(error) => reasons.push(format!("{}: {}", self.clouds[index].name, chain_of(&error))),
             }
         }
         if logs.len() < self.majority() {
@@ -546,30 +578,82 @@ impl Group {
             .transpose()
     }
 
-    /// How far the given clouds have published the tables that the chosen decisions touch. A cloud that cannot be
-    /// listed counts as having published nothing.
+    /// How far the given clouds have published the tables that the chosen decisions touch. Fails if fewer than a majority
+    /// tell: all that they leave open would have to be proposed again, an epoch's worth of it.
     pub(super) async fn published_versions(
         &self,
-        chosen: &super::choose::Chosen,
+        chosen: &Chosen,
         clouds: &[usize],
-    ) -> PublishedVersions {
-        let mut from: BTreeMap<String, u64> =
-            chosen.header.base.tables.iter().map(|(name, head)| (name.clone(), head.version + 1)).collect();
-        for table in chosen.decisions.iter().flat_map(|decision| &decision.tables) {
-            from.entry(table.dataset.clone()).or_insert(0);
-        }
-        let reads = clouds.iter().map(|index| async {
-            let mut versions = BTreeMap::new();
-            for (dataset, first) in &from {
-                versions.insert(
-                    dataset.clone(),
-                    published_from(&self.clouds[*index].control, dataset, *first).await.ok()?,
-                );
+    ) -> Result<PublishedVersions, Error> {
+        let looks =
+            self.ask(clouds, "list what is published", |cloud| self.published_in(cloud, chosen)).await;
+        let (mut published, mut reasons) = (PublishedVersions::new(), Vec::new());
+        for (index, look) in looks {
+            match look {
+                Ok(versions) => published.push(versions),
+                Err(error) => reasons.push(format!("{}: {}", self.clouds[index].name, chain_of(&error))),
             }
-            Some(versions)
-        });
-        future::join_all(reads).await.into_iter().flatten().collect()
+        }
+        if published.len() < self.majority() {
+            let (needed, clouds) = (self.majority(), self.clouds.len());
+            return Err(Error::no_majority("list what is published", needed, clouds, reasons));
+        }
+        Ok(published)
     }
+
+    /// How far one cloud has published; asked again when it does not answer.
+    async fn published_in(&self, cloud: &Cloud, chosen: &Chosen) -> Result<BTreeMap<String, u64>, Error> {
+        let bases = &chosen.header.base.tables;
+        let tables = chosen.decisions.iter().flat_map(|decision| &decision.tables);
+        let mut decided: BTreeMap<&str, BTreeMap<u64, &str>> =
+            bases.keys().map(|dataset| (dataset.as_str(), BTreeMap::new())).collect();
+        for table in tables {
+            decided.entry(&table.dataset).or_default().insert(table.version, &table.sha256);
+        }
+        let mut published = BTreeMap::new();
+        for (dataset, decided) in decided {
+            let first = bases.get(dataset).map_or(0, |head| head.version + 1);
+            let mut attempt = 1;
+            let present = loop {
+                match self.published_table(cloud, dataset, first, &decided).await {
+                    Err(error) if attempt < ATTEMPTS_MAX => {
+                        debug!(cloud = %cloud.name, dataset, %error, "not listed, asking again");
+                        self.environment.sleep(Duration::from_millis(50 << attempt)).await;
+                        attempt += 1;
+                    }
+                    listed => break listed?,
+                }
+            };
+            published.insert(dataset.to_owned(), present);
+        }
+        Ok(published)
+    }
+
+    /// How far one cloud has published one table. The last version counts only with its decided bytes: what others wrote
+    /// under the names of versions is not published. Nothing of ours lies above it, because lanes stop at it.
+    async fn published_table(
+        &self,
+        cloud: &Cloud,
+        dataset: &str,
+        first: u64,
+        decided: &BTreeMap<u64, &str>,
+    ) -> Result<u64, Error> {
+        let listed = published_from(&cloud.control, dataset, first).await;
+        let listed = listed.map_err(|error| Error::store(cloud, "list versions", error))?;
+        for (version, sha256) in decided.range(first..listed.max(first)).rev() {
+            let body = self.read(cloud, &published_path(dataset, *version)).await?;
+            if body.is_some_and(|body| delta::sha256_hex(&body) == *sha256) {
+                return Ok(version + 1);
+            }
+        }
+        Ok(first)
+    }
+}
+
+/// What a probe without an answer comes to.
+fn unanswered_probe(cloud: &str) -> Probe {
+    let action = "probe".to_owned();
+    Probe::Unavailable(isobar_connectors::Error::Store { cloud: cloud.to_owned(), action, source: silence() })
 }
 
 fn reach(point: &'static Failpoint, cloud: &str) -> Result<(), Error> {

@@ -23,7 +23,7 @@ mod feed;
 mod leader_kill;
 mod outage;
 mod report;
-mod rival;
+pub(crate) mod rival;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! A leader that has nothing to commit leaves no trace in the clouds and is not seen. It is superseded when the drill
 //! starts, ends by itself when it next wants to commit, and loses nothing; so this look spares a person a surprise, and
-//! no promise depends on it.
+//! no promise depends on it. A standby looks the same way for a leader that it cannot ask.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use crate::start::open_clouds;
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(90));
 
 /// How long to look for a leader that commits every `commit_interval`.
-pub(super) fn patience(commit_interval: Duration) -> Duration {
+pub(crate) fn patience(commit_interval: Duration) -> Duration {
     (commit_interval * 3).clamp(PATIENCE.0, PATIENCE.1)
 }
 
 /// What one cloud shows: the highest epoch claimed, and the highest index of its log.
-type Trace = (u64, u64);
+pub(crate) type Trace = (u64, u64);
 
 /// What a leader did in the meantime, if one did anything.
 pub(super) async fn activity(topology: &Topology, patience: Duration) -> Result<Option<String>, Error> {
@@ -42,7 +42,7 @@ pub(super) async fn activity(topology: &Topology, patience: Duration) -> Result<
 }
 
 /// The traces in the clouds that answer.
-async fn traces(clouds: &[Cloud], keys: &Keys) -> BTreeMap<String, Trace> {
+pub(crate) async fn traces(clouds: &[Cloud], keys: &Keys) -> BTreeMap<String, Trace> {
     let looks = clouds.iter().map(|cloud| async {
         let epoch = highest(cloud, &keys.claims()).await.ok()?;
         let index = highest(cloud, &keys.log(Epoch(epoch))).await.ok()?;

@@ -1,7 +1,7 @@
 //! Puts back what was decided, and reads it back.
 //!
 //! ```text
-//! files ─▶ entries in order, each after its files ─▶ versions that nobody decided are taken away
+//! files ─▶ entries in order, each after its files and after the one before it ─▶ versions that nobody decided are taken away
 //! ```
 //!
 //! Everything written to a table here is decided bytes with a known SHA-256, so two repairs, or a repair and a running
@@ -168,7 +168,10 @@ impl Repairer<'_> {
                 }
             };
             let outcome = match found {
-                None => create(cloud, path, bytes).await,
+                None => {
+                    self.confirm_version_before(cloud, table, version).await?;
+                    create(cloud, path, bytes).await
+                }
                 Some((found, _)) if found == *bytes => {
                     return Ok(match aside.as_slice() {
                         [] => "the decided bytes were put in their place".to_owned(),
@@ -189,6 +192,19 @@ impl Repairer<'_> {
             }
         }
         Err(last)
+    }
+
+    /// A version is made only after the one before it. A leader fills a cloud from its last version on, so nobody but a
+    /// later repair would fill a hole, and readers meet it first.
+    async fn confirm_version_before(&self, cloud: &Cloud, table: &str, version: u64) -> Result<(), String> {
+        let Some(before) = version.checked_sub(1) else { return Ok(()) };
+        match cloud.control.head(&published_path(table, before)).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => {
+                Err(format!("version {before} is not there and comes first"))
+            }
+            Err(error) => Err(chain_of(&error)),
+        }
     }
 
     /// Copies bytes that do not belong in a table to where people can look at them; their place.

@@ -1,0 +1,200 @@
+//! Take-overs while some clouds do not answer some questions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use isobar_connectors::upload::{FanOut, UploadLimits};
+use isobar_tests::delta::read_object;
+use isobar_tests::lab::{CLOUDS, Lab};
+use isobar_tests::script::{Gate, Kind, Request, Verdict};
+use isobar_tests::wait::{in_time, until, until_some};
+use isobar_topologies::commit::{Environment, Group, Leader, System, Task};
+use isobar_topologies::{Error, chain_of};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use serde_json::Value as Json;
+
+use crate::leader::{
+    TABLE, TOPOLOGY, begun, control_records, lead, must_commit, position, publishes, reading,
+    stores_a_record, wait_published,
+};
+
+/// Tokio's surroundings, with pauses a twentieth as long.
+#[derive(Debug)]
+struct Hurried;
+
+impl Environment for Hurried {
+    fn sleep(&self, pause: Duration) -> BoxFuture<'static, ()> {
+        System.sleep(pause / 20)
+    }
+
+    fn random(&self) -> u64 {
+        System.random()
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) -> Task {
+        System.spawn(task)
+    }
+}
+
+/// As [`lead`], without long pauses.
+async fn lead_hurriedly(lab: &Lab) -> Result<Leader, Error> {
+    let clouds = lab.opened();
+    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let uploads = FanOut::new(stores, UploadLimits::default());
+    let group = Group::in_environment(TOPOLOGY, clouds, Arc::new(Hurried));
+    in_time("a take-over", Leader::start(&group, uploads)).await
+}
+
+fn lists_versions(request: &Request<'_>) -> bool {
+    request.kind == Kind::List && request.path.ends_with("/_delta_log")
+}
+
+/// The tail of the leader's header.
+async fn tail(lab: &Lab, leader: &Leader) -> Vec<Json> {
+    let path = format!("control/{TOPOLOGY}/log/{:020}/{:020}", leader.epoch().0, 0);
+    let header = until_some("the first cloud has the header", async || {
+        control_records(&*lab.clouds[0].store()).await.remove(&path)
+    });
+    header.await["tail"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_fails_once_is_repeated_and_does_not_become_a_long_tail() {
+    let (lab, mut leader) = begun(10).await;
+    for start in [10, 20, 30] {
+        must_commit(&mut leader, reading(start, start + 10)).await;
+    }
+    wait_published(&lab, 4).await;
+    drop(leader);
+    let refused = CLOUDS.map(|_| AtomicU64::new(0));
+    lab.script.set(move |request| {
+        let cloud = CLOUDS.iter().position(|name| *name == request.cloud).unwrap();
+        if lists_versions(request) && refused[cloud].fetch_add(1, Ordering::Relaxed) == 0 {
+            return Verdict::Refuse;
+        }
+        Verdict::Pass
+    });
+    let leader = lead(&lab.opened()).await.unwrap();
+    assert_eq!((tail(&lab, &leader).await, position(&leader)), (vec![], Some(40)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_that_cannot_learn_what_is_published_is_refused_with_the_reasons() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    drop(leader);
+    lab.script.set(|request| match lists_versions(request) && request.cloud != "gcp" {
+        true => Verdict::Refuse,
+        false => Verdict::Pass,
+    });
+    let error = lead_hurriedly(&lab).await.unwrap_err();
+    let text = chain_of(&error);
+    assert!(matches!(error, Error::NoMajority { .. }), "{error:?}");
+    assert!(text.contains("aws") && text.contains("azure") && !text.contains("gcp"), "{text}");
+    lab.script.clear();
+    let mut leader = lead(&lab.opened()).await.unwrap();
+    must_commit(&mut leader, reading(10, 20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_wrote_under_the_name_of_a_version_does_not_count_as_published() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.script.set(|request| if publishes(request) { Verdict::Refuse } else { Verdict::Pass });
+    must_commit(&mut leader, reading(10, 20)).await;
+    let decided = control_records(&*lab.clouds[0].store()).await;
+    let decided = decided.values().flat_map(|record| record["tables"].as_array().into_iter().flatten());
+    let decided = decided.filter(|table| table["version"] == 2).map(|table| table["body"].clone());
+    let decided: Vec<Json> = decided.collect();
+    drop(leader);
+    let path = Path::from(format!("datasets/{TABLE}/_delta_log/{:020}.json", 2));
+    for cloud in &lab.clouds[..2] {
+        cloud.store().put(&path, "{\"commitInfo\":{}}\n".into()).await.unwrap();
+    }
+    lab.script.clear();
+    let leader = lead(&lab.opened()).await.unwrap();
+    assert_eq!((tail(&lab, &leader).await.len(), position(&leader)), (1, Some(20)));
+    until("the third cloud has published the decided bytes", async || {
+        lab.versions(TABLE).await[2] == Some(2)
+    })
+    .await;
+    let published = read_object(&*lab.clouds[2].store(), &path).await;
+    assert_eq!(decided, [Json::from(std::str::from_utf8(&published).unwrap())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_needs_every_cloud_to_say_that_it_has_no_history() {
+    for silent in CLOUDS {
+        let lab = Lab::in_memory();
+        lab.script.set(move |request| {
+            let looks = request.kind == Kind::List && request.path.ends_with("/log");
+            if looks && request.cloud == silent { Verdict::Refuse } else { Verdict::Pass }
+        });
+        let error = lead(&lab.opened()).await.unwrap_err();
+        let text = chain_of(&error);
+        assert!(matches!(error, Error::NoMajority { .. }) && text.contains(silent), "{text}");
+        for cloud in &lab.clouds {
+            let objects: Vec<_> = cloud.store().list(None).try_collect().await.unwrap();
+            assert!(objects.is_empty(), "{}: {objects:?}", cloud.name);
+        }
+        lab.script.clear();
+        lead(&lab.opened()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_hangs_at_any_step_does_not_hold_up_a_take_over() {
+    type Step = (&'static str, fn(&Request<'_>) -> bool);
+    let steps: [Step; 7] = [
+        ("everything", |_| true),
+        ("the clean-up of the probe", |request| request.kind == Kind::Write && request.path.is_empty()),
+        ("the identity", |request| request.path.ends_with("/identity")),
+        ("the claims", |request| request.kind == Kind::List && request.path.ends_with("/epoch")),
+        ("our claim", |request| request.kind == Kind::Write && request.path.contains("/epoch/")),
+        ("the seal", stores_a_record),
+        ("what is published", lists_versions),
+    ];
+    for (number, (what, hangs)) in steps.into_iter().enumerate() {
+        let (lab, leader) = begun(10).await;
+        wait_published(&lab, 1).await;
+        drop(leader);
+        let gate = Arc::new(Gate::default());
+        let (shut, hanging) = (gate.clone(), CLOUDS[number % 3]);
+        lab.script.set(move |request| match request.cloud == hanging && hangs(request) {
+            true => Verdict::Wait(shut.clone()),
+            false => Verdict::Pass,
+        });
+        let mut leader = match lead_hurriedly(&lab).await {
+            Ok(leader) => leader,
+            Err(error) => panic!("{hanging} hangs with {what}: {}", chain_of(&error)),
+        };
+        must_commit(&mut leader, reading(10, 20)).await;
+        lab.script.clear();
+        gate.open();
+        wait_published(&lab, 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_clouds_go_away_before_its_header_is_decided_gives_up_and_names_them() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    let next_log = format!("/log/{:020}/", leader.epoch().0 + 1);
+    drop(leader);
+    lab.script.set(move |request| {
+        let is_header = request.kind == Kind::Write && request.path.contains(&next_log);
+        if is_header && request.cloud != "gcp" { Verdict::Refuse } else { Verdict::Pass }
+    });
+    let error = lead_hurriedly(&lab).await.unwrap_err();
+    let text = chain_of(&error);
+    assert!(matches!(error, Error::NoMajority { .. }), "{error:?}");
+    assert!(text.contains("aws: away") && text.contains("azure: away") && !text.contains("gcp"), "{text}");
+    assert!(text.contains("refused"), "each with the reason: {text}");
+    lab.script.clear();
+    let mut leader = lead(&lab.opened()).await.unwrap();
+    must_commit(&mut leader, reading(10, 20)).await;
+}
