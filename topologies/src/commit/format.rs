@@ -9,7 +9,6 @@ use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::Epoch;
 use super::chain::Chain;
 
 /// Version of the shapes in this module; a reader refuses any other.
@@ -17,6 +16,17 @@ pub const FORMAT: u32 = 1;
 
 /// Largest control object read back, in bytes: a header carries at most [`super::UNPUBLISHED_MAX`] decisions.
 pub const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The number of a leadership. Rises; never used by two processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl std::fmt::Display for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Where the control objects of one topology lie, relative to a cloud's prefix.
 #[derive(Debug, Clone)]
