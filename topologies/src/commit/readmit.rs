@@ -38,28 +38,21 @@ pub(crate) async fn is_readmitted(
     let Some(generation) = readmitted.get(&cloud.name) else { return Ok(true) };
     let key = read_register(&cloud.control, &keys.readmission(*generation), RECORD_BYTES_MAX).await;
     let key = key.map_err(|error| Error::connector("look for a readmission", error))?;
-    Ok(key.is_some_and(|bytes| {
-        decode::<Readmission>(&bytes).is_ok_and(|found| {
-            found.group == group_id && found.cloud == cloud.name && found.generation == *generation
-        })
-    }))
+    let found = key.and_then(|bytes| decode::<Readmission>(&bytes).ok());
+    Ok(rules::is_readmission(found.as_ref(), group_id, &cloud.name, *generation))
 }
 
-/// The newest header among `logs`.
-fn newest_header(logs: &Logs) -> Option<&Header> {
-    let records = logs.iter().flat_map(|(_, logs)| logs).flat_map(|log| &log.records);
-    let headers = records.filter_map(|record| match &record.content {
-        Content::Header(header) => Some((record.epoch, header)),
-        _ => None,
-    });
-    headers.max_by_key(|(epoch, _)| *epoch).map(|(_, header)| header)
+/// How often each cloud was readmitted, by the newest header among `logs`.
+fn readmitted_in(logs: &Logs) -> BTreeMap<String, u64> {
+    let newest = rules::newest_header(logs.iter().flat_map(|(_, logs)| logs));
+    newest.map(|header| header.readmitted.clone()).unwrap_or_default()
 }
 
 impl Group {
     /// The logs of the clouds that count. To be asked **after** the logs were read: a cloud that was wiped while they
     /// were read has no identity any more, and one that was wiped earlier does not hold the key of its generation.
     pub(super) async fn keep_members(&self, logs: Logs, group_id: &str) -> Result<Logs, Error> {
-        let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
+        let readmitted = readmitted_in(&logs);
         let looks = logs.iter().map(|(index, _)| self.is_member(&self.clouds[*index], group_id, &readmitted));
         let looks = future::join_all(looks).await;
         let (mut members, mut reasons) = (Vec::new(), Vec::new());
@@ -222,12 +215,9 @@ impl Group {
         }
         let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
         let sealed_now =
-            read.iter().map(|index| others.clouds[*index].name.clone()).chain([lost.name.clone()]);
-        let mut sealed = chosen.header.sealed.clone();
-        sealed.extend(sealed_before);
-        sealed.extend(sealed_now.map(|cloud| (cloud, Epoch(epoch.0 - 1))));
-        let mut readmitted = chosen.header.readmitted.clone();
-        *readmitted.entry(lost.name.clone()).or_insert(0) += 1;
+            read.iter().map(|index| others.clouds[*index].name.as_str()).chain([lost.name.as_str()]);
+        let sealed = rules::sealed_clouds(Some(&chosen), sealed_before, sealed_now, epoch);
+        let readmitted = rules::readmitting(&chosen.header, &lost.name);
         let (base, tail) = self.rebase_on(others, chosen, &read).await?;
         info!(%epoch, cloud = %lost.name, tail = tail.len(), "epoch claimed to readmit a cloud");
         let incarnation = self.incarnation.clone();
@@ -237,7 +227,7 @@ impl Group {
 
     /// As [`keep_members`](Self::keep_members), for logs of `others` and with their majority.
     async fn keep_members_of(&self, others: &Group, logs: Logs, group_id: &str) -> Result<Logs, Error> {
-        let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
+        let readmitted = readmitted_in(&logs);
         let mut members = Vec::new();
         for (index, log) in logs {
             if self.is_member(&others.clouds[index], group_id, &readmitted).await? {

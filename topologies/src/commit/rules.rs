@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::choose::{Chosen, PublishedVersions, rebase};
-use super::format::{Decision, Header, Identity, Record};
+use super::choose::{Chosen, PublishedVersions, SealedLog, rebase};
+use super::format::{Content, Decision, Header, Identity, Readmission, Record};
 use super::quorum::{Quorum, majority};
 use super::{Chain, Epoch};
 
@@ -28,6 +28,27 @@ pub fn is_member(found: Option<&Identity>, expected: &Identity) -> bool {
 /// forgotten every seal.
 pub fn still_belongs(found: Option<&Identity>, group: &str) -> bool {
     found.is_some_and(|identity| identity.group == group)
+}
+
+/// The newest header among `logs`: what it says about readmitted clouds is what counts.
+pub fn newest_header<'a>(logs: impl IntoIterator<Item = &'a SealedLog>) -> Option<&'a Header> {
+    let headers = logs.into_iter().flat_map(|log| &log.records).filter_map(|record| match &record.content {
+        Content::Header(header) => Some((record.epoch, header)),
+        _ => None,
+    });
+    headers.max_by_key(|(epoch, _)| *epoch).map(|(_, header)| header)
+}
+
+/// Whether `found`, read at the key of `generation`, shows that `cloud` was readmitted to group `group` that often.
+pub fn is_readmission(found: Option<&Readmission>, group: &str, cloud: &str, generation: u64) -> bool {
+    found.is_some_and(|found| found.group == group && found.cloud == cloud && found.generation == generation)
+}
+
+/// What the header that readmits `lost` says about readmitted clouds: what the chosen one said, and `lost` once more.
+pub fn readmitting(chosen: &Header, lost: &str) -> BTreeMap<String, u64> {
+    let mut readmitted = chosen.readmitted.clone();
+    *readmitted.entry(lost.to_owned()).or_insert(0) += 1;
+    readmitted
 }
 
 /// The epoch to claim, above any seen and above the one that was contested.
@@ -134,6 +155,7 @@ pub fn is_publishable(quorum: &Quorum, cloud: usize, index: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::FORMAT;
     use super::*;
 
     #[test]
@@ -155,6 +177,43 @@ mod tests {
         assert_eq!(judge_claim(2, true, 3), Claimed::Owned);
         assert_eq!(judge_claim(1, true, 3), Claimed::Contested);
         assert_eq!(judge_claim(1, false, 3), Claimed::NoMajority);
+    }
+
+    #[test]
+    fn a_readmission_counts_for_its_own_cloud_group_and_generation_only() {
+        let found = Readmission {
+            format: FORMAT,
+            group: "g".into(),
+            cloud: "a".into(),
+            generation: 2,
+            epoch: Epoch(7),
+        };
+        assert!(is_readmission(Some(&found), "g", "a", 2));
+        for (group, cloud, generation) in [("h", "a", 2), ("g", "b", 2), ("g", "a", 1)] {
+            assert!(!is_readmission(Some(&found), group, cloud, generation));
+        }
+        assert!(!is_readmission(None, "g", "a", 2));
+    }
+
+    #[test]
+    fn the_newest_header_tells_generations_and_a_readmission_adds_one() {
+        let header = |epoch: u64, readmitted| {
+            let header = Header {
+                clouds: vec!["a".into(), "b".into()],
+                incarnation: "i".into(),
+                base: Chain::default(),
+                readmitted: BTreeMap::from(readmitted),
+                sealed: BTreeMap::new(),
+                tail: vec![],
+            };
+            let record = Record::new(Epoch(epoch), 0, Content::Header(header));
+            SealedLog { epoch: Epoch(epoch), records: vec![record] }
+        };
+        assert_eq!(newest_header(&[]), None);
+        let logs = [header(3, [("a".to_owned(), 1)]), header(2, [("b".to_owned(), 5)])];
+        let newest = newest_header(&logs).expect("there are two headers");
+        assert_eq!(readmitting(newest, "a"), BTreeMap::from([("a".to_owned(), 2)]));
+        assert_eq!(readmitting(newest, "b"), BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
     }
 
     #[test]
