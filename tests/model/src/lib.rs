@@ -60,6 +60,7 @@ pub mod delta;
 mod observer;
 pub mod properties;
 mod quorums;
+mod readmission;
 pub mod state;
 mod steps;
 mod values;
@@ -88,7 +89,6 @@ pub enum Error {
     Schema(String),
 }
 
-
 use quorums::Quorums;
 use state::{CLOUDS, Observed, PROCESSES, Phase, Process, Staged, State};
 use values::Values;
@@ -105,6 +105,8 @@ pub struct Bounds {
     pub commits: u8,
     /// Clouds that lose everything.
     pub wipes: u8,
+    /// Processes that readmit a cloud, whether it lost anything or not.
+    pub readmissions: u8,
     /// Writes that get no answer and land later or never.
     pub late_writes: u8,
     /// Whether they may be records of a leader as well, or only claims and SEALs of a take-over.
@@ -141,6 +143,13 @@ pub enum Action {
     Start { process: u8, epoch: u8 },
     /// A process starts whose specification names another set of clouds.
     StartNamingOthers { process: u8 },
+    /// A process starts that readmits a cloud: it rebuilds its table, and decides to claim the epoch after the highest
+    /// that the others show.
+    StartReadmission { process: u8, lost: u8 },
+    /// Its next write to that cloud: a file, the header, the identity, the key of the generation.
+    Admit { process: u8 },
+    /// The same, but the answer is lost and the write is on its way.
+    AdmitLost { process: u8 },
     /// It offers its claim to a cloud.
     Claim { process: u8, cloud: u8 },
     /// The cloud does not answer, and the claim never arrives.
@@ -204,6 +213,7 @@ impl Model for Protocol {
             observed: Observed {
                 wipes_left: self.bounds.wipes,
                 late_writes_left: self.bounds.late_writes,
+                readmissions_left: self.bounds.readmissions,
                 ..Observed::default()
             },
         };

@@ -27,7 +27,9 @@ fn main() -> ExitCode {
     match parse(std::env::args().skip(1)) {
         Ok(Command::Help) => print!("{HELP}"),
         Ok(Command::List(options)) => runs::list(&options),
-        Ok(Command::Run(options)) => return if runs::run(&options) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        Ok(Command::Run(options)) => {
+            return if runs::run(&options) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         Err(what) => {
             eprintln!("isobar-model: {what}; --help lists the options");
             return ExitCode::from(2);

@@ -16,6 +16,8 @@ pub const TILES: &str = "offsets tile along the chain";
 pub const EPOCHS_RISE: &str = "epochs never go back along the chain";
 /// No take-over reads logs that contradict each other or have holes.
 pub const UNDAMAGED: &str = "no take-over meets damaged or contradicting logs";
+/// No two readmissions ever write the key of one generation.
+pub const ONE_READMISSION: &str = "one readmission per generation";
 /// Two processes never both lead one epoch.
 pub const ONE_OWNER: &str = "one owner per epoch";
 /// Version N has the same bytes in every cloud that has it.
@@ -35,6 +37,9 @@ pub(super) fn all(bounds: Bounds) -> Vec<Property<Protocol>> {
         Property::always(TILES, |_, state: &State| !state.observed.is_broken(Broken::Tiles)),
         Property::always(EPOCHS_RISE, |_, state: &State| !state.observed.is_broken(Broken::EpochWentBack)),
         Property::always(UNDAMAGED, |_, state: &State| !state.observed.is_broken(Broken::Damaged)),
+        Property::always(ONE_READMISSION, |_, state: &State| {
+            !state.observed.is_broken(Broken::TwoReadmissions)
+        }),
         Property::always(ONE_OWNER, one_owner),
         Property::always(EQUAL, are_equal),
         Property::always(PUBLISHED_DECIDED, are_decided),
@@ -57,7 +62,10 @@ pub(super) fn all(bounds: Bounds) -> Vec<Property<Protocol>> {
     sometimes(bounds.publishes, "every cloud has published everything", all_is_published);
     sometimes(bounds.publishes, "a cloud that was away is to be filled", a_cloud_is_filled);
     sometimes(bounds.wipes > 0, "a leader goes on beside a wiped cloud", a_wiped_cloud_is_left_out);
-    sometimes(bounds.late_writes > 0, "a write is on its way to a closed log", a_late_write_meets_a_seal);
+    sometimes(bounds.records_late, "a write is on its way to a closed log", a_late_write_meets_a_seal);
+    let readmissions = bounds.readmissions > 0;
+    sometimes(readmissions, "a cloud is readmitted", a_cloud_is_readmitted);
+    sometimes(readmissions && bounds.epochs > 2, "a readmitted cloud decides", a_readmitted_cloud_decides);
     sometimes(bounds.other_sets, "a process that names other clouds is refused", another_set_is_refused);
     all
 }
@@ -73,9 +81,9 @@ fn later_leaders<'a>(model: &Protocol, state: &'a State) -> impl Iterator<Item =
 }
 
 fn one_owner(_: &Protocol, state: &State) -> bool {
-    leaders(state)
-        .enumerate()
-        .all(|(at, one)| leaders(state).skip(at + 1).all(|other| one.epoch != other.epoch))
+    let owns = |process: &&Process| matches!(process.phase, Phase::Leading | Phase::Readmitting);
+    let owners = || state.processes.iter().filter(owns);
+    owners().enumerate().all(|(at, one)| owners().skip(at + 1).all(|other| one.epoch != other.epoch))
 }
 
 /// Clouds that a reader may rely on: those that are registered and were not wiped.
@@ -199,10 +207,23 @@ fn a_late_write_meets_a_seal(model: &Protocol, state: &State) -> bool {
             let held = state.clouds[usize::from(*cloud)].record(*epoch, *index);
             held != 0 && model.values.shape(held).kind == Kind::Seal
         }
-        Late::None | Late::Claim { .. } => false,
+        Late::None | Late::Claim { .. } | Late::Admission { .. } => false,
     })
 }
 
 fn another_set_is_refused(_: &Protocol, state: &State) -> bool {
     state.processes.iter().any(|process| process.names_one && process.phase == Phase::Ended)
+}
+
+fn a_cloud_is_readmitted(_: &Protocol, state: &State) -> bool {
+    state.clouds.iter().any(|cloud| cloud.identity && cloud.readmitted[0] != 0)
+}
+
+/// A leader decides with a cloud that was readmitted and another one, and without the third.
+fn a_readmitted_cloud_decides(model: &Protocol, state: &State) -> bool {
+    leaders(state).filter(|leader| model.leads(leader)).any(|leader| {
+        let generations = model.values.generations(leader.records[0]);
+        let readmitted = (0..CLOUDS).any(|cloud| generations[cloud] > 0 && leader.stored[cloud] > 0);
+        readmitted && leader.stored.contains(&0)
+    })
 }

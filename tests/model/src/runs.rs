@@ -63,6 +63,7 @@ const TWO_EPOCHS: Bounds = Bounds {
     epochs: 2,
     commits: 2,
     wipes: 0,
+    readmissions: 0,
     late_writes: 0,
     records_late: false,
     files_may_miss: false,
@@ -77,7 +78,8 @@ const WALKS: Bounds = Bounds {
     processes: 4,
     epochs: 4,
     commits: 3,
-    wipes: 1,
+    wipes: 2,
+    readmissions: 2,
     late_writes: 2,
     records_late: true,
     files_may_miss: true,
@@ -89,6 +91,7 @@ const WALKS: Bounds = Bounds {
 /// Each way to break the protocol, the bounds that suffice to show it, and an invariant that it breaks.
 fn variants() -> Vec<(Variant, Bounds, &'static str)> {
     let wiped = Bounds { wipes: 1, ..TWO_EPOCHS };
+    let readmission = Bounds { wipes: 1, readmissions: 1, ..THREE_EPOCHS };
     let files = Bounds { files_may_miss: true, ..TWO_EPOCHS };
     vec![
         (Variant::NoSeal, TWO_EPOCHS, NOT_LOST),
@@ -107,6 +110,14 @@ fn variants() -> Vec<(Variant, Bounds, &'static str)> {
         (Variant::WipedCloudCounted, wiped, NOT_LOST),
         (Variant::NotAskedAfterReading, wiped, NOT_LOST),
         (Variant::NotAskedAfterStoring, wiped, NOT_LOST),
+        (Variant::ReadmittedByOne, Bounds { readmissions: 1, ..wiped }, NOT_LOST),
+        (Variant::AdmittedBeforeDecided, readmission, NOT_LOST),
+        (Variant::AdmittedWithoutHeader, readmission, UNDAMAGED),
+        (Variant::GenerationIgnored, readmission, NOT_LOST),
+        (Variant::NextGenerationIgnored, readmission, ONE_VALUE),
+        (Variant::IdentityBeforeKey, readmission, ONE_VALUE),
+        (Variant::AdmittedBeforeFilled, Bounds { readmissions: 1, ..wiped }, FILES_EXIST),
+        (Variant::AdmittedBeforeFilled, Bounds { readmissions: 1, ..wiped }, CONTIGUOUS),
         (Variant::TwoSetsOfClouds, Bounds { other_sets: true, ..TWO_EPOCHS }, NOT_LOST),
         (Variant::DecidedInOne, TWO_EPOCHS, NOT_LOST),
         (Variant::PublishBeforeDecided, TWO_EPOCHS, PUBLISHED_DECIDED),
@@ -128,6 +139,13 @@ fn exhaustive(size: Size) -> Vec<(&'static str, Bounds)> {
         ("two epochs, missing files", Bounds { files_may_miss: true, ..TWO_EPOCHS }),
         ("two epochs, late records", Bounds { late_writes: 1, records_late: true, ..TWO_EPOCHS }),
         ("two epochs, a wiped cloud", Bounds { wipes: 1, ..TWO_EPOCHS }),
+        ("two epochs, a readmission", Bounds { wipes: 1, readmissions: 1, ..TWO_EPOCHS }),
+        ("two epochs, a cloud is readmitted that lost nothing", Bounds { readmissions: 1, ..TWO_EPOCHS }),
+        ("three epochs, a readmission", Bounds { wipes: 1, readmissions: 1, ..THREE_EPOCHS }),
+        (
+            "three epochs, a readmission, published",
+            Bounds { wipes: 1, readmissions: 1, publishes: true, ..THREE_EPOCHS },
+        ),
         ("three epochs", THREE_EPOCHS),
         ("two processes after one epoch", Bounds { processes: 3, publishes: false, ..TWO_EPOCHS }),
         (
@@ -223,20 +241,32 @@ fn visit_all(bounds: Bounds, threads: usize) -> Outcome {
 
 fn catch(variant: Variant, bounds: Bounds, invariant: &'static str) -> Outcome {
     let mut model = Protocol::new(variant, bounds);
+    let until = HasDiscoveries::AllOf(BTreeSet::from([invariant]));
+    if is_deep(bounds) {
+        // Breadth first would take minutes; any trace will do.
+        return caught(&model.checker().finish_when(until).spawn_dfs().join(), invariant);
+    }
     // The trace is for people: clouds keep their names in it. One thread searches breadth first, so it is shortest.
     model.symmetry = false;
-    let until = HasDiscoveries::AllOf(BTreeSet::from([invariant]));
-    let checker = model.checker().finish_when(until).spawn_bfs().join();
+    caught(&model.checker().finish_when(until).spawn_bfs().join(), invariant)
+}
+
+fn is_deep(bounds: Bounds) -> bool {
+    bounds.readmissions > 0 && bounds.epochs > 2
+}
+
+fn caught(checker: &impl Checker<Protocol>, invariant: &'static str) -> Outcome {
     let trace = checker.discovery(invariant).map(|path| numbered(&path.into_actions()));
     let faults = if trace.is_some() { vec![] } else { vec![format!("\"{invariant}\" holds in all states")] };
-    Outcome { faults, trace, ..counted(&checker) }
+    Outcome { faults, trace, ..counted(checker) }
 }
 
 fn walk(bounds: Bounds, states: usize, seed: u64) -> Outcome {
     let mut model = Protocol::new(Variant::AsBuilt, bounds);
     model.symmetry = false;
     let checker = model.checker().target_state_count(states);
-    let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_simulation(seed, UniformChooser).join();
+    let checker =
+        checker.finish_when(HasDiscoveries::AnyFailures).spawn_simulation(seed, UniformChooser).join();
     Outcome { faults: faults(&checker, false), ..counted(&checker) }
 }
 

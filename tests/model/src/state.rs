@@ -14,6 +14,8 @@ pub(super) const VERSIONS: usize = 4;
 pub(super) const PROCESSES: usize = 4;
 /// Commits that workers may stage.
 pub(super) const COMMITS: usize = 3;
+/// How often a cloud may be readmitted.
+pub(super) const GENERATIONS: usize = 2;
 /// Writes on their way at once.
 pub(super) const LATE: usize = 2;
 
@@ -25,6 +27,8 @@ pub(super) type Permutation = [u8; CLOUDS];
 pub struct Cloud {
     /// `control/<topology>/identity` is there.
     pub(super) identity: bool,
+    /// `readmitted/<generation>`, from 1: the epoch whose header decided it, 0 where there is none.
+    pub(super) readmitted: [u8; GENERATIONS],
     /// `epoch/<e>`: the process that claimed it plus 1, 0 for none.
     pub(super) claims: [u8; EPOCHS],
     /// `log/<e>/<i>`.
@@ -46,6 +50,8 @@ pub(super) enum Phase {
     Sealing,
     /// Leads, or believes it does.
     Leading,
+    /// Readmits a cloud: its header goes to the others, and what makes the cloud count to the cloud.
+    Readmitting,
     /// Stopped: refused, beaten, or sealed everywhere.
     Ended,
 }
@@ -57,6 +63,8 @@ pub struct Process {
     pub(super) epoch: u8,
     /// It names one cloud only, the last; lives only in the variant that does not refuse it.
     pub(super) names_one: bool,
+    /// The cloud that it readmits plus 1, 0 for a process that is to lead.
+    pub(super) readmits: u8,
     /// Clouds that this phase still has to ask.
     pub(super) pending: u8,
     /// Clouds that hold the claim.
@@ -68,7 +76,8 @@ pub struct Process {
     /// Records of its epoch that it proposed.
     pub(super) records: [RecordId; INDEXES],
     pub(super) proposed: u8,
-    /// Per cloud, records that it counts as stored, and decisions that it has published.
+    /// Per cloud, records that it counts as stored, and decisions that it has published. Of a cloud that it readmits,
+    /// how many of header, identity and key are there.
     pub(super) stored: [u8; CLOUDS],
     pub(super) published: [u8; CLOUDS],
     /// Clouds whose lane has ended.
@@ -111,6 +120,12 @@ pub(super) enum Late {
         index: u8,
         record: RecordId,
     },
+    /// An identity, and with a generation above 0 the key of that generation.
+    Admission {
+        cloud: u8,
+        generation: u8,
+        epoch: u8,
+    },
 }
 
 /// What the observer remembers, because no state of clouds and processes shows it for good.
@@ -125,6 +140,8 @@ pub struct Observed {
     /// Clouds that may still be wiped, and writes that may still go astray.
     pub(super) wipes_left: u8,
     pub(super) late_writes_left: u8,
+    /// How many processes may still readmit a cloud.
+    pub(super) readmissions_left: u8,
     /// [`Broken`], one bit each.
     pub(super) broken: u8,
 }
@@ -138,6 +155,7 @@ pub(super) enum Broken {
     Tiles = 4,
     EpochWentBack = 8,
     Damaged = 16,
+    TwoReadmissions = 32,
 }
 
 /// A state of the whole system.
@@ -160,9 +178,19 @@ impl Cloud {
         &mut self.logs[usize::from(epoch) - 1][usize::from(index)]
     }
 
+    /// The versions that are there, one bit each.
+    pub(super) fn published(&self) -> u8 {
+        (0..).zip(self.versions).fold(0, |mask, (version, body)| mask | u8::from(body != 0) << version)
+    }
+
     /// Versions `0..n` that are there without a gap.
     pub(super) fn dense(&self) -> u8 {
         self.versions.iter().take_while(|version| **version != 0).count() as u8
+    }
+
+    /// It holds the key of `generation`, or needs none.
+    pub(super) fn holds_key(&self, generation: u8) -> bool {
+        generation == 0 || self.readmitted.get(usize::from(generation) - 1).is_some_and(|key| *key != 0)
     }
 
     pub(super) fn holds_file(&self, commit: u8) -> bool {
@@ -178,6 +206,11 @@ impl Process {
 
     pub(super) fn clouds_read(&self) -> usize {
         self.reads.iter().filter(|read| **read != 0).count()
+    }
+
+    /// The cloud that it readmits, if that is what it does.
+    pub(super) fn lost(&self) -> Option<usize> {
+        usize::from(self.readmits).checked_sub(1)
     }
 
     pub(super) fn lane_has_ended(&self, cloud: usize) -> bool {
@@ -247,7 +280,7 @@ impl State {
 
         let mut mark = Mark::default();
         let it = &self.clouds[cloud];
-        (it.identity, it.claims, it.versions, it.files).hash(&mut mark);
+        (it.identity, it.readmitted, it.claims, it.versions, it.files).hash(&mut mark);
         for record in it.logs.iter().flatten() {
             let nameless = if *record == 0 { 0 } else { values.shape(*record).nameless };
             nameless.hash(&mut mark);
@@ -255,6 +288,7 @@ impl State {
         for process in &self.processes {
             let bit = |mask: u8| mask & 1 << cloud != 0;
             (bit(process.pending), bit(process.holders), bit(process.ended)).hash(&mut mark);
+            (process.lost() == Some(cloud)).hash(&mut mark);
             (process.reads[cloud] != 0, process.stored[cloud], process.published[cloud]).hash(&mut mark);
         }
         for late in &self.late {
@@ -268,6 +302,12 @@ impl State {
                 Late::Record { cloud: at, epoch, index, .. } => {
                     usize::from(*at) == cloud && {
                         (epoch, index).hash(&mut mark);
+                        true
+                    }
+                }
+                Late::Admission { cloud: at, generation, epoch } => {
+                    usize::from(*at) == cloud && {
+                        (generation, epoch, 0_u8).hash(&mut mark);
                         true
                     }
                 }
@@ -298,6 +338,9 @@ impl State {
                     .enumerate()
                     .fold(0, |renamed, (from, to)| renamed | (*mask >> from & 1) << to);
             }
+            if let Some(lost) = before.lost() {
+                process.readmits = names[lost] + 1;
+            }
             for (from, to) in names.iter().enumerate() {
                 let to = usize::from(*to);
                 process.reads[to] = values.rename_read(before.reads[from], names);
@@ -311,7 +354,9 @@ impl State {
         for late in &mut renamed.late {
             match late {
                 Late::None => {}
-                Late::Claim { cloud, .. } => *cloud = names[usize::from(*cloud)],
+                Late::Claim { cloud, .. } | Late::Admission { cloud, .. } => {
+                    *cloud = names[usize::from(*cloud)];
+                }
                 Late::Record { cloud, record, .. } => {
                     *cloud = names[usize::from(*cloud)];
                     *record = values.rename_record(*record, names);

@@ -5,18 +5,20 @@ use crate::commit::Epoch;
 use crate::commit::quorum::majority;
 use crate::commit::rules::{self, Claimed};
 
-use super::state::{Broken, CLOUDS, Cloud, EPOCHS, INDEXES, Late, Phase, Process, Staged, State, VERSIONS};
-use super::values::{ChainId, GROUP, Kind, RecordId, names};
+use super::state::{
+    Broken, CLOUDS, Cloud, EPOCHS, GENERATIONS, INDEXES, Late, Phase, Process, Staged, State, VERSIONS,
+};
+use super::values::{ChainId, GROUP, Kind, ReadId, RecordId, Taker, names};
 use super::{Action, Protocol, Variant};
 
 /// The cloud that a process naming another set names.
 const OTHER_SET: usize = CLOUDS - 1;
 
-fn bit(cloud: usize) -> u8 {
+pub(super) fn bit(cloud: usize) -> u8 {
     1 << cloud
 }
 
-fn clouds_of(mask: u8) -> impl Iterator<Item = usize> {
+pub(super) fn clouds_of(mask: u8) -> impl Iterator<Item = usize> {
     (0..CLOUDS).filter(move |cloud| mask & bit(*cloud) != 0)
 }
 
@@ -33,15 +35,15 @@ impl Protocol {
                 Phase::Claiming => self.offer_claims(state, process, number, actions),
                 Phase::Sealing => self.offer_seals(state, process, number, actions),
                 Phase::Leading => self.offer_leading(state, process, number, actions),
+                Phase::Readmitting => self.offer_readmitting(state, process, number, actions),
                 Phase::Ended => {}
             }
         }
         self.offer_stages(state, actions);
         let late = state.late.iter().zip(0..).filter(|(late, _)| **late != Late::None);
         actions.extend(late.map(|(_, late)| Action::Land { late }));
-        if state.observed.wipes_left > 0 {
-            let wiped = (0..CLOUDS as u8).filter(|cloud| state.clouds[usize::from(*cloud)].identity);
-            actions.extend(wiped.map(|cloud| Action::Wipe { cloud }));
+        if state.observed.wipes_left > 0 && self.are_whole(state) {
+            actions.extend((0..CLOUDS as u8).map(|cloud| Action::Wipe { cloud }));
         }
     }
 
@@ -51,6 +53,11 @@ impl Protocol {
         match action {
             Action::Start { process, epoch } => self.start(state, at(process), epoch),
             Action::StartNamingOthers { process } => self.start_naming_others(state, at(process)),
+            Action::StartReadmission { process, lost } => {
+                self.start_readmission(state, at(process), at(lost))
+            }
+            Action::Admit { process } => self.admit(state, at(process)),
+            Action::AdmitLost { process } => self.admit_lost(state, at(process)),
             Action::Claim { process, cloud } => self.claim(state, at(process), at(cloud)),
             Action::ClaimRefused { process, cloud } => self.end_claim(state, at(process), at(cloud)),
             Action::ClaimLost { process, cloud } => {
@@ -102,6 +109,10 @@ impl Protocol {
             }
         }
         actions.extend(epochs.into_iter().map(|epoch| Action::Start { process: number, epoch }));
+        if state.observed.readmissions_left > 0 {
+            let lost = (0..CLOUDS).filter(|lost| self.can_be_readmitted(state, *lost));
+            actions.extend(lost.map(|lost| Action::StartReadmission { process: number, lost: lost as u8 }));
+        }
     }
 
     fn members(&self, state: &State) -> u8 {
@@ -163,35 +174,44 @@ impl Protocol {
 
     /// One cloud has answered or given up; after the last one the attempt is judged.
     fn end_claim(&self, state: &mut State, process: usize, cloud: usize) -> Option<()> {
-        let claimant = &mut state.processes[process];
+        let mut claimant = state.processes[process];
         claimant.pending &= !bit(cloud);
+        state.processes[process] = claimant;
         if claimant.pending != 0 {
             return Some(());
         }
         let holders = claimant.holders.count_ones() as usize;
-        let clouds = if claimant.names_one || self.variant == Variant::OneClaimOwns { 1 } else { CLOUDS };
-        match rules::judge_claim(holders, claimant.contested, clouds) {
+        match rules::judge_claim(holders, claimant.contested, self.electorate(&claimant)) {
             Claimed::Owned => {
-                *claimant = Process {
+                state.processes[process] = Process {
                     phase: Phase::Sealing,
                     epoch: claimant.epoch,
                     names_one: claimant.names_one,
+                    readmits: claimant.readmits,
                     pending: claimant.holders,
                     ..Process::default()
                 };
             }
-            Claimed::Contested | Claimed::NoMajority => *claimant = claimant.ended(),
+            Claimed::Contested | Claimed::NoMajority => state.processes[process] = claimant.ended(),
         }
         Some(())
+    }
+
+    /// How many clouds there are a majority of, for a take-over.
+    fn electorate(&self, process: &Process) -> usize {
+        match self.variant {
+            _ if process.names_one => 1,
+            Variant::OneClaimOwns => 1,
+            Variant::ReadmittedByOne if process.lost().is_some() => 1,
+            _ => CLOUDS - usize::from(process.lost().is_some()),
+        }
     }
 
     // ---------------------------------------------------------------- sealing, reading, choosing
 
     /// Clouds that a take-over must have sealed and read.
     fn reads_needed(&self, process: &Process) -> usize {
-        let one =
-            process.names_one || matches!(self.variant, Variant::OneCloudSealed | Variant::OneClaimOwns);
-        if one { 1 } else { majority(CLOUDS) }
+        if self.variant == Variant::OneCloudSealed { 1 } else { majority(self.electorate(process)) }
     }
 
     fn offer_seals(&self, state: &State, process: &Process, number: u8, actions: &mut Vec<Action>) {
@@ -218,18 +238,58 @@ impl Protocol {
         } else {
             self.seal(state, process, cloud, None)?;
         }
-        let read = self.values.read_logs(epoch, &state.clouds[cloud].logs);
-        let found = state.clouds[cloud].identity.then_some(self.values.identity(cloud));
-        let asks = !matches!(self.variant, Variant::WipedCloudCounted | Variant::NotAskedAfterReading);
-        let belongs = !asks || rules::still_belongs(found, GROUP);
-        match read {
-            Ok(read) if belongs => state.processes[process].reads[cloud] = read,
+        let belongs = self.belongs(&state.clouds[cloud], cloud);
+        // To a taker whose epoch is below that of a readmission the cloud will not count.
+        let is_newer = state.clouds[cloud].readmitted.iter().any(|readmission| *readmission >= epoch);
+        match self.values.read_logs(epoch, &state.clouds[cloud].logs) {
+            // Without readmissions, an identity that is gone does not return.
+            Ok(read) if belongs || self.bounds.readmissions > 0 || !self.asks_after_reading() => {
+                state.processes[process].reads[cloud] = read;
+            }
             Ok(_) => {}
             // A wiped cloud may hold anything; it is left out before anyone looks at it.
-            Err(_) if belongs => state.observed.note(Broken::Damaged),
+            Err(_) if belongs && !is_newer => state.observed.note(Broken::Damaged),
             Err(_) => {}
         }
         self.end_read(state, process, cloud)
+    }
+
+    fn asks_after_reading(&self) -> bool {
+        !matches!(self.variant, Variant::WipedCloudCounted | Variant::NotAskedAfterReading)
+    }
+
+    /// Whether the cloud carries the group's identity.
+    fn belongs(&self, it: &Cloud, cloud: usize) -> bool {
+        let found = it.identity.then_some(self.values.identity(cloud));
+        rules::still_belongs(found, GROUP)
+    }
+
+    /// What was read in the clouds that count, asked after all of it was read.
+    fn reads_of_members(&self, state: &State, taker: &Process) -> [ReadId; CLOUDS] {
+        let mut reads = taker.reads;
+        if self.asks_after_reading() {
+            let generations = self.values.generations_read(reads);
+            for (cloud, read) in reads.iter_mut().enumerate() {
+                let it = &state.clouds[cloud];
+                let expected = self.values.identity(cloud);
+                let is_member = rules::is_member(it.identity.then_some(expected), expected);
+                if !is_member || !self.is_readmitted(it, cloud, generations[cloud]) {
+                    *read = 0;
+                }
+            }
+        }
+        reads
+    }
+
+    fn is_readmitted(&self, it: &Cloud, cloud: usize, generation: u8) -> bool {
+        let holds_next = usize::from(generation) < GENERATIONS && it.holds_key(generation + 1);
+        match self.variant {
+            Variant::GenerationIgnored => true,
+            Variant::NextGenerationIgnored => {
+                self.values.is_readmitted(cloud, generation, it.holds_key(generation), false)
+            }
+            _ => self.values.is_readmitted(cloud, generation, it.holds_key(generation), holds_next),
+        }
     }
 
     /// Puts a SEAL above the highest index in use of every older log that is not known to be sealed; the last one not,
@@ -294,30 +354,36 @@ impl Protocol {
     }
 
     fn choose(&self, state: &mut State, process: usize) -> Option<()> {
-        let taker = &mut state.processes[process];
-        let mut published = [0; CLOUDS];
-        for cloud in (0..CLOUDS).filter(|cloud| taker.reads[*cloud] != 0) {
-            published[cloud] = state.clouds[cloud].dense();
+        let taker = state.processes[process];
+        let reads = self.reads_of_members(state, &taker);
+        let members = (0..CLOUDS).filter(|cloud| reads[*cloud] != 0).fold(0, |mask, cloud| mask | bit(cloud));
+        if (members.count_ones() as usize) < self.reads_needed(&taker) {
+            state.processes[process] = taker.ended();
+            return Some(());
         }
-        match self.values.header(self.variant, process as u8, taker.epoch, taker.reads, published) {
-            Ok(header) => {
-                let (epoch, names_one) = (taker.epoch, taker.names_one);
-                let ended = if names_one { !bit(OTHER_SET) & 7 } else { 0 };
-                *taker = Process {
-                    phase: Phase::Leading,
-                    epoch,
-                    names_one,
-                    ended,
-                    proposed: 1,
-                    ..Process::default()
-                };
-                taker.records[0] = header;
+        let published = [0, 1, 2].map(|cloud: usize| state.clouds[cloud].published());
+        let who = Taker { process: process as u8, epoch: taker.epoch, lost: taker.lost() };
+        let Ok(header) = self.values.header(self.variant, who, reads, published) else {
+            state.observed.note(Broken::Damaged);
+            state.processes[process] = taker.ended();
+            return Some(());
+        };
+        let mut leader = Process {
+            phase: Phase::Leading,
+            epoch: taker.epoch,
+            names_one: taker.names_one,
+            ended: if taker.names_one { !bit(OTHER_SET) & 7 } else { 0 },
+            proposed: 1,
+            ..Process::default()
+        };
+        leader.records[0] = header;
+        if let Some(lost) = taker.lost() {
+            if usize::from(self.values.generations(header)[lost]) > GENERATIONS {
+                return None;
             }
-            Err(_) => {
-                state.observed.note(Broken::Damaged);
-                *taker = taker.ended();
-            }
+            (leader.phase, leader.readmits, leader.pending) = (Phase::Readmitting, taker.readmits, members);
         }
+        state.processes[process] = leader;
         Some(())
     }
 
@@ -462,7 +528,7 @@ impl Protocol {
     }
 
     /// The first commit between two chains whose file `cloud` does not hold, and the one version to fill before.
-    fn missing_file(&self, cloud: &Cloud, base: ChainId, mut chain: ChainId) -> Option<u8> {
+    pub(super) fn missing_file(&self, cloud: &Cloud, base: ChainId, mut chain: ChainId) -> Option<u8> {
         while chain != base && chain != 0 {
             let link = self.values.link(chain);
             if link.start < link.end && !cloud.holds_file(link.commit) {
@@ -476,13 +542,22 @@ impl Protocol {
     fn store_step(&self, state: &mut State, process: usize, cloud: usize) -> Option<()> {
         let leader = state.processes[process];
         let index = leader.stored[cloud];
+        if leader.phase == Phase::Readmitting {
+            return self.store_readmission(state, process, cloud);
+        }
         if index == 0 {
-            if !self.counts(&state.clouds[cloud], cloud) {
+            if !self.counts(&leader, &state.clouds[cloud], cloud) {
                 return self.end_lane(state, process, cloud);
             }
             let base = self.values.shape(leader.records[0]).base;
-            if state.clouds[cloud].dense() < self.values.length(base) {
+            // The newest version of the base stands for all before it.
+            let newest = self.values.length(base).checked_sub(1);
+            let newest = newest.map_or(base, |newest| state.clouds[cloud].versions[usize::from(newest)]);
+            if newest == 0 {
                 return self.fill(state, process, cloud, base);
+            }
+            if newest != base {
+                return self.end_lane(state, process, cloud);
             }
         }
         if index >= leader.proposed {
@@ -512,7 +587,8 @@ impl Protocol {
             let _ = self.values.judge_occupant(held);
             return self.end_lane(state, process, cloud);
         }
-        if self.variant != Variant::NotAskedAfterStoring && !self.counts(&state.clouds[cloud], cloud) {
+        if self.variant != Variant::NotAskedAfterStoring && !self.counts(&leader, &state.clouds[cloud], cloud)
+        {
             return self.end_lane(state, process, cloud);
         }
         let leader = &mut state.processes[process];
@@ -524,10 +600,11 @@ impl Protocol {
         Some(())
     }
 
-    /// Whether the lane takes the cloud for one of the group.
-    fn counts(&self, it: &Cloud, cloud: usize) -> bool {
-        let found = it.identity.then_some(self.values.identity(cloud));
-        self.variant == Variant::WipedCloudCounted || rules::still_belongs(found, GROUP)
+    /// Whether the lane of `leader` takes the cloud for one of the group.
+    fn counts(&self, leader: &Process, it: &Cloud, cloud: usize) -> bool {
+        let generation = self.values.generations(leader.records[0])[cloud];
+        self.variant == Variant::WipedCloudCounted
+            || (self.belongs(it, cloud) && self.is_readmitted(it, cloud, generation))
     }
 
     fn end_lane(&self, state: &mut State, process: usize, cloud: usize) -> Option<()> {
@@ -640,20 +717,28 @@ impl Protocol {
                     self.observe_stored(state, epoch, index, record);
                 }
             }
+            Late::Admission { cloud, generation, epoch } => {
+                let it = &mut state.clouds[usize::from(cloud)];
+                match usize::from(generation).checked_sub(1) {
+                    None => it.identity = true,
+                    Some(key) if it.readmitted[key] == 0 => it.readmitted[key] = epoch,
+                    Some(_) => {}
+                }
+            }
         }
         Some(())
     }
 }
 
 /// The highest epoch that a cloud has seen, claimed or logged.
-fn highest_epoch(cloud: &Cloud) -> u8 {
+pub(super) fn highest_epoch(cloud: &Cloud) -> u8 {
     let seen = (1u8..).zip(cloud.claims.iter().zip(&cloud.logs));
     let seen = seen.filter(|(_, (claim, log))| **claim != 0 || log.iter().any(|record| *record != 0));
     seen.map(|(epoch, _)| epoch).max().unwrap_or(0)
 }
 
 /// Puts a write on its way, if one may still go astray.
-fn send_late(state: &mut State, late: Late) -> Option<()> {
+pub(super) fn send_late(state: &mut State, late: Late) -> Option<()> {
     state.observed.late_writes_left = state.observed.late_writes_left.checked_sub(1)?;
     if state.late.contains(&late) {
         return None;
@@ -664,7 +749,7 @@ fn send_late(state: &mut State, late: Late) -> Option<()> {
 }
 
 /// Copies a file from another cloud.
-fn bring_file(state: &mut State, cloud: usize, commit: u8) -> Option<()> {
+pub(super) fn bring_file(state: &mut State, cloud: usize, commit: u8) -> Option<()> {
     (0..CLOUDS).find(|other| *other != cloud && state.clouds[*other].holds_file(commit))?;
     state.clouds[cloud].files |= 1 << commit;
     Some(())

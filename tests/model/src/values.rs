@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::delta::{FileDigest, OffsetRange, TableDefinition};
-use crate::counts::RowCounts;
 use crate::commit::chain::NewFile;
-use crate::commit::choose::{SealedLog, choose};
-use crate::commit::format::{Content, Decision, Header, Identity, Record, encode};
+use crate::commit::choose::{Chosen, SealedLog, choose};
+use crate::commit::format::{Content, Decision, Header, Identity, Readmission, Record, encode};
 use crate::commit::{Chain, Epoch, Proposal, Refusal, TableProposal, rules};
+use crate::counts::RowCounts;
+use crate::delta::{FileDigest, OffsetRange, TableDefinition};
 
-use super::state::{CLOUDS, EPOCHS, INDEXES, Permutation};
+use super::state::{CLOUDS, EPOCHS, GENERATIONS, INDEXES, Permutation};
 use super::variant::Variant;
 
 /// A decision, and at the same time the chain that ends with it: a chain's hash names its last decision. 0 is the
@@ -85,12 +85,16 @@ struct Read {
 pub(super) struct Values {
     links: Vec<AtomicU64>,
     shapes: Vec<AtomicU64>,
+    /// Per header, the generations of the clouds: one byte each.
+    generations: Vec<AtomicU64>,
+    /// By cloud, generation and whether the keys of that generation and of the next were found.
+    readmissions: [[[[bool; 2]; 2]; GENERATIONS + 1]; CLOUDS],
     identities: [Identity; CLOUDS],
     known: Mutex<Known>,
 }
 
-/// Epoch, process, what was read in each cloud, and how far each had published.
-type HeaderKey = (u8, u8, [ReadId; CLOUDS], [u8; CLOUDS]);
+/// Epoch, process, the cloud that it readmits, what was read in each cloud, and the versions that each had published.
+type HeaderKey = (u8, u8, Option<usize>, [ReadId; CLOUDS], [u8; CLOUDS]);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -104,6 +108,7 @@ struct Known {
     decided: HashMap<(ChainId, u8, u8, u8), Result<ChainId, Refused>>,
     entries: HashMap<(u8, u8, ChainId), RecordId>,
     headers: HashMap<HeaderKey, Result<RecordId, Damage>>,
+    generations_read: HashMap<[ReadId; CLOUDS], [u8; CLOUDS]>,
     logs_read: HashMap<(u8, Logs), Result<ReadId, Damage>>,
     renamed_records: HashMap<(RecordId, Permutation), RecordId>,
     renamed_reads: HashMap<(ReadId, Permutation), ReadId>,
@@ -114,6 +119,15 @@ struct Known {
 pub(super) enum Refused {
     Stale,
     DoesNotAddUp,
+}
+
+/// Who takes over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taker {
+    pub(super) process: u8,
+    pub(super) epoch: u8,
+    /// The cloud that it readmits.
+    pub(super) lost: Option<usize>,
 }
 
 /// What only damaged or contradicting logs can cause.
@@ -127,6 +141,8 @@ impl Values {
         Self {
             links: table(),
             shapes: table(),
+            generations: table(),
+            readmissions: readmissions(),
             identities: [0, 1, 2].map(identity),
             known: Mutex::new(known),
         }
@@ -161,6 +177,35 @@ impl Values {
         };
         let word = |at: u32| (packed >> (16 * at)) as u16;
         Shape { kind, base: word(1), end: word(2), nameless: word(3) }
+    }
+
+    /// How often each cloud was readmitted, by a header.
+    pub(super) fn generations(&self, header: RecordId) -> [u8; CLOUDS] {
+        unpacked(self.generations[usize::from(header)].load(Ordering::Acquire))
+    }
+
+    /// How often each cloud was readmitted, by the newest header among what was read.
+    pub(super) fn generations_read(&self, reads: [ReadId; CLOUDS]) -> [u8; CLOUDS] {
+        let mut known = self.known.lock().expect("no thread panics here");
+        if let Some(answer) = known.generations_read.get(&reads) {
+            return *answer;
+        }
+        let read = reads.iter().filter(|read| **read != 0);
+        let logs = read.flat_map(|read| &known.reads[usize::from(*read) - 1].logs);
+        let answer = rules::newest_header(logs).map_or([0; CLOUDS], generations_of);
+        known.generations_read.insert(reads, answer);
+        answer
+    }
+
+    /// [`rules::is_current`] for a cloud that holds the key of `generation` or not, and of the generation after it.
+    pub(super) fn is_readmitted(
+        &self,
+        cloud: usize,
+        generation: u8,
+        holds_key: bool,
+        holds_next: bool,
+    ) -> bool {
+        self.readmissions[cloud][usize::from(generation)][usize::from(holds_key)][usize::from(holds_next)]
     }
 
     /// Decisions in a chain, 0 for the empty one.
@@ -294,22 +339,21 @@ impl Values {
         answer
     }
 
-    /// The header of `epoch` from what was read (`0` where nothing was) and how many versions each cloud has published:
-    /// [`choose`], [`rules::base_and_tail`], [`rules::sealed_clouds`].
+    /// The header of a take-over from what was read (`0` where nothing was) and which versions each cloud has published,
+    /// one bit each: [`choose`], [`rules::base_and_tail`], [`rules::sealed_clouds`], [`rules::readmitting`].
     pub(super) fn header(
         &self,
         variant: Variant,
-        process: u8,
-        epoch: u8,
+        taker: Taker,
         reads: [ReadId; CLOUDS],
         published: [u8; CLOUDS],
     ) -> Result<RecordId, Damage> {
         let mut known = self.known.lock().expect("no thread panics here");
-        let key = (process, epoch, reads, published);
+        let key = (taker.process, taker.epoch, taker.lost, reads, published);
         if let Some(answer) = known.headers.get(&key) {
             return answer.clone();
         }
-        let answer = self.make_header(variant, &mut known, process, epoch, reads, published);
+        let answer = self.make_header(variant, &mut known, taker, reads, published);
         known.headers.insert(key, answer.clone());
         answer
     }
@@ -318,12 +362,12 @@ impl Values {
         &self,
         variant: Variant,
         known: &mut Known,
-        process: u8,
-        epoch: u8,
+        taker: Taker,
         reads: [ReadId; CLOUDS],
         published: [u8; CLOUDS],
     ) -> Result<RecordId, Damage> {
         let clouds: Vec<usize> = (0..CLOUDS).filter(|cloud| reads[*cloud] != 0).collect();
+        let epoch = Epoch(taker.epoch.into());
         let mut logs = Vec::new();
         let mut sealed_before = BTreeMap::<String, Epoch>::new();
         for cloud in &clouds {
@@ -336,26 +380,25 @@ impl Values {
         }
         variant.change_logs(&mut logs);
         let chosen = choose(&logs).map_err(|_| Damage)?;
-        let sealed_now = clouds.iter().map(|cloud| NAMES[*cloud]);
-        let sealed = rules::sealed_clouds(chosen.as_ref(), sealed_before, sealed_now, Epoch(epoch.into()));
-        let versions =
-            clouds.iter().map(|cloud| BTreeMap::from([(TABLE.to_owned(), u64::from(published[*cloud]))]));
-        let (base, mut tail) =
-            rules::base_and_tail(chosen, CLOUDS, &versions.collect()).map_err(|_| Damage)?;
-        variant.change_tail(&mut tail, epoch);
+        let sealed_now = clouds.iter().copied().chain(taker.lost).map(|cloud| NAMES[cloud]);
+        let sealed = rules::sealed_clouds(chosen.as_ref(), sealed_before, sealed_now, epoch);
+        let readmitted = match (&chosen, taker.lost) {
+            (None, Some(_)) => return Err(Damage),
+            (None, None) => BTreeMap::new(),
+            (Some(chosen), None) => chosen.header.readmitted.clone(),
+            (Some(chosen), Some(lost)) => rules::readmitting(&chosen.header, NAMES[lost]),
+        };
+        let versions = clouds.iter().map(|cloud| published_versions(chosen.as_ref(), published[*cloud]));
+        let versions = versions.collect();
+        let (base, mut tail) = rules::base_and_tail(chosen, CLOUDS, &versions).map_err(|_| Damage)?;
+        variant.change_tail(&mut tail, taker.epoch);
         let mut chain = known.chain_ids.get(&encode(&base).to_vec()).copied().unwrap_or(0);
         for decision in &tail {
             chain = self.append(known, chain, decision.clone());
         }
-        let header = Header {
-            clouds: names(),
-            incarnation: incarnation(process),
-            base,
-            sealed,
-            readmitted: BTreeMap::new(),
-            tail,
-        };
-        Ok(self.intern(known, Record::new(Epoch(epoch.into()), 0, Content::Header(header))))
+        let incarnation = incarnation(taker.process);
+        let header = Header { clouds: names(), incarnation, base, sealed, readmitted, tail };
+        Ok(self.intern(known, Record::new(epoch, 0, Content::Header(header))))
     }
 
     fn intern(&self, known: &mut Known, record: Record) -> RecordId {
@@ -386,6 +429,9 @@ impl Values {
         let packed =
             words.iter().zip(1..).fold(kind, |packed, (word, at)| packed | u64::from(*word) << (16 * at));
         self.shapes[usize::from(id)].store(packed, Ordering::Release);
+        if let Content::Header(header) = &record.content {
+            self.generations[usize::from(id)].store(packed_bytes(generations_of(header)), Ordering::Release);
+        }
         known.records.push(record);
         known.record_ids.insert(key, id);
         id
@@ -434,6 +480,50 @@ impl Values {
         known.renamed_reads.insert((read, names), renamed);
         renamed
     }
+}
+
+fn generations_of(header: &Header) -> [u8; CLOUDS] {
+    NAMES.map(|name| {
+        let generation = header.readmitted.get(name).copied().unwrap_or_default();
+        u8::try_from(generation).expect("a run has few readmissions")
+    })
+}
+
+fn packed_bytes(bytes: [u8; CLOUDS]) -> u64 {
+    bytes.iter().rev().fold(0, |packed, byte| packed << 8 | u64::from(*byte))
+}
+
+fn unpacked(packed: u64) -> [u8; CLOUDS] {
+    [0, 8, 16].map(|shift| (packed >> shift) as u8)
+}
+
+fn readmissions() -> [[[[bool; 2]; 2]; GENERATIONS + 1]; CLOUDS] {
+    let key = |cloud: usize, generation: u64, is_there: bool| {
+        is_there.then(|| Readmission {
+            format: crate::commit::format::FORMAT,
+            group: GROUP.into(),
+            cloud: NAMES[cloud].into(),
+            generation,
+            epoch: Epoch(1),
+        })
+    };
+    let ask = |cloud: usize, generation: u64, holds_key: bool, holds_next: bool| {
+        let found = key(cloud, generation, holds_key);
+        let next = key(cloud, generation + 1, holds_next);
+        rules::is_current(found.as_ref(), next.as_ref(), GROUP, NAMES[cloud], generation)
+    };
+    let both = [false, true];
+    [0, 1, 2].map(|cloud| {
+        [0, 1, 2].map(|generation| both.map(|key| both.map(|next| ask(cloud, generation, key, next))))
+    })
+}
+
+/// As `published_versions` in `takeover.rs`: versions in a row from the one after the chosen header's base.
+fn published_versions(chosen: Option<&Chosen>, published: u8) -> BTreeMap<String, u64> {
+    let base = chosen.and_then(|chosen| chosen.header.base.tables.get(TABLE));
+    let first = base.map_or(0, |head| head.version + 1);
+    let dense = (first..).take_while(|version| published & 1 << version != 0).count();
+    BTreeMap::from([(TABLE.to_owned(), first + dense as u64)])
 }
 
 /// The identity that every registered cloud of the model carries.
@@ -518,6 +608,7 @@ fn nameless(record: &Record) -> Record {
     let mut nameless = record.clone();
     if let Content::Header(header) = &mut nameless.content {
         header.sealed = BTreeMap::new();
+        header.readmitted = BTreeMap::new();
     }
     nameless
 }
@@ -525,16 +616,17 @@ fn nameless(record: &Record) -> Record {
 fn rename(mut record: Record, names: Permutation) -> Record {
     if let Content::Header(header) = &mut record.content {
         header.sealed = rename_map(&header.sealed, names);
+        header.readmitted = rename_map(&header.readmitted, names);
     }
     record
 }
 
-fn rename_map(sealed: &BTreeMap<String, Epoch>, names: Permutation) -> BTreeMap<String, Epoch> {
+fn rename_map<T: Copy>(by_cloud: &BTreeMap<String, T>, names: Permutation) -> BTreeMap<String, T> {
     let renamed = |name: &str| {
         let cloud = NAMES.iter().position(|other| *other == name).expect("the model's clouds are three");
         NAMES[usize::from(names[cloud])].to_owned()
     };
-    sealed.iter().map(|(name, epoch)| (renamed(name), *epoch)).collect()
+    by_cloud.iter().map(|(name, value)| (renamed(name), *value)).collect()
 }
 
 /// Commit number `commit`: it reads one record at `start`, into one file. Without a start it creates the table and

@@ -1,8 +1,8 @@
 //! The protocol as it is, and ways to break it. Each variant is one small change; each must be caught.
 
-use crate::delta::sha256_hex;
 use crate::commit::choose::SealedLog;
 use crate::commit::format::Decision;
+use crate::delta::sha256_hex;
 
 /// Which protocol a model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,20 @@ pub enum Variant {
     NotAskedAfterReading,
     /// A cloud's identity is looked at before the first record is stored, and not after each.
     NotAskedAfterStoring,
+    /// One of the other clouds suffices to take over for a readmission and to decide its header.
+    ReadmittedByOne,
+    /// What makes a cloud count is written to it while the header that readmits it is being decided.
+    AdmittedBeforeDecided,
+    /// A cloud is readmitted without the header.
+    AdmittedWithoutHeader,
+    /// A cloud counts as soon as its identity is back, whatever its generation.
+    GenerationIgnored,
+    /// A leader of before does not ask whether a cloud was lost and readmitted since.
+    NextGenerationIgnored,
+    /// The identity is written before the key of the generation.
+    IdentityBeforeKey,
+    /// A cloud counts again before it has published what the header that readmits it names.
+    AdmittedBeforeFilled,
     /// A process that names one of the three clouds as its set is not refused.
     TwoSetsOfClouds,
     /// A record in one cloud is decided.

@@ -39,9 +39,24 @@ pub fn newest_header<'a>(logs: impl IntoIterator<Item = &'a SealedLog>) -> Optio
     headers.max_by_key(|(epoch, _)| *epoch).map(|(_, header)| header)
 }
 
-/// Whether `found`, read at the key of `generation`, shows that `cloud` was readmitted to group `group` that often.
-pub fn is_readmission(found: Option<&Readmission>, group: &str, cloud: &str, generation: u64) -> bool {
-    found.is_some_and(|found| found.group == group && found.cloud == cloud && found.generation == generation)
+/// Whether a cloud that carries the group's identity holds what a header says it does that was readmitted `generation`
+/// times: it holds the key of that generation (none is needed for 0), and it was not lost and readmitted since. `found`
+/// and `next` are what lies at the keys of `generation` and of the one after it.
+///
+/// To be asked after the identity was read, which a readmission writes last. Without the second half a leader of before
+/// would count a cloud that has forgotten the SEALs against it.
+pub fn is_current(
+    found: Option<&Readmission>,
+    next: Option<&Readmission>,
+    group: &str,
+    cloud: &str,
+    generation: u64,
+) -> bool {
+    let is_ours = |found: &Readmission, generation| {
+        found.group == group && found.cloud == cloud && found.generation == generation
+    };
+    let holds = generation == 0 || found.is_some_and(|found| is_ours(found, generation));
+    holds && !next.is_some_and(|next| is_ours(next, generation + 1))
 }
 
 /// What the header that readmits `lost` says about readmitted clouds: what the chosen one said, and `lost` once more.
@@ -188,11 +203,25 @@ mod tests {
             generation: 2,
             epoch: Epoch(7),
         };
-        assert!(is_readmission(Some(&found), "g", "a", 2));
-        for (group, cloud, generation) in [("h", "a", 2), ("g", "b", 2), ("g", "a", 1)] {
-            assert!(!is_readmission(Some(&found), group, cloud, generation));
+        assert!(is_current(Some(&found), None, "g", "a", 2));
+        for (group, cloud, generation) in [("h", "a", 2), ("g", "b", 2), ("g", "a", 3)] {
+            assert!(!is_current(Some(&found), None, group, cloud, generation));
         }
-        assert!(!is_readmission(None, "g", "a", 2));
+        assert!(!is_current(None, None, "g", "a", 2));
+    }
+
+    #[test]
+    fn a_cloud_that_was_lost_and_readmitted_since_does_not_count() {
+        let next = Readmission {
+            format: FORMAT,
+            group: "g".into(),
+            cloud: "a".into(),
+            generation: 1,
+            epoch: Epoch(7),
+        };
+        assert!(is_current(None, None, "g", "a", 0));
+        assert!(!is_current(None, Some(&next), "g", "a", 0));
+        assert!(is_current(Some(&next), None, "g", "a", 1));
     }
 
     #[test]
