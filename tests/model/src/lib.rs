@@ -3,7 +3,8 @@
 //! ```text
 //!   workers ──stage──▶ commits (start position) ──any time, any number of times──▶ leaders
 //!   processes: claim ─▶ seal and read ─▶ choose ─▶ header ─▶ entries, one lane per cloud; stopped or woken at any step
-//!   three clouds of write-once registers: identity, epoch/<e>, log/<e>/<i>, _delta_log/<version>; and data files
+//!   three clouds of write-once registers: identity, readmitted/<g>, epoch/<e>, log/<e>/<i>, _delta_log/<version>; and
+//!   data files
 //!   the world: answers lost, writes that land late, a cloud that forgets everything
 //! ```
 //!
@@ -11,7 +12,8 @@
 //! (`Chain::accept`, `decide`, `apply`), what is decided (`Quorum`), what may be published, who is a member, which
 //! epoch is claimed and who owns it, which epochs are sealed and where, what a sealed log says, what is chosen from
 //! all of them and how it splits into base and tail (`rules`, `choose`, `rebase`), on real records with real bytes:
-//! see [`values`]. What is modelled is the order of I/O in `takeover.rs`, `lane.rs` and `leader.rs`: [`steps`].
+//! see [`values`]. What is modelled is the order of I/O in `takeover.rs`, `lane.rs` and `leader.rs`: [`steps`], and in
+//! `readmit.rs`: [`readmission`].
 //!
 //! **What is checked** is in [`properties`]; that it would be noticed, by the variants in [`variant`]: each is the
 //! protocol with one thing wrong, and each must break an invariant.
@@ -22,14 +24,19 @@
 //!
 //! - *No step* is a pause, a crash or a partition: a process that is never scheduled again has crashed, one scheduled
 //!   later was paused. A restart is another process. Hence there is no action for a zombie: everybody may be one.
-//! - *Identify and list epochs* is one step. Identities change only when a cloud is wiped, once per run, so reading them
-//!   one after the other sees what some single moment shows. What listing says decides only which epoch is tried; a
-//!   number that is too low meets claims and SEALs like any other, and listings that hear two clouds of three give those.
+//! - *Identify and list epochs* is one step. At most one cloud is lost at a time, so reading identities one after the
+//!   other sees what some single moment shows. What listing says decides only which epoch is tried; a number that is
+//!   too low meets claims and SEALs like any other, and listings that hear two clouds of three give those.
 //! - *All SEALs of one cloud, and the reading after them* is one step. Sealing an older log earlier than the last one
 //!   only keeps its leader from writing in between, which not scheduling that leader does as well; closed logs do not
 //!   change, so they read the same later, unless the cloud is wiped, and then the identity that is asked for afterwards
-//!   is gone.
-//! - *A PUT and the reading of the identity after it* is one step: an identity that is there afterwards was there before.
+//!   is gone, or the key of a later generation is there. Identity and keys are looked at in the step that chooses,
+//!   after all clouds were read.
+//! - *A PUT and the reading of identity and keys after it* is one step. A lane begins in a cloud that counts; if the cloud
+//!   is lost before the PUT, then afterwards the identity is gone or, because a readmission writes it last, the key of a
+//!   later generation is there, and the lane ends as it does in the single step.
+//! - *Rebuilding a cloud* before its readmission is one step, with the start of the process that readmits it: what
+//!   others publish there meanwhile might as well come before or after.
 //! - *The answer to a PUT* is read with it. An answer that is lost while the write arrives is seen through by reading
 //!   (`put_once`), which is the same step a little later. A write that arrives later, or never, is an action of its own.
 //!   Of a lane it changes little, because a lane repeats the same bytes until it knows: a late write is the lane's own
@@ -44,13 +51,12 @@
 //!
 //! # Bounds
 //!
-//! A run is bounded by [`Bounds`], and a state by the constants in [`state`]. Within them every state is visited. At
-//! most one cloud is wiped, because with two of three lost there is no majority that remembers. One table, one
-//! partition, one record per commit; a header has room for every tail, so the limit on decisions that wait for
-//! publication is not met, and an epoch is never left because its log is long. Clouds are registered; the first
-//! registration, and whatever puts a wiped cloud back, is not part of the model. A process that names another set of
-//! clouds is: it is refused. Invariants about published tables hold for clouds that were not wiped. Only safety is
-//! checked: that everything is published in the end, and soon, is for the simulation.
+//! A run is bounded by [`Bounds`], and a state by the constants in [`state`]. Within them every state is visited. A
+//! cloud is wiped only while all others count, because with two of three lost there is no majority that remembers. One
+//! table, one partition, one record per commit; a header has room for every tail, so the limit on decisions that wait
+//! for publication is not met, and an epoch is never left because its log is long. Clouds are registered. Invariants
+//! about published tables hold for clouds that carry their identity: those that were not wiped or are readmitted. Only
+//! safety is checked: that everything is published in the end, and soon, is for the simulation.
 
 pub mod commit;
 #[path = "../../../schemas/src/counts.rs"]
@@ -67,6 +73,11 @@ mod values;
 pub mod variant;
 
 use stateright::{Model, Property};
+
+use quorums::Quorums;
+use state::{CLOUDS, Observed, PROCESSES, Phase, Process, Staged, State};
+use values::Values;
+pub use variant::Variant;
 
 // The names under which the product's files know each other.
 extern crate self as arrow;
@@ -88,11 +99,6 @@ pub enum Error {
     #[error("schema: {0}")]
     Schema(String),
 }
-
-use quorums::Quorums;
-use state::{CLOUDS, Observed, PROCESSES, Phase, Process, Staged, State};
-use values::Values;
-pub use variant::Variant;
 
 /// How large a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,10 @@ impl Protocol {
         if self.values.shape(record).kind == Kind::Seal {
             return;
         }
-        let holds = |cloud: &&Cloud| cloud.identity && cloud.record(epoch, index) == record;
+        // What a leader of before leaves in a cloud that was readmitted since counts for nobody.
+        let is_current = |cloud: &Cloud| cloud.readmitted.iter().all(|readmission| *readmission <= epoch);
+        let holds =
+            |cloud: &&Cloud| cloud.identity && is_current(cloud) && cloud.record(epoch, index) == record;
         if state.clouds.iter().filter(holds).count() >= majority(CLOUDS) {
             self.observe_decided(state, epoch, index, record);
         }

@@ -386,6 +386,9 @@ impl Values {
             (None, Some(_)) => return Err(Damage),
             (None, None) => BTreeMap::new(),
             (Some(chosen), None) => chosen.header.readmitted.clone(),
+            (Some(_), Some(lost)) if variant == Variant::GenerationNotRaised => {
+                BTreeMap::from([(NAMES[lost].to_owned(), 1)])
+            }
             (Some(chosen), Some(lost)) => rules::readmitting(&chosen.header, NAMES[lost]),
         };
         let versions = clouds.iter().map(|cloud| published_versions(chosen.as_ref(), published[*cloud]));

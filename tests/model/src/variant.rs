@@ -49,6 +49,8 @@ pub enum Variant {
     AdmittedWithoutHeader,
     /// A cloud counts as soon as its identity is back, whatever its generation.
     GenerationIgnored,
+    /// Every readmission of a cloud is its first.
+    GenerationNotRaised,
     /// A leader of before does not ask whether a cloud was lost and readmitted since.
     NextGenerationIgnored,
     /// The identity is written before the key of the generation.
