@@ -15,6 +15,14 @@ use super::format::{Decision, TableBody};
 
 pub use isobar_connectors::delta::body::NO_PREVIOUS_SHA256 as NO_PREVIOUS;
 
+/// What follows a dataset's name in the name of its quarantine.
+pub const QUARANTINE_SUFFIX: &str = ".quarantine";
+
+/// The sibling table of `dataset` that holds its rejected records.
+pub fn quarantine_of(dataset: &str) -> String {
+    format!("{dataset}{QUARANTINE_SUFFIX}")
+}
+
 /// The last version of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableHead {
@@ -308,7 +316,7 @@ fn check_counts(table: &TableProposal) -> Result<(), Refusal> {
         }
     }
     let records: u64 = table.offsets.iter().map(|range| range.records).sum();
-    if !table.dataset.ends_with(super::QUARANTINE_SUFFIX) && records != rows.input {
+    if !table.dataset.ends_with(QUARANTINE_SUFFIX) && records != rows.input {
         return Err(does_not_add_up(table, format!("{records} records read, {} rows in", rows.input)));
     }
     Ok(())
@@ -316,8 +324,8 @@ fn check_counts(table: &TableProposal) -> Result<(), Refusal> {
 
 /// A quarantine holds exactly what its dataset rejected in the same decision.
 fn check_quarantine(tables: &[TableProposal]) -> Result<(), Refusal> {
-    for table in tables.iter().filter(|table| !table.dataset.ends_with(super::QUARANTINE_SUFFIX)) {
-        let name = super::quarantine_of(&table.dataset);
+    for table in tables.iter().filter(|table| !table.dataset.ends_with(QUARANTINE_SUFFIX)) {
+        let name = quarantine_of(&table.dataset);
         let quarantined =
             tables.iter().find(|other| other.dataset == name).map_or(0, |other| other.rows.output);
         if quarantined != table.rows.rejected_total() {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
+use super::UNPUBLISHED_MAX;
 use super::chain::Chain;
-use super::{Epoch, UNPUBLISHED_MAX};
 
 /// Version of the shapes in this module; a reader refuses any other.
 pub const FORMAT: u32 = 1;
@@ -20,6 +20,17 @@ pub const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Largest entry written, in bytes: a header carries on up to [`UNPUBLISHED_MAX`] of them, and the base besides.
 pub const ENTRY_BYTES_MAX: u64 = RECORD_BYTES_MAX / (UNPUBLISHED_MAX + 1);
+
+/// The number of a leadership. Rises; never used by two processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl std::fmt::Display for Epoch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Where the control objects of one topology lie, relative to a cloud's prefix.
 #[derive(Debug, Clone)]

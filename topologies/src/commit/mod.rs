@@ -31,34 +31,16 @@ mod readmit;
 pub mod rules;
 mod takeover;
 
-use serde::{Deserialize, Serialize};
-
-pub use chain::{Chain, NewFile, Proposal, Refusal, TableHead, TableProposal};
+pub use chain::{
+    Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
+};
 pub use environment::{Environment, System, Task};
+pub use format::Epoch;
 pub(crate) use leader::files_in_majority;
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub(crate) use readmit::is_readmitted;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;
 
-/// The number of a leadership. Rises; never used by two processes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Epoch(pub u64);
-
-impl std::fmt::Display for Epoch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 /// Most decisions that may await publication in a majority; keeps headers small.
 pub const UNPUBLISHED_MAX: u64 = 8;
-
-/// What follows a dataset's name in the name of its quarantine.
-pub const QUARANTINE_SUFFIX: &str = ".quarantine";
-
-/// The sibling table of `dataset` that holds its rejected records.
-pub fn quarantine_of(dataset: &str) -> String {
-    format!("{dataset}{QUARANTINE_SUFFIX}")
-}

@@ -19,7 +19,7 @@ use super::Epoch;
 use super::choose::{Chosen, SealedLog, choose, rebase};
 use super::format::{
     Content, Decision, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Readmission, Record, TableBody,
-    decode, encode,
+    decode, encode, published_path,
 };
 use super::leader::encode_to_store;
 use super::rules;
@@ -29,38 +29,46 @@ use crate::error::Error;
 /// The logs that a take-over read, by index of the cloud.
 pub(super) type Logs = Vec<(usize, Vec<SealedLog>)>;
 
-/// Whether `cloud` holds the key of its current generation. A cloud that was never readmitted needs none.
+/// A readmission that the others have decided, and that the lost cloud does not know of yet.
+#[derive(Debug)]
+pub(crate) struct DecidedReadmission {
+    lost: Cloud,
+    others: Group,
+    header: Record,
+    group_id: String,
+    generation: u64,
+}
+
+/// Whether `cloud` holds the key of its current generation and was not readmitted since; to be asked after its identity
+/// was read. A cloud that was never readmitted needs no key.
 pub(crate) async fn is_readmitted(
     cloud: &Cloud,
     keys: &Keys,
     group_id: &str,
     readmitted: &BTreeMap<String, u64>,
 ) -> Result<bool, Error> {
-    let Some(generation) = readmitted.get(&cloud.name) else { return Ok(true) };
-    let key = read_register(&cloud.control, &keys.readmission(*generation), RECORD_BYTES_MAX).await;
-    let key = key.map_err(|error| Error::connector("look for a readmission", error))?;
-    Ok(key.is_some_and(|bytes| {
-        decode::<Readmission>(&bytes).is_ok_and(|found| {
-            found.group == group_id && found.cloud == cloud.name && found.generation == *generation
-        })
-    }))
+    let generation = readmitted.get(&cloud.name).copied().unwrap_or_default();
+    let read = |generation: u64| async move {
+        let key = read_register(&cloud.control, &keys.readmission(generation), RECORD_BYTES_MAX).await;
+        let key = key.map_err(|error| Error::connector("look for a readmission", error))?;
+        Ok::<_, Error>(key.and_then(|bytes| decode::<Readmission>(&bytes).ok()))
+    };
+    let current = async { if generation == 0 { Ok(None) } else { read(generation).await } };
+    let (found, next) = future::try_join(current, read(generation + 1)).await?;
+    Ok(rules::is_current(found.as_ref(), next.as_ref(), group_id, &cloud.name, generation))
 }
 
-/// The newest header among `logs`.
-fn newest_header(logs: &Logs) -> Option<&Header> {
-    let records = logs.iter().flat_map(|(_, logs)| logs).flat_map(|log| &log.records);
-    let headers = records.filter_map(|record| match &record.content {
-        Content::Header(header) => Some((record.epoch, header)),
-        _ => None,
-    });
-    headers.max_by_key(|(epoch, _)| *epoch).map(|(_, header)| header)
+/// How often each cloud was readmitted, by the newest header among `logs`.
+fn readmitted_in(logs: &Logs) -> BTreeMap<String, u64> {
+    let newest = rules::newest_header(logs.iter().flat_map(|(_, logs)| logs));
+    newest.map(|header| header.readmitted.clone()).unwrap_or_default()
 }
 
 impl Group {
     /// The logs of the clouds that count. To be asked **after** the logs were read: a cloud that was wiped while they
     /// were read has no identity any more, and one that was wiped earlier does not hold the key of its generation.
     pub(super) async fn keep_members(&self, logs: Logs, group_id: &str) -> Result<Logs, Error> {
-        let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
+        let readmitted = readmitted_in(&logs);
         let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
         let looks =
             self.ask(&read, "read the identity", |cloud| self.is_member(cloud, group_id, &readmitted)).await;
@@ -93,26 +101,28 @@ impl Group {
             && is_readmitted(cloud, &self.keys(), group_id, readmitted).await?)
     }
 
-    /// Readmits the cloud named `lost`, whose tables were filled before. Supersedes a leader that is running.
+    /// The first half of readmitting the cloud named `lost`: the others decide. Supersedes a leader that is running.
+    /// Nothing more is decided below the epoch of the header then; what the others have published, and the header's tail,
+    /// is all that a leader of before may still publish in the lost cloud.
     ///
     /// # Errors
     /// [`Error::Configuration`] for a cloud that cannot be readmitted, [`Error::NoMajority`] when too few of the
     /// others answer or another process took over meanwhile. Nothing was lost then; it can be tried again.
-    pub async fn readmit(&self, lost: &str) -> Result<Readmission, Error> {
+    pub(crate) async fn decide_readmission(&self, lost: &str) -> Result<DecidedReadmission, Error> {
         let (lost, others, group_id, members) = self.prepare(lost).await?;
         let (epoch, header, sealed) = self.take_over_without(lost, &others, &group_id, &members).await?;
         let generation = header.readmitted.get(&lost.name).copied().unwrap_or_default();
         let tail = header.tail.clone();
-        let record = Record::new(epoch, 0, Content::Header(header));
-        encode_to_store(&record, self.clouds.len())?;
-        others.decide_header(&record, &tail, &sealed).await?;
-        self.admit(lost, &others, &record, &tail, &group_id, generation).await
+        let header = Record::new(epoch, 0, Content::Header(header));
+        encode_to_store(&header, self.clouds.len())?;
+        others.decide_header(&header, &tail, &sealed).await?;
+        Ok(DecidedReadmission { lost: lost.clone(), others, header, group_id, generation })
     }
 
     /// Whether `lost` could be readmitted now. Makes its place ready to be filled, and changes nothing else.
     ///
     /// # Errors
-    /// As [`readmit`](Self::readmit).
+    /// As [`decide_readmission`](Self::decide_readmission).
     pub async fn check_readmission(&self, lost: &str) -> Result<(), Error> {
         self.prepare(lost).await.map(|_| ())
     }
@@ -225,12 +235,9 @@ impl Group {
         }
         let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
         let sealed_now =
-            read.iter().map(|index| others.clouds[*index].name.clone()).chain([lost.name.clone()]);
-        let mut sealed = chosen.header.sealed.clone();
-        sealed.extend(sealed_before);
-        sealed.extend(sealed_now.map(|cloud| (cloud, Epoch(epoch.0 - 1))));
-        let mut readmitted = chosen.header.readmitted.clone();
-        *readmitted.entry(lost.name.clone()).or_insert(0) += 1;
+            read.iter().map(|index| others.clouds[*index].name.as_str()).chain([lost.name.as_str()]);
+        let sealed = rules::sealed_clouds(Some(&chosen), sealed_before, sealed_now, epoch);
+        let readmitted = rules::readmitting(&chosen.header, &lost.name);
         let (base, tail) = self.rebase_on(others, chosen, &read).await?;
         info!(%epoch, cloud = %lost.name, tail = tail.len(), "epoch claimed to readmit a cloud");
         let incarnation = self.incarnation.clone();
@@ -240,7 +247,7 @@ impl Group {
 
     /// As [`keep_members`](Self::keep_members), for logs of `others` and with their majority.
     async fn keep_members_of(&self, others: &Group, logs: Logs, group_id: &str) -> Result<Logs, Error> {
-        let readmitted = newest_header(&logs).map(|header| header.readmitted.clone()).unwrap_or_default();
+        let readmitted = readmitted_in(&logs);
         let read: Vec<usize> = logs.iter().map(|(index, _)| *index).collect();
         let looks = others
             .ask(&read, "read the identity", |cloud| self.is_member(cloud, group_id, &readmitted))
@@ -311,28 +318,29 @@ impl Group {
         }
     }
 
-    /// Writes to the lost cloud what makes it count; the readmission comes last.
-    async fn admit(
-        &self,
-        lost: &Cloud,
-        others: &Group,
-        header: &Record,
-        tail: &[Decision],
-        group_id: &str,
-        generation: u64,
-    ) -> Result<Readmission, Error> {
-        bring_files(tail, lost, &others.clouds).await?;
+    /// The second half: writes to the lost cloud what makes it count; the identity comes
+    /// last. What the others have published must be there before.
+    ///
+    /// # Errors
+    /// As [`decide_readmission`](Self::decide_readmission).
+    pub(crate) async fn admit(&self, decided: DecidedReadmission) -> Result<Readmission, Error> {
+        let DecidedReadmission { lost, others, header, group_id, generation } = &decided;
+        bring_files(header.decisions(), lost, &others.clouds).await?;
+        self.publish_tail(lost, header.decisions()).await?;
         self.store_record(lost, header).await?;
         let readmission = Readmission {
             format: FORMAT,
-            group: group_id.to_owned(),
+            group: group_id.clone(),
             cloud: lost.name.clone(),
-            generation,
+            generation: *generation,
             epoch: header.epoch,
         };
         let identity = encode(&self.identity(lost, group_id));
-        let keys =
-            [(self.keys().identity(), identity), (self.keys().readmission(generation), encode(&readmission))];
+        // The identity last: whoever sees it sees the key as well, and so a leader of before knows that it is too late.
+        let keys = [
+            (self.keys().readmission(*generation), encode(&readmission)),
+            (self.keys().identity(), identity),
+        ];
         for (path, bytes) in keys {
             if let PutOnce::Occupied(_) = self.settle(lost, &path, bytes).await? {
                 let what = "it holds other bytes; another readmission was faster, try again";
@@ -341,6 +349,18 @@ impl Group {
         }
         info!(cloud = %lost.name, generation, epoch = %header.epoch, "cloud readmitted");
         Ok(readmission)
+    }
+
+    /// Puts the decided bodies into the lost cloud, whose files are there: a leader of before may publish any of them.
+    async fn publish_tail(&self, lost: &Cloud, tail: &[Decision]) -> Result<(), Error> {
+        for table in tail.iter().flat_map(|decision| &decision.tables) {
+            let path = published_path(&table.dataset, table.version);
+            if let PutOnce::Occupied(_) = self.settle(lost, &path, table.body.clone().into()).await? {
+                let what = "it differs from the decided bytes";
+                return Err(Error::damaged(&format!("{}: {path}", lost.name), what));
+            }
+        }
+        Ok(())
     }
 }
 

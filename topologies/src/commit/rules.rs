@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::choose::{Chosen, PublishedVersions, rebase};
-use super::format::{Decision, ENTRY_BYTES_MAX, Header, Identity, RECORD_BYTES_MAX, Record};
+use super::choose::{Chosen, PublishedVersions, SealedLog, rebase};
+use super::format::{
+    Content, Decision, ENTRY_BYTES_MAX, Header, Identity, RECORD_BYTES_MAX, Readmission, Record,
+};
 use super::quorum::{Quorum, majority};
 use super::{Chain, Epoch};
 
@@ -44,6 +46,42 @@ pub fn is_member(found: Option<&Identity>, expected: &Identity) -> bool {
 /// forgotten every seal.
 pub fn still_belongs(found: Option<&Identity>, group: &str) -> bool {
     found.is_some_and(|identity| identity.group == group)
+}
+
+/// The newest header among `logs`: what it says about readmitted clouds is what counts.
+pub fn newest_header<'a>(logs: impl IntoIterator<Item = &'a SealedLog>) -> Option<&'a Header> {
+    let headers = logs.into_iter().flat_map(|log| &log.records).filter_map(|record| match &record.content {
+        Content::Header(header) => Some((record.epoch, header)),
+        _ => None,
+    });
+    headers.max_by_key(|(epoch, _)| *epoch).map(|(_, header)| header)
+}
+
+/// Whether a cloud that carries the group's identity holds what a header says it does that was readmitted `generation`
+/// times: it holds the key of that generation (none is needed for 0), and it was not lost and readmitted since. `found`
+/// and `next` are what lies at the keys of `generation` and of the one after it.
+///
+/// To be asked after the identity was read, which a readmission writes last. Without the second half a leader of before
+/// would count a cloud that has forgotten the SEALs against it.
+pub fn is_current(
+    found: Option<&Readmission>,
+    next: Option<&Readmission>,
+    group: &str,
+    cloud: &str,
+    generation: u64,
+) -> bool {
+    let is_ours = |found: &Readmission, generation| {
+        found.group == group && found.cloud == cloud && found.generation == generation
+    };
+    let holds = generation == 0 || found.is_some_and(|found| is_ours(found, generation));
+    holds && !next.is_some_and(|next| is_ours(next, generation + 1))
+}
+
+/// What the header that readmits `lost` says about readmitted clouds: what the chosen one said, and `lost` once more.
+pub fn readmitting(chosen: &Header, lost: &str) -> BTreeMap<String, u64> {
+    let mut readmitted = chosen.readmitted.clone();
+    *readmitted.entry(lost.to_owned()).or_insert(0) += 1;
+    readmitted
 }
 
 /// The epoch to claim, above any seen and above the one that was contested.
@@ -189,6 +227,7 @@ pub fn is_publishable(quorum: &Quorum, cloud: usize, index: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::FORMAT;
     use super::*;
 
     #[test]
@@ -221,8 +260,7 @@ mod tests {
 
     #[test]
     fn a_header_may_hold_as_many_entries_of_any_size_as_may_await_publication() {
-        let record =
-            |index| Record::new(Epoch(1), index, super::super::format::Content::Seal { by: Epoch(2) });
+        let record = |index| Record::new(Epoch(1), index, Content::Seal { by: Epoch(2) });
         let (header, entry) = (record_bytes_max(&record(0)), record_bytes_max(&record(1)));
         assert!(entry * super::super::UNPUBLISHED_MAX < header);
         assert_eq!(header, RECORD_BYTES_MAX);
@@ -242,6 +280,57 @@ mod tests {
         // Whoever sealed one cloud has left it at that, and this epoch has no majority without the one that is away.
         assert_eq!(judge_epoch(&[open, sealed, away], true), Standing::Unable);
         assert_eq!(judge_epoch(&[open, sealed, open], true), Standing::Able);
+    }
+
+    #[test]
+    fn a_readmission_counts_for_its_own_cloud_group_and_generation_only() {
+        let found = Readmission {
+            format: FORMAT,
+            group: "g".into(),
+            cloud: "a".into(),
+            generation: 2,
+            epoch: Epoch(7),
+        };
+        assert!(is_current(Some(&found), None, "g", "a", 2));
+        for (group, cloud, generation) in [("h", "a", 2), ("g", "b", 2), ("g", "a", 3)] {
+            assert!(!is_current(Some(&found), None, group, cloud, generation));
+        }
+        assert!(!is_current(None, None, "g", "a", 2));
+    }
+
+    #[test]
+    fn a_cloud_that_was_lost_and_readmitted_since_does_not_count() {
+        let next = Readmission {
+            format: FORMAT,
+            group: "g".into(),
+            cloud: "a".into(),
+            generation: 1,
+            epoch: Epoch(7),
+        };
+        assert!(is_current(None, None, "g", "a", 0));
+        assert!(!is_current(None, Some(&next), "g", "a", 0));
+        assert!(is_current(Some(&next), None, "g", "a", 1));
+    }
+
+    #[test]
+    fn the_newest_header_tells_generations_and_a_readmission_adds_one() {
+        let header = |epoch: u64, readmitted| {
+            let header = Header {
+                clouds: vec!["a".into(), "b".into()],
+                incarnation: "i".into(),
+                base: Chain::default(),
+                readmitted: BTreeMap::from(readmitted),
+                sealed: BTreeMap::new(),
+                tail: vec![],
+            };
+            let record = Record::new(Epoch(epoch), 0, Content::Header(header));
+            SealedLog { epoch: Epoch(epoch), records: vec![record] }
+        };
+        assert_eq!(newest_header(&[]), None);
+        let logs = [header(3, [("a".to_owned(), 1)]), header(2, [("b".to_owned(), 5)])];
+        let newest = newest_header(&logs).expect("there are two headers");
+        assert_eq!(readmitting(newest, "a"), BTreeMap::from([("a".to_owned(), 2)]));
+        assert_eq!(readmitting(newest, "b"), BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]));
     }
 
     #[test]

@@ -139,17 +139,26 @@ pub async fn readmit(
     let mut inspection = inspect(&scope).await;
     repair(&scope, &mut inspection).await;
     let mut report = report(&scope, inspection, &options);
-    if report.well {
-        let readmission = group.readmit(lost).await?;
-        for cloud in report.clouds.iter_mut().filter(|cloud| cloud.cloud == lost) {
-            cloud.state = "member";
-        }
-        report.readmitted = Some(Readmitted {
-            cloud: readmission.cloud,
-            generation: readmission.generation,
-            epoch: readmission.epoch.0,
-        });
+    if !report.well {
+        return Ok(report);
     }
+    let decided = group.decide_readmission(lost).await?;
+    // Again: more was published meanwhile, and a leader of before may have published here what the first look did not see.
+    let mut inspection = inspect(&scope).await;
+    repair(&scope, &mut inspection).await;
+    let again = self::report(&scope, inspection, &options);
+    if !again.well {
+        return Ok(again);
+    }
+    let readmission = group.admit(decided).await?;
+    for cloud in report.clouds.iter_mut().filter(|cloud| cloud.cloud == lost) {
+        cloud.state = "member";
+    }
+    report.readmitted = Some(Readmitted {
+        cloud: readmission.cloud,
+        generation: readmission.generation,
+        epoch: readmission.epoch.0,
+    });
     Ok(report)
 }
 

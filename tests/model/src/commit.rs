@@ -1,0 +1,15 @@
+//! The product's own files: the pure part of `topologies/src/commit`, compiled in as they are.
+
+#[path = "../../../topologies/src/commit/chain.rs"]
+pub mod chain;
+#[path = "../../../topologies/src/commit/choose.rs"]
+pub mod choose;
+#[path = "../../../topologies/src/commit/format.rs"]
+pub mod format;
+#[path = "../../../topologies/src/commit/quorum.rs"]
+pub mod quorum;
+#[path = "../../../topologies/src/commit/rules.rs"]
+pub mod rules;
+
+pub use chain::{Chain, Proposal, Refusal, TableProposal};
+pub use format::Epoch;
