@@ -137,6 +137,9 @@ pub struct Protocol {
     pub bounds: Bounds,
     /// Whether states that differ in the names of clouds only are taken for one.
     pub symmetry: bool,
+    /// Whether only actions are offered that change something. Slower; random walks need it, because stateright cannot
+    /// replay a walk in which it chose one that does not.
+    pub filters: bool,
     quorums: Quorums,
     values: Values,
 }
@@ -197,7 +200,14 @@ pub enum Action {
 impl Protocol {
     /// A model of `variant` within `bounds`.
     pub fn new(variant: Variant, bounds: Bounds) -> Self {
-        Self { variant, bounds, symmetry: true, quorums: Quorums::new(), values: Values::new() }
+        Self {
+            variant,
+            bounds,
+            symmetry: true,
+            filters: false,
+            quorums: Quorums::new(),
+            values: Values::new(),
+        }
     }
 
     /// Distinct records, decisions and readings met so far: for people.
@@ -231,6 +241,9 @@ impl Model for Protocol {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         self.offer(state, actions);
+        if self.filters {
+            actions.retain(|action| self.next_state(state, *action).is_some());
+        }
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {

@@ -14,7 +14,7 @@ must hold in every state within bounds, and in random walks beyond them. README.
 
   --full       the large bounds and more walks (about an hour and 12 GB); without, a few minutes and 3 GB
   --seed N     seed of the random walks, by default 1
-  --threads N  threads of the exhaustive checks, by default 1
+  --threads N  threads of the larger checks, by default 1
   --trace      print the steps by which each broken variant breaks its invariant
   --list       print the names of the checks and end
   NAME         only the checks whose names contain one of these

@@ -211,7 +211,7 @@ pub(crate) fn run(options: &Options) -> bool {
         let started = Instant::now();
         let outcome = match check.kind {
             Kind::Holds => visit_all(check.bounds, options.threads),
-            Kind::Breaks(variant, invariant) => catch(variant, check.bounds, invariant),
+            Kind::Breaks(variant, invariant) => catch(variant, check.bounds, invariant, options.threads),
             Kind::Walks(states) => walk(check.bounds, states, options.seed),
         };
         let verdict = if outcome.faults.is_empty() { "ok" } else { "FAILED" };
@@ -242,12 +242,12 @@ fn visit_all(bounds: Bounds, threads: usize) -> Outcome {
     Outcome { faults: faults(&checker, true), ..counted(&checker) }
 }
 
-fn catch(variant: Variant, bounds: Bounds, invariant: &'static str) -> Outcome {
+fn catch(variant: Variant, bounds: Bounds, invariant: &'static str, threads: usize) -> Outcome {
     let mut model = Protocol::new(variant, bounds);
     let until = HasDiscoveries::AllOf(BTreeSet::from([invariant]));
     if bounds.readmissions > 0 {
         // Breadth first would take minutes, and gigabytes; any trace will do.
-        return caught(&model.checker().finish_when(until).spawn_dfs().join(), invariant);
+        return caught(&model.checker().finish_when(until).threads(threads).spawn_dfs().join(), invariant);
     }
     // The trace is for people: clouds keep their names in it. One thread searches breadth first, so it is shortest.
     model.symmetry = false;
@@ -262,7 +262,7 @@ fn caught(checker: &impl Checker<Protocol>, invariant: &'static str) -> Outcome 
 
 fn walk(bounds: Bounds, states: usize, seed: u64) -> Outcome {
     let mut model = Protocol::new(Variant::AsBuilt, bounds);
-    model.symmetry = false;
+    (model.symmetry, model.filters) = (false, true);
     let checker = model.checker().target_state_count(states);
     let checker =
         checker.finish_when(HasDiscoveries::AnyFailures).spawn_simulation(seed, UniformChooser).join();

@@ -551,13 +551,12 @@ impl Protocol {
             }
             let base = self.values.shape(leader.records[0]).base;
             // The newest version of the base stands for all before it.
-            let newest = self.values.length(base).checked_sub(1);
-            let newest = newest.map_or(base, |newest| state.clouds[cloud].versions[usize::from(newest)]);
-            if newest == 0 {
-                return self.fill(state, process, cloud, base);
-            }
-            if newest != base {
-                return self.end_lane(state, process, cloud);
+            if let Some(newest) = self.values.length(base).checked_sub(1) {
+                match state.clouds[cloud].versions[usize::from(newest)] {
+                    0 => return self.fill(state, process, cloud, base),
+                    body if body == base => {}
+                    _ => return self.end_lane(state, process, cloud),
+                }
             }
         }
         if index >= leader.proposed {
