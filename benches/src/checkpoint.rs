@@ -12,9 +12,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use arrow::datatypes::{DataType, Field, Schema};
 use isobar_connectors::Error;
+use isobar_connectors::checkpoint::write_checkpoint;
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::{
-    CommitBody, CommitInfo, FileDigest, IsobarInfo, Remove, TableDefinition, sha256_hex, write_checkpoint,
+    CommitBody, CommitInfo, FileDigest, IsobarInfo, Remove, TableDefinition, sha256_hex,
 };
 use isobar_schemas::RowCounts;
 

@@ -1,5 +1,6 @@
 //! Every byte that enters or leaves: Kafka, object stores, Parquet files and the Delta log.
 
+pub mod checkpoint;
 pub mod clouds;
 pub mod copy;
 pub mod dataset;

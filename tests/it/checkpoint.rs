@@ -4,9 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use isobar_connectors::delta::{
-    CommitBody, CommitInfo, IsobarInfo, Remove, last_checkpoint, parse_body, sha256_hex, write_checkpoint,
-};
+use isobar_connectors::checkpoint::{last_checkpoint, write_checkpoint};
+use isobar_connectors::delta::{CommitBody, CommitInfo, IsobarInfo, Remove, parse_body, sha256_hex};
 use isobar_schemas::RowCounts;
 use isobar_tests::delta::Log;
 use isobar_tests::events::{FEATURES, Generator, TOPIC};

@@ -427,11 +427,11 @@ fn adds_up(rows: &RowCounts) -> bool {
     fates.copied().try_fold(0, u64::checked_add).is_some() && rows.adds_up()
 }
 
-pub(super) fn check_protocol(protocol: &Protocol) -> Result<(), Error> {
+pub(crate) fn check_protocol(protocol: &Protocol) -> Result<(), Error> {
     require(*protocol == TableDefinition::protocol(), || format!("protocol not supported: {protocol:?}"))
 }
 
-pub(super) fn check_metadata(metadata: &Metadata) -> Result<(), Error> {
+pub(crate) fn check_metadata(metadata: &Metadata) -> Result<(), Error> {
     require(metadata.format == Format::default(), || format!("format {:.100?}", metadata.format))?;
     let enabled =
         metadata.configuration.get(ENABLE_IN_COMMIT_TIMESTAMPS).is_some_and(|value| value == "true");

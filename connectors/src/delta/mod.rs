@@ -13,11 +13,10 @@
 //! ```
 //!
 //! Reading is tolerant of fields it does not know and strict about everything it relies on: a body is refused, never
-//! half understood. Reading and writing objects is the caller's; [`checkpoint`] streams, all else is pure.
+//! half understood. Reading and writing objects is the caller's; all here is pure.
 
 pub mod actions;
 pub mod body;
-pub mod checkpoint;
 pub mod fingerprint;
 pub mod path;
 pub mod schema;
@@ -26,5 +25,4 @@ pub use actions::{
     Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
 };
 pub use body::{CommitBody, TableDefinition, next_commit_timestamp_ms, parse_body, sha256_hex};
-pub use checkpoint::{CheckpointSummary, last_checkpoint, write_checkpoint};
 pub use fingerprint::record_fingerprint;

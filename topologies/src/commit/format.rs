@@ -9,7 +9,6 @@ use bytes::Bytes;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::UNPUBLISHED_MAX;
 use super::chain::Chain;
 
 /// Version of the shapes in this module; a reader refuses any other.
@@ -17,6 +16,9 @@ pub const FORMAT: u32 = 1;
 
 /// Largest control object written and read back, in bytes.
 pub const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Most decisions that may await publication in a majority; keeps headers small.
+pub const UNPUBLISHED_MAX: u64 = 8;
 
 /// Largest entry written, in bytes: a header carries on up to [`UNPUBLISHED_MAX`] of them, and the base besides.
 pub const ENTRY_BYTES_MAX: u64 = RECORD_BYTES_MAX / (UNPUBLISHED_MAX + 1);

@@ -35,12 +35,9 @@ pub use chain::{
     Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
 };
 pub use environment::{Environment, System, Task};
-pub use format::Epoch;
+pub use format::{Epoch, UNPUBLISHED_MAX};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub(crate) use readmit::is_readmitted;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;
-
-/// Most decisions that may await publication in a majority; keeps headers small.
-pub const UNPUBLISHED_MAX: u64 = 8;

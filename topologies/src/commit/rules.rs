@@ -227,7 +227,7 @@ pub fn is_publishable(quorum: &Quorum, cloud: usize, index: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::format::FORMAT;
+    use super::super::format::{FORMAT, UNPUBLISHED_MAX};
     use super::*;
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
     fn a_header_may_hold_as_many_entries_of_any_size_as_may_await_publication() {
         let record = |index| Record::new(Epoch(1), index, Content::Seal { by: Epoch(2) });
         let (header, entry) = (record_bytes_max(&record(0)), record_bytes_max(&record(1)));
-        assert!(entry * super::super::UNPUBLISHED_MAX < header);
+        assert!(entry * UNPUBLISHED_MAX < header);
         assert_eq!(header, RECORD_BYTES_MAX);
     }
 
