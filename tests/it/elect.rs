@@ -106,10 +106,13 @@ async fn what_others_wrote_under_the_name_of_a_version_does_not_count_as_publish
     wait_published(&lab, 1).await;
     lab.script.set(|request| if publishes(request) { Verdict::Refuse } else { Verdict::Pass });
     must_commit(&mut leader, reading(10, 20)).await;
-    let decided = control_records(&*lab.clouds[0].store()).await;
-    let decided = decided.values().flat_map(|record| record["tables"].as_array().into_iter().flatten());
-    let decided = decided.filter(|table| table["version"] == 2).map(|table| table["body"].clone());
-    let decided: Vec<Json> = decided.collect();
+    let decided = until_some("the first cloud holds the decision", async || {
+        let records = control_records(&*lab.clouds[0].store()).await;
+        let tables = records.values().flat_map(|record| record["tables"].as_array().into_iter().flatten());
+        let bodies = tables.filter(|table| table["version"] == 2).map(|table| table["body"].clone());
+        Some(bodies.collect::<Vec<Json>>()).filter(|bodies| !bodies.is_empty())
+    })
+    .await;
     drop(leader);
     let path = Path::from(format!("datasets/{TABLE}/_delta_log/{:020}.json", 2));
     for cloud in &lab.clouds[..2] {

@@ -76,9 +76,12 @@ impl Root {
         Ok(())
     }
 
-    /// Whether the directory is there, marked or not. One that cannot be looked at is.
+    /// Whether the directory is there, marked or not. One that cannot be looked at is; what lies below a file is not.
     pub(super) fn exists(&self) -> bool {
-        self.path.try_exists().unwrap_or(true)
+        match self.path.try_exists() {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => false,
+            looked => looked.unwrap_or(true),
+        }
     }
 
     fn is_marked(&self) -> io::Result<bool> {
