@@ -20,6 +20,7 @@ enum Write {
 /// The order of writing.
 const AS_BUILT: [Write; 3] = [Write::Header, Write::Key, Write::Identity];
 const IDENTITY_BEFORE_KEY: [Write; 3] = [Write::Header, Write::Identity, Write::Key];
+const IDENTITY_FIRST: [Write; 3] = [Write::Identity, Write::Header, Write::Key];
 
 fn others(lost: usize) -> impl Iterator<Item = usize> {
     (0..CLOUDS).filter(move |cloud| *cloud != lost)
@@ -152,6 +153,7 @@ impl Protocol {
     fn next_write(&self, readmitter: &Process, lost: usize) -> Option<Write> {
         let order = match self.variant {
             Variant::IdentityBeforeKey => IDENTITY_BEFORE_KEY,
+            Variant::AdmittedBeforeDecided => IDENTITY_FIRST,
             _ => AS_BUILT,
         };
         order.get(usize::from(readmitter.stored[lost])).copied()

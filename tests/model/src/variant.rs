@@ -43,7 +43,7 @@ pub enum Variant {
     NotAskedAfterStoring,
     /// One of the other clouds suffices to take over for a readmission and to decide its header.
     ReadmittedByOne,
-    /// What makes a cloud count is written to it while the header that readmits it is being decided.
+    /// A cloud gets its identity back while the header that readmits it is being decided.
     AdmittedBeforeDecided,
     /// A cloud is readmitted without the header.
     AdmittedWithoutHeader,
