@@ -19,7 +19,7 @@ use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::JsonDecoder;
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use crate::commit::{CommitOutcome, Epoch, Group, Leader, LeaderProgress, LeaderWatch, Staged};
 use crate::error::Error;
 use crate::http::Readiness;
+use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
 use crate::progress::{Committed, Progress};
 use crate::spec::Topology;
@@ -141,6 +142,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) watch: LeaderWatch,
     pub(crate) batch: Batch,
     pub(crate) commit: Option<JoinHandle<Landing>>,
+    pub(crate) maintenance: Maintenance,
     pub(crate) stopping: bool,
 }
 
@@ -152,11 +154,17 @@ pub(crate) struct Batch {
     opened: Instant,
 }
 
-/// A commit that came back: the leader, what was committed, and how it went.
+/// A decision that came back: the leader, what was to be decided, and how it went.
 pub(crate) struct Landing {
     leader: Leader,
-    closed: ClosedBatch,
+    cargo: Cargo,
     outcome: Result<CommitOutcome, Error>,
+}
+
+/// What a decision was about.
+enum Cargo {
+    Batch(ClosedBatch),
+    Maintenance(oneshot::Sender<Result<(), String>>),
 }
 
 /// What a commit will have done, if it is decided.
@@ -221,6 +229,8 @@ impl Pipeline<'_> {
             }
             if self.commit.is_none() && self.is_due() {
                 self.begin_commit()?;
+            } else if self.commit.is_none() && !self.stopping {
+                self.begin_maintenance();
             }
             if self.is_done() {
                 return Ok(());
@@ -236,6 +246,9 @@ impl Pipeline<'_> {
         }
         if self.leader.is_some() {
             self.renew_epoch().await?;
+        }
+        if let Some(leader) = &self.leader {
+            self.maintenance.observe(leader);
         }
         self.options.pulse.beat(self.watch.progress().epoch);
         self.refresh_gauges();
@@ -317,9 +330,20 @@ impl Pipeline<'_> {
         let mut leader = self.leader.take().expect("the leader is here while no commit is in flight");
         self.commit = Some(tokio::spawn(async move {
             let outcome = leader.commit(staged, now_ms()).await;
-            Landing { leader, closed, outcome }
+            Landing { leader, cargo: Cargo::Batch(closed), outcome }
         }));
         Ok(())
+    }
+
+    /// Has maintenance decided in the background, if some waits for it. A batch that becomes due waits for no more than
+    /// that one decision.
+    fn begin_maintenance(&mut self) {
+        let Some(request) = self.maintenance.next_request() else { return };
+        let mut leader = self.leader.take().expect("the leader is here while no commit is in flight");
+        self.commit = Some(tokio::spawn(async move {
+            let outcome = leader.maintain(&request.upkeep, request.uploads, now_ms()).await;
+            Landing { leader, cargo: Cargo::Maintenance(request.answer), outcome }
+        }));
     }
 
     fn close(&self, batch: Batch) -> Result<(Staged, ClosedBatch), Error> {
@@ -350,9 +374,23 @@ impl Pipeline<'_> {
 
     /// A commit came back: acknowledge it, or read its rows again.
     async fn settle(&mut self, landing: Landing) -> Result<(), Error> {
-        let Landing { leader, closed, outcome } = landing;
+        let Landing { leader, cargo, outcome } = landing;
         self.leader = Some(leader);
-        match outcome? {
+        let outcome = outcome?;
+        let closed = match cargo {
+            Cargo::Batch(closed) => closed,
+            Cargo::Maintenance(answer) => {
+                let answered = match outcome {
+                    CommitOutcome::Committed { .. } => Ok(()),
+                    CommitOutcome::Stale(refusal) => Err(refusal.to_string()),
+                    CommitOutcome::NotStored(what) => Err(what),
+                };
+                // Nobody listens any more when the pipeline ends; the decision stands.
+                let _ = answer.send(answered);
+                return self.renew_epoch().await;
+            }
+        };
+        match outcome {
             CommitOutcome::Committed { sequence } => {
                 reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
                 self.acknowledge(sequence, closed);
@@ -467,6 +505,7 @@ impl Pipeline<'_> {
     async fn stop(mut self, result: Result<(), Error>) -> Result<Summary, Error> {
         self.options.ready.store(false, Ordering::Relaxed);
         self.options.pulse.end();
+        self.maintenance.stop().await;
         if let Some(commit) = self.commit.take() {
             commit.abort();
         }

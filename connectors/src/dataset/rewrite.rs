@@ -123,6 +123,12 @@ impl FileRewriter {
             let detail = format!("a file has the columns {given:?} where the table has {columns:?}");
             return Err(batch_error(&self.layout, detail));
         }
+        let mut given = columns.iter().zip(batch.columns());
+        if let Some((column, _)) = given.find(|(column, rows)| !column.is_nullable() && rows.null_count() > 0)
+        {
+            let detail = format!("a file has a null in column {}, which has none", column.name());
+            return Err(batch_error(&self.layout, detail));
+        }
         self.rows += batch.num_rows();
         for column in batch.columns() {
             let bytes = column.to_data().get_slice_memory_size();

@@ -14,11 +14,12 @@ use tracing::{info, warn};
 
 use super::chain::{Chain, Proposal, Refusal};
 use super::environment::{Environment, Task};
-use super::format::{Content, Keys, Record, encode};
+use super::format::{Content, Decision, Keys, Record, encode};
 use super::lane::Lane;
 use super::quorum::{CloudState, Quorum, majority};
 use super::rules;
 use super::takeover::Group;
+use super::upkeep::Upkeep;
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
 
@@ -73,6 +74,8 @@ pub(super) struct Shared {
     pub(super) group_id: String,
     pub(super) clouds: Vec<Cloud>,
     pub(super) base: Chain,
+    /// The last decision that the header stands for; record `i` is the `i`-th one after it.
+    header_sequence: u64,
     /// The clouds that were readmitted, as in the header.
     pub(super) readmitted: BTreeMap<String, u64>,
     pub(super) uploads: Arc<FanOut>,
@@ -266,6 +269,22 @@ impl LeaderWatch {
         self.0.read(|state| state.quorum.is_lost())
     }
 
+    /// Whether every registered cloud has published decision `sequence` and all before it, and is neither away, nor set
+    /// aside, nor sealed by a later leader.
+    pub fn is_published_everywhere(&self, sequence: u64) -> bool {
+        self.0.read(|state| {
+            let published = |cloud: usize| {
+                let CloudState { published, sealed, .. } = *state.quorum.cloud(cloud);
+                let last = published.checked_sub(1).map(|record| self.0.header_sequence + record);
+                !sealed
+                    && !state.away[cloud]
+                    && state.set_aside[cloud].is_none()
+                    && last.is_some_and(|last| last >= sequence)
+            };
+            (0..self.0.clouds.len()).all(published)
+        })
+    }
+
     /// Waits until the progress is such that `holds`; false when the epoch ends before that.
     pub async fn wait_until(&self, holds: impl Fn(&LeaderProgress) -> bool) -> bool {
         let mut changes = self.0.changed.subscribe();
@@ -299,6 +318,7 @@ impl Leader {
             group_id: takeover.group_id,
             clouds: group.clouds.clone(),
             base: takeover.header.base.clone(),
+            header_sequence: chain.sequence,
             readmitted: takeover.header.readmitted.clone(),
             uploads,
             environment: group.environment.clone(),
@@ -365,13 +385,44 @@ impl Leader {
             .chain
             .decide(&self.topology, self.shared.epoch, now_ms, &staged.proposal)
             .map_err(|error| Error::Bug(error.to_string()))?;
+        self.put(decision, staged.uploads).await?;
+        failpoint::hit(&failpoint::DECIDE_AFTER_MAJORITY, "").map_err(unanswered)?;
+        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+    }
+
+    /// Decides maintenance, whose files `uploads` brings. As [`commit`](Self::commit), but a contradiction in it is
+    /// answered rather than an error: nothing was proposed, and commits go on.
+    pub async fn maintain(
+        &mut self,
+        upkeep: &Upkeep,
+        uploads: Vec<FileUploads>,
+        now_ms: i64,
+    ) -> Result<CommitOutcome, Error> {
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+        if let Err(what) = self.files_in_majority(&uploads).await {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        failpoint::hit(&failpoint::MAINTAIN_BEFORE_DECIDE, "").map_err(unanswered)?;
+        if let Err(refusal) = self.chain.accept_upkeep(upkeep) {
+            return Ok(CommitOutcome::Stale(refusal));
+        }
+        let decision = match self.chain.decide_upkeep(&self.topology, self.shared.epoch, now_ms, upkeep) {
+            Ok(decision) => decision,
+            Err(error) => return Ok(CommitOutcome::NotStored(error.to_string())),
+        };
+        self.put(decision, uploads).await?;
+        failpoint::hit(&failpoint::MAINTAIN_AFTER_DECIDE, "").map_err(unanswered)?;
+        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+    }
+
+    /// Stores the decision that follows the chain and waits until it is decided.
+    async fn put(&mut self, decision: Decision, uploads: Vec<FileUploads>) -> Result<(), Error> {
         // Applied to a copy first: what we would read back must follow the chain before anyone can see it.
         let mut next = self.chain.clone();
         next.apply(&decision).map_err(Error::Bug)?;
-        self.store(Content::Entry(decision), staged.uploads).await?;
+        self.store(Content::Entry(decision), uploads).await?;
         self.chain = next;
-        failpoint::hit(&failpoint::DECIDE_AFTER_MAJORITY, "").map_err(unanswered)?;
-        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+        Ok(())
     }
 
     /// Proposes the next record and waits until it is decided.

@@ -14,7 +14,8 @@
 //! so that a cloud that was away is filled simply by going on.
 //!
 //! What must never be wrong is pure: [`chain`] (may this follow?), [`quorum`] (is this decided?), [`choose`]
-//! (what did the sealed logs decide?) and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
+//! (what did the sealed logs decide?), [`upkeep`] (may this maintenance follow?) and [`rules`] (the small decisions
+//! between). The other modules carry it out. Guarantee: per sequence number one decision,
 //! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
 //! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
 
@@ -26,8 +27,10 @@ mod lane;
 mod leader;
 pub mod quorum;
 mod readmit;
+mod released;
 pub mod rules;
 mod takeover;
+pub mod upkeep;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +38,10 @@ pub use chain::{Chain, NewFile, Proposal, Refusal, TableHead, TableProposal};
 pub use environment::{Environment, System, Task};
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub(crate) use readmit::is_readmitted;
+pub(crate) use released::Released;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;
+pub use upkeep::{Change, RemovedFile, Upkeep};
 
 /// The number of a leadership. Rises; never used by two processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
