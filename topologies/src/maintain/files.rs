@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future;
 use isobar_connectors::clouds::{Cloud, read_register};
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
-use isobar_connectors::delta::{self, CommitBody, Maintenance, MaintenanceWork};
+use isobar_connectors::delta::{self, CommitBody, FileDigest, Maintenance, MaintenanceWork};
 
 use super::Failure;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
@@ -172,7 +172,11 @@ impl TableFiles {
                 *first = at.min(*first);
             }
         }
-        for (add, digest) in body.adds.iter().zip(&body.info.isobar.files) {
+        let digests: BTreeMap<&str, &FileDigest> =
+            body.info.isobar.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        for add in &body.adds {
+            // Every `add` has its digest, or the body would not have been read.
+            let Some(digest) = digests.get(add.path.as_str()) else { continue };
             let directory = self.directories.entry(add.partition_values.clone()).or_default();
             let place = if digest.size < self.small_bytes {
                 Place::Small(SmallFile {

@@ -204,7 +204,16 @@ impl Report {
         let mut grid = Table::new();
         grid.load_preset(presets::ASCII_MARKDOWN);
         grid.set_content_arrangement(ContentArrangement::Disabled);
-        grid.set_header(["cloud", "state", "versions", "files", "hashed", "findings", "repaired"]);
+        grid.set_header([
+            "cloud",
+            "state",
+            "versions",
+            "files",
+            "hashed",
+            "lingering",
+            "findings",
+            "repaired",
+        ]);
         for summary in &self.clouds {
             let of_cloud =
                 || self.findings.iter().filter(|finding| finding.cloud.as_ref() == Some(&summary.cloud));
@@ -215,6 +224,7 @@ impl Report {
                 HumanCount(summary.versions).to_string(),
                 HumanCount(summary.files).to_string(),
                 HumanBytes(summary.bytes_hashed).to_string(),
+                HumanCount(summary.lingering).to_string(),
                 HumanCount(of_cloud().count() as u64).to_string(),
                 HumanCount(repaired as u64).to_string(),
             ]);
