@@ -164,7 +164,7 @@ pub(crate) struct Landing {
 /// What a decision was about.
 enum Cargo {
     Batch(ClosedBatch),
-    Maintenance(oneshot::Sender<Result<(), String>>),
+    Maintenance(oneshot::Sender<Result<u64, String>>),
 }
 
 /// What a commit will have done, if it is decided.
@@ -381,7 +381,7 @@ impl Pipeline<'_> {
             Cargo::Batch(closed) => closed,
             Cargo::Maintenance(answer) => {
                 let answered = match outcome {
-                    CommitOutcome::Committed { .. } => Ok(()),
+                    CommitOutcome::Committed { sequence } => Ok(sequence),
                     CommitOutcome::Stale(refusal) => Err(refusal.to_string()),
                     CommitOutcome::NotStored(what) => Err(what),
                 };

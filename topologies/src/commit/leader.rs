@@ -390,7 +390,7 @@ impl Leader {
         Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
     }
 
-    /// Decides maintenance, whose files `uploads` brings. As [`commit`](Self::commit), but a contradiction in it is
+    /// Decides maintenance, whose files `uploads` brings. As [`commit`](Self::commit), but whatever is wrong with it is
     /// answered rather than an error: nothing was proposed, and commits go on.
     pub async fn maintain(
         &mut self,
@@ -402,17 +402,26 @@ impl Leader {
         if let Err(what) = self.files_in_majority(&uploads).await {
             return Ok(CommitOutcome::NotStored(what));
         }
-        failpoint::hit(&failpoint::MAINTAIN_BEFORE_DECIDE, "").map_err(unanswered)?;
+        if let Err(error) = failpoint::hit(&failpoint::MAINTAIN_BEFORE_DECIDE, "") {
+            return Ok(CommitOutcome::NotStored(error.to_string()));
+        }
         if let Err(refusal) = self.chain.accept_upkeep(upkeep) {
             return Ok(CommitOutcome::Stale(refusal));
         }
-        let decision = match self.chain.decide_upkeep(&self.topology, self.shared.epoch, now_ms, upkeep) {
-            Ok(decision) => decision,
-            Err(error) => return Ok(CommitOutcome::NotStored(error.to_string())),
-        };
-        self.put(decision, uploads).await?;
-        failpoint::hit(&failpoint::MAINTAIN_AFTER_DECIDE, "").map_err(unanswered)?;
-        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+        let decision = self.chain.decide_upkeep(&self.topology, self.shared.epoch, now_ms, upkeep);
+        let follows = decision.map_err(|error| error.to_string()).and_then(|decision| {
+            self.chain.clone().apply(&decision)?;
+            Ok(decision)
+        });
+        match follows {
+            Ok(decision) => self.put(decision, uploads).await?,
+            Err(what) => return Ok(CommitOutcome::NotStored(what)),
+        }
+        match failpoint::hit(&failpoint::MAINTAIN_AFTER_DECIDE, "") {
+            Ok(()) => Ok(CommitOutcome::Committed { sequence: self.chain.sequence }),
+            // Whoever asked finds out from the log.
+            Err(error) => Ok(CommitOutcome::NotStored(error.to_string())),
+        }
     }
 
     /// Stores the decision that follows the chain and waits until it is decided.

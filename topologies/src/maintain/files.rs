@@ -90,6 +90,11 @@ impl TableFiles {
         }
     }
 
+    /// The version up to which the log was read.
+    pub(super) fn version(&self) -> Option<u64> {
+        self.next_version.checked_sub(1)
+    }
+
     /// The last maintenance entry up to here.
     pub(super) fn maintained(&self) -> u64 {
         self.maintained

@@ -71,8 +71,8 @@ pub(crate) struct Request {
     pub(crate) upkeep: Upkeep,
     /// Its files: object path, and the upload to each cloud.
     pub(crate) uploads: Vec<(String, Vec<UploadHandle>)>,
-    /// Told whether it was decided, or why not.
-    pub(crate) answer: oneshot::Sender<Result<(), String>>,
+    /// Told the number of its decision, or why there is none.
+    pub(crate) answer: oneshot::Sender<Result<u64, String>>,
 }
 
 /// Maintenance as the pipeline sees it.
@@ -185,27 +185,56 @@ struct Worker {
     asks: mpsc::Sender<Request>,
 }
 
+/// When a table is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// At the next look.
+    Soon,
+    /// When the chain has reached this decision: before, the same would be planned once more.
+    From(u64),
+}
+
+/// A table's files, and when its maintenance is looked at again.
+struct Progress {
+    files: TableFiles,
+    patience: Patience,
+    again: Again,
+}
+
 impl Worker {
     async fn run(self, tables: Vec<Table>, seen: watch::Receiver<Option<Seen>>) {
-        let mut states: BTreeMap<String, (TableFiles, Patience)> = BTreeMap::new();
+        let mut progress: BTreeMap<String, Progress> = BTreeMap::new();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let Some(now) = seen.borrow().clone() else { continue };
+            if now.watch.is_superseded() {
+                continue;
+            }
             for table in &tables {
-                let small_bytes = self.small_bytes(table);
-                let fresh = || (TableFiles::new(&table.name, small_bytes), Patience::default());
-                let (files, patience) = states.entry(table.name.clone()).or_insert_with(fresh);
-                if now.watch.is_superseded() || !patience.is_over() {
-                    continue;
-                }
-                match self.maintain(table, files, &now).await {
-                    Ok(()) => *patience = Patience::default(),
-                    Err(what) => {
-                        self.metrics.maintenance_failures.with_label_values(&[&table.name]).inc();
-                        warn!(table = %table.name, what, "maintenance did not work, trying again later");
-                        patience.failed();
-                    }
-                }
+                let fresh = || Progress {
+                    files: TableFiles::new(&table.name, self.small_bytes(table)),
+                    patience: Patience::default(),
+                    again: Again::Soon,
+                };
+                self.look_at(table, progress.entry(table.name.clone()).or_insert_with(fresh), &now).await;
+            }
+        }
+    }
+
+    async fn look_at(&self, table: &Table, progress: &mut Progress, now: &Seen) {
+        let is_too_early = matches!(progress.again, Again::From(sequence) if now.chain.sequence < sequence);
+        if is_too_early || !progress.patience.is_over() {
+            return;
+        }
+        match self.maintain(table, &mut progress.files, now).await {
+            Ok(again) => {
+                progress.patience = Patience::default();
+                progress.again = again;
+            }
+            Err(what) => {
+                self.metrics.maintenance_failures.with_label_values(&[&table.name]).inc();
+                warn!(table = %table.name, what, "maintenance did not work, trying again later");
+                progress.patience.failed();
             }
         }
     }
@@ -215,14 +244,15 @@ impl Worker {
         table.spec.compact.map_or(0, |compact| (compact.target_bytes / 2).min(self.file_bytes_max))
     }
 
-    /// Does what is due for one table, at most one decision.
-    async fn maintain(&self, table: &Table, files: &mut TableFiles, now: &Seen) -> Result<(), Failure> {
-        let Some(head) = now.chain.tables.get(&table.name) else { return Ok(()) };
+    /// Does what is due for one table, at most one decision; when to look again.
+    async fn maintain(&self, table: &Table, files: &mut TableFiles, now: &Seen) -> Result<Again, Failure> {
+        let when_it_moves = Again::From(now.chain.sequence + 1);
+        let Some(head) = now.chain.tables.get(&table.name) else { return Ok(when_it_moves) };
         let clouds = self.answering(&now.watch);
         files.advance(&clouds, head.version).await?;
         // What is decided and not published yet could be maintenance; planning on less would be refused.
         if files.maintained() != head.maintained {
-            return Ok(());
+            return Ok(Again::Soon);
         }
         if let Some(vacuum) = files.vacuum()
             && now.watch.is_published_everywhere(vacuum.sequence)
@@ -235,17 +265,19 @@ impl Worker {
         if let Some(group) = table.spec.compact.and_then(|compact| files.plan_compaction(&compact)) {
             let (sources, bytes) = (group.len() as u64, group.iter().map(|file| file.size).sum());
             let request = compact::compact(self, table, &clouds, files.maintained(), group).await?;
-            self.decide(request.0, request.1).await?;
+            let sequence = self.decide(request.0, request.1).await?;
             self.metrics.compacted_files.with_label_values(&[&table.name]).inc_by(sources);
             self.metrics.compacted_bytes.with_label_values(&[&table.name]).inc_by(bytes);
             debug!(table = %table.name, files = sources, bytes, "small files were combined");
-        } else if let Some(through) =
-            table.spec.keep_versions.and_then(|keep| files.plan_vacuum(head.version, keep))
+            return Ok(Again::From(sequence));
+        }
+        if let Some(through) = table.spec.keep_versions.and_then(|keep| files.plan_vacuum(head.version, keep))
         {
             let upkeep = self.upkeep(table, files.maintained(), Change::Vacuum { through });
-            self.decide(upkeep, Vec::new()).await?;
+            return Ok(Again::From(self.decide(upkeep, Vec::new()).await?));
         }
-        Ok(())
+        let is_done = files.version() == Some(head.version) && files.vacuum().is_none();
+        Ok(if is_done { when_it_moves } else { Again::Soon })
     }
 
     fn upkeep(&self, table: &Table, after: u64, change: Change) -> Upkeep {
@@ -266,8 +298,12 @@ impl Worker {
         if here.is_empty() { self.clouds.clone() } else { here }
     }
 
-    /// Has the pipeline decide.
-    async fn decide(&self, upkeep: Upkeep, uploads: Vec<(String, Vec<UploadHandle>)>) -> Result<(), Failure> {
+    /// Has the pipeline decide; the number of the decision.
+    async fn decide(
+        &self,
+        upkeep: Upkeep,
+        uploads: Vec<(String, Vec<UploadHandle>)>,
+    ) -> Result<u64, Failure> {
         let (answer, answered) = oneshot::channel();
         let ended = "the pipeline ends";
         let request = Request { upkeep, uploads, answer };
