@@ -17,6 +17,7 @@ mod helpers;
 mod leader;
 mod live;
 mod main_job;
+mod maintenance;
 mod outage;
 mod scrub;
 mod sim;

@@ -216,9 +216,24 @@ impl Log {
         sum
     }
 
+    /// The paths, as the log writes them, that were removed up to the version that the last `VACUUM` means.
+    pub fn vacuumed_files(&self) -> Vec<String> {
+        let through = self.versions.iter().rev().find_map(|version| {
+            let info = version.info();
+            (info["operation"] == "VACUUM").then(|| {
+                let through = info["operationParameters"]["through"].as_str().expect("through is text");
+                through.parse::<u64>().expect("through is a number")
+            })
+        });
+        let versions = self.versions.iter().filter(|version| through.is_some_and(|it| version.number <= it));
+        let removes = versions.flat_map(|version| version.actions("remove"));
+        removes.map(|remove| remove["path"].as_str().expect("a path is text").to_owned()).collect()
+    }
+
     /// Everything that is wrong with the log by itself.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        let mut file_rows = BTreeMap::new();
         let mut previous_sha256 = "0".repeat(64);
         let mut last = None;
         let mut ends: BTreeMap<String, i64> = BTreeMap::new();
@@ -240,7 +255,7 @@ impl Log {
             for problem in problems_of_ranges(version, &mut ends) {
                 wrong(problem);
             }
-            if let Some(problem) = problem_of_counts(version, &self.dataset) {
+            if let Some(problem) = problem_of_counts(version, &self.dataset, &mut file_rows) {
                 wrong(problem);
             }
         }
@@ -275,7 +290,41 @@ fn problems_of_ranges(version: &Version, ends: &mut BTreeMap<String, i64>) -> Ve
     problems
 }
 
-fn problem_of_counts(version: &Version, dataset: &str) -> Option<String> {
+/// Rows are counted where they come in; maintenance counts none and keeps as many as it finds. `file_rows` are those
+/// of the files of the table, by path.
+fn problem_of_counts(
+    version: &Version,
+    dataset: &str,
+    file_rows: &mut BTreeMap<String, u64>,
+) -> Option<String> {
+    let mut removed = 0;
+    for remove in version.actions("remove") {
+        let path = remove["path"].as_str().unwrap_or_default();
+        let Some(rows) = file_rows.remove(path) else { return Some(format!("{path} is not in the table")) };
+        removed += rows;
+    }
+    let mut added = 0;
+    for file in version.isobar()["files"].as_array().into_iter().flatten() {
+        let rows = file["rows"].as_u64().unwrap_or_default();
+        added += rows;
+        file_rows.insert(file["path"].as_str().unwrap_or_default().to_owned(), rows);
+    }
+    let operation = version.info()["operation"].as_str().unwrap_or_default();
+    if !["OPTIMIZE", "VACUUM"].contains(&operation) {
+        return (removed > 0)
+            .then(|| format!("{operation} removes {removed} rows"))
+            .or_else(|| problem_of_sums(version, dataset));
+    }
+    let one = Log { dataset: dataset.to_owned(), versions: vec![version.clone()] };
+    let files = version.actions("add").chain(version.actions("remove"));
+    let changes = files.filter(|file| file["dataChange"] != Json::Bool(false)).count();
+    let reads = version.isobar()["offsets"].as_array().map_or(1, Vec::len) + version.actions("txn").count();
+    (removed != added || changes > 0 || reads > 0 || one.counts() != Counts::default()).then(|| {
+        format!("{operation}: {removed} rows removed, {added} added, {changes} changes, {reads} reads")
+    })
+}
+
+fn problem_of_sums(version: &Version, dataset: &str) -> Option<String> {
     let one = Log { dataset: dataset.to_owned(), versions: vec![version.clone()] };
     let counts = one.counts();
     let sum = |parts: &BTreeMap<String, u64>| parts.values().sum::<u64>();

@@ -28,7 +28,8 @@ pub const SOURCE: &str = "  events:
 /// The dataset of [`FEATURES_YAML`].
 pub const FEATURES: &str = "features";
 
-/// YAML of the dataset `features`: one rule of each kind that lets the pipeline go on, and a filter.
+/// YAML of the dataset `features`: one rule of each kind that lets the pipeline go on, and a filter. Its files stay as
+/// they were committed: [`maintained_features`] is the one that is maintained.
 pub const FEATURES_YAML: &str = "  features:
     from: events
     sql: |
@@ -39,7 +40,18 @@ pub const FEATURES_YAML: &str = "  features:
       - { name: flagged, check: \"flag IS NULL OR flag\", action: drop }
       - { name: has_amount, check: \"amount IS NOT NULL\", action: quarantine }
       - { name: small, check: \"amount < 1000\", action: warn }
+    maintenance: { compact: { enabled: false } }
 ";
+
+/// YAML of the dataset `features` with the value `maintenance` of its option of that name.
+///
+/// # Panics
+/// If [`FEATURES_YAML`] has no such option to be replaced.
+pub fn maintained_features(maintenance: &str) -> String {
+    let none = "{ compact: { enabled: false } }";
+    assert_eq!(FEATURES_YAML.matches(none).count(), 1, "there is one option to be replaced");
+    FEATURES_YAML.replace(none, maintenance)
+}
 
 /// The fate of an event in `features`.
 pub fn features(event: &Event) -> Fate {

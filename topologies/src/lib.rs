@@ -11,6 +11,7 @@ pub mod demo;
 pub mod drill;
 pub mod error;
 pub mod http;
+mod maintain;
 pub mod metrics;
 pub mod pipeline;
 pub mod plan;

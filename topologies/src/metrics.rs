@@ -43,6 +43,14 @@ pub struct Metrics {
     pub cloud_bytes: IntGaugeVec,
     /// Whether a cloud answers, by cloud.
     pub cloud_up: IntGaugeVec,
+    /// Small files combined into larger ones, by table.
+    pub compacted_files: IntCounterVec,
+    /// Bytes of those, by table.
+    pub compacted_bytes: IntCounterVec,
+    /// Files of old versions deleted in every cloud, by table.
+    pub vacuumed_files: IntCounterVec,
+    /// Maintenance that did not work and is tried again, by table.
+    pub maintenance_failures: IntCounterVec,
     /// The epoch led.
     pub epoch: IntGauge,
     /// Workers that this leader hears.
@@ -118,6 +126,26 @@ impl Metrics {
                 &["cloud"],
             ),
             cloud_up: gauges("cloud_up", "1 when the cloud's last request succeeded, else 0.", &["cloud"]),
+            compacted_files: counters(
+                "compacted_files_total",
+                "Small files combined into larger ones.",
+                &["table"],
+            ),
+            compacted_bytes: counters(
+                "compacted_bytes_total",
+                "Bytes of small files combined into larger ones.",
+                &["table"],
+            ),
+            vacuumed_files: counters(
+                "vacuumed_files_total",
+                "Files of old versions deleted in every cloud.",
+                &["table"],
+            ),
+            maintenance_failures: counters(
+                "maintenance_failures_total",
+                "Maintenance that did not work and is tried again.",
+                &["table"],
+            ),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
             workers: register(&registry, IntGauge::new("workers", "Workers that this leader hears.")),
             workers_waiting: register(

@@ -19,7 +19,7 @@ use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::JsonDecoder;
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use crate::commit::{CommitOutcome, Epoch, Group, Leader, LeaderProgress, LeaderWatch, Staged};
 use crate::error::Error;
 use crate::http::Readiness;
+use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
 use crate::progress::{Committed, Progress};
 use crate::spec::Topology;
@@ -146,6 +147,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) watch: Option<LeaderWatch>,
     pub(crate) batch: Batch,
     pub(crate) commit: Option<JoinHandle<Landing>>,
+    pub(crate) maintenance: Maintenance,
     pub(crate) stopping: bool,
 }
 
@@ -157,12 +159,18 @@ pub(crate) struct Batch {
     opened: Instant,
 }
 
-/// A commit that came back: who decided, what was committed, and how it went; no outcome if the batch was empty and
-/// only workers' commits were decided.
+/// A decision that came back: who decided, what was to be decided, and how it went; no outcome if the batch was empty
+/// and only workers' commits were decided.
 pub(crate) struct Landing {
     committer: Committer,
-    closed: ClosedBatch,
+    cargo: Cargo,
     outcome: Result<Option<CommitOutcome>, Error>,
+}
+
+/// What a decision was about.
+enum Cargo {
+    Batch(ClosedBatch),
+    Maintenance(oneshot::Sender<Result<u64, String>>),
 }
 
 /// What a commit will have done, if it is decided.
@@ -227,6 +235,8 @@ impl Pipeline<'_> {
             }
             if self.commit.is_none() && self.is_due() {
                 self.begin_commit()?;
+            } else if self.commit.is_none() && !self.stopping {
+                self.begin_maintenance();
             }
             if self.is_done() {
                 return Ok(());
@@ -246,6 +256,9 @@ impl Pipeline<'_> {
         }
         if let Some(watch) = &self.watch {
             self.options.pulse.beat(watch.progress().epoch);
+        }
+        if let Some(Committer::Own(own)) = &self.committer {
+            self.maintenance.observe(&own.leader);
         }
         self.refresh_gauges();
         Ok(())
@@ -351,9 +364,21 @@ impl Pipeline<'_> {
             self.committer.take().expect("the committer is here while no commit is in flight");
         self.commit = Some(tokio::spawn(async move {
             let outcome = committer.commit(staged).await;
-            Landing { committer, closed, outcome }
+            Landing { committer, cargo: Cargo::Batch(closed), outcome }
         }));
         Ok(())
+    }
+
+    /// Has maintenance decided in the background, if some waits for it. A batch that becomes due waits for no more than
+    /// that one decision.
+    fn begin_maintenance(&mut self) {
+        let Some(request) = self.maintenance.next_request() else { return };
+        let mut committer =
+            self.committer.take().expect("the committer is here while no commit is in flight");
+        self.commit = Some(tokio::spawn(async move {
+            let outcome = committer.maintain(&request.upkeep, request.uploads).await;
+            Landing { committer, cargo: Cargo::Maintenance(request.answer), outcome }
+        }));
     }
 
     fn close(&self, batch: Batch) -> Result<(Staged, ClosedBatch), Error> {
@@ -384,9 +409,24 @@ impl Pipeline<'_> {
 
     /// A commit came back: acknowledge it, or read its rows again.
     async fn settle(&mut self, landing: Landing, shutdown: &CancellationToken) -> Result<(), Error> {
-        let Landing { committer, closed, outcome } = landing;
+        let Landing { committer, cargo, outcome } = landing;
         self.committer = Some(committer);
-        match outcome? {
+        let outcome = outcome?;
+        let closed = match cargo {
+            Cargo::Batch(closed) => closed,
+            Cargo::Maintenance(answer) => {
+                let answered = match outcome {
+                    Some(CommitOutcome::Committed { sequence }) => Ok(sequence),
+                    Some(CommitOutcome::Stale(refusal)) => Err(refusal.to_string()),
+                    Some(CommitOutcome::NotStored(what)) => Err(what),
+                    None => Err("another process leads".to_owned()),
+                };
+                // Nobody listens any more when the pipeline ends; the decision stands.
+                let _ = answer.send(answered);
+                return self.renew_epoch(shutdown).await;
+            }
+        };
+        match outcome {
             None => self.renew_epoch(shutdown).await,
             Some(CommitOutcome::Committed { sequence }) => {
                 reach(&failpoint::CONSUME_BEFORE_ACKNOWLEDGE)?;
@@ -515,6 +555,7 @@ impl Pipeline<'_> {
     pub(crate) async fn stop(mut self, result: Result<(), Error>) -> Result<Summary, Error> {
         self.options.ready.store(false, Ordering::Relaxed);
         self.options.pulse.end();
+        self.maintenance.stop().await;
         if let Some(commit) = self.commit.take() {
             commit.abort();
         }

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
 use crate::error::Error;
+use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions, TopicDecoder, now_ms};
 use crate::quarantine;
 use crate::spec::{Compression, SourceSpec, StartPosition, TopicIdentity, Topology};
@@ -96,6 +97,11 @@ impl<'a> Pipeline<'a> {
         guards.spawn(watch_topics(topology.kafka.topic_identity, questions, cluster));
         let source = KafkaSource::start(&kafka, assignment)
             .map_err(|error| Error::connector("start consuming", error))?;
+        let maintenance = if options.until_caught_up {
+            Maintenance::none()
+        } else {
+            Maintenance::start(topology, &plans, &group.clouds, &uploads, &options.metrics)
+        };
         options.leader.send_replace(Some(watch.clone()));
         options.ready.store(true, Ordering::Relaxed);
         info!(partitions = identities.len(), datasets = plans.len(), "consuming");
@@ -116,6 +122,7 @@ impl<'a> Pipeline<'a> {
             plans,
             identities,
             commit: None,
+            maintenance,
             stopping: false,
             options,
         })

@@ -16,7 +16,7 @@ use isobar_schemas::TopicPartition;
 use object_store::path::Path;
 use parquet::errors::ParquetError;
 
-use super::file::FileEncoder;
+use super::file::{FileEncoder, FinishedFile};
 use super::layout::TableLayout;
 use super::partitions::{Group, Splitter, Values, directory};
 use crate::Error;
@@ -27,7 +27,7 @@ use crate::upload::{FanOut, UploadHandle};
 /// A row group is encoded once it has this many bytes of Arrow data.
 const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
 /// A row group is encoded once it has this many rows.
-const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
+pub(super) const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 /// A file is ended once it has this many bytes; further rows of its partition values start another.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Combinations of partition values open at a time; beyond that, the file with the most waiting rows is ended.
@@ -107,9 +107,10 @@ struct OpenFile {
     started: Option<(Name, FileEncoder)>,
 }
 
-struct Name {
-    path: String,
-    object_path: Path,
+/// Where a file lies, relative to its table and in every cloud.
+pub(super) struct Name {
+    pub(super) path: String,
+    pub(super) object_path: Path,
 }
 
 /// Writes the rows of one commit of one table.
@@ -134,11 +135,7 @@ impl DatasetWriter {
     /// # Errors
     /// [`Error::Batch`] if `commit_id` cannot be part of a name.
     pub fn new(layout: Arc<TableLayout>, fan_out: Arc<FanOut>, commit_id: &str) -> Result<Self, Error> {
-        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        if commit_id.is_empty() || !commit_id.chars().all(valid) {
-            let detail = format!("commit id {commit_id:?} cannot be part of a file's name");
-            return Err(Error::Batch { table: layout.path().into(), detail });
-        }
+        check_commit_id(&layout, commit_id)?;
         let splitter = Splitter::new(&layout).map_err(|error| batch_error(&layout, error))?;
         Ok(Self {
             layout,
@@ -261,23 +258,48 @@ impl DatasetWriter {
             return Ok(());
         };
         let finished = encoder.finish().map_err(|source| encode_error(&name, source))?;
-        let columns = self.layout.partition_by().iter().cloned();
-        self.staged.push(StagedFile {
-            log_path: encode_log_path(&name.path),
-            path: name.path,
-            object_path: name.object_path,
-            size: finished.size,
-            sha256: finished.sha256,
-            rows: finished.rows,
-            partition_values: columns.zip(values.iter().cloned()).collect(),
-            stats: finished.stats,
-            uploads: finished.uploads,
-        });
+        self.staged.push(staged(&self.layout, name, values, finished));
         Ok(())
     }
 }
 
-fn file_name(layout: &TableLayout, values: &Values, commit_id: &str, number: usize) -> Result<Name, Error> {
+/// A commit id is part of the names of files.
+pub(super) fn check_commit_id(layout: &TableLayout, commit_id: &str) -> Result<(), Error> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if commit_id.is_empty() || !commit_id.chars().all(valid) {
+        let detail = format!("commit id {commit_id:?} cannot be part of a file's name");
+        return Err(Error::Batch { table: layout.path().into(), detail });
+    }
+    Ok(())
+}
+
+/// A file that is complete, as a commit names it.
+pub(super) fn staged(
+    layout: &TableLayout,
+    name: Name,
+    values: &Values,
+    finished: FinishedFile,
+) -> StagedFile {
+    let columns = layout.partition_by().iter().cloned();
+    StagedFile {
+        log_path: encode_log_path(&name.path),
+        path: name.path,
+        object_path: name.object_path,
+        size: finished.size,
+        sha256: finished.sha256,
+        rows: finished.rows,
+        partition_values: columns.zip(values.iter().cloned()).collect(),
+        stats: finished.stats,
+        uploads: finished.uploads,
+    }
+}
+
+pub(super) fn file_name(
+    layout: &TableLayout,
+    values: &Values,
+    commit_id: &str,
+    number: usize,
+) -> Result<Name, Error> {
     let directory = directory(layout.partition_by(), values);
     let separator = if directory.is_empty() { "" } else { "/" };
     let path = format!("{directory}{separator}part-{commit_id}-{number:05}.parquet");
@@ -286,7 +308,7 @@ fn file_name(layout: &TableLayout, values: &Values, commit_id: &str, number: usi
     Ok(Name { path, object_path })
 }
 
-fn encode_error(name: &Name, source: ParquetError) -> Error {
+pub(super) fn encode_error(name: &Name, source: ParquetError) -> Error {
     Error::Encode { path: name.object_path.to_string(), source }
 }
 
@@ -295,4 +317,4 @@ fn batch_error(layout: &TableLayout, error: arrow::error::ArrowError) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 use super::actions::{
     Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
 };
+use super::maintenance::{Maintenance, MaintenanceWork, is_maintenance};
 use super::path::decode_log_path;
 use super::schema;
 use crate::Error;
@@ -131,6 +132,12 @@ impl CommitInfo {
             isobar,
         }
     }
+
+    /// A maintenance entry at `timestamp_ms`.
+    pub fn maintaining(maintenance: &Maintenance, timestamp_ms: i64, isobar: IsobarInfo) -> Self {
+        let info = Self::new(maintenance.operation(), timestamp_ms, isobar);
+        Self { operation_parameters: maintenance.parameters(), ..info }
+    }
 }
 
 impl CommitBody {
@@ -174,11 +181,28 @@ impl CommitBody {
             partition_values,
             size: i64::try_from(digest.size).unwrap_or(i64::MAX),
             modification_time: self.info.timestamp_ms,
-            data_change: true,
+            data_change: !is_maintenance(&self.info.operation),
             stats: Some(stats),
             deletion_vector: None,
         });
         self.info.isobar.files.push(digest);
+    }
+
+    /// Removes the file at `path`, as the log writes it; `size` is in bytes.
+    pub fn remove_file(
+        &mut self,
+        path: String,
+        size: u64,
+        partition_values: BTreeMap<String, Option<String>>,
+    ) {
+        self.removes.push(Remove {
+            path,
+            deletion_timestamp: Some(self.info.timestamp_ms),
+            data_change: !is_maintenance(&self.info.operation),
+            extended_file_metadata: Some(true),
+            partition_values: Some(partition_values),
+            size: Some(i64::try_from(size).unwrap_or(i64::MAX)),
+        });
     }
 
     /// The exact bytes to publish: one action per line, each line ended by a newline.
@@ -268,7 +292,35 @@ impl CommitBody {
         check_info(&self.info)?;
         self.check_table()?;
         self.check_positions()?;
-        self.check_files()
+        self.check_files()?;
+        self.check_maintenance()
+    }
+
+    /// Maintenance reads nothing, counts nothing, and says so of every file.
+    fn check_maintenance(&self) -> Result<(), Error> {
+        let Some(maintenance) = Maintenance::of(&self.info)? else { return Ok(()) };
+        let (operation, info) = (maintenance.operation(), &self.info.isobar);
+        let is_plain = self.protocol.is_none() && self.metadata.is_none() && self.txns.is_empty();
+        require(is_plain && info.offsets.is_empty() && info.rows == RowCounts::default(), || {
+            format!("{operation} changes more than files")
+        })?;
+        let changes = self.adds.iter().map(|add| add.data_change);
+        let mut changes = changes.chain(self.removes.iter().map(|remove| remove.data_change));
+        require(!changes.any(|changes| changes), || format!("{operation} with dataChange"))?;
+        match maintenance.work {
+            MaintenanceWork::Optimize { rows } => {
+                require(!self.adds.is_empty() && !self.removes.is_empty(), || {
+                    format!("{operation} replaces nothing")
+                })?;
+                let added = info.files.iter().map(|file| file.rows).try_fold(0, u64::checked_add);
+                require(added == Some(rows), || format!("{operation} of {rows} rows adds {added:?}"))
+            }
+            MaintenanceWork::Vacuum { .. } => {
+                require(self.adds.is_empty() && self.removes.is_empty(), || {
+                    format!("{operation} adds or removes files")
+                })
+            }
+        }
     }
 
     fn check_table(&self) -> Result<(), Error> {
@@ -623,6 +675,76 @@ mod tests {
         assert_eq!(read.to_bytes().unwrap(), written_bytes);
         read.check_follows(Some((&bytes, &created))).unwrap();
         created.check_follows(None).unwrap();
+    }
+
+    fn maintaining(work: MaintenanceWork) -> CommitBody {
+        let isobar = info(3, &"44".repeat(32), RowCounts::default());
+        let maintenance = Maintenance { after: 4, work };
+        CommitBody::new(CommitInfo::maintaining(&maintenance, 1_700_000_020_000, isobar))
+    }
+
+    fn optimize() -> CommitBody {
+        let mut body = maintaining(MaintenanceWork::Optimize { rows: 7 });
+        let values: BTreeMap<String, Option<String>> = [("month".to_string(), Some("10".to_string()))].into();
+        body.remove_file("month=10/part-b-00000.parquet".into(), 100, values.clone());
+        body.remove_file("month=10/part-a-00000.parquet".into(), 90, values.clone());
+        let path = "month=10/part-c-00000.parquet".to_string();
+        let digest = FileDigest { path, size: 150, sha256: "55".repeat(32), rows: 7 };
+        body.add_file(digest, values, r#"{"numRecords":7}"#.into());
+        body
+    }
+
+    #[test]
+    fn maintenance_survives_a_round_trip_with_fixed_bytes() {
+        let bytes = optimize().to_bytes().unwrap();
+        let read = parse_body(&bytes).unwrap();
+        assert_eq!(read, sorted(&optimize()));
+        let work = MaintenanceWork::Optimize { rows: 7 };
+        assert_eq!(Maintenance::of(&read.info).unwrap(), Some(Maintenance { after: 4, work }));
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(
+            text.contains(r#""operation":"OPTIMIZE","operationParameters":{"after":"4","rows":"7"}"#),
+            "{text}"
+        );
+        let removed = "{\"remove\":{\"path\":\"month=10/part-a-00000.parquet\",\"deletionTimestamp\":1700000020000,\
+                       \"dataChange\":false,\"extendedFileMetadata\":true,\"partitionValues\":{\"month\":\"10\"},\
+                       \"size\":90}}";
+        assert_eq!(text.lines().nth(2), Some(removed));
+        let vacuum = maintaining(MaintenanceWork::Vacuum { through: 12 });
+        let read = parse_body(&vacuum.to_bytes().unwrap()).unwrap();
+        assert_eq!(read, vacuum);
+        assert_eq!(read.info.operation, "VACUUM");
+        let written = parse_body(&write(b"previous").to_bytes().unwrap()).unwrap();
+        assert_eq!(Maintenance::of(&written.info).unwrap(), None);
+    }
+
+    #[test]
+    fn maintenance_that_changes_what_a_table_says_is_refused() {
+        type Break = fn(&mut CommitBody);
+        let breaks: [(&str, Break); 9] = [
+            ("changes more", |b| b.set_position("a/b/c/0".into(), 4)),
+            ("changes more", |b| b.info.isobar.rows.filtered = 7),
+            ("changes more", |b| b.protocol = Some(TableDefinition::protocol())),
+            ("dataChange", |b| b.adds[0].data_change = true),
+            ("dataChange", |b| b.removes[1].data_change = true),
+            ("replaces nothing", |b| b.removes.clear()),
+            ("adds Some(7)", |b| _ = b.info.operation_parameters.insert("rows".into(), "8".into())),
+            ("parameters", |b| _ = b.info.operation_parameters.insert("rows".into(), "07".into())),
+            ("parameters", |b| _ = b.info.operation_parameters.insert("more".into(), "1".into())),
+        ];
+        for (reason, break_one) in breaks {
+            let mut body = optimize();
+            break_one(&mut body);
+            // Row counts that hold together, so that only the rule in question is broken.
+            body.info.isobar.rows.input = body.info.isobar.rows.filtered;
+            let error = body.to_bytes().expect_err(reason).to_string();
+            assert!(error.contains(reason), "expected {reason:?}, got {error:?}");
+        }
+        let mut vacuum = optimize();
+        let work = MaintenanceWork::Vacuum { through: 3 };
+        let isobar = vacuum.info.isobar.clone();
+        vacuum.info = CommitInfo::maintaining(&Maintenance { after: 4, work }, 1_700_000_020_000, isobar);
+        assert!(vacuum.to_bytes().unwrap_err().to_string().contains("adds or removes"));
     }
 
     #[test]

@@ -18,6 +18,7 @@
 pub mod actions;
 pub mod body;
 pub mod fingerprint;
+pub mod maintenance;
 pub mod path;
 pub mod schema;
 
@@ -26,3 +27,4 @@ pub use actions::{
 };
 pub use body::{CommitBody, TableDefinition, next_commit_timestamp_ms, parse_body, sha256_hex};
 pub use fingerprint::record_fingerprint;
+pub use maintenance::{Maintenance, MaintenanceWork};

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Epoch;
 use super::format::{Decision, TableBody};
+use super::upkeep;
 
 pub use isobar_connectors::delta::body::NO_PREVIOUS_SHA256 as NO_PREVIOUS;
 
@@ -32,6 +33,14 @@ pub struct TableHead {
     pub sha256: String,
     /// Per app transaction (`<topology>/<cluster>/<topic id>/<partition>`), the next offset to read.
     pub positions: BTreeMap<String, i64>,
+    /// Version of the last maintenance entry, 0 where there was none: what maintenance must be planned after. Left out
+    /// where it is 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub maintained: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The state after a decision: heads of all tables. Equal chains mean equal history, because each head's hash
@@ -115,6 +124,16 @@ pub enum Refusal {
         start: i64,
         /// Where the chain is, -1 where it has no position.
         chain: i64,
+    },
+    /// Maintenance that was planned on another state of the files: drop it and plan again.
+    #[error("{dataset}: maintenance planned after version {after}, the chain was maintained at {chain}")]
+    Overtaken {
+        /// The table.
+        dataset: String,
+        /// What it was planned after.
+        after: u64,
+        /// The chain's last maintenance entry.
+        chain: u64,
     },
     /// Its numbers contradict each other. A bug: stop.
     #[error("{dataset}: {what}")]
@@ -249,10 +268,12 @@ impl Chain {
                     table.dataset, table.version
                 ));
             }
+            let maintained = upkeep::maintained_after(&body, version, head.map_or(0, |head| head.maintained))
+                .map_err(|what| format!("{} version {}: {what}", table.dataset, table.version))?;
             let mut positions = head.map(|head| head.positions.clone()).unwrap_or_default();
             members.extend(body.info.isobar.members);
             positions.extend(body.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
-            let head = TableHead { version, sha256: table.sha256.clone(), positions };
+            let head = TableHead { version, sha256: table.sha256.clone(), positions, maintained };
             self.tables.insert(table.dataset.clone(), head);
         }
         if members.is_empty() {

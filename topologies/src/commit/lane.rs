@@ -21,6 +21,7 @@ use super::chain::{Chain, TableHead};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
 use super::leader::{Shared, Slot, State};
 use super::readmit::is_readmitted;
+use super::released::{Released, released_by};
 use super::rules::{self, Occupant};
 use super::takeover::published_from;
 use crate::error::Error;
@@ -288,10 +289,16 @@ impl Lane {
             let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
             let present = present.min(head.version + 1);
             let missing = self.settle_missing(dataset, head, present).await?;
-            for (version, sha256) in (present..).zip(&missing) {
+            let mut released = None;
+            for (index, (version, sha256)) in (present..).zip(&missing).enumerate() {
                 let body = self.read_version_elsewhere(dataset, version, sha256).await?;
                 self.reach(&failpoint::FILL_BEFORE_VERSION)?;
-                self.publish_body(&body, &[]).await?;
+                let nowhere = self.bring_files(&body, &Slot::without_uploads()).await?;
+                if !nowhere.is_empty() && released.is_none() {
+                    released = Some(self.released_after(&body, &missing[index + 1..]).await?);
+                }
+                refuse_missing(&nowhere, released.as_ref())?;
+                self.publish_body(&body).await?;
                 self.reach(&failpoint::FILL_AFTER_VERSION)?;
             }
             info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "cloud filled");
@@ -378,9 +385,11 @@ impl Lane {
 
     /// Files first, then the record; it counts only in a cloud that is still ours after that.
     async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
-        for decision in slot.record.decisions() {
-            for table in &decision.tables {
-                self.bring_files(table, slot).await?;
+        for table in slot.record.decisions().iter().flat_map(|decision| &decision.tables) {
+            let nowhere = self.bring_files(table, slot).await?;
+            if !nowhere.is_empty() {
+                let released = released_by(slot.record.decisions());
+                refuse_missing(&nowhere, released.get(table.dataset.as_str()))?;
             }
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
@@ -396,10 +405,25 @@ impl Lane {
         }
     }
 
-    async fn bring_files(&self, table: &TableBody, slot: &Slot) -> Step<()> {
+    /// What the versions after `body`, whose hashes are known and which lie in other clouds, let go of files removed there.
+    async fn released_after(&self, body: &TableBody, hashes: &[String]) -> Step<Released> {
+        let mut released = Released::default();
+        for (version, sha256) in (body.version + 1..).zip(hashes) {
+            let next = self.read_version_elsewhere(&body.dataset, version, sha256).await?;
+            let parsed = delta::parse_body(next.body.as_bytes()).map_err(|error| {
+                Error::damaged(&format!("{} version {version}", body.dataset), error.to_string())
+            })?;
+            released.note(version, &parsed);
+        }
+        Ok(released)
+    }
+
+    /// Makes sure that the files of `table` are here. The paths, as the log writes them, of those that are in no cloud.
+    async fn bring_files(&self, table: &TableBody, slot: &Slot) -> Step<Vec<String>> {
         let parsed = delta::parse_body(table.body.as_bytes()).map_err(|error| {
             Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
         })?;
+        let mut nowhere = Vec::new();
         for file in &parsed.info.isobar.files {
             let path = delta::path::decode_log_path(&file.path).map_err(|error| {
                 Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
@@ -409,48 +433,52 @@ impl Lane {
                 continue;
             }
             self.reach(&failpoint::FILL_BEFORE_FILE)?;
-            self.copy_file(&path, file).await?;
+            if !self.copy_file(&path, file).await? {
+                nowhere.push(file.path.clone());
+            }
             self.reach(&failpoint::FILL_AFTER_FILE)?;
         }
-        Ok(())
+        Ok(nowhere)
     }
 
     /// Brings one file here from the first cloud that answers and holds it whole. Which one answers is asked with the
-    /// control client: it gives up within seconds, where the patient data client would hold up this lane.
-    async fn copy_file(&self, path: &str, file: &FileDigest) -> Step<()> {
+    /// control client: it gives up within seconds, where the patient data client would hold up this lane. False if every
+    /// cloud says that it does not have the file.
+    async fn copy_file(&self, path: &str, file: &FileDigest) -> Step<bool> {
         let location = Path::parse(path).map_err(|error| Error::damaged(path, error.to_string()))?;
         match self.cloud().control.head(&location).await {
-            Ok(found) if found.size == file.size => return Ok(()),
+            Ok(found) if found.size == file.size => return Ok(true),
             Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(Error::store(self.cloud(), &format!("look for {path}"), error).into()),
         }
-        let mut last = Error::damaged(path, "no other cloud holds this file");
+        let mut last = None;
         for other in self.others() {
-            if let Err(error) = other.control.head(&location).await {
-                last = Error::store(other, &format!("look for {path}"), error);
-                continue;
+            match other.control.head(&location).await {
+                Ok(_) => {}
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => {
+                    last = Some(Error::store(other, &format!("look for {path}"), error));
+                    continue;
+                }
             }
             let sources = std::slice::from_ref(&other.data);
             match copy_file(&self.cloud().data, sources, path, file.size, &file.sha256).await {
-                Ok(()) => return Ok(()),
-                Err(error) => last = unreachable(error),
+                Ok(()) => return Ok(true),
+                Err(error) => last = Some(unreachable(error)),
             }
         }
-        Err(last.into())
+        last.map_or(Ok(false), |error| Err(error.into()))
     }
 
     async fn publish(&self, slot: &Slot) -> Step<()> {
         for table in slot.record.decisions().iter().flat_map(|decision: &Decision| &decision.tables) {
-            self.publish_body(table, &[slot]).await?;
+            self.publish_body(table).await?;
         }
         Ok(())
     }
 
-    /// Puts one version into `_delta_log`; its files are brought first unless a slot says that was done.
-    async fn publish_body(&self, table: &TableBody, stored: &[&Slot]) -> Step<()> {
-        if stored.is_empty() {
-            self.bring_files(table, &Slot::without_uploads()).await?;
-        }
+    /// Puts one version, whose files are here, into `_delta_log`.
+    async fn publish_body(&self, table: &TableBody) -> Step<()> {
         let path = published_path(&table.dataset, table.version);
         self.reach(&failpoint::PUBLISH_BEFORE_PUT)?;
         match put_once(&self.cloud().control, &path, Bytes::from(table.body.clone())).await {
@@ -460,5 +488,14 @@ impl Lane {
                 Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))))
             }
         }
+    }
+}
+
+/// A file that no cloud has can only be done without if it was let go.
+fn refuse_missing(nowhere: &[String], released: Option<&Released>) -> Step<()> {
+    let is_released = |path: &&String| released.is_some_and(|released| released.contains(path));
+    match nowhere.iter().find(|path| !is_released(path)) {
+        Some(path) => Err(Error::damaged(path, "no cloud holds this file").into()),
+        None => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, Quorum, majority};
 use super::rules::{self, CloudStanding, Standing};
 use super::takeover::Group;
+use super::upkeep::Upkeep;
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
 
@@ -103,6 +104,8 @@ pub(super) struct Shared {
     pub(super) group_id: String,
     pub(super) clouds: Vec<Cloud>,
     pub(super) base: Chain,
+    /// The last decision that the header stands for; record `i` is the `i`-th one after it.
+    header_sequence: u64,
     /// The clouds that were readmitted, as in the header.
     pub(super) readmitted: BTreeMap<String, u64>,
     pub(super) uploads: Arc<FanOut>,
@@ -330,6 +333,22 @@ impl LeaderWatch {
         self.0.read(|state| state.standing() == Standing::Superseded)
     }
 
+    /// Whether every registered cloud has published decision `sequence` and all before it, and is neither away, nor set
+    /// aside, nor sealed by a later leader.
+    pub fn is_published_everywhere(&self, sequence: u64) -> bool {
+        self.0.read(|state| {
+            let published = |cloud: usize| {
+                let CloudState { published, sealed, .. } = *state.quorum.cloud(cloud);
+                let last = published.checked_sub(1).map(|record| self.0.header_sequence + record);
+                !sealed
+                    && !state.away[cloud]
+                    && state.set_aside[cloud].is_none()
+                    && last.is_some_and(|last| last >= sequence)
+            };
+            (0..self.0.clouds.len()).all(published)
+        })
+    }
+
     /// Waits until the progress is such that `holds`; false when the epoch ends before that.
     pub async fn wait_until(&self, holds: impl Fn(&LeaderProgress) -> bool) -> bool {
         let mut changes = self.0.changed.subscribe();
@@ -364,6 +383,7 @@ impl Leader {
             group_id: takeover.group_id,
             clouds: group.clouds.clone(),
             base: takeover.header.base.clone(),
+            header_sequence: chain.sequence,
             readmitted: takeover.header.readmitted.clone(),
             uploads,
             environment: group.environment.clone(),
@@ -470,6 +490,41 @@ impl Leader {
         }
     }
 
+    /// Decides maintenance, whose files `uploads` brings. As [`commit`](Self::commit), but whatever is wrong with it is
+    /// answered rather than an error: nothing was proposed, and commits go on.
+    pub async fn maintain(
+        &mut self,
+        upkeep: &Upkeep,
+        uploads: Vec<FileUploads>,
+        now_ms: i64,
+    ) -> Result<CommitOutcome, Error> {
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+        if let Err(what) = files_in_majority(&uploads, self.shared.clouds.len()).await {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        if let Err(error) = failpoint::hit(&failpoint::MAINTAIN_BEFORE_DECIDE, "") {
+            return Ok(CommitOutcome::NotStored(error.to_string()));
+        }
+        if let Err(refusal) = self.chain.accept_upkeep(upkeep) {
+            return Ok(CommitOutcome::Stale(refusal));
+        }
+        let decision = self.chain.decide_upkeep(&self.topology, self.shared.epoch, now_ms, upkeep);
+        let follows = decision.map_err(|error| error.to_string()).and_then(|decision| {
+            self.chain.clone().apply(&decision)?;
+            Ok(decision)
+        });
+        match follows {
+            Ok(decision) => self.decide(decision, uploads).await?,
+            Err(what) => return Ok(CommitOutcome::NotStored(what)),
+        }
+        match failpoint::hit(&failpoint::MAINTAIN_AFTER_DECIDE, "") {
+            Ok(()) => Ok(CommitOutcome::Committed { sequence: self.chain.sequence }),
+            // Whoever asked finds out from the log.
+            Err(error) => Ok(CommitOutcome::NotStored(error.to_string())),
+        }
+    }
+
+    /// Stores the decision that follows the chain and waits until it is decided.
     async fn decide(&mut self, decision: Decision, uploads: Vec<FileUploads>) -> Result<(), Error> {
         // Applied to a copy first: what we would read back must follow the chain before anyone can see it.
         let mut next = self.chain.clone();

@@ -13,8 +13,9 @@
 //! lane of its own ([`lane`]) that goes through the same steps for the newest commit and for one missed long ago,
 //! so that a cloud that was away is filled simply by going on.
 //!
-//! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one decision), [`quorum`] (is this decided?), [`choose`]
-//! (what did the sealed logs decide?) and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
+//! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one decision),
+//! [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] (may this maintenance follow?)
+//! and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
 //! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
 //! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
 
@@ -28,8 +29,10 @@ mod leader;
 pub mod merge;
 pub mod quorum;
 mod readmit;
+mod released;
 pub mod rules;
 mod takeover;
+pub mod upkeep;
 
 pub use chain::{
     Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
@@ -39,5 +42,7 @@ pub use format::{Epoch, UNPUBLISHED_MAX};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub(crate) use readmit::is_readmitted;
+pub(crate) use released::Released;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;
+pub use upkeep::{Change, RemovedFile, Upkeep};

@@ -22,6 +22,7 @@ use super::format::{
     decode, encode, published_path,
 };
 use super::leader::encode_to_store;
+use super::released::released_by;
 use super::rules;
 use super::takeover::{Group, most_common};
 use crate::error::Error;
@@ -364,12 +365,17 @@ impl Group {
     }
 }
 
-/// Makes sure that `to` has every file that `decisions` name.
+/// Makes sure that `to` has every file that `decisions` name and do not let go.
 async fn bring_files(decisions: &[Decision], to: &Cloud, from: &[Cloud]) -> Result<(), Error> {
     let sources: Vec<Arc<dyn ObjectStore>> =
         from.iter().filter(|cloud| cloud.name != to.name).map(|cloud| cloud.data.clone()).collect();
+    let released = released_by(decisions);
     for table in decisions.iter().flat_map(|decision| &decision.tables) {
+        let released = released.get(table.dataset.as_str());
         for (path, file) in files_of(table)? {
+            if released.is_some_and(|released| released.contains(&file.path)) {
+                continue;
+            }
             copy_file(&to.data, &sources, &path, file.size, &file.sha256)
                 .await
                 .map_err(|error| Error::connector("bring files", error))?;

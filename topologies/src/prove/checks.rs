@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{FileDigest, OffsetRange};
+use isobar_connectors::delta::{FileDigest, Maintenance, MaintenanceWork, OffsetRange};
+use isobar_schemas::RowCounts;
 
 use super::log::{Before, Entry, Step, TableLog};
 use super::tally::Tally;
@@ -203,24 +204,37 @@ fn transactions_off(entry: &Entry) -> Vec<String> {
 }
 
 /// Per commit: every record has one fate, the files hold what is counted out, and commitInfo and `add` actions name
-/// the same files. Along the versions: no file is added twice, none is removed that was not there.
+/// the same files. Along the versions: no file is added twice, none is removed that was not there, and maintenance
+/// follows maintenance and removes as many rows as it adds.
 pub(crate) fn counts(log: &TableLog) -> Tally {
     let mut tally = Tally::default();
-    let mut added: HashSet<&str> = HashSet::new();
+    let mut added: HashMap<&str, Option<u64>> = HashMap::new();
     let mut removed: HashSet<&str> = HashSet::new();
+    let mut maintained = 0;
     let mut from_beginning = true;
     for step in log.steps() {
         from_beginning &= step.continues();
         let mut problems = rows_off(log, step.entry);
         problems.extend(files_off(step.entry));
         for path in &step.entry.removes {
-            let unknown = from_beginning && !added.contains(path.as_str());
+            let unknown = from_beginning && !added.contains_key(path.as_str());
             if !removed.insert(path) || unknown {
                 problems.push(format!("removes {path}, which is not in the table"));
             }
         }
+        if let Some(maintenance) = step.entry.maintenance() {
+            if from_beginning {
+                problems.extend(rows_moved_off(step.entry, &maintenance, &added));
+            }
+            if from_beginning && maintenance.after != maintained {
+                problems.push(format!("maintenance after version {}, not {maintained}", maintenance.after));
+            }
+            maintained = step.version;
+        } else if !step.entry.removes.is_empty() {
+            problems.push("removes files, and is no maintenance".to_owned());
+        }
         for add in &step.entry.adds {
-            if !added.insert(&add.path) {
+            if added.insert(&add.path, add.rows).is_some() {
                 problems.push(format!("adds {} a second time", add.path));
             }
         }
@@ -229,7 +243,27 @@ pub(crate) fn counts(log: &TableLog) -> Tally {
     tally
 }
 
+/// What is wrong with the rows of a maintenance entry, given the rows of the files `added` before it.
+fn rows_moved_off(
+    entry: &Entry,
+    maintenance: &Maintenance,
+    added: &HashMap<&str, Option<u64>>,
+) -> Option<String> {
+    let rows = |path: &String| added.get(path.as_str()).copied().flatten().unwrap_or_default();
+    let before = total(entry.removes.iter().map(rows));
+    let after = total(entry.commit.isobar.files.iter().map(|file| file.rows));
+    let moved = match maintenance.work {
+        MaintenanceWork::Optimize { rows } => rows,
+        MaintenanceWork::Vacuum { .. } => 0,
+    };
+    (before != after || moved != after)
+        .then(|| format!("{before} rows in files removed, {after} in files added, {moved} stated"))
+}
+
 fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
+    if let Err(error) = Maintenance::of(&entry.commit) {
+        return vec![error.to_string()];
+    }
     let info = &entry.commit.isobar;
     let rows = &info.rows;
     let mut problems = Vec::new();
@@ -255,7 +289,12 @@ fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
         }
     }
     let file_rows = total(info.files.iter().map(|file| file.rows));
-    if file_rows != rows.output {
+    // Maintenance counts no rows: those of its files were counted when they came.
+    let counted = entry.maintenance().map_or(rows.output, |_| file_rows);
+    if entry.maintenance().is_some() && (*rows != RowCounts::default() || !info.offsets.is_empty()) {
+        problems.push("maintenance that reads or counts records".to_owned());
+    }
+    if file_rows != counted {
         problems.push(format!("{file_rows} rows in files, {} rows out", rows.output));
     }
     problems

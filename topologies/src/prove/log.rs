@@ -11,11 +11,12 @@ use futures::{TryStreamExt, future};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::BODY_BYTES_MAX;
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{Action, Add, CommitInfo, Metadata, Txn, sha256_hex};
+use isobar_connectors::delta::{Action, Add, CommitInfo, Maintenance, Metadata, Txn, sha256_hex};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 
+use crate::commit::Released;
 use crate::commit::format::published_path;
 
 /// Bodies read at once from one cloud.
@@ -152,12 +153,29 @@ impl TableLog {
         live.into_values().collect()
     }
 
-    /// Every path the log ever named, decoded.
+    /// Every path the log ever named and no VACUUM let go, decoded.
     pub(crate) fn named_paths(&self) -> HashSet<String> {
-        let entries = self.steps().map(|step| step.entry);
-        entries
-            .flat_map(|entry| entry.adds.iter().filter_map(|add| decode_log_path(&add.path).ok()))
-            .collect()
+        let released = self.released_paths();
+        let adds = self.steps().flat_map(|step| &step.entry.adds);
+        let paths = adds.filter_map(|add| decode_log_path(&add.path).ok());
+        paths.filter(|path| !released.contains(path)).collect()
+    }
+
+    /// The paths that a VACUUM let go, decoded: they may be gone, and nothing needs them.
+    pub(crate) fn released_paths(&self) -> HashSet<String> {
+        let mut released = Released::default();
+        for step in self.steps() {
+            released.note_actions(step.version, step.entry.removes.iter().cloned(), step.entry.maintenance());
+        }
+        released.paths().filter_map(|path| decode_log_path(path).ok()).collect()
+    }
+}
+
+impl Entry {
+    /// What maintenance this is, `None` for a commit of rows and for parameters that are not understood; the check on
+    /// counts reports those.
+    pub(crate) fn maintenance(&self) -> Option<Maintenance> {
+        Maintenance::of(&self.commit).ok().flatten()
     }
 }
 

@@ -235,13 +235,22 @@ pub(crate) async fn count_leftovers(
     table: &str,
     named: &HashSet<String>,
 ) -> Result<Leftovers, object_store::Error> {
+    count_among(cloud, table, |path| !named.contains(path)).await
+}
+
+/// Counts the objects in the table's folder, outside its log, whose paths relative to it `counts` wants.
+pub(crate) async fn count_among(
+    cloud: &Cloud,
+    table: &str,
+    counts: impl Fn(&str) -> bool,
+) -> Result<Leftovers, object_store::Error> {
     let folder = Path::from(format!("datasets/{table}"));
     let inside = format!("{folder}/");
     let mut leftovers = Leftovers::default();
     let mut objects = cloud.data.list(Some(&folder));
     while let Some(object) = objects.try_next().await? {
         let relative = object.location.as_ref().strip_prefix(&inside);
-        if relative.is_some_and(|path| !path.starts_with("_delta_log/") && !named.contains(path)) {
+        if relative.is_some_and(|path| !path.starts_with("_delta_log/") && counts(path)) {
             leftovers.objects += 1;
             leftovers.bytes += object.size;
         }

@@ -10,7 +10,8 @@ use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::{
-    Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, OffsetRange, TableDefinition, sha256_hex,
+    Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork, OffsetRange,
+    TableDefinition, sha256_hex,
 };
 use isobar_schemas::RowCounts;
 use object_store::memory::InMemory;
@@ -125,6 +126,28 @@ impl History {
         };
         body.add_file(digest, values, format!("{{\"numRecords\":{rows}}}"));
         self.files.insert(format!("datasets/{table}/{object}"), bytes);
+    }
+
+    /// The maintenance entry that follows in the dataset, without its files.
+    pub(crate) fn maintain(&mut self, after: u64, work: MaintenanceWork) -> &mut CommitBody {
+        let versions = self.tables.get_mut(DATASET).unwrap();
+        let mut info = versions.last().unwrap().info.isobar.clone();
+        info.sequence += 1;
+        info.commit_id = format!("c{}", info.sequence);
+        (info.offsets, info.rows, info.files) = (Vec::new(), RowCounts::default(), Vec::new());
+        let timestamp_ms = 1000 * info.sequence as i64;
+        let maintenance = Maintenance { after, work };
+        versions.push(CommitBody::new(CommitInfo::maintaining(&maintenance, timestamp_ms, info)));
+        versions.last_mut().unwrap()
+    }
+
+    /// Combines both files of `month=2` in version 4.
+    pub(crate) fn compact(&mut self) {
+        let body = self.maintain(0, MaintenanceWork::Optimize { rows: 10 });
+        for path in ["month=2/b.parquet", "month=2/c.parquet"] {
+            body.remove_file(path.into(), 1, BTreeMap::from([("month".to_owned(), Some("2".to_owned()))]));
+        }
+        self.file(DATASET, 4, "month=2/e.parquet", "2", 3..13);
     }
 
     /// A version of the dataset, to be broken.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, Fault, FaultSwitch};
-use isobar_connectors::delta::{Remove, Txn};
+use isobar_connectors::delta::{MaintenanceWork, Remove, Txn};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -307,15 +307,68 @@ fn removed(path: &str) -> Remove {
     }
 }
 
-#[tokio::test]
-async fn a_removed_file_may_be_gone() {
+/// A history with a compaction and a vacuum, and a commit after them.
+fn maintained() -> History {
     let mut history = History::good();
-    history.version(3).removes.push(removed("month=2/c.parquet"));
+    history.compact();
+    history.maintain(4, MaintenanceWork::Vacuum { through: 4 });
+    let mut next = history.version(2).clone();
+    next.info.timestamp_ms = 9_000;
+    next.info.in_commit_timestamp_ms = 9_000;
+    let info = &mut next.info.isobar;
+    (info.sequence, info.epoch, info.files) = (7, 9, Vec::new());
+    (info.offsets[0].start, info.offsets[0].end) = (40, 50);
+    (next.txns[0].version, next.adds) = (50, Vec::new());
+    history.tables.get_mut(DATASET).unwrap().push(next);
+    history.file(DATASET, 6, "month=1/f.parquet", "1", 15..20);
+    history
+}
+
+#[tokio::test]
+async fn offsets_go_on_over_maintenance_and_files_let_go_may_be_gone() {
+    let history = maintained();
+    for body in history.tables.values().flatten() {
+        body.to_bytes().expect("the history under test is one that isobar could have written");
+    }
     let clouds = history.store(3).await;
-    clouds[1].data.delete(&file_path("month=2/c.parquet")).await.unwrap();
+    for cloud in &clouds[..2] {
+        cloud.data.delete(&file_path("month=2/b.parquet")).await.unwrap();
+        cloud.data.delete(&file_path("month=2/c.parquet")).await.unwrap();
+    }
     let report = audit(&clouds).await;
     assert_eq!(broken(&report), [""; 0]);
-    assert_eq!((report.totals.files, report.totals.rows), (5, 10));
+    assert_eq!((report.totals.files, report.totals.rows), (6, 20));
+    assert_eq!(report.tables[0].partitions[0].next, 50);
+    let leftovers = report.checks.iter().filter(|check| check.check == Check::Leftovers && check.checked > 0);
+    let leftovers: Vec<(&str, u64)> = leftovers.map(|check| (check.cloud.as_str(), check.checked)).collect();
+    assert_eq!(leftovers, [("c", 2)], "what lingers is said, and is no failure");
+}
+
+#[tokio::test]
+async fn maintenance_that_loses_rows_or_contradicts_itself_is_found() {
+    type Break = fn(&mut History);
+    let breaks: [Break; 6] = [
+        // A file less, and one that has gone already.
+        |history| _ = history.version(4).removes.pop(),
+        |history| history.version(4).removes[1].path = "month=1/a.parquet".into(),
+        |history| {
+            let parameters = &mut history.version(4).info.operation_parameters;
+            parameters.insert("rows".into(), "11".into());
+        },
+        |history| {
+            let parameters = &mut history.version(5).info.operation_parameters;
+            parameters.insert("after".into(), "0".into());
+        },
+        |history| history.version(5).info.operation_parameters.clear(),
+        // Rows that leave with a commit are lost.
+        |history| history.version(6).removes.push(removed("month=1/a.parquet")),
+    ];
+    for (number, break_one) in breaks.into_iter().enumerate() {
+        let mut history = maintained();
+        break_one(&mut history);
+        let report = audit(&history.store(3).await).await;
+        assert_eq!(broken(&report), ["flights counts abc"], "break {number}");
+    }
 }
 
 #[tokio::test]

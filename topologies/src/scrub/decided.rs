@@ -174,6 +174,11 @@ impl Decided {
         self.log_of(version..=version).files()
     }
 
+    /// Paths of the files that a decided VACUUM let go: they may be missing anywhere.
+    pub(super) fn released(&self) -> HashSet<String> {
+        self.log_of(..).released_paths()
+    }
+
     /// Paths of the files that are part of the table at its head.
     pub(super) fn live(&self) -> HashSet<String> {
         self.log_of(..).files().into_iter().map(|file| file.path).collect()

@@ -20,8 +20,8 @@
 //! control log are never written, except by a readmission, which is a take-over of its own. A leader that had set
 //! the cloud aside serves it again from its next epoch on.
 //!
-//! **Vacuum.** Whoever removes data files must not do so while a repair is running: a file that is still named by the
-//! head that the scrubber read would be restored, which costs room and nothing else.
+//! **Vacuum.** A file that a decided VACUUM lets go may be missing anywhere and is not brought back; one that is still
+//! there is counted as lingering, which is no finding.
 //!
 //! A cloud that lost everything is not repaired, since it counts in no majority until it is readmitted:
 //! [`readmit`] rebuilds its tables and then has the others readmit it (`docs/protocol-readmission.md`).

@@ -134,11 +134,12 @@ impl Repairer<'_> {
     }
 
     /// The files that the version adds and that are still live must be there before it; of the others, as many as are
-    /// to be had.
+    /// to be had, and none that a VACUUM let go.
     async fn bring_files(&self, cloud: usize, table: &str, version: u64) -> Result<(), String> {
         let Some(decided) = self.inspection.decided.get(table) else { return Ok(()) };
+        let released = decided.released();
         let is_live = |file: &DataFile| self.live.get(table).is_some_and(|live| live.contains(&file.path));
-        for file in decided.added(version) {
+        for file in decided.added(version).into_iter().filter(|file| !released.contains(&file.path)) {
             let target = self.cloud(cloud);
             if look(target, table, &file, true, &self.scope.throttle).await.0 == Look::Good {
                 continue;

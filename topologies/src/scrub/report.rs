@@ -3,7 +3,7 @@
 //! ```json
 //! { "format": 1, "well": false, "topology": "flights", "repair": true, "sample": 1.0,
 //!   "clouds": [ { "cloud": "aws", "state": "member", "versions": 24, "files": 31, "files_hashed": 31,
-//!                 "bytes_hashed": 24117248 } ],
+//!                 "bytes_hashed": 24117248, "lingering": 0 } ],
 //!   "tables": [ { "table": "flight_features", "head": 11, "evidence": "control" } ],
 //!   "findings": [ { "cloud": "azure", "table": "flight_features", "kind": "entry_differs", "object": "datasets/…",
 //!                   "detail": "…", "outcome": "repaired", "note": "set aside as control/…" } ] }
@@ -78,6 +78,8 @@ pub struct CloudSummary {
     pub files_hashed: u64,
     /// Bytes read for that.
     pub bytes_hashed: u64,
+    /// Files that a VACUUM let go and that are still there. They do no harm.
+    pub lingering: u64,
 }
 
 /// What is decided for one table.
@@ -202,7 +204,16 @@ impl Report {
         let mut grid = Table::new();
         grid.load_preset(presets::ASCII_MARKDOWN);
         grid.set_content_arrangement(ContentArrangement::Disabled);
-        grid.set_header(["cloud", "state", "versions", "files", "hashed", "findings", "repaired"]);
+        grid.set_header([
+            "cloud",
+            "state",
+            "versions",
+            "files",
+            "hashed",
+            "lingering",
+            "findings",
+            "repaired",
+        ]);
         for summary in &self.clouds {
             let of_cloud =
                 || self.findings.iter().filter(|finding| finding.cloud.as_ref() == Some(&summary.cloud));
@@ -213,6 +224,7 @@ impl Report {
                 HumanCount(summary.versions).to_string(),
                 HumanCount(summary.files).to_string(),
                 HumanBytes(summary.bytes_hashed).to_string(),
+                HumanCount(summary.lingering).to_string(),
                 HumanCount(of_cloud().count() as u64).to_string(),
                 HumanCount(repaired as u64).to_string(),
             ]);

@@ -126,4 +126,24 @@ pub struct DatasetSpec {
     pub partition_by: Vec<String>,
     /// Compression of the Parquet files.
     pub compression: Compression,
+    /// What is done to the files while the topology runs.
+    pub maintenance: MaintenanceSpec,
+}
+
+/// What is done to the files of a dataset and of its quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaintenanceSpec {
+    /// How small files are combined; `None`: not at all.
+    pub compact: Option<CompactSpec>,
+    /// Versions before the newest one that stay readable, at least 1; `None`: all.
+    pub keep_versions: Option<u64>,
+}
+
+/// How small files are combined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactSpec {
+    /// Size to which files are combined, in bytes.
+    pub target_bytes: u64,
+    /// Fewest files that are combined unless fewer reach the target; 2 to 4096.
+    pub files_min: usize,
 }

@@ -293,6 +293,49 @@ pub struct Dataset {
     #[serde(default = "default_compression")]
     #[schemars(regex(pattern = COMPRESSION_PATTERN), extend("examples" = ["zstd(1)", "snappy", "none"]))]
     pub compression: String,
+
+    /// What is done to the files of the dataset and of its quarantine while the topology runs. Nothing of it changes
+    /// which rows there are. A run with `--until-caught-up` leaves it to others. Default: small files are combined,
+    /// every version is kept.
+    #[serde(default)]
+    pub maintenance: Maintenance,
+}
+
+/// What is done to the files of a dataset while the topology runs.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Maintenance {
+    /// How small files are combined into large ones.
+    pub compact: Compact,
+
+    /// How many versions before the newest one stay readable, at least 1: files that only older versions need are
+    /// deleted from every cloud, once every cloud has published that nothing newer needs them. Model training that
+    /// pins a version needs it to be kept. Default: all, nothing is deleted.
+    #[schemars(range(min = 1), extend("examples" = [1000]))]
+    pub keep_versions: Option<u64>,
+}
+
+/// How small files are combined.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compact {
+    /// Whether files are combined at all. Default: true.
+    pub enabled: bool,
+
+    /// Size to which files are combined, from 1MiB to 1GiB. Files of half that size and more are left alone.
+    /// Default: 128MiB.
+    pub target_file_size: ByteSize,
+
+    /// Fewest small files with the same partition values that are combined, from 2 to 4096, unless fewer reach the
+    /// target. Fewer means fewer files to read and more bytes rewritten. Default: 16.
+    #[schemars(range(min = 2, max = 4096))]
+    pub min_files: u64,
+}
+
+impl Default for Compact {
+    fn default() -> Self {
+        Self { enabled: true, target_file_size: ByteSize(128 << 20), min_files: 16 }
+    }
 }
 
 fn default_compression() -> String {

@@ -4,6 +4,7 @@
 //! not hide one in a dataset. What depends on a part that is wrong is left unchecked rather than reported twice.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,7 +22,9 @@ use super::sql;
 use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
-use super::{CloudSpec, Compression, DatasetSpec, Kafka, SourceSpec, Text, Topology};
+use super::{
+    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, MaintenanceSpec, SourceSpec, Text, Topology,
+};
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
@@ -29,6 +32,9 @@ const COMMIT_BYTES_MIN: u64 = 1 << 10;
 const COMMIT_BYTES_MAX: u64 = 1 << 40;
 const MEMORY_BYTES_MIN: u64 = 128 << 20;
 const MEMORY_BYTES_MAX: u64 = 1 << 50;
+const TARGET_FILE_BYTES_MIN: u64 = 1 << 20;
+const TARGET_FILE_BYTES_MAX: u64 = 1 << 30;
+const COMPACT_FILES: RangeInclusive<u64> = 2..=4096;
 
 /// Resolves the parts of one spec.
 pub(super) struct Resolver<'a> {
@@ -362,6 +368,7 @@ impl Resolver<'_> {
             Some(text) => text.parse::<Compression>().ok(),
             None => Some(Compression::default()),
         };
+        let maintenance = self.maintenance(&format!("{pointer}/maintenance"));
         let (source, sql) = (source?, sql?);
         let input = sources[source].1.as_ref();
         if let Some(input) = input {
@@ -378,8 +385,34 @@ impl Resolver<'_> {
             expectations,
             partition_by,
             compression: compression?,
+            maintenance,
         };
         are_complete.then_some(dataset)
+    }
+
+    fn maintenance(&mut self, pointer: &str) -> MaintenanceSpec {
+        let defaults = raw::Compact::default();
+        let at = |name: &str| format!("{pointer}/{name}");
+        let enabled = self.typed(&at("compact/enabled")).unwrap_or(defaults.enabled);
+        let size_at = at("compact/target_file_size");
+        let size = self.typed::<ByteSize>(&size_at).unwrap_or(defaults.target_file_size);
+        self.check_bytes(&size_at, "target_file_size", size, TARGET_FILE_BYTES_MIN, TARGET_FILE_BYTES_MAX);
+        let files_at = at("compact/min_files");
+        let files = self.typed::<u64>(&files_at).unwrap_or(defaults.min_files);
+        if !COMPACT_FILES.contains(&files) {
+            let (least, most) = (COMPACT_FILES.start(), COMPACT_FILES.end());
+            let message = format!("`min_files` is {files}; it can be from {least} to {most}");
+            self.report(files_at, Place::Value, message, None);
+        }
+        let keep_at = at("keep_versions");
+        let keep_versions = self.typed::<Option<u64>>(&keep_at).flatten();
+        if keep_versions == Some(0) {
+            let message = "`keep_versions` is 0; it must be at least 1: a query reads a version while the next is written";
+            self.report(keep_at, Place::Value, message, None);
+        }
+        let compact =
+            CompactSpec { target_bytes: size.0, files_min: usize::try_from(files).unwrap_or(usize::MAX) };
+        MaintenanceSpec { compact: enabled.then_some(compact), keep_versions }
     }
 
     fn source_of(&mut self, pointer: &str, sources: &[(String, Option<SourceSpec>)]) -> Option<usize> {

@@ -31,6 +31,10 @@ pub(super) const KEYWORDS: &[&str] = &[
     "propertyNames",
     "required",
     "type",
+    // Checked with the whole spec, by what reads the number.
+    "format",
+    "maximum",
+    "minimum",
     // Of no effect on what is valid.
     "$defs",
     "$schema",

@@ -84,6 +84,8 @@ datasets: { d: { from: s, sql: SELECT a FROM s } }
     assert_eq!(topology.memory_bytes_max, 384 << 20);
     assert!(topology.worker_token.is_none());
     assert_eq!(topology.datasets[0].compression, Compression::Zstd(1));
+    let compact = Some(CompactSpec { target_bytes: 128 << 20, files_min: 16 });
+    assert_eq!(topology.datasets[0].maintenance, MaintenanceSpec { compact, keep_versions: None });
     assert_eq!(topology.spec_dir, Path::new("/specs"));
 }
 
@@ -468,6 +470,31 @@ fn every_problem_is_reported_at_its_place() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
+}
+
+#[test]
+fn maintenance_is_read_as_written() {
+    let maintained = |maintenance: &str| {
+        let written = format!("    compression: zstd(1)\n    maintenance: {maintenance}\n");
+        edited(&[("    compression: zstd(1)\n", &written)])
+    };
+    let text = maintained("{ compact: { target_file_size: 64MiB, min_files: 4 }, keep_versions: 50 }");
+    let topology = check(&text).unwrap_or_else(|errors| panic!("{}", errors.render(Colour::None)));
+    let compact = Some(CompactSpec { target_bytes: 64 << 20, files_min: 4 });
+    assert_eq!(topology.datasets[0].maintenance, MaintenanceSpec { compact, keep_versions: Some(50) });
+    let topology = check(&maintained("{ compact: { enabled: false } }")).unwrap();
+    assert_eq!(topology.datasets[0].maintenance, MaintenanceSpec { compact: None, keep_versions: None });
+    for (wrong, said) in [
+        ("{ compact: { min_files: 1 } }", "`min_files` is 1; it can be from 2 to 4096"),
+        ("{ compact: { min_files: -1 } }", "-1"),
+        ("{ compact: { target_file_size: 1KiB } }", "`target_file_size` is 1KiB; it must be at least 1MiB"),
+        ("{ keep_versions: 0 }", "`keep_versions` is 0; it must be at least 1"),
+        ("{ keep_versions: all }", "`keep_versions` must be a whole number"),
+        ("{ keep_version: 5 }", "did you mean `keep_versions`?"),
+    ] {
+        let found = problems(&maintained(wrong));
+        assert!(found.len() == 1 && found[0].contains(said), "{wrong}: {found:?}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::client::Client;
 use super::desk::OpenDesk;
 use super::wire::{Answer, Share, SharedPartition};
 use crate::commit::quorum::majority;
-use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, files_in_majority};
+use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, Upkeep, files_in_majority};
 use crate::error::Error;
 use crate::pipeline::now_ms;
 use crate::stage::PartitionIdentity;
@@ -68,6 +68,19 @@ impl Committer {
         }
     }
 
+    /// Has maintenance decided, whose files `uploads` brings. `None` where another process leads: maintenance is the
+    /// leader's.
+    pub(crate) async fn maintain(
+        &mut self,
+        upkeep: &Upkeep,
+        uploads: Vec<(String, Vec<UploadHandle>)>,
+    ) -> Result<Option<CommitOutcome>, Error> {
+        match self {
+            Self::Own(own) => own.maintain(upkeep, uploads).await.map(Some),
+            Self::Remote(_) => Ok(None),
+        }
+    }
+
     /// The partitions of `all` that this process is to read now.
     ///
     /// # Errors
@@ -102,6 +115,18 @@ impl Committer {
 }
 
 impl Own {
+    async fn maintain(
+        &mut self,
+        upkeep: &Upkeep,
+        uploads: Vec<(String, Vec<UploadHandle>)>,
+    ) -> Result<CommitOutcome, Error> {
+        let outcome = self.leader.maintain(upkeep, uploads, now_ms()).await?;
+        if let Some(desk) = &self.desk {
+            desk.moved(self.leader.epoch(), self.leader.chain());
+        }
+        Ok(outcome)
+    }
+
     async fn commit(&mut self, staged: Option<Staged>) -> Result<Option<CommitOutcome>, Error> {
         let Some(desk) = &self.desk else {
             let Some(staged) = staged else { return Ok(None) };

@@ -14,6 +14,7 @@ use super::committer::{Committer, Remote};
 use super::wire::Share;
 use crate::commit::Group;
 use crate::error::Error;
+use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions, Summary};
 use crate::spec::{Secret, Topology};
 use crate::start::{self, Budget};
@@ -94,6 +95,8 @@ async fn start<'a>(
         plans,
         identities,
         commit: None,
+        // Maintenance is the leader's.
+        maintenance: Maintenance::none(),
         stopping: false,
         options,
     })

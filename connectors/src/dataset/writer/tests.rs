@@ -26,7 +26,7 @@ use crate::delta::path::decode_log_path;
 use crate::delta::sha256_hex;
 use crate::upload::{UploadLimits, UploadStatus};
 
-fn schema() -> SchemaRef {
+pub(in crate::dataset) fn schema() -> SchemaRef {
     let point =
         Fields::from(vec![Field::new("x", DataType::Float64, true), Field::new("n", DataType::Int32, true)]);
     Arc::new(Schema::new(vec![
@@ -54,7 +54,7 @@ const OFFSET: usize = 2;
 
 /// Random rows of one Kafka partition. How odd they are depends on the generator's own draws, so that some batches have
 /// no null, some nothing but nulls, some NaN.
-fn rows(
+pub(in crate::dataset) fn rows(
     from: &TopicPartition,
     offsets: std::ops::Range<i64>,
     months: &[Option<&str>],
@@ -124,14 +124,15 @@ fn rows(
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
-struct Bench {
-    store: Arc<InMemory>,
-    fan_out: Arc<FanOut>,
-    layout: Arc<TableLayout>,
+/// A table and a cloud in memory.
+pub(in crate::dataset) struct Bench {
+    pub(in crate::dataset) store: Arc<InMemory>,
+    pub(in crate::dataset) fan_out: Arc<FanOut>,
+    pub(in crate::dataset) layout: Arc<TableLayout>,
 }
 
 impl Bench {
-    fn new(partition_by: &[&str]) -> Self {
+    pub(in crate::dataset) fn new(partition_by: &[&str]) -> Self {
         let store = Arc::new(InMemory::new());
         let cloud = ("one".to_string(), store.clone() as Arc<dyn ObjectStore>);
         let columns: Vec<String> = partition_by.iter().map(|c| c.to_string()).collect();
@@ -147,7 +148,7 @@ impl Bench {
     }
 
     /// The file's row groups, after checking size and SHA-256 of what is stored.
-    async fn read(&self, file: &StagedFile) -> Vec<RecordBatch> {
+    pub(in crate::dataset) async fn read(&self, file: &StagedFile) -> Vec<RecordBatch> {
         for upload in &file.uploads {
             assert_eq!(upload.settled().await, UploadStatus::Done);
         }

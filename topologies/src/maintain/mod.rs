@@ -1,0 +1,313 @@
+//! Maintenance of the tables while the topology runs: small files become large ones, and files that no version worth
+//! keeping needs are deleted.
+//!
+//! ```text
+//! published versions ─▶ files of each table ─▶ plan (pure) ─▶ read, write, upload ─▶ pipeline: decide between batches
+//!                       (kept and extended)                                                │
+//!                                      delete in every cloud ◀── every cloud has published ┘   (VACUUM)
+//! ```
+//!
+//! [`files`] follows the log of a table and knows its small files, [`plan`](files::TableFiles) says what to combine,
+//! `compact` does it, `vacuum` deletes. All of it runs on a task of its own, one piece of work at a time, beside the
+//! pipeline; only the decision itself takes the leader, and only while no batch wants it. So a batch waits for one such
+//! decision at most, and never for files to be read, written or deleted.
+//!
+//! Guarantees. Rows: a compaction is decided only if the rows removed are the rows added, and only if nothing else was
+//! maintained since it was planned ([`Upkeep::after`]). Deletion: only files that a decided `remove` names, that a
+//! decided VACUUM lets go, and only when every registered cloud has published both. Failure: what goes wrong is a
+//! warning and tried again later; files that were written and not decided stay unreferenced. Whoever leads next finds
+//! in the log what is to be finished.
+
+mod compact;
+mod files;
+mod vacuum;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::dataset::TableLayout;
+use isobar_connectors::upload::{FanOut, UploadHandle};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use self::files::TableFiles;
+use crate::commit::{Chain, Change, Leader, LeaderWatch, Upkeep, quarantine_of};
+use crate::metrics::Metrics;
+use crate::spec::{MaintenanceSpec, Topology};
+use crate::stage::DatasetPlan;
+
+/// How often the chain is looked at. A look at a chain that has not moved costs nothing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// First and longest pause after maintenance of a table failed.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+
+/// Why a piece of maintenance did not work, for people. It is tried again.
+type Failure = String;
+
+/// A table to be maintained: a dataset or its quarantine.
+#[derive(Debug, Clone)]
+struct Table {
+    name: String,
+    layout: Arc<TableLayout>,
+    /// Fingerprint of the plan that makes its rows.
+    plan: String,
+    spec: MaintenanceSpec,
+}
+
+/// The chain as the leader last had it.
+#[derive(Debug, Clone)]
+struct Seen {
+    chain: Chain,
+    watch: LeaderWatch,
+}
+
+/// A piece of maintenance that waits for its decision. Its files are in a majority of the clouds.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// What to decide.
+    pub(crate) upkeep: Upkeep,
+    /// Its files: object path, and the upload to each cloud.
+    pub(crate) uploads: Vec<(String, Vec<UploadHandle>)>,
+    /// Told the number of its decision, or why there is none.
+    pub(crate) answer: oneshot::Sender<Result<u64, String>>,
+}
+
+/// Maintenance as the pipeline sees it.
+#[derive(Debug)]
+pub(crate) struct Maintenance {
+    seen: watch::Sender<Option<Seen>>,
+    requests: mpsc::Receiver<Request>,
+    /// Ends with the pipeline.
+    tasks: JoinSet<()>,
+}
+
+impl Maintenance {
+    /// Starts to maintain the tables of `plans`.
+    pub(crate) fn start(
+        topology: &Topology,
+        plans: &[DatasetPlan],
+        clouds: &[Cloud],
+        uploads: &Arc<FanOut>,
+        metrics: &Metrics,
+    ) -> Self {
+        let (seen, sees) = watch::channel(None);
+        let (asks, requests) = mpsc::channel(1);
+        let worker = Worker {
+            // A file is read whole before it is believed.
+            file_bytes_max: topology.memory_bytes_max / 8,
+            clouds: clouds.to_vec(),
+            uploads: uploads.clone(),
+            metrics: metrics.clone(),
+            asks,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(worker.run(tables(topology, plans), sees));
+        Self { seen, requests, tasks }
+    }
+
+    /// No maintenance at all.
+    pub(crate) fn none() -> Self {
+        let (_, requests) = mpsc::channel(1);
+        Self { seen: watch::Sender::new(None), requests, tasks: JoinSet::new() }
+    }
+
+    /// Shows the chain to the task.
+    pub(crate) fn observe(&self, leader: &Leader) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        let (sequence, epoch) = (leader.chain().sequence, leader.epoch());
+        let is_news = |seen: &Option<Seen>| {
+            seen.as_ref()
+                .is_none_or(|seen| seen.chain.sequence != sequence || seen.watch.progress().epoch != epoch)
+        };
+        self.seen.send_if_modified(|seen| {
+            let news = is_news(seen);
+            if news {
+                *seen = Some(Seen { chain: leader.chain().clone(), watch: leader.watch() });
+            }
+            news
+        });
+    }
+
+    /// What waits for its decision.
+    pub(crate) fn next_request(&mut self) -> Option<Request> {
+        self.requests.try_recv().ok()
+    }
+
+    /// Ends the task wherever it is.
+    pub(crate) async fn stop(&mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+fn tables(topology: &Topology, plans: &[DatasetPlan]) -> Vec<Table> {
+    let tables = topology.datasets.iter().zip(plans).flat_map(|(dataset, plan)| {
+        let table = |name: String, layout: &Arc<TableLayout>| Table {
+            name,
+            layout: layout.clone(),
+            plan: plan.transform.fingerprint().to_owned(),
+            spec: dataset.maintenance,
+        };
+        [table(plan.name.clone(), &plan.layout), table(quarantine_of(&plan.name), &plan.quarantine_layout)]
+    });
+    let is_maintained = |table: &Table| table.spec.compact.is_some() || table.spec.keep_versions.is_some();
+    tables.filter(is_maintained).collect()
+}
+
+/// When a table's maintenance may be tried again.
+#[derive(Debug, Default)]
+struct Patience {
+    pause: Option<Duration>,
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    fn failed(&mut self) {
+        let pause = self.pause.map_or(BACKOFF.0, |pause| (pause * 2).min(BACKOFF.1));
+        *self = Self { pause: Some(pause), until: Some(Instant::now() + pause) };
+    }
+}
+
+/// Does the work.
+struct Worker {
+    file_bytes_max: u64,
+    clouds: Vec<Cloud>,
+    uploads: Arc<FanOut>,
+    metrics: Metrics,
+    asks: mpsc::Sender<Request>,
+}
+
+/// When a table is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// At the next look.
+    Soon,
+    /// When the chain has reached this decision: before, the same would be planned once more.
+    From(u64),
+}
+
+/// A table's files, and when its maintenance is looked at again.
+struct Progress {
+    files: TableFiles,
+    patience: Patience,
+    again: Again,
+}
+
+impl Worker {
+    async fn run(self, tables: Vec<Table>, seen: watch::Receiver<Option<Seen>>) {
+        let mut progress: BTreeMap<String, Progress> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let Some(now) = seen.borrow().clone() else { continue };
+            if now.watch.is_superseded() {
+                continue;
+            }
+            for table in &tables {
+                let fresh = || Progress {
+                    files: TableFiles::new(&table.name, self.small_bytes(table)),
+                    patience: Patience::default(),
+                    again: Again::Soon,
+                };
+                self.look_at(table, progress.entry(table.name.clone()).or_insert_with(fresh), &now).await;
+            }
+        }
+    }
+
+    async fn look_at(&self, table: &Table, progress: &mut Progress, now: &Seen) {
+        let is_too_early = matches!(progress.again, Again::From(sequence) if now.chain.sequence < sequence);
+        if is_too_early || !progress.patience.is_over() {
+            return;
+        }
+        match self.maintain(table, &mut progress.files, now).await {
+            Ok(again) => {
+                progress.patience = Patience::default();
+                progress.again = again;
+            }
+            Err(what) => {
+                self.metrics.maintenance_failures.with_label_values(&[&table.name]).inc();
+                warn!(table = %table.name, what, "maintenance did not work, trying again later");
+                progress.patience.failed();
+            }
+        }
+    }
+
+    /// Files below this size are small.
+    fn small_bytes(&self, table: &Table) -> u64 {
+        table.spec.compact.map_or(0, |compact| (compact.target_bytes / 2).min(self.file_bytes_max))
+    }
+
+    /// Does what is due for one table, at most one decision; when to look again.
+    async fn maintain(&self, table: &Table, files: &mut TableFiles, now: &Seen) -> Result<Again, Failure> {
+        let when_it_moves = Again::From(now.chain.sequence + 1);
+        let Some(head) = now.chain.tables.get(&table.name) else { return Ok(when_it_moves) };
+        let clouds = self.answering(&now.watch);
+        files.advance(&clouds, head.version).await?;
+        // What is decided and not published yet could be maintenance; planning on less would be refused.
+        if files.maintained() != head.maintained {
+            return Ok(Again::Soon);
+        }
+        if let Some(vacuum) = files.vacuum()
+            && now.watch.is_published_everywhere(vacuum.sequence)
+        {
+            let deleted = vacuum::delete(&self.clouds, &table.name, vacuum).await?;
+            self.metrics.vacuumed_files.with_label_values(&[&table.name]).inc_by(deleted);
+            info!(table = %table.name, files = deleted, "files of old versions deleted in every cloud");
+            files.vacuum_finished();
+        }
+        if let Some(group) = table.spec.compact.and_then(|compact| files.plan_compaction(&compact)) {
+            let (sources, bytes) = (group.len() as u64, group.iter().map(|file| file.size).sum());
+            let request = compact::compact(self, table, &clouds, files.maintained(), group).await?;
+            let sequence = self.decide(request.0, request.1).await?;
+            self.metrics.compacted_files.with_label_values(&[&table.name]).inc_by(sources);
+            self.metrics.compacted_bytes.with_label_values(&[&table.name]).inc_by(bytes);
+            debug!(table = %table.name, files = sources, bytes, "small files were combined");
+            return Ok(Again::From(sequence));
+        }
+        if let Some(through) = table.spec.keep_versions.and_then(|keep| files.plan_vacuum(head.version, keep))
+        {
+            let upkeep = self.upkeep(table, files.maintained(), Change::Vacuum { through });
+            return Ok(Again::From(self.decide(upkeep, Vec::new()).await?));
+        }
+        let is_done = files.version() == Some(head.version) && files.vacuum().is_none();
+        Ok(if is_done { when_it_moves } else { Again::Soon })
+    }
+
+    fn upkeep(&self, table: &Table, after: u64, change: Change) -> Upkeep {
+        Upkeep {
+            commit_id: uuid::Uuid::new_v4().to_string(),
+            dataset: table.name.clone(),
+            plan: table.plan.clone(),
+            after,
+            change,
+        }
+    }
+
+    /// Clouds that are not away, in their order; all if all are.
+    fn answering(&self, watch: &LeaderWatch) -> Vec<Cloud> {
+        let progress = watch.progress();
+        let here = self.clouds.iter().zip(&progress.clouds).filter(|(_, progress)| !progress.away);
+        let here: Vec<Cloud> = here.map(|(cloud, _)| cloud.clone()).collect();
+        if here.is_empty() { self.clouds.clone() } else { here }
+    }
+
+    /// Has the pipeline decide; the number of the decision.
+    async fn decide(
+        &self,
+        upkeep: Upkeep,
+        uploads: Vec<(String, Vec<UploadHandle>)>,
+    ) -> Result<u64, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let ended = "the pipeline ends";
+        let request = Request { upkeep, uploads, answer };
+        self.asks.send(request).await.map_err(|_| ended.to_owned())?;
+        answered.await.map_err(|_| ended.to_owned())?
+    }
+}
