@@ -64,7 +64,6 @@ fn removal(previous: &Bytes, path: String) -> Bytes {
     let isobar = IsobarInfo {
         sequence: last.info.isobar.sequence + 1,
         commit_id: "removal".into(),
-        members: Vec::new(),
         previous_sha256: sha256_hex(previous),
         offsets: vec![],
         rows: RowCounts::default(),
