@@ -121,6 +121,11 @@ fn variants() -> Vec<(Variant, Bounds, &'static str)> {
         ),
         (Variant::NextGenerationIgnored, readmission, ONE_VALUE),
         (Variant::IdentityBeforeKey, readmission, ONE_VALUE),
+        (
+            Variant::OlderKeysNotWritten,
+            Bounds { processes: 4, epochs: 4, wipes: 2, readmissions: 2, ..readmission },
+            ONE_VALUE,
+        ),
         (Variant::AdmittedBeforeFilled, Bounds { readmissions: 1, ..wiped }, FILES_EXIST),
         (Variant::AdmittedBeforeFilled, Bounds { readmissions: 1, ..wiped }, CONTIGUOUS),
         (Variant::TwoSetsOfClouds, Bounds { other_sets: true, ..TWO_EPOCHS }, NOT_LOST),
