@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ask::Patience;
 use super::chain::{Chain, Proposal, Refusal};
 use super::environment::{Environment, Task};
 use super::format::{Content, Decision, Keys, Record, encode};
@@ -30,6 +31,9 @@ const SLOTS_KEPT: usize = 32;
 /// How long fewer than a majority of clouds may answer before a leader that has no header yet gives up. It promised
 /// nothing so far, and whoever takes over later may find other clouds.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a leader that takes over from itself waits for a majority to publish what is decided. What is not published
+/// then goes into the new header.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A record of the epoch together with what is known about its files.
 #[derive(Debug, Clone)]
@@ -146,7 +150,12 @@ impl State {
 
     /// Whether a majority of clouds is not away.
     pub(super) fn has_majority_at_hand(&self) -> bool {
-        self.away.iter().filter(|away| !**away).count() >= self.quorum.majority()
+        self.at_hand().len() >= self.quorum.majority()
+    }
+
+    /// The clouds that are not away.
+    fn at_hand(&self) -> Vec<usize> {
+        (0..self.away.len()).filter(|cloud| !self.away[*cloud]).collect()
     }
 
     /// What can still come of this epoch.
@@ -350,7 +359,12 @@ impl Leader {
     /// Takes over the group's topology: returns when the new epoch's header is decided. Fails when the clouds are gone for
     /// [`HEADER_PATIENCE`] before that.
     pub async fn start(group: &Group, uploads: Arc<FanOut>) -> Result<Self, Error> {
-        let takeover = group.take_over().await?;
+        let all: Vec<usize> = (0..group.clouds.len()).collect();
+        Self::start_among(group, &all, uploads).await
+    }
+
+    async fn start_among(group: &Group, among: &[usize], uploads: Arc<FanOut>) -> Result<Self, Error> {
+        let takeover = group.take_over(among).await?;
         failpoint::hit(&failpoint::ELECT_BEFORE_HEADER, "").map_err(unanswered)?;
         let mut chain = takeover.header.base.clone();
         for decision in &takeover.header.tail {
@@ -537,7 +551,7 @@ impl Leader {
 
     /// Waits until every cloud that answers and still takes what this epoch decides has published everything, at most
     /// `patience`; then stops the lanes.
-    pub async fn finish(mut self, patience: Duration) -> LeaderProgress {
+    pub async fn finish(self, patience: Duration) -> LeaderProgress {
         let all_published = self.shared.wait_for(|state| {
             let decided = state.quorum.decided();
             // What is sealed gets nothing more from this epoch, whoever comes next brings it there.
@@ -557,11 +571,44 @@ impl Leader {
             let (cloud, behind) = (&cloud.cloud, cloud.decisions_behind);
             warn!(%cloud, behind, complete, "cloud is behind and will be filled by the next run");
         }
+        self.end_lanes().await;
+        progress
+    }
+
+    async fn end_lanes(mut self) {
         self.shared.shutdown.cancel();
         for lane in std::mem::take(&mut self.lanes) {
             lane.ended().await;
         }
-        progress
+    }
+
+    /// Takes over from itself: an ordinary take-over, but commits wait for it, so it waits for no cloud that it can do
+    /// without, and does not ask those that were away last. Their lanes try on in the new epoch.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] if another process leads already; as [`start`](Self::start) otherwise.
+    pub async fn renew(self, group: &Group) -> Result<Self, Error> {
+        if self.watch().is_superseded() {
+            return Err(Error::Superseded { epoch: self.epoch() });
+        }
+        let uploads = self.shared.uploads.clone();
+        let at_hand = self.shared.read(State::at_hand);
+        let published = self.shared.wait_for(|state| (state.unpublished() == 0).then_some(()));
+        tokio::select! {
+            biased;
+            _ = published => {}
+            () = self.shared.environment.sleep(RENEWAL_PATIENCE) => {}
+        }
+        self.end_lanes().await;
+        let hurried = Group { patience: Patience::RENEWAL, ..group.clone() };
+        match Self::start_among(&hurried, &at_hand, uploads.clone()).await {
+            // One more has left just now; another may be back.
+            Err(error @ Error::NoMajority { .. }) => {
+                warn!(error = %crate::chain_of(&error), "epoch not renewed, asking every cloud");
+                Self::start(group, uploads).await
+            }
+            renewed => renewed,
+        }
     }
 }
 

@@ -31,6 +31,7 @@ mod readmit;
 pub mod rules;
 mod takeover;
 
+pub use ask::Patience;
 pub use chain::{
     Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
 };
