@@ -203,26 +203,34 @@ async fn a_leader_whose_clouds_go_away_before_its_header_is_decided_gives_up_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_does_not_ask_a_cloud_that_is_away() {
+async fn a_renewal_asks_no_cloud_that_is_away_and_reads_nothing_that_it_stored_itself() {
     let (lab, mut leader) = begun(10).await;
     wait_published(&lab, 1).await;
-    let asked = Arc::new(AtomicU64::new(0));
-    let counted = asked.clone();
-    lab.script.set(move |request| {
-        if request.cloud != "azure" {
-            return Verdict::Pass;
-        }
-        let is_take_over = request.path.contains("/probe/") || request.path.contains("/epoch");
-        counted.fetch_add(u64::from(is_take_over), Ordering::Relaxed);
-        Verdict::Refuse
-    });
+    let azure_away = |request: &Request<'_>| match request.cloud {
+        "azure" => Verdict::Refuse,
+        _ => Verdict::Pass,
+    };
+    lab.script.set(azure_away);
     must_commit(&mut leader, reading(10, 20)).await;
-    let (watch, epoch) = (leader.watch(), leader.epoch());
+    let (watch, epoch) = (leader.watch(), leader.epoch().0);
     until("azure is known to be away", async || watch.progress().clouds[1].away).await;
+    let (asked, read) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (asks, reads) = (asked.clone(), read.clone());
+    let own: Vec<String> = (0..leader.records())
+        .map(|index| format!("control/{TOPOLOGY}/log/{epoch:020}/{index:020}"))
+        .collect();
+    lab.script.set(move |request| {
+        let is_take_over = request.path.contains("/probe/") || request.path.contains("/epoch");
+        asks.fetch_add(u64::from(is_take_over && request.cloud == "azure"), Ordering::Relaxed);
+        let is_own = own.iter().any(|path| path == request.path);
+        reads.fetch_add(u64::from(is_own && request.kind == Kind::Read), Ordering::Relaxed);
+        azure_away(request)
+    });
     let group = Group::new(TOPOLOGY, lab.opened());
     let mut leader = in_time("a renewal", leader.renew(&group)).await.unwrap();
-    assert_eq!(leader.epoch().0, epoch.0 + 1);
-    assert_eq!(asked.load(Ordering::Relaxed), 0, "of the probe and the claim");
+    assert_eq!(leader.epoch().0, epoch + 1);
+    assert_eq!(asked.load(Ordering::Relaxed), 0, "probes and claims in the cloud that is away");
+    assert_eq!(read.load(Ordering::Relaxed), 0, "records of the epoch before");
     must_commit(&mut leader, reading(20, 30)).await;
     lab.script.clear();
     wait_published(&lab, 3).await;

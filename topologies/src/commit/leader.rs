@@ -22,7 +22,7 @@ use super::lane::Lane;
 use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, Quorum, majority};
 use super::rules::{self, CloudStanding, Standing};
-use super::takeover::Group;
+use super::takeover::{Group, OwnLog};
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
 
@@ -122,6 +122,8 @@ pub(super) struct State {
     slots: VecDeque<Slot>,
     /// Index of the first slot kept.
     slots_start: u64,
+    /// Every record proposed, so that a renewal need not read them; bounded like the epoch.
+    records: Vec<Arc<Record>>,
     /// SHA-256 of every record proposed, hex.
     hashes: Vec<String>,
     /// Bytes of all entries proposed.
@@ -156,6 +158,20 @@ impl State {
     /// The clouds that are not away.
     fn at_hand(&self) -> Vec<usize> {
         (0..self.away.len()).filter(|cloud| !self.away[*cloud]).collect()
+    }
+
+    /// The clouds that a renewal needs: a majority that has published all, if there is one, else whoever answers.
+    fn needed_to_renew(&self) -> Vec<usize> {
+        let decided = self.quorum.decided();
+        let at_hand = self.at_hand();
+        let is_up_to_date = |cloud: &usize| self.quorum.cloud(*cloud).published == decided;
+        let up_to_date: Vec<usize> = at_hand.iter().copied().filter(is_up_to_date).collect();
+        if up_to_date.len() >= self.quorum.majority() { up_to_date } else { at_hand }
+    }
+
+    fn own_log(&self, epoch: Epoch) -> OwnLog {
+        let stored = (0..self.away.len()).map(|cloud| self.quorum.cloud(cloud).stored).collect();
+        OwnLog { epoch, records: self.records.clone(), stored }
     }
 
     /// What can still come of this epoch.
@@ -386,6 +402,7 @@ impl Leader {
                 quorum: Quorum::new(clouds),
                 slots: VecDeque::new(),
                 slots_start: 0,
+                records: Vec::new(),
                 hashes: Vec::new(),
                 entry_bytes: 0,
                 failures: vec!["it took no part in the take-over".to_owned(); clouds],
@@ -496,7 +513,7 @@ impl Leader {
     /// Proposes the next record and waits until it is decided.
     async fn store(&self, content: Content, uploads: Vec<FileUploads>) -> Result<(), Error> {
         let next = self.shared.read(|state| state.quorum.proposed());
-        let record = Record::new(self.shared.epoch, next, content);
+        let record = Arc::new(Record::new(self.shared.epoch, next, content));
         let bytes = encode_to_store(&record, self.shared.clouds.len())?;
         let sha256 = delta::sha256_hex(&bytes);
         let index = self.shared.update(|state| {
@@ -504,7 +521,8 @@ impl Leader {
             assert_eq!(index, next, "a leader proposes one record at a time");
             state.entry_bytes += if index == 0 { 0 } else { bytes.len() as u64 };
             state.hashes.push(sha256);
-            state.slots.push_back(Slot::new(Arc::new(record), bytes, uploads));
+            state.records.push(record.clone());
+            state.slots.push_back(Slot::new(record, bytes, uploads));
             index
         });
         self.wait(|state| (state.quorum.decided() > index).then_some(())).await
@@ -582,8 +600,9 @@ impl Leader {
         }
     }
 
-    /// Takes over from itself: an ordinary take-over, but commits wait for it, so it waits for no cloud that it can do
-    /// without, and does not ask those that were away last. Their lanes try on in the new epoch.
+    /// Takes over from itself. An ordinary take-over, but commits wait for it: it asks no cloud that was away last or is
+    /// behind, waits for none that it can do without, and reads nothing back that this process stored itself. The lanes of
+    /// the other clouds go on in the new epoch.
     ///
     /// # Errors
     /// [`Error::Superseded`] if another process leads already; as [`start`](Self::start) otherwise.
@@ -591,21 +610,23 @@ impl Leader {
         if self.watch().is_superseded() {
             return Err(Error::Superseded { epoch: self.epoch() });
         }
-        let uploads = self.shared.uploads.clone();
-        let at_hand = self.shared.read(State::at_hand);
         let published = self.shared.wait_for(|state| (state.unpublished() == 0).then_some(()));
         tokio::select! {
             biased;
             _ = published => {}
             () = self.shared.environment.sleep(RENEWAL_PATIENCE) => {}
         }
+        let (uploads, epoch) = (self.shared.uploads.clone(), self.epoch());
+        let (needed, own_log) =
+            self.shared.read(|state| (state.needed_to_renew(), Arc::new(state.own_log(epoch))));
         self.end_lanes().await;
+        let group = Group { own_log: Some(own_log), ..group.clone() };
         let hurried = Group { patience: Patience::RENEWAL, ..group.clone() };
-        match Self::start_among(&hurried, &at_hand, uploads.clone()).await {
+        match Self::start_among(&hurried, &needed, uploads.clone()).await {
             // One more has left just now; another may be back.
             Err(error @ Error::NoMajority { .. }) => {
                 warn!(error = %crate::chain_of(&error), "epoch not renewed, asking every cloud");
-                Self::start(group, uploads).await
+                Self::start(&group, uploads).await
             }
             renewed => renewed,
         }

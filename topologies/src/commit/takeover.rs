@@ -51,6 +51,17 @@ pub struct Group {
     pub environment: Arc<dyn Environment>,
     /// How long clouds are waited for that are not needed.
     pub patience: Patience,
+    /// The epoch that this process led last, if it takes over from itself.
+    pub(crate) own_log: Option<Arc<OwnLog>>,
+}
+
+/// What a leader knows of its own epoch without reading it: it stored these records, and a register never changes.
+#[derive(Debug)]
+pub(crate) struct OwnLog {
+    pub(super) epoch: Epoch,
+    pub(super) records: Vec<Arc<Record>>,
+    /// Per cloud, how many of them it stored there.
+    pub(super) stored: Vec<u64>,
 }
 
 /// A won epoch and what to write as its header.
@@ -77,7 +88,7 @@ impl Group {
     ) -> Self {
         let incarnation = random_id(&*environment);
         let (topology, patience) = (topology.into(), Patience::START);
-        Self { topology, clouds, incarnation, address: None, environment, patience }
+        Self { topology, clouds, incarnation, address: None, environment, patience, own_log: None }
     }
 
     /// The claim of the highest epoch that any cloud which answers has seen: of whoever leads, or did last. Good for
@@ -574,7 +585,18 @@ impl Group {
             .map_err(|what| Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what))
     }
 
+    /// A record that this process stored in `cloud`.
+    fn own_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Option<Record> {
+        let own = self.own_log.as_ref().filter(|own| own.epoch == epoch)?;
+        let place = self.clouds.iter().position(|other| other.name == cloud.name)?;
+        let record = own.records.get(usize::try_from(index).ok()?)?;
+        (index < own.stored[place]).then(|| Record::clone(record))
+    }
+
     async fn read_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Result<Option<Record>, Error> {
+        if let Some(record) = self.own_record(cloud, epoch, index) {
+            return Ok(Some(record));
+        }
         let path = self.keys().record(epoch, index);
         let bytes = self.read(cloud, &path).await?;
         bytes
