@@ -18,8 +18,8 @@ use object_store::path::Path;
 use serde_json::Value as Json;
 
 use crate::leader::{
-    TABLE, TOPOLOGY, begun, control_records, lead, must_commit, position, publishes, reading,
-    stores_a_record, wait_published,
+    TABLE, TOPOLOGY, assert_equal_and_right, begun, control_records, lead, must_commit, position, publishes,
+    reading, stores_a_record, wait_published,
 };
 
 /// Tokio's surroundings, with pauses a twentieth as long.
@@ -200,4 +200,70 @@ async fn a_leader_whose_clouds_go_away_before_its_header_is_decided_gives_up_and
     lab.script.clear();
     let mut leader = lead(&lab.opened()).await.unwrap();
     must_commit(&mut leader, reading(10, 20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_asks_no_cloud_that_is_away_and_reads_nothing_that_it_stored_itself() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    let azure_away = |request: &Request<'_>| match request.cloud {
+        "azure" => Verdict::Refuse,
+        _ => Verdict::Pass,
+    };
+    lab.script.set(azure_away);
+    must_commit(&mut leader, reading(10, 20)).await;
+    let (watch, epoch) = (leader.watch(), leader.epoch().0);
+    until("azure is known to be away", async || watch.progress().clouds[1].away).await;
+    let (asked, read) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (asks, reads) = (asked.clone(), read.clone());
+    let own: Vec<String> = (0..leader.records())
+        .map(|index| format!("control/{TOPOLOGY}/log/{epoch:020}/{index:020}"))
+        .collect();
+    lab.script.set(move |request| {
+        let is_take_over = request.path.contains("/probe/") || request.path.contains("/epoch");
+        asks.fetch_add(u64::from(is_take_over && request.cloud == "azure"), Ordering::Relaxed);
+        let is_own = own.iter().any(|path| path == request.path);
+        reads.fetch_add(u64::from(is_own && request.kind == Kind::Read), Ordering::Relaxed);
+        azure_away(request)
+    });
+    let group = Group::new(TOPOLOGY, lab.opened());
+    let mut leader = in_time("a renewal", leader.renew(&group)).await.unwrap();
+    assert_eq!(leader.epoch().0, epoch + 1);
+    assert_eq!(asked.load(Ordering::Relaxed), 0, "probes and claims in the cloud that is away");
+    assert_eq!(read.load(Ordering::Relaxed), 0, "records of the epoch before");
+    must_commit(&mut leader, reading(20, 30)).await;
+    lab.script.clear();
+    wait_published(&lab, 3).await;
+    assert_equal_and_right(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_without_a_majority_at_hand_asks_the_clouds_that_were_away() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.script.set(|request| if request.cloud == "azure" { Verdict::Refuse } else { Verdict::Pass });
+    must_commit(&mut leader, reading(10, 20)).await;
+    let watch = leader.watch();
+    until("azure is known to be away", async || watch.progress().clouds[1].away).await;
+    lab.script.set(|request| if request.cloud == "gcp" { Verdict::Refuse } else { Verdict::Pass });
+    let group = Group::new(TOPOLOGY, lab.opened());
+    let mut leader = in_time("a renewal", leader.renew(&group)).await.unwrap();
+    must_commit(&mut leader, reading(20, 30)).await;
+    lab.script.clear();
+    wait_published(&lab, 3).await;
+    assert_equal_and_right(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_superseded_does_not_renew_its_epoch() {
+    let (lab, old) = begun(10).await;
+    wait_published(&lab, 1).await;
+    let mut new = lead(&lab.opened()).await.unwrap();
+    must_commit(&mut new, reading(10, 20)).await;
+    // Each of its lanes looks for a SEAL now and then.
+    let watch = old.watch();
+    until("it is superseded", async || watch.is_superseded()).await;
+    let refused = old.renew(&Group::new(TOPOLOGY, lab.opened())).await;
+    assert!(matches!(refused, Err(Error::Superseded { .. })), "{refused:?}");
+    must_commit(&mut new, reading(20, 30)).await;
 }

@@ -136,7 +136,7 @@ pub(crate) async fn control_records(store: &dyn ObjectStore) -> BTreeMap<String,
 }
 
 /// Everything outside `control/` is equal in all clouds, and every log is in order.
-async fn assert_equal_and_right(lab: &Lab) {
+pub(crate) async fn assert_equal_and_right(lab: &Lab) {
     lab.assert_trees_equal().await;
     for cloud in &lab.clouds {
         let problems = Log::read(&*cloud.store(), TABLE).await.problems();

@@ -487,9 +487,8 @@ impl Pipeline<'_> {
                 return Ok(());
             }
         };
-        own.leader.finish(Duration::from_secs(1)).await;
         own.leader = tokio::select! {
-            started = Leader::start(&self.group, self.uploads.clone()) => started?,
+            renewed = own.leader.renew(&self.group) => renewed?,
             () = stop_is_due(shutdown) => return Err(self.cannot_stop_well()),
         };
         self.watch = Some(own.leader.watch());

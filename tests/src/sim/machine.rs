@@ -254,8 +254,7 @@ impl Machine {
                     return Ok(());
                 }
                 self.note("renews its epoch");
-                leader.finish(Duration::from_secs(1)).await;
-                leader = Leader::start(group, uploads.clone()).await?;
+                leader = leader.renew(group).await?;
                 self.note(format_args!("leads epoch {}", leader.epoch()));
                 _watch = self.watch(&leader);
             }

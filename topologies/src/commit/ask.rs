@@ -13,22 +13,37 @@ use super::environment::Environment;
 use super::takeover::Group;
 use crate::error::Error;
 
-/// How much later than the majority a cloud may answer.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a take-over waits for a cloud that it can do without.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How much later than the majority a cloud may answer.
+    pub(super) grace: Duration,
+    /// How long one cloud may take for a claim; the next ones wait for it, because claims go to all clouds in one order.
+    pub(super) claim: Duration,
+}
+
+impl Patience {
+    /// For a process that starts: the more clouds take part, the less is left to lanes.
+    pub(super) const START: Self = Self { grace: Duration::from_secs(5), claim: Duration::from_secs(15) };
+    /// For a leader that takes over from itself: commits wait meanwhile.
+    pub(super) const RENEWAL: Self =
+        Self { grace: Duration::from_millis(500), claim: Duration::from_millis(1500) };
+}
 
 /// What is said of a cloud that is not waited for.
-pub(super) fn silence() -> object_store::Error {
+pub(super) fn silence(grace: Duration) -> object_store::Error {
     object_store::Error::Generic {
         store: "isobar",
-        source: format!("no answer, not even {} s after a majority had answered", GRACE.as_secs()).into(),
+        source: format!("no answer, not even {} s after a majority had answered", grace.as_secs_f32()).into(),
     }
 }
 
-/// The answers in the order of the questions; `None` where there was none [`GRACE`] after `needed` had answered well.
+/// The answers in the order of the questions; `None` where there was none `grace` after `needed` had answered well.
 /// As long as fewer have, all are waited for.
 pub(super) async fn ask<T, E>(
     environment: &dyn Environment,
     needed: usize,
+    grace: Duration,
     questions: Vec<impl Future<Output = Result<T, E>>>,
 ) -> Vec<Option<Result<T, E>>> {
     let mut answers: Vec<Option<Result<T, E>>> = questions.iter().map(|_| None).collect();
@@ -41,7 +56,7 @@ pub(super) async fn ask<T, E>(
         answered_well += usize::from(answer.is_ok());
         answers[place] = Some(answer);
     }
-    let mut grace = environment.sleep(GRACE);
+    let mut grace = environment.sleep(grace);
     loop {
         tokio::select! {
             biased;
@@ -66,9 +81,9 @@ impl Group {
         F: Future<Output = Result<T, Error>>,
     {
         let questions: Vec<F> = clouds.iter().map(|index| question(&self.clouds[*index])).collect();
-        let answers = ask(&*self.environment, self.majority(), questions).await;
+        let answers = ask(&*self.environment, self.majority(), self.patience.grace, questions).await;
         let answers = clouds.iter().zip(answers).map(|(index, answer)| {
-            let silent = || Err(Error::store(&self.clouds[*index], action, silence()));
+            let silent = || Err(Error::store(&self.clouds[*index], action, silence(self.patience.grace)));
             (*index, answer.unwrap_or_else(silent))
         });
         answers.collect()
@@ -113,7 +128,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_hangs_is_not_waited_for_once_enough_have_answered() {
-        let answers = ask(&Impatient, 2, vec![answer(Ok(1)), hangs(), answer(Ok(3))]).await;
+        let answers =
+            ask(&Impatient, 2, Patience::START.grace, vec![answer(Ok(1)), hangs(), answer(Ok(3))]).await;
         assert_eq!(answers, [Some(Ok(1)), None, Some(Ok(3))]);
     }
 
@@ -123,9 +139,11 @@ mod tests {
             tokio::task::yield_now().await;
             Ok(3)
         };
-        let answers = ask(&Impatient, 2, vec![answer(Ok(1)), answer(Err(2)), late.boxed()]).await;
+        let answers =
+            ask(&Impatient, 2, Patience::START.grace, vec![answer(Ok(1)), answer(Err(2)), late.boxed()])
+                .await;
         assert_eq!(answers, [Some(Ok(1)), Some(Err(2)), Some(Ok(3))]);
-        let in_vain = ask(&Impatient, 2, vec![answer(Ok(1)), answer(Err(2)), hangs()]);
+        let in_vain = ask(&Impatient, 2, Patience::START.grace, vec![answer(Ok(1)), answer(Err(2)), hangs()]);
         assert!(in_vain.now_or_never().is_none());
     }
 }

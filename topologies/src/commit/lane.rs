@@ -98,7 +98,8 @@ impl Lane {
 
     /// Goes through the epoch's records until the end. `None` at shutdown.
     async fn serve(&self) -> Option<End> {
-        self.shared.uploads.set_away(&self.cloud().name, false);
+        // Who took no part in the take-over gets no uploads before it answers. A take-over had a majority.
+        self.shared.uploads.set_away(&self.cloud().name, self.shared.is_away(self.cloud));
         if let Err(end) = self.insist(|| self.confirm_identity()).await? {
             return Some(end);
         }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::ask::Patience;
 use super::chain::{Chain, Proposal, Refusal};
 use super::environment::{Environment, Task};
 use super::format::{Content, Decision, Keys, Record, encode};
@@ -21,7 +22,7 @@ use super::lane::Lane;
 use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, Quorum, majority};
 use super::rules::{self, CloudStanding, Standing};
-use super::takeover::Group;
+use super::takeover::{Group, OwnLog};
 use super::upkeep::Upkeep;
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
@@ -31,6 +32,9 @@ const SLOTS_KEPT: usize = 32;
 /// How long fewer than a majority of clouds may answer before a leader that has no header yet gives up. It promised
 /// nothing so far, and whoever takes over later may find other clouds.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a leader that takes over from itself waits for a majority to publish what is decided. What is not published
+/// then goes into the new header.
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A record of the epoch together with what is known about its files.
 #[derive(Debug, Clone)]
@@ -121,6 +125,8 @@ pub(super) struct State {
     slots: VecDeque<Slot>,
     /// Index of the first slot kept.
     slots_start: u64,
+    /// Every record proposed, so that a renewal need not read them; bounded like the epoch.
+    records: Vec<Arc<Record>>,
     /// SHA-256 of every record proposed, hex.
     hashes: Vec<String>,
     /// Bytes of all entries proposed.
@@ -149,7 +155,26 @@ impl State {
 
     /// Whether a majority of clouds is not away.
     pub(super) fn has_majority_at_hand(&self) -> bool {
-        self.away.iter().filter(|away| !**away).count() >= self.quorum.majority()
+        self.at_hand().len() >= self.quorum.majority()
+    }
+
+    /// The clouds that are not away.
+    fn at_hand(&self) -> Vec<usize> {
+        (0..self.away.len()).filter(|cloud| !self.away[*cloud]).collect()
+    }
+
+    /// The clouds that a renewal needs: a majority that has published all, if there is one, else whoever answers.
+    fn needed_to_renew(&self) -> Vec<usize> {
+        let decided = self.quorum.decided();
+        let at_hand = self.at_hand();
+        let is_up_to_date = |cloud: &usize| self.quorum.cloud(*cloud).published == decided;
+        let up_to_date: Vec<usize> = at_hand.iter().copied().filter(is_up_to_date).collect();
+        if up_to_date.len() >= self.quorum.majority() { up_to_date } else { at_hand }
+    }
+
+    fn own_log(&self, epoch: Epoch) -> OwnLog {
+        let stored = (0..self.away.len()).map(|cloud| self.quorum.cloud(cloud).stored).collect();
+        OwnLog { epoch, records: self.records.clone(), stored }
     }
 
     /// What can still come of this epoch.
@@ -369,7 +394,12 @@ impl Leader {
     /// Takes over the group's topology: returns when the new epoch's header is decided. Fails when the clouds are gone for
     /// [`HEADER_PATIENCE`] before that.
     pub async fn start(group: &Group, uploads: Arc<FanOut>) -> Result<Self, Error> {
-        let takeover = group.take_over().await?;
+        let all: Vec<usize> = (0..group.clouds.len()).collect();
+        Self::start_among(group, &all, uploads).await
+    }
+
+    async fn start_among(group: &Group, among: &[usize], uploads: Arc<FanOut>) -> Result<Self, Error> {
+        let takeover = group.take_over(among).await?;
         failpoint::hit(&failpoint::ELECT_BEFORE_HEADER, "").map_err(unanswered)?;
         let mut chain = takeover.header.base.clone();
         for decision in &takeover.header.tail {
@@ -392,6 +422,7 @@ impl Leader {
                 quorum: Quorum::new(clouds),
                 slots: VecDeque::new(),
                 slots_start: 0,
+                records: Vec::new(),
                 hashes: Vec::new(),
                 entry_bytes: 0,
                 failures: vec!["it took no part in the take-over".to_owned(); clouds],
@@ -537,7 +568,7 @@ impl Leader {
     /// Proposes the next record and waits until it is decided.
     async fn store(&self, content: Content, uploads: Vec<FileUploads>) -> Result<(), Error> {
         let next = self.shared.read(|state| state.quorum.proposed());
-        let record = Record::new(self.shared.epoch, next, content);
+        let record = Arc::new(Record::new(self.shared.epoch, next, content));
         let bytes = encode_to_store(&record, self.shared.clouds.len())?;
         let sha256 = delta::sha256_hex(&bytes);
         let index = self.shared.update(|state| {
@@ -545,7 +576,8 @@ impl Leader {
             assert_eq!(index, next, "a leader proposes one record at a time");
             state.entry_bytes += if index == 0 { 0 } else { bytes.len() as u64 };
             state.hashes.push(sha256);
-            state.slots.push_back(Slot::new(Arc::new(record), bytes, uploads));
+            state.records.push(record.clone());
+            state.slots.push_back(Slot::new(record, bytes, uploads));
             index
         });
         self.wait(|state| (state.quorum.decided() > index).then_some(())).await
@@ -592,7 +624,7 @@ impl Leader {
 
     /// Waits until every cloud that answers and still takes what this epoch decides has published everything, at most
     /// `patience`; then stops the lanes.
-    pub async fn finish(mut self, patience: Duration) -> LeaderProgress {
+    pub async fn finish(self, patience: Duration) -> LeaderProgress {
         let all_published = self.shared.wait_for(|state| {
             let decided = state.quorum.decided();
             // What is sealed gets nothing more from this epoch, whoever comes next brings it there.
@@ -612,11 +644,47 @@ impl Leader {
             let (cloud, behind) = (&cloud.cloud, cloud.decisions_behind);
             warn!(%cloud, behind, complete, "cloud is behind and will be filled by the next run");
         }
+        self.end_lanes().await;
+        progress
+    }
+
+    async fn end_lanes(mut self) {
         self.shared.shutdown.cancel();
         for lane in std::mem::take(&mut self.lanes) {
             lane.ended().await;
         }
-        progress
+    }
+
+    /// Takes over from itself. An ordinary take-over, but commits wait for it: it asks no cloud that was away last or is
+    /// behind, waits for none that it can do without, and reads nothing back that this process stored itself. The lanes of
+    /// the other clouds go on in the new epoch.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] if another process leads already; as [`start`](Self::start) otherwise.
+    pub async fn renew(self, group: &Group) -> Result<Self, Error> {
+        if self.watch().is_superseded() {
+            return Err(Error::Superseded { epoch: self.epoch() });
+        }
+        let published = self.shared.wait_for(|state| (state.unpublished() == 0).then_some(()));
+        tokio::select! {
+            biased;
+            _ = published => {}
+            () = self.shared.environment.sleep(RENEWAL_PATIENCE) => {}
+        }
+        let (uploads, epoch) = (self.shared.uploads.clone(), self.epoch());
+        let (needed, own_log) =
+            self.shared.read(|state| (state.needed_to_renew(), Arc::new(state.own_log(epoch))));
+        self.end_lanes().await;
+        let group = Group { own_log: Some(own_log), ..group.clone() };
+        let hurried = Group { patience: Patience::RENEWAL, ..group.clone() };
+        match Self::start_among(&hurried, &needed, uploads.clone()).await {
+            // One more has left just now; another may be back.
+            Err(error @ Error::NoMajority { .. }) => {
+                warn!(error = %crate::chain_of(&error), "epoch not renewed, asking every cloud");
+                Self::start(&group, uploads).await
+            }
+            renewed => renewed,
+        }
     }
 }
 

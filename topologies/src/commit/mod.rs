@@ -34,6 +34,7 @@ pub mod rules;
 mod takeover;
 pub mod upkeep;
 
+pub use ask::Patience;
 pub use chain::{
     Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
 };

@@ -13,8 +13,9 @@ use super::format::{
 use super::quorum::{Quorum, majority};
 use super::{Chain, Epoch};
 
-/// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little.
-const EPOCH_RECORDS_MAX: u64 = 1000;
+/// Records in one epoch's log before the leader takes over from itself, so that a take-over reads little: with 16 reads
+/// at a time and 50 ms each, under a second.
+const EPOCH_RECORDS_MAX: u64 = 200;
 /// Bytes of entries in one epoch's log before the leader takes over from itself. A take-over holds them in memory once per
 /// cloud, and if no majority has published any of them, they still fit into one header.
 const EPOCH_BYTES_MAX: u64 = RECORD_BYTES_MAX / 2;

@@ -17,7 +17,7 @@ use object_store::path::Path;
 use tracing::{debug, info, warn};
 
 use super::Epoch;
-use super::ask::{ask, silence};
+use super::ask::{Patience, ask, silence};
 use super::choose::{Chosen, PublishedVersions, SealedLog, choose};
 use super::environment::{Environment, System, random_id};
 use super::format::{
@@ -31,8 +31,6 @@ use crate::error::Error;
 
 /// Attempts at one register before a cloud is given up for this take-over.
 const ATTEMPTS_MAX: u32 = 5;
-/// How long one cloud may take for a claim; the next ones wait for it, because claims go to all clouds in one order.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(15);
 /// Lost races for an epoch before giving up.
 const CLAIMS_MAX: u32 = 20;
 /// Control objects read at once from one cloud.
@@ -51,6 +49,19 @@ pub struct Group {
     pub address: Option<String>,
     /// Where pauses, chance and tasks come from.
     pub environment: Arc<dyn Environment>,
+    /// How long clouds are waited for that are not needed.
+    pub patience: Patience,
+    /// The epoch that this process led last, if it takes over from itself.
+    pub(crate) own_log: Option<Arc<OwnLog>>,
+}
+
+/// What a leader knows of its own epoch without reading it: it stored these records, and a register never changes.
+#[derive(Debug)]
+pub(crate) struct OwnLog {
+    pub(super) epoch: Epoch,
+    pub(super) records: Vec<Arc<Record>>,
+    /// Per cloud, how many of them it stored there.
+    pub(super) stored: Vec<u64>,
 }
 
 /// A won epoch and what to write as its header.
@@ -76,7 +87,8 @@ impl Group {
         environment: Arc<dyn Environment>,
     ) -> Self {
         let incarnation = random_id(&*environment);
-        Self { topology: topology.into(), clouds, incarnation, address: None, environment }
+        let (topology, patience) = (topology.into(), Patience::START);
+        Self { topology, clouds, incarnation, address: None, environment, patience, own_log: None }
     }
 
     /// The claim of the highest epoch that any cloud which answers has seen: of whoever leads, or did last. Good for
@@ -112,15 +124,15 @@ impl Group {
         }
     }
 
-    /// Wins a new epoch and reads what older ones decided.
-    pub(super) async fn take_over(&self) -> Result<Takeover, Error> {
+    /// Wins a new epoch and reads what older ones decided, with the clouds at these indexes: all, or a majority of them.
+    pub(super) async fn take_over(&self, among: &[usize]) -> Result<Takeover, Error> {
         let is_first_start = !self.has_history().await?;
         if is_first_start {
             for cloud in &self.clouds {
                 cloud.create_root().await.map_err(|error| Error::connector("register", error))?;
             }
         }
-        let (answering, silent) = self.probe_clouds(is_first_start).await?;
+        let (answering, silent) = self.probe_clouds(among, is_first_start).await?;
         reach(&failpoint::ELECT_AFTER_PROBE, "")?;
         let (group_id, members) = self.identify(&answering, &silent, is_first_start).await?;
         let (epoch, holders) = self.claim_epoch(&members).await?;
@@ -153,22 +165,27 @@ impl Group {
         self.keys().probe(&self.incarnation).join(random_id(&*self.environment))
     }
 
-    /// Indexes of the clouds that answer and honour preconditions, and why the others do not answer. A cloud that
-    /// ignores preconditions stops the start.
-    async fn probe_clouds(&self, is_first_start: bool) -> Result<(Vec<usize>, Vec<String>), Error> {
+    /// Which clouds `among` these answer and honour preconditions, and why the others do not answer. A cloud that ignores
+    /// preconditions stops the start.
+    async fn probe_clouds(
+        &self,
+        among: &[usize],
+        is_first_start: bool,
+    ) -> Result<(Vec<usize>, Vec<String>), Error> {
         let prefix = self.probe_prefix();
-        let probes = self.clouds.iter().map(|cloud| async {
-            match probe(&cloud.control, &prefix).await {
+        let probes = among.iter().map(|index| async {
+            match probe(&self.clouds[*index].control, &prefix).await {
                 Probe::Passed => Ok(()),
                 failed => Err(failed),
             }
         });
         let mut answering = Vec::new();
         let mut reasons = Vec::new();
-        let outcomes = ask(&*self.environment, self.majority(), probes.collect()).await;
-        for (index, outcome) in outcomes.into_iter().enumerate() {
+        let Patience { grace, .. } = self.patience;
+        let outcomes = ask(&*self.environment, self.majority(), grace, probes.collect()).await;
+        for (index, outcome) in among.iter().copied().zip(outcomes) {
             let cloud = &self.clouds[index].name;
-            match outcome.unwrap_or_else(|| Err(unanswered_probe(cloud))) {
+            match outcome.unwrap_or_else(|| Err(unanswered_probe(cloud, grace))) {
                 Ok(()) | Err(Probe::Passed) => answering.push(index),
                 Err(Probe::Denied { what }) if !is_first_start => {
                     warn!(%cloud, what, "cloud does not let us in, starting without it");
@@ -366,7 +383,7 @@ impl Group {
             let mut contested = false;
             for index in members {
                 let cloud = &self.clouds[*index];
-                let offered = self.within(cloud, CLAIM_PATIENCE, self.offer_claim(cloud, epoch, &claim));
+                let offered = self.within(cloud, self.patience.claim, self.offer_claim(cloud, epoch, &claim));
                 match offered.await {
                     Ok(PutOnce::Stored) => holders.push(*index),
                     Ok(_) => contested = true,
@@ -408,7 +425,7 @@ impl Group {
             biased;
             outcome = work => outcome,
             () = self.environment.sleep(patience) => {
-                let source = format!("no answer within {} s", patience.as_secs()).into();
+                let source = format!("no answer within {} s", patience.as_secs_f32()).into();
                 let source = object_store::Error::Generic { store: "isobar", source };
                 Err(Error::store(cloud, "take over", source))
             }
@@ -568,7 +585,18 @@ impl Group {
             .map_err(|what| Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what))
     }
 
+    /// A record that this process stored in `cloud`.
+    fn own_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Option<Record> {
+        let own = self.own_log.as_ref().filter(|own| own.epoch == epoch)?;
+        let place = self.clouds.iter().position(|other| other.name == cloud.name)?;
+        let record = own.records.get(usize::try_from(index).ok()?)?;
+        (index < own.stored[place]).then(|| Record::clone(record))
+    }
+
     async fn read_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Result<Option<Record>, Error> {
+        if let Some(record) = self.own_record(cloud, epoch, index) {
+            return Ok(Some(record));
+        }
         let path = self.keys().record(epoch, index);
         let bytes = self.read(cloud, &path).await?;
         bytes
@@ -651,9 +679,13 @@ impl Group {
 }
 
 /// What a probe without an answer comes to.
-fn unanswered_probe(cloud: &str) -> Probe {
+fn unanswered_probe(cloud: &str, grace: Duration) -> Probe {
     let action = "probe".to_owned();
-    Probe::Unavailable(isobar_connectors::Error::Store { cloud: cloud.to_owned(), action, source: silence() })
+    Probe::Unavailable(isobar_connectors::Error::Store {
+        cloud: cloud.to_owned(),
+        action,
+        source: silence(grace),
+    })
 }
 
 fn reach(point: &'static Failpoint, cloud: &str) -> Result<(), Error> {
