@@ -140,6 +140,8 @@ pub struct Protocol {
     /// Whether only actions are offered that change something. Slower; random walks need it, because stateright cannot
     /// replay a walk in which it chose one that does not.
     pub filters: bool,
+    /// Steps taken before the check begins, where what it is about lies too deep to be reached in every order.
+    pub script: &'static [Action],
     quorums: Quorums,
     values: Values,
 }
@@ -205,6 +207,7 @@ impl Protocol {
             bounds,
             symmetry: true,
             filters: false,
+            script: &[],
             quorums: Quorums::new(),
             values: Values::new(),
         }
@@ -235,6 +238,9 @@ impl Model for Protocol {
         };
         if !self.bounds.begins_empty {
             self.begin_with_a_leader(&mut state);
+        }
+        for action in self.script {
+            self.take(&mut state, *action).expect("each step of the script is possible");
         }
         vec![state]
     }

@@ -12,7 +12,7 @@ usage: tests/model/run [--full] [--seed N] [--threads N] [--trace] [--list] [NAM
 Checks the commit protocol with a model checker: every broken variant must be caught, the protocol as built
 must hold in every state within bounds, and in random walks beyond them. README.md says what is modelled.
 
-  --full       the large bounds and more walks (about an hour and 12 GB); without, a few minutes and 3 GB
+  --full       the large bounds and more walks (half an hour, 1 GiB); without, a few minutes and 300 MiB
   --seed N     seed of the random walks, by default 1
   --threads N  threads of the larger checks, by default 1
   --trace      print the steps by which each broken variant breaks its invariant

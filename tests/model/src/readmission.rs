@@ -176,11 +176,14 @@ impl Protocol {
             }
             Write::Identity => state.clouds[lost].identity = true,
             Write::Key => {
-                let generation = self.values.generations(readmitter.records[0])[lost];
-                let key = &mut state.clouds[lost].readmitted[usize::from(generation) - 1];
-                if *key == 0 {
-                    *key = readmitter.epoch;
-                }
+                let generation = usize::from(self.values.generations(readmitter.records[0])[lost]);
+                let keys = &mut state.clouds[lost].readmitted[..generation];
+                let written = match self.variant {
+                    Variant::OlderKeysNotWritten => &mut keys[generation - 1..],
+                    _ => &mut *keys,
+                };
+                written.iter_mut().filter(|key| **key == 0).for_each(|key| *key = readmitter.epoch);
+                let key = &keys[generation - 1];
                 if *key != readmitter.epoch {
                     state.observed.note(Broken::TwoReadmissions);
                 }

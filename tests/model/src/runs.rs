@@ -40,6 +40,8 @@ struct Check {
 enum Kind {
     /// Every state within the bounds satisfies every invariant, and everything that may happen does.
     Holds,
+    /// Every state after [`LOST_TWICE`] satisfies every invariant.
+    HoldsLostTwice,
     /// The variant breaks this invariant.
     Breaks(Variant, &'static str),
     /// As many states of random walks satisfy every invariant.
@@ -73,6 +75,43 @@ const TWO_EPOCHS: Bounds = Bounds {
 };
 /// Three epochs and two processes that take over, one after the other or both at once.
 const THREE_EPOCHS: Bounds = Bounds { processes: 3, epochs: 3, commits: 1, publishes: false, ..TWO_EPOCHS };
+/// For a cloud that is lost and readmitted twice: what is left after [`LOST_TWICE`].
+const FOUR_EPOCHS: Bounds = Bounds { processes: 4, epochs: 4, wipes: 2, readmissions: 2, ..THREE_EPOCHS };
+/// Epoch 2 decides a commit in clouds 1 and 2, while the leader of epoch 1 has proposed it as well and stored it in cloud
+/// 0. Cloud 2 is lost, and epoch 3 readmits it. Now it may be lost again.
+const LOST_TWICE: &[Action] = &[
+    Action::Stage { start: Some(0), missing: None },
+    Action::Start { process: 1, epoch: 2 },
+    Action::Claim { process: 1, cloud: 0 },
+    Action::Claim { process: 1, cloud: 1 },
+    Action::Claim { process: 1, cloud: 2 },
+    Action::SealRefused { process: 1, cloud: 0 },
+    Action::SealAndRead { process: 1, cloud: 1 },
+    Action::SealAndRead { process: 1, cloud: 2 },
+    Action::Choose { process: 1 },
+    Action::Store { process: 1, cloud: 1 },
+    Action::Store { process: 1, cloud: 2 },
+    Action::Accept { process: 1, commit: 0 },
+    Action::Store { process: 1, cloud: 1 },
+    Action::Store { process: 1, cloud: 2 },
+    Action::Accept { process: 0, commit: 0 },
+    Action::Store { process: 0, cloud: 0 },
+    Action::Wipe { cloud: 2 },
+    Action::StartReadmission { process: 2, lost: 2 },
+    Action::Claim { process: 2, cloud: 0 },
+    Action::Claim { process: 2, cloud: 1 },
+    Action::SealAndRead { process: 2, cloud: 0 },
+    Action::SealAndRead { process: 2, cloud: 1 },
+    Action::Choose { process: 2 },
+    Action::Store { process: 2, cloud: 0 },
+    Action::Store { process: 2, cloud: 1 },
+    // The file and the body of the commit, the header, the key, the identity.
+    Action::Admit { process: 2 },
+    Action::Admit { process: 2 },
+    Action::Admit { process: 2 },
+    Action::Admit { process: 2 },
+    Action::Admit { process: 2 },
+];
 /// Far too large to visit every state.
 const WALKS: Bounds = Bounds {
     processes: 4,
@@ -121,6 +160,7 @@ fn variants() -> Vec<(Variant, Bounds, &'static str)> {
         ),
         (Variant::NextGenerationIgnored, readmission, ONE_VALUE),
         (Variant::IdentityBeforeKey, readmission, ONE_VALUE),
+        (Variant::OlderKeysNotWritten, FOUR_EPOCHS, ONE_VALUE),
         (Variant::AdmittedBeforeFilled, Bounds { readmissions: 1, ..wiped }, FILES_EXIST),
         (Variant::AdmittedBeforeFilled, Bounds { readmissions: 1, ..wiped }, CONTIGUOUS),
         (Variant::TwoSetsOfClouds, Bounds { other_sets: true, ..TWO_EPOCHS }, NOT_LOST),
@@ -187,10 +227,12 @@ fn checks(options: &Options) -> Vec<Check> {
     let holds = holds.map(|(name, bounds)| Check { name: name.to_owned(), bounds, kind: Kind::Holds });
     let states = if options.size == Size::Full { 50_000_000 } else { 1_000_000 };
     let walks = Check { name: "random walks".to_owned(), bounds: WALKS, kind: Kind::Walks(states) };
+    let twice = "a cloud is readmitted and lost once more, four epochs".to_owned();
+    let twice = Check { name: twice, bounds: FOUR_EPOCHS, kind: Kind::HoldsLostTwice };
     let is_wanted = |check: &Check| {
         options.names.is_empty() || options.names.iter().any(|name| check.name.contains(name.as_str()))
     };
-    breaks.chain(holds).chain([walks]).filter(is_wanted).collect()
+    breaks.chain(holds).chain([twice, walks]).filter(is_wanted).collect()
 }
 
 /// Prints the names of all checks.
@@ -210,7 +252,8 @@ pub(crate) fn run(options: &Options) -> bool {
     for check in checks(options) {
         let started = Instant::now();
         let outcome = match check.kind {
-            Kind::Holds => visit_all(check.bounds, options.threads),
+            Kind::Holds => visit_all(check.bounds, &[], options.threads),
+            Kind::HoldsLostTwice => visit_all(check.bounds, LOST_TWICE, options.threads),
             Kind::Breaks(variant, invariant) => catch(variant, check.bounds, invariant, options.threads),
             Kind::Walks(states) => walk(check.bounds, states, options.seed),
         };
@@ -237,13 +280,18 @@ pub(crate) fn run(options: &Options) -> bool {
     failed == 0 && passed > 0
 }
 
-fn visit_all(bounds: Bounds, threads: usize) -> Outcome {
-    let checker = Protocol::new(Variant::AsBuilt, bounds).checker().threads(threads).spawn_dfs().join();
-    Outcome { faults: faults(&checker, true), ..counted(&checker) }
+fn visit_all(bounds: Bounds, script: &'static [Action], threads: usize) -> Outcome {
+    let mut model = Protocol::new(Variant::AsBuilt, bounds);
+    model.script = script;
+    let checker = model.checker().threads(threads).spawn_dfs().join();
+    Outcome { faults: faults(&checker, script.is_empty()), ..counted(&checker) }
 }
 
 fn catch(variant: Variant, bounds: Bounds, invariant: &'static str, threads: usize) -> Outcome {
     let mut model = Protocol::new(variant, bounds);
+    if variant == Variant::OlderKeysNotWritten {
+        model.script = LOST_TWICE;
+    }
     let until = HasDiscoveries::AllOf(BTreeSet::from([invariant]));
     if bounds.readmissions > 0 {
         // Breadth first would take minutes, and gigabytes; any trace will do.

@@ -53,6 +53,8 @@ pub enum Variant {
     GenerationNotRaised,
     /// A leader of before does not ask whether a cloud was lost and readmitted since.
     NextGenerationIgnored,
+    /// A cloud that is readmitted for the second time gets the key of that generation only.
+    OlderKeysNotWritten,
     /// The identity is written before the key of the generation.
     IdentityBeforeKey,
     /// A cloud counts again before it has published what the header that readmits it names.

@@ -329,18 +329,23 @@ impl Group {
         bring_files(header.decisions(), lost, &others.clouds).await?;
         self.publish_tail(lost, header.decisions()).await?;
         self.store_record(lost, header).await?;
-        let readmission = Readmission {
+        let readmission = |generation: u64| Readmission {
             format: FORMAT,
             group: group_id.clone(),
             cloud: lost.name.clone(),
-            generation: *generation,
+            generation,
             epoch: header.epoch,
         };
-        let identity = encode(&self.identity(lost, group_id));
-        // The identity last: whoever sees it sees the key as well, and so a leader of before knows that it is too late.
+        // A leader that slept through several losses looks for the key of the generation after its own. Where there is
+        // one, it is from that readmission: either will do.
+        for older in 1..*generation {
+            let _ = self.settle(lost, &self.keys().readmission(older), encode(&readmission(older))).await?;
+        }
+        let readmission = readmission(*generation);
+        // The identity last: whoever sees it sees the keys as well, and so a leader of before knows that it is too late.
         let keys = [
             (self.keys().readmission(*generation), encode(&readmission)),
-            (self.keys().identity(), identity),
+            (self.keys().identity(), encode(&self.identity(lost, group_id))),
         ];
         for (path, bytes) in keys {
             if let PutOnce::Occupied(_) = self.settle(lost, &path, bytes).await? {
