@@ -338,9 +338,7 @@ impl Worker {
         let when_it_moves = Again::From(now.chain.sequence + 1);
         let Some(head) = now.chain.tables.get(&table.name) else { return Ok(when_it_moves) };
         let clouds = self.answering(&now.watch);
-        files.advance(&clouds, head.version).await?;
-        // What is decided and not published yet could be maintenance; planning on less would be refused.
-        if files.maintained() != head.maintained {
+        if !files.reach(&clouds, head).await? {
             return Ok(Again::Soon);
         }
         if let Some(vacuum) = files.vacuum()
@@ -365,8 +363,8 @@ impl Worker {
             let upkeep = self.upkeep(table, files.maintained(), Change::Vacuum { through });
             return Ok(Again::From(self.decide(Work::Upkeep(upkeep), Vec::new()).await?));
         }
-        let is_done = files.version() == Some(head.version) && files.vacuum().is_none();
-        Ok(if is_done { when_it_moves } else { Again::Soon })
+        // A decided VACUUM waits for the clouds, not for the chain.
+        Ok(if files.vacuum().is_none() { when_it_moves } else { Again::Soon })
     }
 
     fn upkeep(&self, table: &Table, after: u64, change: Change) -> Upkeep {
