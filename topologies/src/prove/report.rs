@@ -60,7 +60,7 @@ pub struct Totals {
     pub rows: u64,
     /// Rows of these files in quarantines.
     pub quarantined_rows: u64,
-    /// Bytes of data files read and hashed, over all clouds.
+    /// Bytes of data files and checkpoints read and hashed, over all clouds.
     pub bytes_hashed: u64,
 }
 

@@ -91,7 +91,7 @@ async fn a_good_history_is_proved_in_one_two_and_three_clouds() {
         assert_eq!(report.totals, totals);
         let span = &report.tables[0].partitions[0];
         assert_eq!((span.first, span.next, span.records), (5, 40, 19));
-        assert_eq!(report.checks.len(), clouds * (1 + 12 + 11));
+        assert_eq!(report.checks.len(), clouds * (1 + 13 + 12));
     }
 }
 
