@@ -54,6 +54,31 @@ pub async fn replace_file(
     replace(to, sources, &path, size, sha256).await
 }
 
+/// Whether `path` is in `store` with exactly these bytes, which are read for it. `sha256` is lowercase hexadecimal.
+///
+/// # Errors
+/// [`Error::Store`] if the store does not answer; retry.
+pub async fn holds_file(
+    store: &Arc<dyn ObjectStore>,
+    path: &str,
+    size: u64,
+    sha256: &str,
+) -> Result<bool, Error> {
+    let failed =
+        |error| Error::Store { cloud: store.to_string(), action: format!("read {path}"), source: error };
+    let location = Path::parse(path).map_err(|error| failed(error.into()))?;
+    let found = match store.get(&location).await {
+        Ok(found) if found.meta.size == size => found,
+        Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    let (mut pieces, mut check) = (found.into_stream(), Check { hasher: Sha256::new(), bytes: 0 });
+    while let Some(piece) = pieces.next().await {
+        check.update(&piece.map_err(failed)?);
+    }
+    Ok(check.finish(size, sha256).is_ok())
+}
+
 async fn replace(
     to: &Arc<dyn ObjectStore>,
     sources: &[Arc<dyn ObjectStore>],
@@ -207,7 +232,11 @@ mod tests {
         let refused = replace_file(&to, std::slice::from_ref(&rotten), "d/f.parquet", size, &sha256).await;
         assert!(refused.is_err());
         assert_eq!(get(&to).await, bad, "nothing better was found");
+        assert!(!holds_file(&to, "d/f.parquet", size, &sha256).await.unwrap());
         replace_file(&to, &[rotten, whole], "d/f.parquet", size, &sha256).await.unwrap();
         assert_eq!(get(&to).await, good);
+        assert!(holds_file(&to, "d/f.parquet", size, &sha256).await.unwrap());
+        assert!(!holds_file(&to, "d/f.parquet", size - 1, &sha256).await.unwrap());
+        assert!(!holds_file(&to, "d/g.parquet", size, &sha256).await.unwrap());
     }
 }

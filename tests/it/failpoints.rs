@@ -142,9 +142,10 @@ async fn survives_kills(part: &str) {
     }
 }
 
-/// The parts of the work that have failpoints, each with a test below; the last one in `maintenance`, because it takes a
-/// run that goes on.
-const PARTS: [&str; 7] = ["elect.", "consume.", "upload.", "decide.", "publish.", "fill.", "maintain."];
+/// The parts of the work that have failpoints, each with a test below; the last two in `maintenance` and
+/// `mirrored_checkpoints`, because they take a run that goes on.
+const PARTS: [&str; 8] =
+    ["elect.", "consume.", "upload.", "decide.", "publish.", "fill.", "maintain.", "checkpoint."];
 
 /// The parts that only several processes reach: `workers` has tests of them.
 const WORKERS_PARTS: [&str; 2] = ["worker.", "group."];

@@ -18,6 +18,7 @@ mod leader;
 mod live;
 mod main_job;
 mod maintenance;
+mod mirrored_checkpoints;
 mod outage;
 mod scrub;
 mod sim;

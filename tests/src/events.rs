@@ -40,7 +40,7 @@ pub const FEATURES_YAML: &str = "  features:
       - { name: flagged, check: \"flag IS NULL OR flag\", action: drop }
       - { name: has_amount, check: \"amount IS NOT NULL\", action: quarantine }
       - { name: small, check: \"amount < 1000\", action: warn }
-    maintenance: { compact: { enabled: false } }
+    maintenance: { compact: { enabled: false }, checkpoint_every: 0 }
 ";
 
 /// YAML of the dataset `features` with the value `maintenance` of its option of that name.
@@ -48,7 +48,7 @@ pub const FEATURES_YAML: &str = "  features:
 /// # Panics
 /// If [`FEATURES_YAML`] has no such option to be replaced.
 pub fn maintained_features(maintenance: &str) -> String {
-    let none = "{ compact: { enabled: false } }";
+    let none = "{ compact: { enabled: false }, checkpoint_every: 0 }";
     assert_eq!(FEATURES_YAML.matches(none).count(), 1, "there is one option to be replaced");
     FEATURES_YAML.replace(none, maintenance)
 }

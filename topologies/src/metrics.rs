@@ -49,6 +49,8 @@ pub struct Metrics {
     pub compacted_bytes: IntCounterVec,
     /// Files of old versions deleted in every cloud, by table.
     pub vacuumed_files: IntCounterVec,
+    /// Checkpoints decided, by table.
+    pub checkpoints: IntCounterVec,
     /// Maintenance that did not work and is tried again, by table.
     pub maintenance_failures: IntCounterVec,
     /// The epoch led.
@@ -141,6 +143,7 @@ impl Metrics {
                 "Files of old versions deleted in every cloud.",
                 &["table"],
             ),
+            checkpoints: counters("checkpoints_total", "Checkpoints decided.", &["table"]),
             maintenance_failures: counters(
                 "maintenance_failures_total",
                 "Maintenance that did not work and is tried again.",

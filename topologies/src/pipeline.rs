@@ -376,7 +376,7 @@ impl Pipeline<'_> {
         let mut committer =
             self.committer.take().expect("the committer is here while no commit is in flight");
         self.commit = Some(tokio::spawn(async move {
-            let outcome = committer.maintain(&request.upkeep, request.uploads).await;
+            let outcome = committer.maintain(&request.work, request.uploads).await;
             Landing { committer, cargo: Cargo::Maintenance(request.answer), outcome }
         }));
     }

@@ -2,6 +2,8 @@
 
 #[path = "../../../topologies/src/commit/chain.rs"]
 pub mod chain;
+#[path = "../../../topologies/src/commit/checkpoint.rs"]
+pub mod checkpoint;
 #[path = "../../../topologies/src/commit/choose.rs"]
 pub mod choose;
 #[path = "../../../topologies/src/commit/format.rs"]
@@ -10,6 +12,8 @@ pub mod format;
 pub mod quorum;
 #[path = "../../../topologies/src/commit/rules.rs"]
 pub mod rules;
+#[path = "../../../topologies/src/commit/upkeep.rs"]
+pub mod upkeep;
 
-pub use chain::{Chain, Proposal, Refusal, TableProposal};
+pub use chain::{Chain, Proposal, Refusal, TableHead, TableProposal};
 pub use format::Epoch;

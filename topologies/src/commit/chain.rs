@@ -11,7 +11,7 @@ use isobar_schemas::RowCounts;
 use serde::{Deserialize, Serialize};
 
 use super::Epoch;
-use super::format::{Decision, TableBody};
+use super::format::{CheckpointRef, Decision, TableBody};
 use super::upkeep;
 
 pub use isobar_connectors::delta::body::NO_PREVIOUS_SHA256 as NO_PREVIOUS;
@@ -37,6 +37,9 @@ pub struct TableHead {
     /// where it is 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub maintained: u64,
+    /// The newest decided checkpoint. Left out where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointRef>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -244,7 +247,13 @@ impl Chain {
                 body,
             });
         }
-        Ok(Decision { sequence, commit_id: proposal.commit_id.clone(), timestamp_ms, tables })
+        Ok(Decision {
+            sequence,
+            commit_id: proposal.commit_id.clone(),
+            timestamp_ms,
+            tables,
+            checkpoints: BTreeMap::new(),
+        })
     }
 
     /// The chain after `decision`. Fails on a decision that does not follow this chain: damaged or foreign bytes.
@@ -252,6 +261,8 @@ impl Chain {
         if decision.sequence != self.sequence + 1 {
             return Err(format!("decision {} cannot follow decision {}", decision.sequence, self.sequence));
         }
+        // Before the tables: a checkpoint is of a version that was decided earlier.
+        self.apply_checkpoints(&decision.checkpoints)?;
         let mut members = BTreeSet::new();
         for table in &decision.tables {
             let body = delta::parse_body(table.body.as_bytes())
@@ -273,7 +284,8 @@ impl Chain {
             let mut positions = head.map(|head| head.positions.clone()).unwrap_or_default();
             members.extend(body.info.isobar.members);
             positions.extend(body.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
-            let head = TableHead { version, sha256: table.sha256.clone(), positions, maintained };
+            let checkpoint = head.and_then(|head| head.checkpoint.clone());
+            let head = TableHead { version, sha256: table.sha256.clone(), positions, maintained, checkpoint };
             self.tables.insert(table.dataset.clone(), head);
         }
         if members.is_empty() {

@@ -98,7 +98,13 @@ mod tests {
     }
 
     fn decision(sequence: u64) -> Decision {
-        Decision { sequence, commit_id: format!("c{sequence}"), timestamp_ms: 1, tables: vec![] }
+        Decision {
+            sequence,
+            commit_id: format!("c{sequence}"),
+            timestamp_ms: 1,
+            tables: vec![],
+            checkpoints: BTreeMap::new(),
+        }
     }
 
     fn log(epoch: u64, contents: Vec<Content>) -> SealedLog {

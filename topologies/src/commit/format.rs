@@ -104,6 +104,22 @@ pub fn published_path(dataset: &str, version: u64) -> Path {
     Path::from(format!("datasets/{dataset}/_delta_log/{version:020}.json"))
 }
 
+/// Where the checkpoint of version `version` of `dataset` lies.
+pub fn checkpoint_path(dataset: &str, version: u64) -> Path {
+    Path::from(format!("datasets/{dataset}/_delta_log/{version:020}.checkpoint.parquet"))
+}
+
+/// Where readers look for the newest checkpoint of `dataset`.
+pub fn last_checkpoint_path(dataset: &str) -> Path {
+    Path::from(format!("datasets/{dataset}/_delta_log/_last_checkpoint"))
+}
+
+/// The version whose checkpoint has this name, `None` for any other object.
+pub fn checkpoint_version(location: &Path) -> Option<u64> {
+    let name = location.filename()?.strip_suffix(".checkpoint.parquet")?;
+    (name.len() == 20).then(|| name.parse().ok())?
+}
+
 /// Who a cloud belongs to. A cloud without it, or with another's, counts in no majority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -163,6 +179,21 @@ pub struct TableBody {
     pub body: String,
 }
 
+/// A checkpoint of a table: what has to be known to have the same bytes in every cloud, `_last_checkpoint` included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointRef {
+    /// The version whose state it is. Its place follows from that: [`checkpoint_path`].
+    pub version: u64,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the bytes, hex.
+    pub sha256: String,
+    /// Actions of all kinds, which is rows of the file.
+    pub actions: u64,
+    /// `add` actions: files of the table.
+    pub adds: u64,
+}
+
 /// One decision: what all tables become together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
@@ -174,6 +205,9 @@ pub struct Decision {
     pub timestamp_ms: i64,
     /// The new versions, at most one per table.
     pub tables: Vec<TableBody>,
+    /// New checkpoints, of versions decided before, by dataset; left out where there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checkpoints: BTreeMap<String, CheckpointRef>,
 }
 
 /// Record 0 of an epoch's log: everything a later leader needs to go on from here.
@@ -307,6 +341,41 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_without_checkpoints_has_the_bytes_it_always_had() {
+        let bytes = "{\"format\":1,\"epoch\":4,\"index\":1,\"kind\":\"entry\",\"sequence\":7,\"commit_id\":\"c\",\
+                     \"timestamp_ms\":5,\"tables\":[]}\n";
+        let record: Record = decode(bytes.as_bytes()).unwrap();
+        assert_eq!(encode(&record), bytes);
+        let Content::Entry(mut decision) = record.content else { panic!("it is an entry") };
+        let checkpoint = CheckpointRef { version: 3, size: 9, sha256: "ab".into(), actions: 5, adds: 2 };
+        decision.checkpoints.insert("d".into(), checkpoint);
+        let with = "\"tables\":[],\"checkpoints\":{\"d\":{\"version\":3,\"size\":9,\"sha256\":\"ab\",\
+                    \"actions\":5,\"adds\":2}}";
+        let bytes = bytes.replace("\"tables\":[]", with);
+        let record = Record::new(Epoch(4), 1, Content::Entry(decision));
+        assert_eq!(encode(&record), bytes);
+        assert_eq!(decode::<Record>(bytes.as_bytes()), Ok(record));
+    }
+
+    #[test]
+    fn only_the_name_of_a_checkpoint_stands_for_one() {
+        let path = checkpoint_path("d.quarantine", 30);
+        assert_eq!(path.as_ref(), "datasets/d.quarantine/_delta_log/00000000000000000030.checkpoint.parquet");
+        assert_eq!(checkpoint_version(&path), Some(30));
+        let log = "datasets/d/_delta_log";
+        let number = "00000000000000000030";
+        for other in [
+            last_checkpoint_path("d").to_string(),
+            format!("{log}/{number}.json"),
+            format!("{log}/30.checkpoint.parquet"),
+            format!("{log}/{number}.checkpoint.0000000001.0000000002.parquet"),
+            format!("{log}/{number}.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.parquet"),
+        ] {
+            assert_eq!(checkpoint_version(&Path::from(other.as_str())), None, "{other}");
+        }
+    }
+
+    #[test]
     fn the_bytes_of_a_readmission_are_fixed() {
         let readmission = Readmission {
             format: FORMAT,
@@ -332,6 +401,7 @@ mod tests {
                 sha256: "00".into(),
                 body: "{\"x\":\"\\n\"}\n".into(),
             }],
+            checkpoints: BTreeMap::new(),
         };
         for content in [
             Content::Header(Header {

@@ -2,8 +2,13 @@
 //!
 //! The same few steps serve a healthy cloud and one that was away: files first, then the record, and once that is
 //! decided, the bodies.
+//! Checkpoints come last, after the versions that they hold (`checkpoint`).
 //! A lane that meets an error waits a little and does the same step again with the same bytes; it never skips, and
 //! it never holds up another cloud. It ends when the epoch is sealed in its cloud, or at shutdown.
+
+mod checkpoint;
+
+pub(crate) use checkpoint::{hint_of, hinted_version};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -272,38 +277,47 @@ impl Lane {
         }
     }
 
-    /// Brings every table to the versions of `base`, copying from other clouds what is missing here. Only bytes whose
-    /// hash the decided head vouches for are published.
+    /// Brings every table to the versions of `base`, copying from other clouds what is missing here, and its newest
+    /// checkpoint after them.
     async fn fill_to(&self, base: &Chain) -> Step<()> {
         for (dataset, head) in &base.tables {
-            let path = published_path(dataset, head.version);
-            let newest =
-                read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
-            match newest {
-                Some(body) if delta::sha256_hex(&body) == head.sha256 => continue,
-                Some(_) => {
-                    return Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))));
-                }
-                None => {}
+            self.fill_versions(dataset, head).await?;
+            if let Some(checkpoint) = &head.checkpoint {
+                self.publish_checkpoint(dataset, checkpoint, &Slot::without_uploads()).await?;
             }
-            let present = published_from(&self.cloud().control, dataset, 0).await;
-            let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
-            let present = present.min(head.version + 1);
-            let missing = self.settle_missing(dataset, head, present).await?;
-            let mut released = None;
-            for (index, (version, sha256)) in (present..).zip(&missing).enumerate() {
-                let body = self.read_version_elsewhere(dataset, version, sha256).await?;
-                self.reach(&failpoint::FILL_BEFORE_VERSION)?;
-                let nowhere = self.bring_files(&body, &Slot::without_uploads()).await?;
-                if !nowhere.is_empty() && released.is_none() {
-                    released = Some(self.released_after(&body, &missing[index + 1..]).await?);
-                }
-                refuse_missing(&nowhere, released.as_ref())?;
-                self.publish_body(&body).await?;
-                self.reach(&failpoint::FILL_AFTER_VERSION)?;
-            }
-            info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "cloud filled");
         }
+        Ok(())
+    }
+
+    /// Brings one table to the version of `head`. Only bytes whose hash the decided head vouches for are published.
+    async fn fill_versions(&self, dataset: &str, head: &TableHead) -> Step<()> {
+        let path = published_path(dataset, head.version);
+        let newest =
+            read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
+        match newest {
+            Some(body) if delta::sha256_hex(&body) == head.sha256 => return Ok(()),
+            Some(_) => {
+                return Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))));
+            }
+            None => {}
+        }
+        let present = published_from(&self.cloud().control, dataset, 0).await;
+        let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
+        let present = present.min(head.version + 1);
+        let missing = self.settle_missing(dataset, head, present).await?;
+        let mut released = None;
+        for (index, (version, sha256)) in (present..).zip(&missing).enumerate() {
+            let body = self.read_version_elsewhere(dataset, version, sha256).await?;
+            self.reach(&failpoint::FILL_BEFORE_VERSION)?;
+            let nowhere = self.bring_files(&body, &Slot::without_uploads()).await?;
+            if !nowhere.is_empty() && released.is_none() {
+                released = Some(self.released_after(&body, &missing[index + 1..]).await?);
+            }
+            refuse_missing(&nowhere, released.as_ref())?;
+            self.publish_body(&body).await?;
+            self.reach(&failpoint::FILL_AFTER_VERSION)?;
+        }
+        info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "cloud filled");
         Ok(())
     }
 
@@ -472,8 +486,13 @@ impl Lane {
     }
 
     async fn publish(&self, slot: &Slot) -> Step<()> {
-        for table in slot.record.decisions().iter().flat_map(|decision: &Decision| &decision.tables) {
-            self.publish_body(table).await?;
+        for Decision { tables, checkpoints, .. } in slot.record.decisions() {
+            for table in tables {
+                self.publish_body(table).await?;
+            }
+            for (dataset, checkpoint) in checkpoints {
+                self.publish_checkpoint(dataset, checkpoint, slot).await?;
+            }
         }
         Ok(())
     }

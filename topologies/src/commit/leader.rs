@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta;
-use isobar_connectors::failpoint;
+use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::ask::Patience;
 use super::chain::{Chain, Proposal, Refusal};
+use super::checkpoint::CheckpointProposal;
 use super::environment::{Environment, Task};
 use super::format::{Content, Decision, Keys, Record, encode};
 use super::lane::Lane;
@@ -238,6 +239,11 @@ impl Shared {
         self.read(|state| state.hashes[at].clone())
     }
 
+    /// Whether the first `records` records of the epoch stand for decision `sequence` and all before it.
+    fn reaches(&self, records: u64, sequence: u64) -> bool {
+        records.checked_sub(1).is_some_and(|last| self.header_sequence + last >= sequence)
+    }
+
     /// Whether the cloud's last request failed.
     pub(super) fn is_away(&self, cloud: usize) -> bool {
         self.read(|state| state.away[cloud])
@@ -361,17 +367,30 @@ impl LeaderWatch {
     /// Whether every registered cloud has published decision `sequence` and all before it, and is neither away, nor set
     /// aside, nor sealed by a later leader.
     pub fn is_published_everywhere(&self, sequence: u64) -> bool {
+        self.has_published(sequence).into_iter().all(|has| has)
+    }
+
+    /// Per cloud, in the order of the group, whether it has published decision `sequence` and all before it, and is
+    /// neither away, nor set aside, nor sealed by a later leader.
+    pub fn has_published(&self, sequence: u64) -> Vec<bool> {
         self.0.read(|state| {
-            let published = |cloud: usize| {
+            let has_published = |cloud: usize| {
                 let CloudState { published, sealed, .. } = *state.quorum.cloud(cloud);
-                let last = published.checked_sub(1).map(|record| self.0.header_sequence + record);
                 !sealed
                     && !state.away[cloud]
                     && state.set_aside[cloud].is_none()
-                    && last.is_some_and(|last| last >= sequence)
+                    && self.0.reaches(published, sequence)
             };
-            (0..self.0.clouds.len()).all(published)
+            (0..self.0.clouds.len()).map(has_published).collect()
         })
+    }
+
+    /// Waits until a majority of the clouds has published decision `sequence` and all before it; false when the epoch
+    /// ends before that.
+    pub async fn published_in_majority(&self, sequence: u64) -> bool {
+        let published =
+            self.0.wait_for(|state| self.0.reaches(state.quorum.published(), sequence).then_some(()));
+        published.await.is_some()
     }
 
     /// Waits until the progress is such that `holds`; false when the epoch ends before that.
@@ -529,26 +548,61 @@ impl Leader {
         uploads: Vec<FileUploads>,
         now_ms: i64,
     ) -> Result<CommitOutcome, Error> {
-        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
-        if let Err(what) = files_in_majority(&uploads, self.shared.clouds.len()).await {
+        if let Err(what) = self.prepare_maintenance(&uploads, &failpoint::MAINTAIN_BEFORE_DECIDE).await? {
             return Ok(CommitOutcome::NotStored(what));
-        }
-        if let Err(error) = failpoint::hit(&failpoint::MAINTAIN_BEFORE_DECIDE, "") {
-            return Ok(CommitOutcome::NotStored(error.to_string()));
         }
         if let Err(refusal) = self.chain.accept_upkeep(upkeep) {
             return Ok(CommitOutcome::Stale(refusal));
         }
         let decision = self.chain.decide_upkeep(&self.topology, self.shared.epoch, now_ms, upkeep);
-        let follows = decision.map_err(|error| error.to_string()).and_then(|decision| {
+        let decision = decision.map_err(|error| error.to_string());
+        self.decide_maintenance(decision, uploads, &failpoint::MAINTAIN_AFTER_DECIDE).await
+    }
+
+    /// Decides a checkpoint, which `uploads` brings. As [`maintain`](Self::maintain).
+    pub async fn checkpoint(
+        &mut self,
+        proposal: &CheckpointProposal,
+        uploads: Vec<FileUploads>,
+        now_ms: i64,
+    ) -> Result<CommitOutcome, Error> {
+        if let Err(what) = self.prepare_maintenance(&uploads, &failpoint::CHECKPOINT_BEFORE_DECIDE).await? {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        let decision = self.chain.decide_checkpoint(now_ms, proposal);
+        self.decide_maintenance(decision, uploads, &failpoint::CHECKPOINT_AFTER_DECIDE).await
+    }
+
+    /// Waits until there is room for a decision; why nothing can be decided, if so.
+    async fn prepare_maintenance(
+        &self,
+        uploads: &[FileUploads],
+        point: &'static Failpoint,
+    ) -> Result<Result<(), String>, Error> {
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+        let stored = files_in_majority(uploads, self.shared.clouds.len()).await;
+        Ok(stored.and_then(|()| failpoint::hit(point, "").map_err(|error| error.to_string())))
+    }
+
+    /// Decides maintenance that follows the chain and can be read back; of anything else nothing is proposed.
+    async fn decide_maintenance(
+        &mut self,
+        decision: Result<Decision, String>,
+        uploads: Vec<FileUploads>,
+        point: &'static Failpoint,
+    ) -> Result<CommitOutcome, Error> {
+        let follows = decision.and_then(|decision| {
             self.chain.clone().apply(&decision)?;
+            // The index does not matter, as long as it is not that of a header.
+            let record = Record::new(self.shared.epoch, 1, Content::Entry(decision.clone()));
+            encode_to_store(&record, self.shared.clouds.len()).map_err(|error| error.to_string())?;
             Ok(decision)
         });
         match follows {
             Ok(decision) => self.decide(decision, uploads).await?,
             Err(what) => return Ok(CommitOutcome::NotStored(what)),
         }
-        match failpoint::hit(&failpoint::MAINTAIN_AFTER_DECIDE, "") {
+        match failpoint::hit(point, "") {
             Ok(()) => Ok(CommitOutcome::Committed { sequence: self.chain.sequence }),
             // Whoever asked finds out from the log.
             Err(error) => Ok(CommitOutcome::NotStored(error.to_string())),

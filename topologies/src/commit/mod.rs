@@ -14,13 +14,14 @@
 //! so that a cloud that was away is filled simply by going on.
 //!
 //! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one decision),
-//! [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] (may this maintenance follow?)
-//! and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
+//! [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
+//! [`checkpoint`] (may this maintenance follow?) and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
 //! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
 //! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
 
 mod ask;
 pub mod chain;
+pub mod checkpoint;
 pub mod choose;
 mod environment;
 pub mod format;
@@ -38,8 +39,10 @@ pub use ask::Patience;
 pub use chain::{
     Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
 };
+pub use checkpoint::CheckpointProposal;
 pub use environment::{Environment, System, Task};
 pub use format::{Epoch, UNPUBLISHED_MAX};
+pub(crate) use lane::{hint_of, hinted_version};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
 pub(crate) use readmit::is_readmitted;

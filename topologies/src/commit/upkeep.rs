@@ -155,7 +155,13 @@ impl Chain {
             sha256: delta::sha256_hex(body.as_bytes()),
             body,
         };
-        Ok(Decision { sequence, commit_id: upkeep.commit_id.clone(), timestamp_ms, tables: vec![table] })
+        Ok(Decision {
+            sequence,
+            commit_id: upkeep.commit_id.clone(),
+            timestamp_ms,
+            tables: vec![table],
+            checkpoints: BTreeMap::new(),
+        })
     }
 }
 

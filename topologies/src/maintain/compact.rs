@@ -9,7 +9,7 @@ use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use object_store::ObjectStoreExt;
 
 use super::files::SmallFile;
-use super::{Failure, Table, Worker};
+use super::{Failure, Table, Worker, off_thread};
 use crate::chain_of;
 use crate::commit::chain::NewFile;
 use crate::commit::{Change, RemovedFile, Upkeep};
@@ -91,13 +91,6 @@ async fn rewrite(mut rewriter: FileRewriter, file: Bytes, uploads: &FanOut) -> R
             return Ok(rewriter);
         }
     }
-}
-
-/// Decoding and encoding leave the async threads.
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|died| died.to_string())?
 }
 
 /// Waits until every upload is settled, so that the leader never waits for one.

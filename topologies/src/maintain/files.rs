@@ -14,6 +14,7 @@ use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::{self, CommitBody, FileDigest, Maintenance, MaintenanceWork};
 
 use super::Failure;
+use crate::commit::TableHead;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::spec::CompactSpec;
 
@@ -21,6 +22,9 @@ use crate::spec::CompactSpec;
 const READS_IN_FLIGHT: u64 = 16;
 /// Most files combined at a time, so that the entry stays far below the largest body.
 const GROUP_FILES_MAX: usize = 4096;
+
+/// About the most bytes that an entry says about the files it combines, far below the largest body.
+const GROUP_LOG_BYTES_MAX: usize = 2 << 20;
 
 /// A small file that is part of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub(super) struct TableFiles {
     directories: BTreeMap<BTreeMap<String, Option<String>>, Vec<Place>>,
     removals: VecDeque<Removal>,
     vacuum: Option<Vacuum>,
+    /// The next version did not follow, or the last one is not the decided one: what was read is in doubt.
+    is_in_doubt: bool,
 }
 
 impl TableFiles {
@@ -87,12 +93,43 @@ impl TableFiles {
             directories: BTreeMap::new(),
             removals: VecDeque::new(),
             vacuum: None,
+            is_in_doubt: false,
         }
     }
 
-    /// The version up to which the log was read.
-    pub(super) fn version(&self) -> Option<u64> {
-        self.next_version.checked_sub(1)
+    /// Reads on up to `head`, which is published in a majority; whether it was reached. Until then nothing may be planned
+    /// or deleted: each version vouches for the one before it, and only the decided hash of the head for the last one.
+    ///
+    /// A version that is not the decided one may be noticed only by the next. So what was read is forgotten then, and
+    /// everything is read again, from another cloud first.
+    pub(super) async fn reach(&mut self, clouds: &[Cloud], head: &TableHead) -> Result<bool, Failure> {
+        let mut clouds = clouds.to_vec();
+        let mut reached = self.reach_from(&clouds, head).await;
+        for _ in 1..clouds.len() {
+            if self.is_in_doubt {
+                self.start_over();
+                clouds.rotate_left(1);
+                reached = self.reach_from(&clouds, head).await;
+            }
+        }
+        if self.is_in_doubt {
+            self.start_over();
+        }
+        reached
+    }
+
+    async fn reach_from(&mut self, clouds: &[Cloud], head: &TableHead) -> Result<bool, Failure> {
+        self.advance(clouds, head.version).await?;
+        let is_there = self.next_version > head.version;
+        self.is_in_doubt |= is_there && self.sha256 != head.sha256;
+        match self.is_in_doubt {
+            false => Ok(is_there),
+            true => Err(format!("{} version {} is not the decided one", self.table, head.version)),
+        }
+    }
+
+    fn start_over(&mut self) {
+        *self = Self::new(&self.table, self.small_bytes);
     }
 
     /// The last maintenance entry up to here.
@@ -110,9 +147,9 @@ impl TableFiles {
         self.vacuum = None;
     }
 
-    /// Reads on up to `head`, from the first of `clouds` that has the next version. What no cloud has published yet is
+    /// Reads on up to version `head`, from the first of `clouds` that has the next one. What no cloud has published yet is
     /// left for later.
-    pub(super) async fn advance(&mut self, clouds: &[Cloud], head: u64) -> Result<(), Failure> {
+    async fn advance(&mut self, clouds: &[Cloud], head: u64) -> Result<(), Failure> {
         let mut last = Ok(());
         for cloud in clouds {
             while self.next_version <= head {
@@ -143,7 +180,8 @@ impl TableFiles {
         let version = self.next_version;
         let wrong = |what: String| format!("{} version {version}: {what}", self.table);
         let body = delta::parse_body(bytes).map_err(|error| wrong(error.to_string()))?;
-        if body.info.isobar.previous_sha256 != self.sha256 {
+        self.is_in_doubt = body.info.isobar.previous_sha256 != self.sha256;
+        if self.is_in_doubt {
             return Err(wrong("it does not follow the version before".to_owned()));
         }
         let maintenance = Maintenance::of(&body.info).map_err(|error| wrong(error.to_string()))?;
@@ -252,12 +290,20 @@ fn first_group<'a>(run: &[&'a SmallFile], options: &CompactSpec) -> Option<Vec<&
     None
 }
 
-/// As many files as fit into the target, and whether the next one would not.
+/// About the bytes of the action that removes a file.
+fn log_bytes(file: &SmallFile) -> usize {
+    let value =
+        |(column, value): (&String, &Option<String>)| column.len() + value.as_ref().map_or(0, String::len);
+    256 + file.path.len() + file.partition_values.iter().map(value).sum::<usize>()
+}
+
+/// As many files as fit into the target and into an entry, and whether the next one would not.
 fn fill<'a, 'r>(files: &'r [&'a SmallFile], target_bytes: u64) -> (&'r [&'a SmallFile], bool) {
-    let mut bytes = 0u64;
+    let (mut bytes, mut log) = (0u64, 0usize);
     let fits = |file: &&&SmallFile| {
         bytes = bytes.saturating_add(file.size);
-        bytes <= target_bytes
+        log = log.saturating_add(log_bytes(file));
+        bytes <= target_bytes && log <= GROUP_LOG_BYTES_MAX
     };
     let count = files.iter().take_while(fits).count();
     (&files[..count.min(GROUP_FILES_MAX)], count < files.len() || count > GROUP_FILES_MAX)

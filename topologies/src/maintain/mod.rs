@@ -1,5 +1,5 @@
-//! Maintenance of the tables while the topology runs: small files become large ones, and files that no version worth
-//! keeping needs are deleted.
+//! Maintenance of the tables while the topology runs: small files become large ones, files that no version worth
+//! keeping needs are deleted, and now and then a checkpoint saves readers the log before it.
 //!
 //! ```text
 //! published versions ─▶ files of each table ─▶ plan (pure) ─▶ read, write, upload ─▶ pipeline: decide between batches
@@ -8,16 +8,18 @@
 //! ```
 //!
 //! [`files`] follows the log of a table and knows its small files, [`plan`](files::TableFiles) says what to combine,
-//! `compact` does it, `vacuum` deletes. All of it runs on a task of its own, one piece of work at a time, beside the
+//! `compact` does it, `vacuum` deletes; `checkpoint` builds checkpoints and uploads them. All of it runs on a task of its own, one piece of work at a time, beside the
 //! pipeline; only the decision itself takes the leader, and only while no batch wants it. So a batch waits for one such
 //! decision at most, and never for files to be read, written or deleted.
 //!
 //! Guarantees. Rows: a compaction is decided only if the rows removed are the rows added, and only if nothing else was
 //! maintained since it was planned ([`Upkeep::after`]). Deletion: only files that a decided `remove` names, that a
-//! decided VACUUM lets go, and only when every registered cloud has published both. Failure: what goes wrong is a
+//! decided VACUUM lets go, and only when every registered cloud has published both. Checkpoints: only of versions whose
+//! bodies follow from a decided hash, and only to clouds that have published them. Failure: what goes wrong is a
 //! warning and tried again later; files that were written and not decided stay unreferenced. Whoever leads next finds
 //! in the log what is to be finished.
 
+mod checkpoint;
 mod compact;
 mod files;
 mod vacuum;
@@ -26,15 +28,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isobar_connectors::clouds::Cloud;
+use bytes::Bytes;
+use isobar_connectors::clouds::{Cloud, read_register};
 use isobar_connectors::dataset::TableLayout;
+use isobar_connectors::delta::sha256_hex;
 use isobar_connectors::upload::{FanOut, UploadHandle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use self::files::TableFiles;
-use crate::commit::{Chain, Change, Leader, LeaderWatch, Upkeep, quarantine_of};
+use crate::chain_of;
+use crate::commit::format::{RECORD_BYTES_MAX, published_path};
+use crate::commit::{Chain, Change, CheckpointProposal, Leader, LeaderWatch, Upkeep, quarantine_of};
 use crate::metrics::Metrics;
 use crate::spec::{MaintenanceSpec, Topology};
 use crate::stage::DatasetPlan;
@@ -57,6 +63,13 @@ struct Table {
     spec: MaintenanceSpec,
 }
 
+impl Table {
+    /// Whether its files are combined or deleted.
+    fn has_upkeep(&self) -> bool {
+        self.spec.compact.is_some() || self.spec.keep_versions.is_some()
+    }
+}
+
 /// The chain as the leader last had it.
 #[derive(Debug, Clone)]
 struct Seen {
@@ -64,11 +77,20 @@ struct Seen {
     watch: LeaderWatch,
 }
 
+/// What is to be decided.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// A maintenance entry.
+    Upkeep(Upkeep),
+    /// A checkpoint.
+    Checkpoint(CheckpointProposal),
+}
+
 /// A piece of maintenance that waits for its decision. Its files are in a majority of the clouds.
 #[derive(Debug)]
 pub(crate) struct Request {
     /// What to decide.
-    pub(crate) upkeep: Upkeep,
+    pub(crate) work: Work,
     /// Its files: object path, and the upload to each cloud.
     pub(crate) uploads: Vec<(String, Vec<UploadHandle>)>,
     /// Told the number of its decision, or why there is none.
@@ -154,8 +176,28 @@ fn tables(topology: &Topology, plans: &[DatasetPlan]) -> Vec<Table> {
         };
         [table(plan.name.clone(), &plan.layout), table(quarantine_of(&plan.name), &plan.quarantine_layout)]
     });
-    let is_maintained = |table: &Table| table.spec.compact.is_some() || table.spec.keep_versions.is_some();
-    tables.filter(is_maintained).collect()
+    tables.filter(|table| table.has_upkeep() || table.spec.checkpoint_every.is_some()).collect()
+}
+
+/// The decided bytes of a published version, by their hash, from the first cloud that has them.
+async fn read_version(clouds: &[Cloud], table: &str, version: u64, sha256: &str) -> Result<Bytes, Failure> {
+    let path = published_path(table, version);
+    let mut last = format!("{path} is in no cloud");
+    for cloud in clouds {
+        match read_register(&*cloud.control, &path, RECORD_BYTES_MAX).await {
+            Ok(Some(bytes)) if sha256_hex(&bytes) == sha256 => return Ok(bytes),
+            Ok(_) => last = format!("{}: {path} is missing or differs; see `isobar scrub`", cloud.name),
+            Err(error) => last = chain_of(&error),
+        }
+    }
+    Err(last)
+}
+
+/// Decoding and encoding leave the async threads.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|died| died.to_string())?
 }
 
 /// When a table's maintenance may be tried again.
@@ -194,11 +236,29 @@ enum Again {
     From(u64),
 }
 
-/// A table's files, and when its maintenance is looked at again.
-struct Progress {
-    files: TableFiles,
+/// When one kind of maintenance of a table is looked at again.
+struct Pace {
     patience: Patience,
     again: Again,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { patience: Patience::default(), again: Again::Soon }
+    }
+
+    fn is_due(&self, sequence: u64) -> bool {
+        let is_too_early = matches!(self.again, Again::From(from) if sequence < from);
+        !is_too_early && self.patience.is_over()
+    }
+}
+
+/// A table's files, and when its maintenance is looked at again. Checkpoints and upkeep do not wait for each other's
+/// failures.
+struct Progress {
+    files: TableFiles,
+    upkeep: Pace,
+    checkpoint: Pace,
 }
 
 impl Worker {
@@ -207,14 +267,15 @@ impl Worker {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let Some(now) = seen.borrow().clone() else { continue };
-            if now.watch.is_superseded() {
+            // What is published in a majority can be read, and no later leader can take it back.
+            if now.watch.is_superseded() || !now.watch.published_in_majority(now.chain.sequence).await {
                 continue;
             }
             for table in &tables {
                 let fresh = || Progress {
                     files: TableFiles::new(&table.name, self.small_bytes(table)),
-                    patience: Patience::default(),
-                    again: Again::Soon,
+                    upkeep: Pace::new(),
+                    checkpoint: Pace::new(),
                 };
                 self.look_at(table, progress.entry(table.name.clone()).or_insert_with(fresh), &now).await;
             }
@@ -222,21 +283,49 @@ impl Worker {
     }
 
     async fn look_at(&self, table: &Table, progress: &mut Progress, now: &Seen) {
-        let is_too_early = matches!(progress.again, Again::From(sequence) if now.chain.sequence < sequence);
-        if is_too_early || !progress.patience.is_over() {
-            return;
+        if progress.checkpoint.is_due(now.chain.sequence) {
+            let outcome = self.checkpoint(table, now).await;
+            self.note(table, &mut progress.checkpoint, outcome);
         }
-        match self.maintain(table, &mut progress.files, now).await {
+        if table.has_upkeep() && progress.upkeep.is_due(now.chain.sequence) {
+            let outcome = self.maintain(table, &mut progress.files, now).await;
+            self.note(table, &mut progress.upkeep, outcome);
+        }
+    }
+
+    fn note(&self, table: &Table, pace: &mut Pace, outcome: Result<Again, Failure>) {
+        match outcome {
             Ok(again) => {
-                progress.patience = Patience::default();
-                progress.again = again;
+                pace.patience = Patience::default();
+                pace.again = again;
             }
             Err(what) => {
                 self.metrics.maintenance_failures.with_label_values(&[&table.name]).inc();
                 warn!(table = %table.name, what, "maintenance did not work, trying again later");
-                progress.patience.failed();
+                pace.patience.failed();
             }
         }
+    }
+
+    /// Builds the checkpoint that is due, if one is, and has it decided; when to look again.
+    async fn checkpoint(&self, table: &Table, now: &Seen) -> Result<Again, Failure> {
+        let when_it_moves = Again::From(now.chain.sequence + 1);
+        let Some(head) = now.chain.tables.get(&table.name) else { return Ok(when_it_moves) };
+        let due = table.spec.checkpoint_every.and_then(|every| checkpoint::due(head, every));
+        let Some(version) = due else { return Ok(when_it_moves) };
+        let clouds = self.answering(&now.watch);
+        let built = checkpoint::build(&clouds, &table.name, head, version).await?;
+        let uploads = built.upload(&self.clouds, &now.watch.has_published(now.chain.sequence)).await?;
+        let (actions, bytes) = (built.checkpoint.actions, built.checkpoint.size);
+        let proposal = CheckpointProposal {
+            commit_id: uuid::Uuid::new_v4().to_string(),
+            dataset: table.name.clone(),
+            checkpoint: built.checkpoint,
+        };
+        let sequence = self.decide(Work::Checkpoint(proposal), vec![uploads]).await?;
+        self.metrics.checkpoints.with_label_values(&[&table.name]).inc();
+        info!(table = %table.name, version, actions, bytes, "checkpoint decided");
+        Ok(Again::From(sequence))
     }
 
     /// Files below this size are small.
@@ -249,9 +338,7 @@ impl Worker {
         let when_it_moves = Again::From(now.chain.sequence + 1);
         let Some(head) = now.chain.tables.get(&table.name) else { return Ok(when_it_moves) };
         let clouds = self.answering(&now.watch);
-        files.advance(&clouds, head.version).await?;
-        // What is decided and not published yet could be maintenance; planning on less would be refused.
-        if files.maintained() != head.maintained {
+        if !files.reach(&clouds, head).await? {
             return Ok(Again::Soon);
         }
         if let Some(vacuum) = files.vacuum()
@@ -265,7 +352,7 @@ impl Worker {
         if let Some(group) = table.spec.compact.and_then(|compact| files.plan_compaction(&compact)) {
             let (sources, bytes) = (group.len() as u64, group.iter().map(|file| file.size).sum());
             let request = compact::compact(self, table, &clouds, files.maintained(), group).await?;
-            let sequence = self.decide(request.0, request.1).await?;
+            let sequence = self.decide(Work::Upkeep(request.0), request.1).await?;
             self.metrics.compacted_files.with_label_values(&[&table.name]).inc_by(sources);
             self.metrics.compacted_bytes.with_label_values(&[&table.name]).inc_by(bytes);
             debug!(table = %table.name, files = sources, bytes, "small files were combined");
@@ -274,10 +361,10 @@ impl Worker {
         if let Some(through) = table.spec.keep_versions.and_then(|keep| files.plan_vacuum(head.version, keep))
         {
             let upkeep = self.upkeep(table, files.maintained(), Change::Vacuum { through });
-            return Ok(Again::From(self.decide(upkeep, Vec::new()).await?));
+            return Ok(Again::From(self.decide(Work::Upkeep(upkeep), Vec::new()).await?));
         }
-        let is_done = files.version() == Some(head.version) && files.vacuum().is_none();
-        Ok(if is_done { when_it_moves } else { Again::Soon })
+        // A decided VACUUM waits for the clouds, not for the chain.
+        Ok(if files.vacuum().is_none() { when_it_moves } else { Again::Soon })
     }
 
     fn upkeep(&self, table: &Table, after: u64, change: Change) -> Upkeep {
@@ -299,14 +386,10 @@ impl Worker {
     }
 
     /// Has the pipeline decide; the number of the decision.
-    async fn decide(
-        &self,
-        upkeep: Upkeep,
-        uploads: Vec<(String, Vec<UploadHandle>)>,
-    ) -> Result<u64, Failure> {
+    async fn decide(&self, work: Work, uploads: Vec<(String, Vec<UploadHandle>)>) -> Result<u64, Failure> {
         let (answer, answered) = oneshot::channel();
         let ended = "the pipeline ends";
-        let request = Request { upkeep, uploads, answer };
+        let request = Request { work, uploads, answer };
         self.asks.send(request).await.map_err(|_| ended.to_owned())?;
         answered.await.map_err(|_| ended.to_owned())?
     }

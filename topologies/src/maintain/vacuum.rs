@@ -6,17 +6,16 @@
 //! files of the last VACUUM once more.
 
 use futures::future;
-use isobar_connectors::clouds::{Cloud, read_register};
+use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::failpoint;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::Failure;
 use super::files::{Removal, Vacuum};
+use super::{Failure, read_version};
 use crate::chain_of;
-use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::prove::objects::object_path;
 
 /// Deletes the files of `vacuum` in every one of `clouds`, all of which have published it; how many files these are.
@@ -36,23 +35,13 @@ pub(super) async fn delete(clouds: &[Cloud], table: &str, vacuum: &Vacuum) -> Re
 
 /// The objects that a version removed.
 async fn removed_by(clouds: &[Cloud], table: &str, removal: &Removal) -> Result<Vec<Path>, Failure> {
-    let path = published_path(table, removal.version);
-    let mut last = format!("{path} is in no cloud");
-    for cloud in clouds {
-        match read_register(&*cloud.control, &path, RECORD_BYTES_MAX).await {
-            Ok(Some(bytes)) if delta::sha256_hex(&bytes) == removal.sha256 => {
-                let body = delta::parse_body(&bytes).map_err(|error| chain_of(&error))?;
-                let object = |remove: &delta::Remove| {
-                    let decoded = decode_log_path(&remove.path).map_err(|error| chain_of(&error))?;
-                    object_path(table, &decoded).ok_or_else(|| format!("{decoded} is no path of an object"))
-                };
-                return body.removes.iter().map(object).collect();
-            }
-            Ok(_) => last = format!("{}: {path} is missing or differs; see `isobar scrub`", cloud.name),
-            Err(error) => last = chain_of(&error),
-        }
-    }
-    Err(last)
+    let bytes = read_version(clouds, table, removal.version, &removal.sha256).await?;
+    let body = delta::parse_body(&bytes).map_err(|error| chain_of(&error))?;
+    let object = |remove: &delta::Remove| {
+        let decoded = decode_log_path(&remove.path).map_err(|error| chain_of(&error))?;
+        object_path(table, &decoded).ok_or_else(|| format!("{decoded} is no path of an object"))
+    };
+    body.removes.iter().map(object).collect()
 }
 
 async fn delete_in(cloud: &Cloud, paths: &[Path]) -> Result<(), Failure> {

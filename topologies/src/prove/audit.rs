@@ -8,6 +8,7 @@ use isobar_connectors::clouds::Cloud;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use super::checkpoints;
 use super::checks::{self, Spans};
 use super::log::{Bodies, DataFile, TableLog, list_versions};
 use super::objects::{FileTallies, check_files, count_leftovers};
@@ -22,7 +23,7 @@ use crate::commit::{QUARANTINE_SUFFIX, quarantine_of};
 const LISTINGS_MAX: usize = 5;
 
 /// The checks of a table in the order of the report, without those of the whole cloud.
-const TABLE_CHECKS: [Check; 12] = [
+const TABLE_CHECKS: [Check; 13] = [
     Check::Entries,
     Check::Versions,
     Check::HashChain,
@@ -34,6 +35,7 @@ const TABLE_CHECKS: [Check; 12] = [
     Check::Paths,
     Check::Files,
     Check::Footers,
+    Check::Checkpoints,
     Check::Leftovers,
 ];
 
@@ -251,6 +253,34 @@ impl<'a> Audit<'a> {
     fn files_of(&self, seat: &Seat<'_>) -> Vec<(String, Vec<DataFile>)> {
         let answering = self.tables.iter().filter(|_| seat.answers());
         answering.map(|table| (table.clone(), seat.logs[table].files())).collect()
+    }
+
+    /// Reads the newest checkpoint of every table in every cloud.
+    pub(super) async fn check_checkpoints(&mut self) {
+        for table in self.tables.clone() {
+            let answering: Vec<usize> =
+                (0..self.seats.len()).filter(|index| self.seats[*index].answers()).collect();
+            let looks = answering.iter().map(|index| {
+                let seat = &self.seats[*index];
+                checkpoints::look(seat.cloud, &seat.logs[&table])
+            });
+            let looks = future::join_all(looks).await;
+            let (mut places, mut found) = (Vec::new(), Vec::new());
+            for (index, look) in answering.into_iter().zip(looks) {
+                match look {
+                    Some(look) => {
+                        places.push(index);
+                        self.bytes_hashed += look.bytes_hashed;
+                        found.push((self.seats[index].cloud.name.clone(), look));
+                    }
+                    None => self.record(&table, Check::Checkpoints, index, Tally::default()),
+                }
+            }
+            let tallies = checkpoints::judge(&found);
+            for (index, tally) in places.into_iter().zip(tallies) {
+                self.record(&table, Check::Checkpoints, index, tally);
+            }
+        }
     }
 
     /// Counts what no version names. Costs one listing, and is no reason to fail.

@@ -153,6 +153,16 @@ impl TableLog {
         live.into_values().collect()
     }
 
+    /// How many files the table has at `version`, if every version up to it is understood.
+    pub(crate) fn file_count_at(&self, version: u64) -> Option<u64> {
+        let versions: BTreeMap<u64, Version> =
+            self.versions.range(..=version).map(|(version, found)| (*version, found.clone())).collect();
+        let is_whole = versions.len() as u64 == version.checked_add(1)?
+            && versions.values().all(|found| found.entry.is_ok());
+        let log = Self { table: self.table.clone(), versions, newest_anywhere: None };
+        is_whole.then(|| log.files().len() as u64)
+    }
+
     /// Every path the log ever named and no VACUUM let go, decoded.
     pub(crate) fn named_paths(&self) -> HashSet<String> {
         let released = self.released_paths();

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! list logs ─▶ read bodies ─▶ checks on logs (pure) ─┐
-//!                  └─▶ files of the last version ─▶ hash, footer ─┴─▶ Report
+//!                  └─▶ files of the last version ─▶ hash, footer ─┼─▶ Report
+//!                      newest checkpoint ─▶ hash, footer ─────────┘
 //! ```
 //!
 //! The guarantee: if [`Report::holds`], then in every cloud the tables hold every record between the first declared
@@ -21,6 +22,7 @@
 //! that does not exist.
 
 mod audit;
+mod checkpoints;
 pub(crate) mod checks;
 pub(crate) mod log;
 pub(crate) mod objects;
@@ -136,6 +138,8 @@ pub async fn prove(
     audit.check_logs();
     progress.phase("hashing files");
     audit.check_files(progress).await;
+    progress.phase("reading checkpoints");
+    audit.check_checkpoints().await;
     progress.phase("looking for leftovers");
     audit.find_leftovers().await;
     Ok(audit.report())

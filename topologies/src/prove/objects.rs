@@ -87,19 +87,21 @@ pub(crate) async fn check_files(
 }
 
 /// One file as found.
-struct Examined {
-    bytes_hashed: u64,
+pub(super) struct Examined {
+    pub(super) bytes_hashed: u64,
     /// Whether the cloud failed to serve it, other than by not having it.
     refused: bool,
     /// What is wrong with the bytes.
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
+    /// Their SHA-256, where nothing is.
+    pub(super) sha256: Option<String>,
     /// What is wrong with the footer; not judged where the bytes are not those of the log.
-    footer: Option<Option<String>>,
+    pub(super) footer: Option<Option<String>>,
 }
 
 impl Examined {
     fn unread(problem: String) -> Self {
-        Self { bytes_hashed: 0, refused: false, problem: Some(problem), footer: None }
+        Self { bytes_hashed: 0, refused: false, problem: Some(problem), sha256: None, footer: None }
     }
 
     fn refused(problem: String) -> Self {
@@ -107,7 +109,13 @@ impl Examined {
     }
 }
 
-async fn examine(cloud: &Cloud, table: &str, file: &DataFile, progress: &dyn ProveProgress) -> Examined {
+/// Reads one file, and holds it against what is stated about it.
+pub(super) async fn examine(
+    cloud: &Cloud,
+    table: &str,
+    file: &DataFile,
+    progress: &dyn ProveProgress,
+) -> Examined {
     let Some(path) = object_path(table, &file.path) else {
         return Examined::unread("not a path that an object can have".to_owned());
     };
@@ -135,7 +143,7 @@ async fn examine(cloud: &Cloud, table: &str, file: &DataFile, progress: &dyn Pro
         return Examined { bytes_hashed, ..Examined::unread(problem) };
     }
     let footer = footer_problem(cloud, &path, summary.tail.into(), file).await;
-    Examined { bytes_hashed, refused: false, problem: None, footer: Some(footer) }
+    Examined { bytes_hashed, refused: false, problem: None, sha256: Some(sha256), footer: Some(footer) }
 }
 
 /// Where a file of `table` lies in a cloud. `relative` is decoded already; a key is those very characters.

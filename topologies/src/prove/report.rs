@@ -60,7 +60,7 @@ pub struct Totals {
     pub rows: u64,
     /// Rows of these files in quarantines.
     pub quarantined_rows: u64,
-    /// Bytes of data files read and hashed, over all clouds.
+    /// Bytes of data files and checkpoints read and hashed, over all clouds.
     pub bytes_hashed: u64,
 }
 
@@ -131,6 +131,8 @@ pub enum Check {
     Files,
     /// Every Parquet footer counts the rows that the log states.
     Footers,
+    /// The newest checkpoint is there, fits the log, and has the same bytes in every cloud that has it.
+    Checkpoints,
     /// Objects that no version names: what stopped runs left behind, or files that wait for their commit.
     Leftovers,
 }
@@ -165,6 +167,7 @@ impl Check {
             Check::Paths => ("paths", "paths are relative", "paths"),
             Check::Files => ("files", "files by size and SHA-256", "files"),
             Check::Footers => ("footers", "rows by Parquet footer", "files"),
+            Check::Checkpoints => ("checkpoints", "newest checkpoint", "checkpoints"),
             Check::Leftovers => ("leftovers", "uncommitted leftovers", "objects"),
         }
     }

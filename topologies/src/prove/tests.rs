@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use super::testing::{DATASET, History, QUARANTINE, encode, file_path, parquet};
 use super::*;
-use crate::commit::format::published_path;
+use crate::commit::format::{checkpoint_path, last_checkpoint_path, published_path};
 
 async fn audit(clouds: &[Cloud]) -> Report {
     prove(clouds, &[], None).await.unwrap()
@@ -91,7 +91,7 @@ async fn a_good_history_is_proved_in_one_two_and_three_clouds() {
         assert_eq!(report.totals, totals);
         let span = &report.tables[0].partitions[0];
         assert_eq!((span.first, span.next, span.records), (5, 40, 19));
-        assert_eq!(report.checks.len(), clouds * (1 + 12 + 11));
+        assert_eq!(report.checks.len(), clouds * (1 + 13 + 12));
     }
 }
 
@@ -649,4 +649,64 @@ fn the_careless_encoder_agrees_with_the_real_one() {
     broken.info.isobar.rows.filtered += 1;
     let text = String::from_utf8(encode(&broken).to_vec()).unwrap();
     assert_eq!(text.replacen("\"filtered\":1", "\"filtered\":0", 1).as_bytes(), body.to_bytes().unwrap());
+}
+
+/// Checkpoints, as far as an audit looks at them: `_last_checkpoint`, and a Parquet file with so many rows.
+async fn put_checkpoint(store: &Arc<dyn ObjectStore>, version: u64, file: Bytes, rows: u64, files: u64) {
+    let bytes = file.len();
+    let hint = format!(
+        "{{\"version\":{version},\"size\":{rows},\"sizeInBytes\":{bytes},\"numOfAddFiles\":{files}}}\n"
+    );
+    store.put(&checkpoint_path(DATASET, version), file.into()).await.unwrap();
+    store.put(&last_checkpoint_path(DATASET), hint.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn checkpoints_that_fit_the_log_hold_and_a_cloud_may_have_an_older_one_or_none() {
+    let clouds = History::good().store(3).await;
+    put_checkpoint(&clouds[0].data, 3, parquet(0..9), 9, 4).await;
+    put_checkpoint(&clouds[1].data, 1, parquet(0..7), 7, 2).await;
+    let report = audit(&clouds).await;
+    assert_eq!(broken(&report), [""; 0]);
+    let looked: Vec<u64> = report
+        .checks
+        .iter()
+        .filter(|result| result.check == Check::Checkpoints && result.table.as_deref() == Some(DATASET))
+        .map(|result| result.checked)
+        .collect();
+    assert_eq!(looked, [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_missing_or_does_not_fit_is_found() {
+    let alone = ["flights checkpoints b"];
+    let put = |version: u64, rows: u64, files: u64| {
+        break_cloud(async move |store| put_checkpoint(&store, version, parquet(0..9), rows, files).await)
+    };
+    assert_eq!(put(3, 9, 4).await, [""; 0]);
+    assert_eq!(put(4, 9, 4).await, alone, "there is no such version");
+    assert_eq!(put(3, 8, 4).await, alone, "the footer counts others");
+    assert_eq!(put(3, 9, 5).await, alone, "the log has other files");
+    let lost = break_cloud(async |store| {
+        put_checkpoint(&store, 3, parquet(0..9), 9, 4).await;
+        store.delete(&checkpoint_path(DATASET, 3)).await.unwrap();
+    });
+    assert_eq!(lost.await, alone);
+    let garbage = break_cloud(async |store| {
+        store.put(&last_checkpoint_path(DATASET), "x".into()).await.unwrap();
+    });
+    assert_eq!(garbage.await, alone);
+}
+
+#[tokio::test]
+async fn of_checkpoints_that_differ_most_clouds_are_believed() {
+    let clouds = History::good().store(3).await;
+    for cloud in &clouds {
+        put_checkpoint(&cloud.data, 3, parquet(0..9), 9, 4).await;
+    }
+    assert_eq!(broken(&audit(&clouds).await), [""; 0]);
+    // As many rows, and others.
+    put_checkpoint(&clouds[2].data, 3, parquet(1..10), 9, 4).await;
+    assert_eq!(broken(&audit(&clouds).await), ["flights checkpoints c"]);
+    assert_eq!(broken(&audit(&clouds[1..]).await), ["flights checkpoints bc"]);
 }

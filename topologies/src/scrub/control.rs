@@ -242,7 +242,13 @@ mod tests {
         let body = format!("body {sequence}");
         let sha256 = delta::sha256_hex(body.as_bytes());
         let table = TableBody { dataset: "d".into(), version: sequence, sha256, body };
-        Decision { sequence, commit_id: format!("c{sequence}"), timestamp_ms: 1, tables: vec![table] }
+        Decision {
+            sequence,
+            commit_id: format!("c{sequence}"),
+            timestamp_ms: 1,
+            tables: vec![table],
+            checkpoints: BTreeMap::new(),
+        }
     }
 
     fn header(tail: Vec<Decision>) -> Content {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use isobar_connectors::delta;
 
 use super::control::Knowledge;
+use crate::commit::format::CheckpointRef;
 use crate::commit::quorum::majority;
 use crate::prove::log::{DataFile, Entry, TableLog, Version, parse_entry};
 
@@ -49,6 +50,8 @@ pub(super) struct Decided {
     pub(super) versions: BTreeMap<u64, Settled>,
     /// Versions whose decided bytes are not known, with their SHA-256 where at least that is.
     pub(super) unknown: BTreeMap<u64, Option<String>>,
+    /// The newest decided checkpoint, as far as the control logs tell.
+    pub(super) checkpoint: Option<CheckpointRef>,
 }
 
 /// Bodies decided after the base, by version.
@@ -71,7 +74,9 @@ pub(super) fn settle(
         .map(|body| (body.version, Bytes::from(body.body.clone())))
         .collect();
     let base = knowledge.base().and_then(|base| base.tables.get(table));
-    let mut decided = Decided { table: table.to_owned(), ..Decided::default() };
+    let newest = knowledge.decided.iter().rev().find_map(|decision| decision.checkpoints.get(table));
+    let checkpoint = newest.or_else(|| base?.checkpoint.as_ref()).cloned();
+    let mut decided = Decided { table: table.to_owned(), checkpoint, ..Decided::default() };
     let newest = recorded.last_key_value().map(|(version, body)| (*version, delta::sha256_hex(body)));
     let (head, evidence) = match newest.or_else(|| base.map(|head| (head.version, head.sha256.clone()))) {
         Some(head) => (Some(head), Evidence::Control),

@@ -13,6 +13,7 @@ use isobar_connectors::clouds::Cloud;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
+use super::checkpoints;
 use super::control::{ControlLog, Knowledge, learn, read_logs, search_bodies};
 use super::decided::{Decided, Evidence, settle};
 use super::files::{Look, Throttle, look};
@@ -91,6 +92,8 @@ pub(super) enum Fault {
     Beyond { table: String, version: u64, sha256: Option<String> },
     /// A file is missing or has other bytes here.
     File { table: String, file: DataFile },
+    /// The newest checkpoint of a table, or what names it, is missing or has other bytes here.
+    Checkpoint { table: String },
     /// Nothing that can be repaired, and why.
     BeyondRepair(&'static str),
 }
@@ -140,6 +143,7 @@ pub(super) async fn inspect(scope: &Scope<'_>) -> Inspection {
     inspection.report_control(scope, &logs, &knowledge);
     inspection.report_entries(scope, &knowledge);
     inspection.check_files(scope).await;
+    inspection.check_checkpoints(scope).await;
     inspection
 }
 
@@ -429,6 +433,9 @@ impl Inspection {
                 continue;
             }
             for (table, object) in unknown {
+                if self.decided.get(&table).is_some_and(|decided| checkpoints::is_known(decided, &object)) {
+                    continue;
+                }
                 let detail = "isobar writes no such object, and readers may believe it".to_owned();
                 let why_not = "nothing can be proved about it; remove it if it is not needed";
                 let what = (Kind::UnknownObject, Some(table.as_str()), object, detail);
@@ -518,6 +525,32 @@ impl Inspection {
                 for (file, look) in checked.bad {
                     self.report_file(scope, index, &table, file, look);
                 }
+            }
+        }
+    }
+
+    /// Looks at the newest checkpoint of every table in each cloud.
+    async fn check_checkpoints(&mut self, scope: &Scope<'_>) {
+        let deadline = Instant::now() + scope.patience;
+        let tables = &self.decided;
+        let looks = self.seats.iter().enumerate().map(|(index, seat)| async move {
+            let mut wrong = Vec::new();
+            if scope.is_looked_into(index, &seat.state) {
+                for decided in tables.values() {
+                    let look = checkpoints::look_at(scope.cloud(index), decided, &scope.throttle, deadline);
+                    wrong.extend(look.await.map(|wrong| (decided.table.clone(), wrong)));
+                }
+            }
+            wrong
+        });
+        let looks: Vec<_> = future::join_all(looks).await;
+        for (index, wrong) in looks.into_iter().enumerate() {
+            for (table, (kind, object, detail)) in wrong {
+                let fault = match kind {
+                    Kind::FileUnread => Fault::BeyondRepair("it must be readable first"),
+                    _ => Fault::Checkpoint { table: table.clone() },
+                };
+                self.find(scope, Some(index), fault, (kind, Some(&table), object, detail));
             }
         }
     }

@@ -23,9 +23,13 @@
 //! **Vacuum.** A file that a decided VACUUM lets go may be missing anywhere and is not brought back; one that is still
 //! there is counted as lingering, which is no finding.
 //!
+//! **Checkpoints.** The newest decided checkpoint of every table is put back like a file, and `_last_checkpoint` written
+//! anew. Readers can do without, so a checkpoint that no cloud has any more does not keep a cloud from being readmitted.
+//!
 //! A cloud that lost everything is not repaired, since it counts in no majority until it is readmitted:
 //! [`readmit`] rebuilds its tables and then has the others readmit it (`docs/protocol-readmission.md`).
 
+mod checkpoints;
 mod control;
 mod decided;
 mod files;
@@ -139,7 +143,7 @@ pub async fn readmit(
     let mut inspection = inspect(&scope).await;
     repair(&scope, &mut inspection).await;
     let mut report = report(&scope, inspection, &options);
-    if !report.well {
+    if !is_rebuilt(&report) {
         return Ok(report);
     }
     let decided = group.decide_readmission(lost).await?;
@@ -147,7 +151,7 @@ pub async fn readmit(
     let mut inspection = inspect(&scope).await;
     repair(&scope, &mut inspection).await;
     let again = self::report(&scope, inspection, &options);
-    if !again.well {
+    if !is_rebuilt(&again) {
         return Ok(again);
     }
     let readmission = group.admit(decided).await?;
@@ -160,6 +164,12 @@ pub async fn readmit(
         epoch: readmission.epoch.0,
     });
     Ok(report)
+}
+
+/// Whether nothing is left to be done that a reader needs.
+fn is_rebuilt(report: &Report) -> bool {
+    let is_done = |it: &Finding| it.outcome == Outcome::Repaired || it.kind.is_about_checkpoints();
+    report.findings.iter().all(is_done)
 }
 
 fn scope<'a>(group: &'a Group, datasets: &[String], options: &ScrubOptions) -> Result<Scope<'a>, Error> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! files ─▶ entries in order, each after its files and after the one before it ─▶ versions that nobody decided are taken away
+//!       ─▶ checkpoints
 //! ```
 //!
 //! Everything written to a table here is decided bytes with a known SHA-256, so two repairs, or a repair and a running
@@ -17,6 +18,7 @@ use isobar_connectors::delta;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
+use super::checkpoints;
 use super::control::{learn, read_logs};
 use super::decided::Settled;
 use super::files::{Look, look, restore};
@@ -41,13 +43,14 @@ struct Repairer<'a> {
     live: BTreeMap<String, HashSet<String>>,
 }
 
-/// Files before entries, entries in order, and what nobody decided last.
+/// Files before entries, entries in order, then what nobody decided, and checkpoints after what they hold.
 fn order(found: &Found) -> (u8, Option<usize>, String, u64) {
     match &found.fault {
         Fault::File { table, .. } => (0, found.cloud, table.clone(), 0),
         Fault::Entry { table, version } => (1, found.cloud, table.clone(), *version),
         Fault::Beyond { table, version, .. } => (2, found.cloud, table.clone(), *version),
-        Fault::BeyondRepair(_) => (3, found.cloud, String::new(), 0),
+        Fault::Checkpoint { table } => (3, found.cloud, table.clone(), 0),
+        Fault::BeyondRepair(_) => (4, found.cloud, String::new(), 0),
     }
 }
 
@@ -62,6 +65,7 @@ pub(super) async fn repair(scope: &Scope<'_>, inspection: &mut Inspection) {
             (_, Fault::BeyondRepair(why)) => Err((*why).to_owned()),
             (None, _) => Err("it concerns no cloud".to_owned()),
             (Some(cloud), Fault::File { table, file }) => repairer.file(cloud, table, file).await,
+            (Some(cloud), Fault::Checkpoint { table }) => repairer.checkpoint(cloud, table).await,
             (Some(cloud), Fault::Entry { table, version }) => repairer.entry(cloud, table, *version).await,
             (Some(cloud), Fault::Beyond { table, version, sha256 }) => {
                 repairer.beyond(cloud, table, *version, sha256.as_deref()).await
@@ -94,6 +98,12 @@ impl Repairer<'_> {
     async fn file(&self, cloud: usize, table: &str, file: &DataFile) -> Repair {
         restore(self.cloud(cloud), &self.sources(cloud), table, file, &self.scope.throttle).await?;
         Ok("restored from another cloud".to_owned())
+    }
+
+    async fn checkpoint(&self, cloud: usize, table: &str) -> Repair {
+        let decided = self.inspection.decided.get(table).ok_or("nothing is known of this table")?;
+        let sources = self.sources(cloud);
+        checkpoints::put_back(self.cloud(cloud), &sources, decided, &self.scope.throttle).await
     }
 
     fn settled(&self, table: &str, version: u64) -> Result<&Settled, String> {

@@ -125,8 +125,21 @@ pub enum Kind {
     FileDiffers,
     /// A live data file could not be read.
     FileUnread,
-    /// An object in `_delta_log` that isobar does not write.
+    /// The newest decided checkpoint of a table is not there.
+    CheckpointMissing,
+    /// The newest decided checkpoint of a table has other bytes or another size.
+    CheckpointDiffers,
+    /// `_last_checkpoint` does not name the newest decided checkpoint.
+    LastCheckpointDiffers,
+    /// An object in `_delta_log` that isobar does not write, or a checkpoint that is not decided.
     UnknownObject,
+}
+
+impl Kind {
+    /// Whether it is about a checkpoint, which saves readers time and which they can do without.
+    pub(super) fn is_about_checkpoints(self) -> bool {
+        matches!(self, Self::CheckpointMissing | Self::CheckpointDiffers | Self::LastCheckpointDiffers)
+    }
 }
 
 /// What became of a finding.

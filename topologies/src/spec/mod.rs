@@ -137,6 +137,8 @@ pub struct MaintenanceSpec {
     pub compact: Option<CompactSpec>,
     /// Versions before the newest one that stay readable, at least 1; `None`: all.
     pub keep_versions: Option<u64>,
+    /// Versions from one checkpoint to the next, at least 1; `None`: there are no checkpoints.
+    pub checkpoint_every: Option<u64>,
 }
 
 /// How small files are combined.

@@ -296,13 +296,13 @@ pub struct Dataset {
 
     /// What is done to the files of the dataset and of its quarantine while the topology runs. Nothing of it changes
     /// which rows there are. A run with `--until-caught-up` leaves it to others. Default: small files are combined,
-    /// every version is kept.
+    /// every version is kept, every 100th has a checkpoint.
     #[serde(default)]
     pub maintenance: Maintenance,
 }
 
 /// What is done to the files of a dataset while the topology runs.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Maintenance {
     /// How small files are combined into large ones.
@@ -313,6 +313,17 @@ pub struct Maintenance {
     /// pins a version needs it to be kept. Default: all, nothing is deleted.
     #[schemars(range(min = 1), extend("examples" = [1000]))]
     pub keep_versions: Option<u64>,
+
+    /// Versions from one checkpoint of the log to the next: with it, a reader needs no more entries than that to know
+    /// the table. 0: none are written. Default: 100.
+    #[schemars(extend("examples" = [1000]))]
+    pub checkpoint_every: u64,
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self { compact: Compact::default(), keep_versions: None, checkpoint_every: 100 }
+    }
 }
 
 /// How small files are combined.

@@ -412,7 +412,13 @@ impl Resolver<'_> {
         }
         let compact =
             CompactSpec { target_bytes: size.0, files_min: usize::try_from(files).unwrap_or(usize::MAX) };
-        MaintenanceSpec { compact: enabled.then_some(compact), keep_versions }
+        let checkpoint_every = self.typed::<u64>(&at("checkpoint_every"));
+        let checkpoint_every = checkpoint_every.unwrap_or(raw::Maintenance::default().checkpoint_every);
+        MaintenanceSpec {
+            compact: enabled.then_some(compact),
+            keep_versions,
+            checkpoint_every: (checkpoint_every > 0).then_some(checkpoint_every),
+        }
     }
 
     fn source_of(&mut self, pointer: &str, sources: &[(String, Option<SourceSpec>)]) -> Option<usize> {

@@ -85,7 +85,8 @@ datasets: { d: { from: s, sql: SELECT a FROM s } }
     assert!(topology.worker_token.is_none());
     assert_eq!(topology.datasets[0].compression, Compression::Zstd(1));
     let compact = Some(CompactSpec { target_bytes: 128 << 20, files_min: 16 });
-    assert_eq!(topology.datasets[0].maintenance, MaintenanceSpec { compact, keep_versions: None });
+    let maintenance = MaintenanceSpec { compact, keep_versions: None, checkpoint_every: Some(100) };
+    assert_eq!(topology.datasets[0].maintenance, maintenance);
     assert_eq!(topology.spec_dir, Path::new("/specs"));
 }
 
@@ -478,12 +479,16 @@ fn maintenance_is_read_as_written() {
         let written = format!("    compression: zstd(1)\n    maintenance: {maintenance}\n");
         edited(&[("    compression: zstd(1)\n", &written)])
     };
-    let text = maintained("{ compact: { target_file_size: 64MiB, min_files: 4 }, keep_versions: 50 }");
+    let text = maintained(
+        "{ compact: { target_file_size: 64MiB, min_files: 4 }, keep_versions: 50, checkpoint_every: 7 }",
+    );
     let topology = check(&text).unwrap_or_else(|errors| panic!("{}", errors.render(Colour::None)));
     let compact = Some(CompactSpec { target_bytes: 64 << 20, files_min: 4 });
-    assert_eq!(topology.datasets[0].maintenance, MaintenanceSpec { compact, keep_versions: Some(50) });
-    let topology = check(&maintained("{ compact: { enabled: false } }")).unwrap();
-    assert_eq!(topology.datasets[0].maintenance, MaintenanceSpec { compact: None, keep_versions: None });
+    let maintenance = MaintenanceSpec { compact, keep_versions: Some(50), checkpoint_every: Some(7) };
+    assert_eq!(topology.datasets[0].maintenance, maintenance);
+    let topology = check(&maintained("{ compact: { enabled: false }, checkpoint_every: 0 }")).unwrap();
+    let nothing = MaintenanceSpec { compact: None, keep_versions: None, checkpoint_every: None };
+    assert_eq!(topology.datasets[0].maintenance, nothing);
     for (wrong, said) in [
         ("{ compact: { min_files: 1 } }", "`min_files` is 1; it can be from 2 to 4096"),
         ("{ compact: { min_files: -1 } }", "-1"),
@@ -491,6 +496,9 @@ fn maintenance_is_read_as_written() {
         ("{ keep_versions: 0 }", "`keep_versions` is 0; it must be at least 1"),
         ("{ keep_versions: all }", "`keep_versions` must be a whole number"),
         ("{ keep_version: 5 }", "did you mean `keep_versions`?"),
+        ("{ checkpoint_every: never }", "`checkpoint_every` must be a whole number"),
+        ("{ checkpoint_every: -1 }", "-1"),
+        ("{ checkpoints_every: 5 }", "did you mean `checkpoint_every`?"),
     ] {
         let found = problems(&maintained(wrong));
         assert!(found.len() == 1 && found[0].contains(said), "{wrong}: {found:?}");

@@ -19,8 +19,9 @@ use super::client::Client;
 use super::desk::OpenDesk;
 use super::wire::{Answer, Share, SharedPartition};
 use crate::commit::quorum::majority;
-use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, Upkeep, files_in_majority};
+use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, files_in_majority};
 use crate::error::Error;
+use crate::maintain::Work;
 use crate::pipeline::now_ms;
 use crate::stage::PartitionIdentity;
 
@@ -72,11 +73,11 @@ impl Committer {
     /// leader's.
     pub(crate) async fn maintain(
         &mut self,
-        upkeep: &Upkeep,
+        work: &Work,
         uploads: Vec<(String, Vec<UploadHandle>)>,
     ) -> Result<Option<CommitOutcome>, Error> {
         match self {
-            Self::Own(own) => own.maintain(upkeep, uploads).await.map(Some),
+            Self::Own(own) => own.maintain(work, uploads).await.map(Some),
             Self::Remote(_) => Ok(None),
         }
     }
@@ -117,10 +118,13 @@ impl Committer {
 impl Own {
     async fn maintain(
         &mut self,
-        upkeep: &Upkeep,
+        work: &Work,
         uploads: Vec<(String, Vec<UploadHandle>)>,
     ) -> Result<CommitOutcome, Error> {
-        let outcome = self.leader.maintain(upkeep, uploads, now_ms()).await?;
+        let outcome = match work {
+            Work::Upkeep(upkeep) => self.leader.maintain(upkeep, uploads, now_ms()).await?,
+            Work::Checkpoint(checkpoint) => self.leader.checkpoint(checkpoint, uploads, now_ms()).await?,
+        };
         if let Some(desk) = &self.desk {
             desk.moved(self.leader.epoch(), self.leader.chain());
         }

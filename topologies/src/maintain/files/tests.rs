@@ -249,3 +249,73 @@ async fn the_log_is_followed_through_clouds_that_are_behind_or_wrong() {
     files.advance(&clouds, 40).await.unwrap();
     assert_eq!((files.next_version, &files.directories), (41, &bench.files.directories));
 }
+
+/// Clouds with all versions of the bench.
+async fn clouds_of(bench: &Bench) -> Vec<Cloud> {
+    let mut clouds = Vec::new();
+    for name in ["a", "b", "c"] {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        for (version, body) in (0..).zip(&bench.bodies) {
+            store.put(&published_path("d", version), body.clone().into()).await.unwrap();
+        }
+        clouds.push(Cloud::new(name, store.clone(), store));
+    }
+    clouds
+}
+
+/// As the version, but the file that it adds has another name: what rot might do.
+async fn rot(cloud: &Cloud, bench: &Bench, version: u64) {
+    let body = String::from_utf8(bench.bodies[version as usize].to_vec()).unwrap();
+    let other = body.replace("m=1/f", "m=1/x");
+    assert_ne!(other, body);
+    cloud.control.put(&published_path("d", version), other.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_head_does_not_vouch_for_is_forgotten_and_read_from_another_cloud() {
+    let mut bench = Bench::new();
+    for number in 0..4 {
+        bench.commit(&[(&format!("f{number}"), "1", 1)]);
+    }
+    let head = TableHead {
+        version: 4,
+        sha256: bench.files.sha256.clone(),
+        positions: BTreeMap::new(),
+        maintained: 0,
+        checkpoint: None,
+    };
+    for version in [2, 4] {
+        let clouds = clouds_of(&bench).await;
+        rot(&clouds[0], &bench, version).await;
+        let mut files = TableFiles::new("d", 50);
+        assert_eq!(files.reach(&clouds, &head).await, Ok(true), "version {version}");
+        assert_eq!(files.directories, bench.files.directories);
+    }
+    let clouds = clouds_of(&bench).await;
+    for cloud in &clouds {
+        rot(cloud, &bench, 4).await;
+    }
+    let mut files = TableFiles::new("d", 50);
+    assert!(files.reach(&clouds, &head).await.unwrap_err().contains("is not the decided one"));
+    assert!(files.directories.is_empty(), "nothing can be planned");
+    // Where the head is not yet, nothing is wrong and nothing is planned.
+    for cloud in &clouds {
+        cloud.control.delete(&published_path("d", 4)).await.unwrap();
+    }
+    assert_eq!(files.reach(&clouds, &head).await, Ok(false));
+}
+
+#[test]
+fn a_group_is_no_larger_than_an_entry_may_be() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(800);
+    let names: Vec<String> = (0..3000).map(|number| format!("{long}{number}")).collect();
+    for names in names.chunks(500) {
+        let files: Vec<(&str, &str, u64)> = names.iter().map(|name| (name.as_str(), "1", 1)).collect();
+        bench.commit(&files);
+    }
+    let group = bench.group(options(1 << 20, 2));
+    assert!((2..3000).contains(&group.len()), "{}", group.len());
+    bench.compact(&group, "all");
+    assert!(bench.bodies.last().unwrap().len() < 2 * GROUP_LOG_BYTES_MAX);
+}

@@ -1,0 +1,395 @@
+//! Checkpoints of a leader: the same bytes in every cloud, after the versions they hold, whatever is away, dies or was
+//! superseded meanwhile; and a reader that has nothing else reads the same table. One test needs Python.
+
+use std::fs;
+use std::path::{Path as FilePath, PathBuf};
+
+use bytes::Bytes;
+use isobar_connectors::checkpoint::write_checkpoint;
+use isobar_connectors::clouds::Fault;
+use isobar_connectors::failpoint::{self, Failpoint, Scope};
+use isobar_connectors::upload::{UploadHandle, UploadStatus};
+use isobar_tests::delta::{Log, latest_version, read_object, sha256};
+use isobar_tests::events::{self, FEATURES, Generator, TOPIC, maintained_features};
+use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Running, Spec};
+use isobar_tests::prng::Seed;
+use isobar_tests::program::{Background, isobar, run_isobar};
+use isobar_tests::services::oracle;
+use isobar_tests::wait::{in_time, until};
+use isobar_topologies::Error;
+use isobar_topologies::commit::format::{CheckpointRef, checkpoint_path, last_checkpoint_path};
+use isobar_topologies::commit::{CheckpointProposal, CommitOutcome, Leader};
+use isobar_topologies::scrub::{Kind, Outcome, ScrubOptions, scrub_topology};
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+use serde_json::Value as Json;
+
+use crate::leader::{TABLE, begun, lead, must_commit, reading, wait_published};
+
+/// Every third version has a checkpoint, and nothing else is maintained.
+const EVERY_THIRD: &str = "{ compact: { enabled: false }, checkpoint_every: 3 }";
+/// The cloud that is away.
+const AWAY: usize = 2;
+
+fn spec(lab: &Lab) -> Spec {
+    lab.spec(events::SOURCE, &maintained_features(EVERY_THIRD))
+}
+
+/// An object, `None` where there is none.
+async fn object(cloud: &LabCloud, path: &Path) -> Option<Bytes> {
+    match cloud.store().head(path).await {
+        Ok(_) => Some(read_object(&*cloud.store(), path).await),
+        Err(_) => None,
+    }
+}
+
+/// The version that `_last_checkpoint` names.
+async fn last_checkpoint(cloud: &LabCloud, table: &str) -> Option<u64> {
+    let hint = object(cloud, &last_checkpoint_path(table)).await?;
+    let hint: Json = serde_json::from_slice(&hint).expect("isobar writes JSON");
+    hint["version"].as_u64()
+}
+
+/// Waits until the newest checkpoint of `table`, at least of `version`, is the same in every cloud; its version.
+async fn mirrored(lab: &Lab, table: &str, version: u64) -> u64 {
+    let mut newest = None;
+    until("every cloud has the newest checkpoint", async || {
+        newest = last_checkpoint(&lab.clouds[0], table).await;
+        for cloud in &lab.clouds {
+            if newest < Some(version) || last_checkpoint(cloud, table).await != newest {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    let newest = newest.unwrap();
+    assert_mirrored(lab, table, newest).await;
+    newest
+}
+
+/// The checkpoint of `version` and `_last_checkpoint` have the same bytes everywhere, and the one says the size of the
+/// other.
+async fn assert_mirrored(lab: &Lab, table: &str, version: u64) {
+    let mut held = Vec::new();
+    for cloud in &lab.clouds {
+        let checkpoint = object(cloud, &checkpoint_path(table, version)).await.unwrap();
+        let hint = object(cloud, &last_checkpoint_path(table)).await.unwrap();
+        let stated: Json = serde_json::from_slice(&hint).unwrap();
+        assert_eq!(stated["sizeInBytes"], checkpoint.len(), "{}", cloud.name);
+        held.push((sha256(&checkpoint), hint));
+    }
+    assert!(held.iter().all(|other| *other == held[0]), "{held:?}");
+}
+
+/// Produces a little, and waits until it is decided.
+async fn commit_one(lab: &Lab, running: &Running, records: &mut Generator) {
+    lab.produce(TOPIC, records.records(40));
+    let ends = lab.ledger().ends(TOPIC);
+    running.committed(TOPIC, &ends).await;
+}
+
+async fn assert_right(lab: &Lab) {
+    lab.assert_features_complete().await;
+    lab.assert_reachable_equal(FEATURES).await;
+    lab.assert_proved().await;
+}
+
+fn copy_folder(from: &FilePath, to: &FilePath) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The dataset's folder in a cloud.
+fn folder_of(cloud: &LabCloud) -> PathBuf {
+    cloud.folder.as_ref().expect("the lab is in directories").join("datasets").join(FEATURES)
+}
+
+/// Whether dataset and quarantine have the checkpoint that is due by their newest version, in every cloud.
+async fn has_all_checkpoints(lab: &Lab) -> bool {
+    for table in [FEATURES, "features.quarantine"] {
+        for cloud in &lab.clouds {
+            let newest = latest_version(&*cloud.store(), table).await.unwrap_or_default();
+            let due = newest - newest % 3;
+            if due > 0 && last_checkpoint(cloud, table).await != Some(due) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// A run whose dataset has a checkpoint of at least version 6 in every cloud, ended; the version.
+async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
+    let mut records = Generator::mixed(Seed::of(seed).prng());
+    let running = lab.start(&spec(lab).resolved());
+    running.ready().await;
+    until("there is a second checkpoint", async || {
+        commit_one(lab, &running, &mut records).await;
+        last_checkpoint(&lab.clouds[0], FEATURES).await >= Some(6)
+    })
+    .await;
+    // Nothing is left to be built when it ends.
+    until("every table has all its checkpoints", async || has_all_checkpoints(lab).await).await;
+    lab.wait_until_equal(FEATURES).await;
+    assert!(running.metrics.render().contains("isobar_checkpoints_total{table=\"features\"}"));
+    running.stop().await.unwrap();
+    mirrored(lab, FEATURES, 6).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_cloud_gets_the_same_checkpoints_and_readers_read_the_same_table_from_them() {
+    let lab = Lab::in_directories();
+    let version = checkpointed(&lab, "mirrored").await;
+    assert_eq!(version % 3, 0);
+    assert_right(&lab).await;
+    let report = scrub_topology(&spec(&lab).resolved(), &ScrubOptions::default()).await.unwrap();
+    assert!(report.well, "{report:?}");
+
+    let counts = async |table: &FilePath| -> Json {
+        let answer = oracle(&["counts", table.to_str().unwrap()]).await;
+        answer.assert(0, &[]);
+        let mut counts: Json = serde_json::from_str(&answer.stdout).unwrap();
+        counts.as_object_mut().unwrap().remove("table");
+        counts
+    };
+    for cloud in &lab.clouds {
+        let (table, copy) = (folder_of(cloud), lab.directory.path().join(format!("copy-{}", cloud.name)));
+        copy_folder(&table, &copy);
+        for older in 0..=version {
+            fs::remove_file(copy.join(format!("_delta_log/{older:020}.json"))).unwrap();
+        }
+        assert_eq!(counts(&copy).await, counts(&table).await, "{}", cloud.name);
+        oracle(&["compare", table.to_str().unwrap(), copy.to_str().unwrap()]).await.assert(0, &[]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_checkpoints_are_found_and_put_back() {
+    let lab = Lab::in_directories();
+    let version = checkpointed(&lab, "damaged_checkpoints").await;
+    let topology = spec(&lab).resolved();
+    let (checkpoint, hint) = (checkpoint_path(FEATURES, version), last_checkpoint_path(FEATURES));
+    let mut rotten = object(&lab.clouds[0], &checkpoint).await.unwrap().to_vec();
+    let middle = rotten.len() / 2;
+    rotten[middle] ^= 1;
+    lab.clouds[0].store().put(&checkpoint, rotten.into()).await.unwrap();
+    lab.clouds[1].store().delete(&checkpoint).await.unwrap();
+    lab.clouds[2].store().put(&hint, PutPayload::from_static(b"{\"version\":3}")).await.unwrap();
+    assert!(!lab.proof().await.holds());
+
+    let kinds = [
+        (CLOUDS[0], Kind::CheckpointDiffers),
+        (CLOUDS[1], Kind::CheckpointMissing),
+        (CLOUDS[2], Kind::LastCheckpointDiffers),
+    ];
+    for (repair, outcome) in [(false, Outcome::Found), (true, Outcome::Repaired)] {
+        let options = ScrubOptions { repair, ..ScrubOptions::default() };
+        let report = scrub_topology(&topology, &options).await.unwrap();
+        let found: Vec<_> = report
+            .findings
+            .iter()
+            .map(|it| (it.cloud.as_deref().unwrap_or_default(), it.kind, it.outcome))
+            .collect();
+        assert_eq!(found, kinds.map(|(cloud, kind)| (cloud, kind, outcome)), "{}", report.to_table());
+    }
+    assert_mirrored(&lab, FEATURES, version).await;
+    assert_right(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_lost_everything_gets_the_newest_checkpoint_when_it_is_readmitted() {
+    let lab = Lab::in_directories();
+    let version = checkpointed(&lab, "readmitted_checkpoints").await;
+    fs::remove_dir_all(lab.clouds[AWAY].folder.as_ref().unwrap()).unwrap();
+    let written = spec(&lab).written();
+    run_isobar(&["scrub", written.to_str().unwrap(), "--readmit", CLOUDS[AWAY]]).await.assert(0, &[]);
+    assert_mirrored(&lab, FEATURES, version).await;
+    assert_right(&lab).await;
+}
+
+/// Builds the checkpoint of `version` from the log of the first cloud.
+async fn built(lab: &Lab, version: u64) -> (CheckpointRef, Bytes) {
+    let log = Log::read(&*lab.clouds[0].store(), TABLE).await;
+    let bodies = log.versions.iter().take_while(|it| it.number <= version).map(|it| Ok(it.bytes.clone()));
+    let mut bytes = Vec::new();
+    let summary = write_checkpoint(None::<Bytes>, bodies.collect::<Vec<_>>(), &mut bytes).unwrap();
+    let checkpoint = CheckpointRef {
+        version,
+        size: summary.size,
+        sha256: summary.sha256,
+        actions: summary.actions,
+        adds: summary.adds,
+    };
+    (checkpoint, bytes.into())
+}
+
+/// Proposes the checkpoint of `version`, which all clouds but `missing` get before.
+async fn propose(
+    lab: &Lab,
+    leader: &mut Leader,
+    version: u64,
+    missing: Option<usize>,
+) -> Result<CommitOutcome, Error> {
+    let (checkpoint, bytes) = built(lab, version).await;
+    let path = checkpoint_path(TABLE, version);
+    let mut handles = Vec::new();
+    for (index, cloud) in lab.clouds.iter().enumerate() {
+        let handle = UploadHandle::new(cloud.name.as_str().into());
+        if missing == Some(index) {
+            handle.give_up("it is away");
+        } else {
+            cloud.store().put(&path, bytes.clone().into()).await.unwrap();
+            handle.settle(UploadStatus::Done);
+        }
+        handles.push(handle);
+    }
+    let commit_id = uuid::Uuid::new_v4().to_string();
+    let proposal = CheckpointProposal { commit_id, dataset: TABLE.into(), checkpoint };
+    let uploads = vec![(path.to_string(), handles)];
+    in_time("a checkpoint", leader.checkpoint(&proposal, uploads, 1_700_000_000_000)).await
+}
+
+async fn must_propose(lab: &Lab, leader: &mut Leader, version: u64, missing: Option<usize>) {
+    let outcome = propose(lab, leader, version, missing).await.unwrap();
+    assert!(matches!(outcome, CommitOutcome::Committed { .. }), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_was_away_gets_a_checkpoint_after_the_versions_in_this_epoch_and_in_the_next() {
+    for changes_leader in [false, true] {
+        let (lab, mut leader) = begun(10).await;
+        wait_published(&lab, 1).await;
+        lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+        for start in [10, 20, 30] {
+            must_commit(&mut leader, reading(start, start + 10)).await;
+        }
+        until("the others have every version", async || {
+            lab.versions(TABLE).await.iter().filter(|version| **version == Some(4)).count() == 2
+        })
+        .await;
+        must_propose(&lab, &mut leader, 3, Some(AWAY)).await;
+        // It makes no version, and the next commit follows it.
+        must_commit(&mut leader, reading(40, 50)).await;
+        let away = &lab.clouds[AWAY];
+        assert_eq!(object(away, &checkpoint_path(TABLE, 3)).await, None);
+        if changes_leader {
+            drop(leader);
+            leader = lead(&lab.opened()).await.unwrap();
+            assert_eq!(leader.chain().tables[TABLE].checkpoint.as_ref().unwrap().version, 3);
+        }
+        lab.clouds[AWAY].switch.set(Fault::Off);
+        until("the cloud has the checkpoint", async || {
+            let has_hint = last_checkpoint(away, TABLE).await.is_some();
+            assert!(!has_hint || latest_version(&*away.store(), TABLE).await >= Some(3), "versions first");
+            has_hint
+        })
+        .await;
+        assert_mirrored(&lab, TABLE, 3).await;
+        must_commit(&mut leader, reading(50, 60)).await;
+        wait_published(&lab, 6).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_a_superseded_leader_or_an_older_one_is_not_decided() {
+    let (lab, mut first) = begun(10).await;
+    for start in [10, 20] {
+        must_commit(&mut first, reading(start, start + 10)).await;
+    }
+    wait_published(&lab, 3).await;
+    let mut second = lead(&lab.opened()).await.unwrap();
+    let outcome = propose(&lab, &mut first, 3, None).await;
+    assert!(matches!(outcome, Err(Error::Superseded { .. })), "{outcome:?}");
+    assert_eq!(second.chain().tables[TABLE].checkpoint, None);
+    for cloud in &lab.clouds {
+        assert_eq!(last_checkpoint(cloud, TABLE).await, None);
+    }
+
+    let before = second.chain().clone();
+    must_propose(&lab, &mut second, 2, None).await;
+    assert_eq!(second.chain().sequence, before.sequence + 1);
+    assert_eq!(second.chain().tables[TABLE].version, 3);
+    for (version, why) in [(2, "version 2 has one already"), (1, "version 2 has one already")] {
+        let outcome = propose(&lab, &mut second, version, None).await.unwrap();
+        let CommitOutcome::NotStored(what) = outcome else { panic!("{outcome:?}") };
+        assert!(what.contains(why), "{what}");
+    }
+    assert_eq!(mirrored(&lab, TABLE, 2).await, 2);
+    // Whoever leads next knows it, and goes on.
+    let mut third = lead(&lab.opened()).await.unwrap();
+    assert_eq!(third.chain().tables[TABLE].checkpoint.as_ref().unwrap().version, 2);
+    must_propose(&lab, &mut third, 3, None).await;
+    must_commit(&mut third, reading(30, 40)).await;
+    assert_eq!(mirrored(&lab, TABLE, 3).await, 3);
+    wait_published(&lab, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_every_cloud_has_lost_holds_nothing_up() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+    must_propose(&lab, &mut leader, 1, Some(AWAY)).await;
+    for cloud in lab.clouds.iter().take(AWAY) {
+        cloud.store().delete(&checkpoint_path(TABLE, 1)).await.unwrap();
+    }
+    must_commit(&mut leader, reading(10, 20)).await;
+    lab.clouds[AWAY].switch.set(Fault::Off);
+    wait_published(&lab, 2).await;
+    assert_eq!(last_checkpoint(&lab.clouds[AWAY], TABLE).await, None);
+    // The next one is whole again.
+    must_propose(&lab, &mut leader, 2, None).await;
+    assert_eq!(mirrored(&lab, TABLE, 2).await, 2);
+}
+
+async fn survives_a_kill(point: &'static Failpoint, cloud: &str) {
+    let lab = Lab::in_directories();
+    let mut records = Generator::mixed(Seed::of(point.name).prng());
+    let written = spec(&lab).written();
+    let written = written.to_str().unwrap();
+    let at = if point.scope == Scope::Cloud { format!("@{cloud}") } else { String::new() };
+    let mut command = isobar(&["run", written]);
+    command.env(failpoint::VARIABLE, format!("{}{at}=kill", point.name));
+    let folder = lab.directory.path();
+    lab.produce(TOPIC, records.records(40));
+    let mut killed = Background::start(&mut command, &folder.join("killed.log"));
+    killed.says("consuming").await;
+    until(point.name, async || {
+        // Each round waits for a commit, so that there are many versions, or for the end.
+        lab.produce(TOPIC, records.records(40));
+        until("it commits or dies", async || killed.has_ended() || lab.clouds_complete().await >= 2).await;
+        killed.has_ended()
+    })
+    .await;
+    let output = killed.ended().await;
+    assert_eq!(output.code, None, "{} in {cloud} did not kill\n{output}", point.name);
+    let next = Background::start(&mut isobar(&["run", written]), &folder.join("next.log"));
+    until("the next leader writes checkpoints", async || {
+        lab.produce(TOPIC, records.records(40));
+        until("it commits", async || lab.clouds_complete().await >= 2).await;
+        last_checkpoint(&lab.clouds[0], FEATURES).await >= Some(6)
+    })
+    .await;
+    next.signal("TERM").await;
+    next.ended().await.assert(0, &[]);
+    run_isobar(&["run", written, "--until-caught-up"]).await.assert(0, &[]);
+    mirrored(&lab, FEATURES, 6).await;
+    assert_right(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_killed_around_a_checkpoint_loses_nothing_and_the_next_one_goes_on() {
+    let points = failpoint::ALL.iter().filter(|point| point.name.starts_with("checkpoint."));
+    for (number, point) in points.enumerate() {
+        survives_a_kill(point, CLOUDS[number % CLOUDS.len()]).await;
+    }
+}

@@ -1,0 +1,154 @@
+//! Checkpoints: is the newest decided one here, byte for byte, does `_last_checkpoint` name it, and putting that back.
+//!
+//! Only the newest one counts. Older ones that are there are left alone: nobody needs them, and what they should be is
+//! no longer in the control logs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+use tokio::time::Instant;
+
+use super::decided::Decided;
+use super::files::{Look, Throttle, look, restore};
+use super::report::Kind;
+use crate::chain_of;
+use crate::commit::format::{
+    CheckpointRef, checkpoint_path, checkpoint_version, last_checkpoint_path, published_path,
+};
+use crate::commit::{hint_of, hinted_version};
+use crate::prove::log::DataFile;
+
+/// How often what may be on its way is looked at again.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is wrong with a checkpoint: the kind, the object and more about it.
+pub(super) type Wrong = (Kind, String, String);
+
+/// Whether `object`, which lies in the log of the table and is no version, is a checkpoint or its hint.
+pub(super) fn is_known(decided: &Decided, object: &str) -> bool {
+    let Some(newest) = &decided.checkpoint else { return false };
+    let is_checkpoint = |version: u64| {
+        version <= newest.version && checkpoint_path(&decided.table, version).as_ref() == object
+    };
+    last_checkpoint_path(&decided.table).as_ref() == object
+        || checkpoint_version(&Path::from(object)).is_some_and(is_checkpoint)
+}
+
+fn file_of(table: &str, checkpoint: &CheckpointRef) -> DataFile {
+    let path = checkpoint_path(table, checkpoint.version);
+    DataFile {
+        path: format!("_delta_log/{}", path.filename().unwrap_or_default()),
+        size: checkpoint.size,
+        rows: Some(checkpoint.actions),
+        sha256: Some(checkpoint.sha256.clone()),
+        partition_values: Default::default(),
+    }
+}
+
+/// What is wrong with the newest checkpoint of a table in `cloud`. A leader that is publishing it has time until
+/// `deadline`.
+pub(super) async fn look_at(
+    cloud: &Cloud,
+    decided: &Decided,
+    throttle: &Throttle,
+    deadline: Instant,
+) -> Option<Wrong> {
+    let checkpoint = decided.checkpoint.as_ref()?;
+    let file = file_of(&decided.table, checkpoint);
+    let object = checkpoint_path(&decided.table, checkpoint.version).to_string();
+    loop {
+        match look(cloud, &decided.table, &file, true, throttle).await.0 {
+            Look::Good => break,
+            Look::Missing if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
+            Look::Missing => {
+                return Some((
+                    Kind::CheckpointMissing,
+                    object,
+                    "the newest checkpoint is not there".to_owned(),
+                ));
+            }
+            Look::Rotten(what) => return Some((Kind::CheckpointDiffers, object, what)),
+            Look::Unread(why) => return Some((Kind::FileUnread, object, why)),
+        }
+    }
+    loop {
+        let what = match wrong_hint(cloud, decided, checkpoint).await {
+            Ok(None) => return None,
+            Ok(Some(what)) => what,
+            Err(why) => {
+                return Some((Kind::FileUnread, last_checkpoint_path(&decided.table).to_string(), why));
+            }
+        };
+        if Instant::now() >= deadline {
+            let object = last_checkpoint_path(&decided.table).to_string();
+            return Some((Kind::LastCheckpointDiffers, object, what));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// What is wrong with `_last_checkpoint`. One that names a newer checkpoint may have been decided since the control logs
+/// were read.
+async fn wrong_hint(
+    cloud: &Cloud,
+    decided: &Decided,
+    checkpoint: &CheckpointRef,
+) -> Result<Option<String>, String> {
+    let Some(found) = read_hint(cloud, &decided.table).await? else {
+        return Ok(Some("it is not there".to_owned()));
+    };
+    if found == hint_of(checkpoint) {
+        return Ok(None);
+    }
+    Ok(match hinted_version(&found) {
+        None => Some("it is not understood".to_owned()),
+        Some(version) if decided.head.is_none_or(|head| head < version) => {
+            Some(format!("it names version {version}, which is not decided"))
+        }
+        Some(version) if version > checkpoint.version => None,
+        Some(version) => Some(format!("it names version {version}, or states other numbers")),
+    })
+}
+
+async fn read_hint(cloud: &Cloud, table: &str) -> Result<Option<Bytes>, String> {
+    match read_register(&*cloud.control, &last_checkpoint_path(table), REGISTER_BYTES_MAX).await {
+        // Whatever it is, it is not understood.
+        Err(isobar_connectors::Error::ObjectTooLarge { .. }) => Ok(Some(Bytes::new())),
+        found => found.map_err(|error| chain_of(&error)),
+    }
+}
+
+/// Brings the newest checkpoint to `cloud`, after the versions that it holds, and has `_last_checkpoint` name it.
+pub(super) async fn put_back(
+    cloud: &Cloud,
+    sources: &[Cloud],
+    decided: &Decided,
+    throttle: &Throttle,
+) -> Result<String, String> {
+    let checkpoint = decided.checkpoint.as_ref().ok_or("no checkpoint is decided")?;
+    let version = published_path(&decided.table, checkpoint.version);
+    match cloud.control.head(&version).await {
+        Ok(_) => {}
+        Err(object_store::Error::NotFound { .. }) => {
+            return Err(format!("version {} is not there and comes first", checkpoint.version));
+        }
+        Err(error) => return Err(chain_of(&error)),
+    }
+    let file = file_of(&decided.table, checkpoint);
+    if look(cloud, &decided.table, &file, true, throttle).await.0 != Look::Good {
+        restore(cloud, sources, &decided.table, &file, throttle).await?;
+    }
+    // A newer one that a leader has published meanwhile stays.
+    if wrong_hint(cloud, decided, checkpoint).await?.is_some() {
+        let (path, hint) = (last_checkpoint_path(&decided.table), hint_of(checkpoint));
+        let written = cloud.control.put(&path, PutPayload::from_bytes(hint)).await;
+        // Whatever the answer was, what is there now decides.
+        if let Some(what) = wrong_hint(cloud, decided, checkpoint).await? {
+            return Err(written.map_or_else(|error| chain_of(&error), |_| format!("written, and {what}")));
+        }
+    }
+    Ok("the decided checkpoint is in its place, and _last_checkpoint names it".to_owned())
+}
