@@ -2,17 +2,15 @@
 """Runs `isobar drill` on real Kafka and three stores under steady traffic, and says what a failure costs.
 
     cargo build --release --locked --workspace
-    tests/services/services start kafka s3 azure --dir DIR
-    set -a; . DIR/services.env; set +a
-    tests/drills/live_drills.py --bin target/release --json live_drills.json            # about 35 minutes
+    tests/drills/live_drills.py --bin target/release --json live_drills.json            # about 40 minutes
     tests/drills/live_drills.py --bin target/release --only long                        # about 20 minutes
 
-    away-CLOUD   the cloud is taken away until at least 200 commits are decided without it, and comes back
+    away-CLOUD-N the cloud is taken away until at least 200 commits are decided without it, and comes back
     standby      the leader is killed, and a process that stands by takes over
     restart      the leader is killed, and started again
     long         (only when named) one cloud stays away until at least 10,000 commits are decided without it
 
-Each drill has a topic and prefixes of its own, 1,000 records a second, a commit every 100 ms (long: every 1 KiB), and ends with `isobar prove`,
+Each drill has services of its own, because the emulators take longer to list the more they hold, 1,000 records a second, a commit every 100 ms (long: every 1 KiB), and ends with `isobar prove`,
 which reads every file in every cloud. Clouds as in kill_cells.py. Printed: median and maximum over all runs of a kind.
 
 Exit code 0 only if every drill passed, every cloud that was away missed the commits it had to, and the limits held: no
@@ -85,11 +83,26 @@ def traffic(arguments, topic):
             raise SystemExit("the producer failed")
 
 
-def drill(arguments, stores, folder, name, commit, failure):
+@contextlib.contextmanager
+def services(arguments, folder):
+    """Kafka and the stores, started anew; how to reach the stores."""
+    program = kill_cells.ROOT / "tests/services/services"
+    subprocess.run([program, "start", "kafka", "s3", "azure", "--dir", folder], check=True, stdout=subprocess.DEVNULL)
+    gcs = None
+    try:
+        os.environ.update(line.split("=", 1) for line in (folder / "services.env").read_text().splitlines() if "=" in line)
+        gcs, address = kill_cells.start_gcs(arguments)
+        yield kill_cells.Stores(address)
+    finally:
+        if gcs:
+            gcs.kill()
+            gcs.wait()
+        subprocess.run([program, "stop", "--dir", folder], check=True, stdout=subprocess.DEVNULL)
+
+
+def drill(arguments, stores, home, name, commit, failure):
     """One `isobar drill`; its report."""
-    topic = f"drill-{name}-{int(time.time())}"
-    home = folder / name
-    home.mkdir()
+    topic = f"drill-{name}"
     (home / "gcs.json").write_text(stores.key)
     (home / "topology.yaml").write_text(topology(topic, stores, commit))
     with traffic(arguments, topic):
@@ -109,7 +122,8 @@ def drills(arguments):
     steady = "{ interval: 100ms, size: 1MiB }"
     each = -(-arguments.runs // len(kill_cells.CLOUDS))
     for cloud in kill_cells.CLOUDS:
-        yield "away", f"away-{cloud}", steady, ["cloud-away", cloud, "--hold", "45s", "--runs", str(each)]
+        for number in range(1, each + 1):
+            yield "away", f"away-{cloud}-{number}", steady, ["cloud-away", cloud, "--hold", "30s", "--runs", "1"]
     yield "standby", "standby", steady, ["leader-kill", "--standby", "--runs", str(arguments.runs)]
     yield "restart", "restart", steady, ["leader-kill", "--runs", str(arguments.runs)]
     if arguments.only == "long":
@@ -141,22 +155,20 @@ def main():
     parser.add_argument("--keep", type=pathlib.Path, help="keep specs, logs and reports in this new folder")
     arguments = parser.parse_args()
     arguments.bin = arguments.bin.resolve()
-    gcs, address = kill_cells.start_gcs(arguments)
     reports, wrong = {}, []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or pathlib.Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            for kind, name, commit, failure in drills(arguments):
-                if not name.startswith(arguments.only):
-                    continue
-                report = drill(arguments, kill_cells.Stores(address), folder.resolve(), name, commit, failure)
-                reports.setdefault(kind, []).append(report)
-                wrong += filter(None, [judge(kind, name, report)])
-                print(f"{name}: {report['prove']['rows']} rows proved", flush=True)
-        finally:
-            gcs.kill()
-            gcs.wait()
+        folder = (arguments.keep or pathlib.Path(temporary)).resolve()
+        for kind, name, commit, failure in drills(arguments):
+            if not name.startswith(arguments.only):
+                continue
+            home = folder / name
+            home.mkdir(parents=True)
+            with services(arguments, home / "services") as stores:
+                report = drill(arguments, stores, home, name, commit, failure)
+            reports.setdefault(kind, []).append(report)
+            wrong += filter(None, [judge(kind, name, report)])
+            pauses = ", ".join(f"{run['pause_seconds']:.2f}" for run in report["runs"] if run["pause_seconds"] is not None)
+            print(f"{name}: {report['prove']['rows']} rows proved, pauses of {pauses} s", flush=True)
     figures = [figure for kind, of_kind in reports.items() for figure in figures_of(kind, of_kind)]
     print(f"\n{'drill':8} {'figure':9} {'runs':>4}  {'median s':>8}  {'maximum s':>9}")
     for figure in figures:

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_tests::delta::read_object;
 use isobar_tests::lab::{CLOUDS, Lab};
-use isobar_tests::script::{Gate, Kind, Request, Verdict};
+use isobar_tests::script::{Gate, Kind, Request, Script, Verdict};
 use isobar_tests::wait::{in_time, until, until_some};
 use isobar_topologies::commit::{Environment, Group, Leader, System, Task};
 use isobar_topologies::{Error, chain_of};
@@ -265,5 +265,49 @@ async fn a_leader_that_was_superseded_does_not_renew_its_epoch() {
     until("it is superseded", async || watch.is_superseded()).await;
     let refused = old.renew(&Group::new(TOPOLOGY, lab.opened())).await;
     assert!(matches!(refused, Err(Error::Superseded { .. })), "{refused:?}");
+    must_commit(&mut new, reading(20, 30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_waits_for_a_majority_as_a_commit_does() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    let refused = Arc::new(AtomicU64::new(0));
+    let counted = refused.clone();
+    lab.script.set(move |request| {
+        if request.cloud == "azure" {
+            return Verdict::Pass;
+        }
+        counted.fetch_add(u64::from(request.path.contains("/probe/")), Ordering::Relaxed);
+        Verdict::Refuse
+    });
+    let group = Group::new(TOPOLOGY, lab.opened());
+    let renewal = tokio::spawn(async move { leader.renew(&group).await });
+    // Each attempt probes both once at least.
+    until("it was refused several times", async || refused.load(Ordering::Relaxed) >= 6).await;
+    assert!(!renewal.is_finished());
+    lab.script.clear();
+    let mut leader = in_time("a renewal", renewal).await.unwrap().unwrap();
+    must_commit(&mut leader, reading(10, 20)).await;
+    wait_published(&lab, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_waits_ends_when_another_process_has_taken_over() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    // The renewal sees the others only with its own eyes.
+    let blind = Script::default();
+    blind.set(|request| match request.kind {
+        Kind::Write => Verdict::Refuse,
+        _ => Verdict::Pass,
+    });
+    let clouds = lab.opened().into_iter().map(|cloud| blind.around(cloud)).collect();
+    let group = Group::new(TOPOLOGY, clouds);
+    let renewal = tokio::spawn(async move { leader.renew(&group).await });
+    let mut new = lead(&lab.opened()).await.unwrap();
+    must_commit(&mut new, reading(10, 20)).await;
+    let outcome = in_time("the end of the renewal", renewal).await.unwrap();
+    assert!(matches!(outcome, Err(Error::Superseded { .. })), "{outcome:?}");
     must_commit(&mut new, reading(20, 30)).await;
 }

@@ -10,10 +10,12 @@ mod checkpoint;
 
 pub(crate) use checkpoint::{hint_of, hinted_version};
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
 use isobar_connectors::delta::{self, FileDigest};
@@ -39,6 +41,8 @@ const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a cloud is looked at while there is nothing to store: who was superseded must not go on saying that it
 /// leads, and a cloud that left is missed before the next commit. One GET per cloud.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Versions whose files a cloud that is filled gets at the same time. They are published in order all the same.
+const VERSIONS_AHEAD: usize = 4;
 
 fn unreachable(error: isobar_connectors::Error) -> Error {
     Error::connector("serve a cloud", error)
@@ -305,11 +309,12 @@ impl Lane {
         let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
         let present = present.min(head.version + 1);
         let missing = self.settle_missing(dataset, head, present).await?;
+        let versions = stream::iter((present..).zip(missing.clone()));
+        let brought = versions.map(|(version, sha256)| self.bring_version(dataset, version, sha256));
+        let mut brought = pin!(brought.buffered(VERSIONS_AHEAD).enumerate());
         let mut released = None;
-        for (index, (version, sha256)) in (present..).zip(&missing).enumerate() {
-            let body = self.read_version_elsewhere(dataset, version, sha256).await?;
-            self.reach(&failpoint::FILL_BEFORE_VERSION)?;
-            let nowhere = self.bring_files(&body, &Slot::without_uploads()).await?;
+        while let Some((index, version)) = brought.next().await {
+            let (body, nowhere) = version?;
             if !nowhere.is_empty() && released.is_none() {
                 released = Some(self.released_after(&body, &missing[index + 1..]).await?);
             }
@@ -319,6 +324,19 @@ impl Lane {
         }
         info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "cloud filled");
         Ok(())
+    }
+
+    /// The decided bytes of a version, after its files were brought here, and those of its files that are in no cloud.
+    async fn bring_version(
+        &self,
+        dataset: &str,
+        version: u64,
+        sha256: String,
+    ) -> Step<(TableBody, Vec<String>)> {
+        let body = self.read_version_elsewhere(dataset, version, &sha256).await?;
+        self.reach(&failpoint::FILL_BEFORE_VERSION)?;
+        let nowhere = self.bring_files(&body, &Slot::without_uploads()).await?;
+        Ok((body, nowhere))
     }
 
     /// The SHA-256 of versions `present..=head.version`, in order. Only the head's is known to begin with: each version

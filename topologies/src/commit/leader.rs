@@ -33,8 +33,8 @@ const SLOTS_KEPT: usize = 32;
 /// How long fewer than a majority of clouds may answer before a leader that has no header yet gives up. It promised
 /// nothing so far, and whoever takes over later may find other clouds.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a leader that takes over from itself waits for a majority to publish what is decided. What is not published
-/// then goes into the new header.
+/// How long a leader that takes over from itself waits for a majority to publish what is decided: what is not published
+/// then goes into the new header. And how long it pauses where too few clouds answer.
 const RENEWAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A record of the epoch together with what is known about its files.
@@ -713,8 +713,10 @@ impl Leader {
     /// behind, waits for none that it can do without, and reads nothing back that this process stored itself. The lanes of
     /// the other clouds go on in the new epoch.
     ///
+    /// As long as fewer than a majority answer, it asks again: nothing that was decided is in doubt.
+    ///
     /// # Errors
-    /// [`Error::Superseded`] if another process leads already; as [`start`](Self::start) otherwise.
+    /// [`Error::Superseded`] if another process has taken over; as [`start`](Self::start) otherwise, but for too few clouds.
     pub async fn renew(self, group: &Group) -> Result<Self, Error> {
         if self.watch().is_superseded() {
             return Err(Error::Superseded { epoch: self.epoch() });
@@ -731,14 +733,17 @@ impl Leader {
         self.end_lanes().await;
         let group = Group { own_log: Some(own_log), ..group.clone() };
         let hurried = Group { patience: Patience::RENEWAL, ..group.clone() };
-        match Self::start_among(&hurried, &needed, uploads.clone()).await {
-            // One more has left just now; another may be back.
-            Err(error @ Error::NoMajority { .. }) => {
-                warn!(error = %crate::chain_of(&error), "epoch not renewed, asking every cloud");
-                Self::start(&group, uploads).await
+        let mut renewed = Self::start_among(&hurried, &needed, uploads.clone()).await;
+        // One more has left just now; another may be back. A commit would wait for them as well.
+        while let Err(error @ Error::NoMajority { .. }) = renewed {
+            warn!(error = %crate::chain_of(&error), "epoch not renewed, asking every cloud");
+            if group.is_claimed_by_another(epoch).await {
+                return Err(Error::Superseded { epoch });
             }
-            renewed => renewed,
+            group.environment.sleep(RENEWAL_PATIENCE).await;
+            renewed = Self::start(&group, uploads.clone()).await;
         }
+        renewed
     }
 }
 

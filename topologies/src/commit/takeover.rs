@@ -102,6 +102,12 @@ impl Group {
         future::join_all(looks).await.into_iter().flatten().max_by_key(|claim| claim.epoch)
     }
 
+    /// Whether a cloud that answers knows of another process that claimed an epoch after `epoch`.
+    pub(super) async fn is_claimed_by_another(&self, epoch: Epoch) -> bool {
+        let newest = self.newest_claim().await;
+        newest.is_some_and(|claim| claim.epoch > epoch && claim.incarnation != self.incarnation)
+    }
+
     pub(crate) fn keys(&self) -> Keys {
         Keys::new(&self.topology)
     }
