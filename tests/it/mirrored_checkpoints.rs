@@ -140,7 +140,12 @@ async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
     // Nothing is left to be built when it ends.
     until("every table has all its checkpoints", async || has_all_checkpoints(lab).await).await;
     lab.wait_until_equal(FEATURES).await;
-    assert!(running.metrics.render().contains("isobar_checkpoints_total{table=\"features\"}"));
+    until("they are counted", async || {
+        let metrics = running.metrics.render();
+        let mut counted = metrics.lines().filter(|line| line.starts_with("isobar_checkpoints_total{"));
+        counted.any(|line| line.contains("table=\"features\"") && !line.ends_with(" 0"))
+    })
+    .await;
     running.stop().await.unwrap();
     mirrored(lab, FEATURES, 6).await
 }

@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn an_epoch_is_full_by_records_or_by_bytes() {
-        assert!(!is_epoch_full(999, EPOCH_BYTES_MAX - 1));
-        assert!(is_epoch_full(1000, 0));
+        assert!(!is_epoch_full(199, EPOCH_BYTES_MAX - 1));
+        assert!(is_epoch_full(200, 0));
         assert!(is_epoch_full(2, EPOCH_BYTES_MAX));
     }
 
