@@ -63,7 +63,8 @@ struct Record {
 
 #[derive(Debug, Default)]
 struct RecordState {
-    /// Clouds that have stored it, one that was wiped since included: it is missing in every majority to come.
+    /// Clouds that have stored it. One that was wiped since counts, because it is missing in every majority to come;
+    /// what it stores after that does not.
     holders: BTreeSet<usize>,
     is_decided: bool,
 }
@@ -266,7 +267,9 @@ impl Books {
             }
         }
         let mut state = record.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.holders.insert(cloud);
+        if !self.clouds[cloud].wiped {
+            state.holders.insert(cloud);
+        }
         if state.holders.len() > self.clouds.len() / 2 && !state.is_decided {
             state.is_decided = true;
             world.note(format_args!("decided: record {} of epoch {}", place.1, place.0));
