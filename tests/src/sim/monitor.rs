@@ -54,6 +54,13 @@ struct CloudBook {
     wiped: bool,
 }
 
+impl CloudBook {
+    /// Whether it has the identity that makes it count.
+    fn is_member(&self) -> bool {
+        self.keys.contains_key(&format!("control/{TOPOLOGY}/identity"))
+    }
+}
+
 #[derive(Debug)]
 struct Record {
     sha256: String,
@@ -64,7 +71,7 @@ struct Record {
 #[derive(Debug, Default)]
 struct RecordState {
     /// Clouds that have stored it. One that was wiped since counts, because it is missing in every majority to come;
-    /// what it stores after that does not.
+    /// what it stores after that does not, unless it was registered anew: then nothing had begun.
     holders: BTreeSet<usize>,
     is_decided: bool,
 }
@@ -267,7 +274,7 @@ impl Books {
             }
         }
         let mut state = record.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.clouds[cloud].wiped {
+        if self.clouds[cloud].is_member() {
             state.holders.insert(cloud);
         }
         if state.holders.len() > self.clouds.len() / 2 && !state.is_decided {
