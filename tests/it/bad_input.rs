@@ -133,7 +133,7 @@ async fn a_payload_over_the_limit_is_quarantined_whole() {
         )
         .map_err(|(error, _)| error)
         .unwrap();
-    producer.flush(Duration::from_secs(30)).unwrap();
+    producer.flush(Duration::from_secs(120)).unwrap();
     lab.produce_to(TOPIC, (0..100).map(|id| (0, Record::of(Event::plain(id)))));
     lab.run_until_caught_up(&lab.features()).await.unwrap();
     let (features, quarantine) = lab.tables(&lab.clouds[0], events::FEATURES).await;

@@ -38,7 +38,7 @@ use url::Url;
 /// How often the process is killed.
 const KILLS: usize = 50;
 /// How long one request to Kafka may take.
-const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
+const KAFKA_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A dataset that keeps a row of every record, in itself or in its quarantine, so that positions have no holes.
 const DATASET: &str = "  features:
@@ -205,6 +205,42 @@ fn produce(producer: &KafkaProducer, topic: &str, records: Vec<Record>, ledger: 
     }
 }
 
+/// A producer that goes on whatever happens to the pipeline, until it is stopped or dropped: a test that fails must end.
+struct Producing {
+    ended: Arc<AtomicBool>,
+    ledger: Option<tokio::task::JoinHandle<Ledger>>,
+}
+
+impl Producing {
+    /// Produces what `next` says, and pauses as long as it says.
+    fn start(live: &Live, mut next: impl FnMut() -> (Vec<Record>, Duration) + Send + 'static) -> Self {
+        let (producer, topic, ended) = (live.producer(), live.name.clone(), Arc::new(AtomicBool::new(false)));
+        let is_over = ended.clone();
+        let ledger = tokio::task::spawn_blocking(move || {
+            let mut ledger = Ledger::default();
+            while !is_over.load(Ordering::Relaxed) {
+                let (records, pause) = next();
+                produce(&producer, &topic, records, &mut ledger);
+                std::thread::sleep(pause);
+            }
+            ledger
+        });
+        Self { ended, ledger: Some(ledger) }
+    }
+
+    /// What it produced.
+    async fn stop(mut self) -> Ledger {
+        self.ended.store(true, Ordering::Relaxed);
+        self.ledger.take().expect("it is stopped once").await.unwrap()
+    }
+}
+
+impl Drop for Producing {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_main_job_from_kafka_to_three_real_stores() {
     let Some(mut live) = Live::begin("main-job").await else { return };
@@ -225,21 +261,10 @@ async fn fifty_kills_at_random_moments_lose_and_double_nothing() {
     let seed = Seed::of("live_kills");
     let mut prng = seed.prng();
     let spec = live.spec("200ms");
-    // A producer that goes on whatever happens to the pipeline.
-    let stop = Arc::new(AtomicBool::new(false));
-    let producing = {
-        let (producer, topic, stop) = (live.producer(), live.name.clone(), stop.clone());
-        let (mut records, mut prng) = (Generator::mixed(prng.fork()), prng.fork());
-        tokio::task::spawn_blocking(move || {
-            let mut ledger = Ledger::default();
-            while !stop.load(Ordering::Relaxed) {
-                let count = prng.index(400);
-                produce(&producer, &topic, records.records(count), &mut ledger);
-                std::thread::sleep(Duration::from_millis(prng.below(300)));
-            }
-            ledger
-        })
-    };
+    let (mut records, mut chance) = (Generator::mixed(prng.fork()), prng.fork());
+    let producing = Producing::start(&live, move || {
+        (records.records(chance.index(400)), Duration::from_millis(chance.below(300)))
+    });
     for kill in 0..KILLS {
         let process = live.start(&spec, "killed.log", &[]);
         // A third each dies while it starts, soon after, or in the middle of its work.
@@ -250,8 +275,7 @@ async fn fifty_kills_at_random_moments_lose_and_double_nothing() {
         assert!(!process.has_ended(), "kill {kill}: it ended by itself\n{}", process.errors());
         process.kill().await;
     }
-    stop.store(true, Ordering::Relaxed);
-    live.ledger = producing.await.unwrap();
+    live.ledger = producing.stop().await;
     let produced = live.ledger.len(&live.name);
     live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
     live.assert_complete(&spec).await;
@@ -288,19 +312,8 @@ async fn any_one_store_may_be_taken_away_and_becomes_equal_by_itself() {
     let seed = Seed::of("live_outage");
     let mut prng = seed.prng();
     let spec = live.spec("300ms");
-    let stop = Arc::new(AtomicBool::new(false));
-    let producing = {
-        let (producer, topic, stop) = (live.producer(), live.name.clone(), stop.clone());
-        let mut records = Generator::mixed(prng.fork());
-        tokio::task::spawn_blocking(move || {
-            let mut ledger = Ledger::default();
-            while !stop.load(Ordering::Relaxed) {
-                produce(&producer, &topic, records.records(100), &mut ledger);
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            ledger
-        })
-    };
+    let mut records = Generator::mixed(prng.fork());
+    let producing = Producing::start(&live, move || (records.records(100), Duration::from_millis(50)));
     let process = live.start(&spec, "outage.log", &["--metrics-addr", "127.0.0.1:0"]);
     let line: serde_json::Value = serde_json::from_str(&process.says("serving metrics").await).unwrap();
     let address = line["address"].as_str().unwrap().to_owned();
@@ -323,8 +336,7 @@ async fn any_one_store_may_be_taken_away_and_becomes_equal_by_itself() {
         }
     }
     eprintln!("longest time without a commit: undisturbed {undisturbed:?}, {pauses:#?}");
-    stop.store(true, Ordering::Relaxed);
-    live.ledger = producing.await.unwrap();
+    live.ledger = producing.stop().await;
     process.signal("TERM").await;
     process.ended().await.assert(0, &[]);
     live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
@@ -338,6 +350,7 @@ async fn aborted_transactions_and_control_records_leave_holes_that_are_no_gaps()
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", &live.services.brokers)
         .set("transactional.id", &live.name)
+        .set("transaction.timeout.ms", KAFKA_PATIENCE.as_millis().to_string())
         .create()
         .unwrap();
     producer.init_transactions(KAFKA_PATIENCE).unwrap();

@@ -51,7 +51,7 @@ pub const TOPOLOGY: &str = "lab";
 pub const CLOUDS: [&str; 3] = ["aws", "azure", "gcp"];
 
 /// How long the producer may take.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(30);
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cloud of a lab.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::wait::until_some;
 
 /// How long a command may take. Only a hang takes longer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The binary: `ISOBAR_BIN`, or the one that was built beside the tests.
 ///

@@ -52,6 +52,8 @@ pub struct RunOptions {
     pub until_caught_up: bool,
     /// Opened clouds to use in place of the specification's, in its order (fault injection).
     pub clouds: Option<Vec<Cloud>>,
+    /// How long a start waits while too few clouds answer.
+    pub clouds_patience: Duration,
     /// Where progress is counted.
     pub progress: Arc<Progress>,
     /// Where metrics are kept.
@@ -74,6 +76,7 @@ impl RunOptions {
         Self {
             until_caught_up: false,
             clouds: None,
+            clouds_patience: Duration::ZERO,
             progress: Arc::default(),
             metrics: Metrics::new(topology),
             ready: Readiness::default(),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use isobar_connectors::clouds::{self, Cloud, read_register};
@@ -32,7 +32,9 @@ use crate::stage::{DatasetPlan, PartitionIdentity};
 use crate::workers::{Committer, Own, Roster};
 
 /// How long a question to Kafka may take at the start.
-pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait before clouds that did not answer are asked again.
+const CLOUDS_PAUSE: Duration = Duration::from_secs(2);
 /// How often all clouds are asked for the schema of a table that exists, and how long to wait in between.
 const SCHEMA_ATTEMPTS_MAX: u32 = 10;
 const SCHEMA_PAUSE: Duration = Duration::from_secs(1);
@@ -73,7 +75,7 @@ impl<'a> Pipeline<'a> {
         let cluster = describe_topics(topology, &questions).await?;
         let uploads = start_uploads(&clouds, &budget);
         let group = Group { address: options.address.clone(), ..Group::new(&topology.name, clouds) };
-        let mut leader = Leader::start(&group, uploads.clone()).await?;
+        let mut leader = lead(&group, &uploads, options.clouds_patience).await?;
         let identities = identities(topology, &cluster)?;
         refuse_recreated_topics(topology, leader.chain(), &plans, &identities)?;
         refuse_changed_schemas(&group, leader.chain(), &plans).await?;
@@ -126,6 +128,21 @@ impl<'a> Pipeline<'a> {
             stopping: false,
             options,
         })
+    }
+}
+
+/// Becomes the leader. While too few clouds answer it asks again, for `patience` at most.
+async fn lead(group: &Group, uploads: &Arc<FanOut>, patience: Duration) -> Result<Leader, Error> {
+    let begun = Instant::now();
+    loop {
+        match Leader::start(group, uploads.clone()).await {
+            Err(error @ Error::NoMajority { .. }) if begun.elapsed() < patience => {
+                let left_s = (patience - begun.elapsed().min(patience)).as_secs();
+                warn!(%error, left_s, "too few clouds answer, asking again");
+                tokio::time::sleep(CLOUDS_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 

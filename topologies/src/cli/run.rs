@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +40,12 @@ async fn run_until_stopped(
 ) -> anyhow::Result<Exit> {
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
-    let mut options = RunOptions { until_caught_up: args.until_caught_up, ..RunOptions::new(&topology.name) };
+    let mut options = RunOptions {
+        until_caught_up: args.until_caught_up,
+        // A standby stands by meanwhile.
+        clouds_patience: if args.standby { Duration::ZERO } else { args.wait_for_clouds.0 },
+        ..RunOptions::new(&topology.name)
+    };
     let token = workers::token::resolve(topology)?;
     if let Some(token) = token.as_ref().filter(|_| !args.worker) {
         options.desk = Some(Desk::new(token, options.metrics.clone())?);

@@ -6,7 +6,7 @@ use super::*;
 use crate::kafka::{Compression, EmbeddedBroker, KafkaProducer, ProducedRecord};
 
 const TOPIC: &str = "t";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn config(broker: &EmbeddedBroker) -> KafkaConfig {
     KafkaConfig::new([broker.bootstrap_servers()], "test")
