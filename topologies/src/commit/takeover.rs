@@ -54,6 +54,8 @@ pub struct Group {
     pub environment: Arc<dyn Environment>,
     /// How long clouds are waited for that are not needed.
     pub patience: Patience,
+    /// Bytes per second of files copied to a cloud that is behind, at most; `None`: no bound.
+    pub fill_bytes_per_second: Option<u64>,
     /// The epoch that this process led last, if it takes over from itself.
     pub(crate) own_log: Option<Arc<OwnLog>>,
 }
@@ -91,7 +93,16 @@ impl Group {
     ) -> Self {
         let incarnation = random_id(&*environment);
         let (topology, patience) = (topology.into(), Patience::START);
-        Self { topology, clouds, incarnation, address: None, environment, patience, own_log: None }
+        Self {
+            topology,
+            clouds,
+            incarnation,
+            address: None,
+            environment,
+            patience,
+            fill_bytes_per_second: None,
+            own_log: None,
+        }
     }
 
     /// The claim of the highest epoch that any cloud which answers has seen: of whoever leads, or did last. Good for

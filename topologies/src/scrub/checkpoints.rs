@@ -12,7 +12,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
 
 use super::decided::Decided;
-use super::files::{Look, Throttle, look, restore};
+use super::files::{Look, look, restore};
 use super::report::Kind;
 use crate::chain_of;
 use crate::commit::format::{
@@ -20,6 +20,7 @@ use crate::commit::format::{
 };
 use crate::commit::{hint_of, hinted_version};
 use crate::prove::log::DataFile;
+use crate::throttle::Throttle;
 
 /// How often what may be on its way is looked at again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
