@@ -102,6 +102,8 @@ failpoints! {
     CHECKPOINT_AFTER_DECIDE: "checkpoint.after-decide" Process "a checkpoint is decided; nothing is counted",
     CHECKPOINT_BEFORE_HINT: "checkpoint.before-hint" Cloud "a decided checkpoint is in the cloud; _last_checkpoint does not name it",
     CHECKPOINT_AFTER_HINT: "checkpoint.after-hint" Cloud "_last_checkpoint names the checkpoint, and nobody knows",
+    CHECKPOINT_BEFORE_CLEAN_UP: "checkpoint.before-clean-up" Cloud "a superseded checkpoint is still in the cloud",
+    CHECKPOINT_AFTER_CLEAN_UP: "checkpoint.after-clean-up" Cloud "a superseded checkpoint is no longer in the cloud",
     FILL_BEFORE_FILE: "fill.before-file" Cloud "the cloud misses a file and it is about to be copied there",
     FILL_AFTER_FILE: "fill.after-file" Cloud "a file the cloud missed is there; what names it is not",
     FILL_BEFORE_VERSION: "fill.before-version" Cloud "a version that the cloud missed is read elsewhere and not stored",

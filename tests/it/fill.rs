@@ -1,10 +1,16 @@
 //! A cloud that was away is filled from the others: with decided bytes, or not at all.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use isobar_connectors::clouds::Fault;
-use isobar_tests::delta::{latest_version, read_object};
+use isobar_connectors::delta::FileDigest;
+use isobar_connectors::upload::{FanOut, UploadHandle, UploadLimits, UploadStatus};
+use isobar_tests::delta::{latest_version, read_object, sha256};
 use isobar_tests::lab::{Lab, LabCloud};
-use isobar_tests::wait::until;
+use isobar_tests::wait::{in_time, until};
+use isobar_topologies::commit::chain::NewFile;
+use isobar_topologies::commit::{Group, Leader, Staged};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde_json::Value as Json;
@@ -101,4 +107,69 @@ async fn records_that_the_leader_no_longer_keeps_come_only_as_it_proposed_them()
     // The header, the table, its first rows, and sixty commits.
     assert_eq!(filled.keys().filter(of_epoch).count(), 63);
     assert!(filled.iter().all(|(path, record)| decided.get(path) == Some(record)));
+}
+
+fn file_path(start: i64) -> Path {
+    Path::from(format!("datasets/{TABLE}/{start}.parquet"))
+}
+
+/// Reads the records `[start, start + 10)` into a file of 900 bytes that is in every cloud but the one that is away.
+async fn with_file(lab: &Lab, start: i64) -> Staged {
+    let (path, bytes) = (file_path(start), Bytes::from(vec![b'x'; 900]));
+    let mut staged = reading(start, start + 10);
+    let table = &mut staged.proposal.tables[0];
+    (table.rows.output, table.rows.filtered) = (table.rows.filtered, 0);
+    let name = path.filename().unwrap().to_owned();
+    table.files.push(NewFile {
+        digest: FileDigest { path: name, size: bytes.len() as u64, sha256: sha256(&bytes), rows: 10 },
+        partition_values: BTreeMap::new(),
+        stats: "{\"numRecords\":10}".to_owned(),
+    });
+    let mut handles = Vec::new();
+    for (index, cloud) in lab.clouds.iter().enumerate() {
+        let handle = UploadHandle::new(cloud.name.as_str().into());
+        if index == AWAY {
+            handle.give_up("it is away");
+        } else {
+            cloud.store().put(&path, bytes.clone().into()).await.unwrap();
+            handle.settle(UploadStatus::Done);
+        }
+        handles.push(handle);
+    }
+    staged.uploads = vec![(path.to_string(), handles)];
+    staged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_is_filled_as_slowly_as_is_set_and_at_once_when_it_is_needed() {
+    let (lab, leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    drop(leader);
+    let clouds = lab.opened();
+    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let mut group = Group::new(TOPOLOGY, clouds);
+    group.fill_bytes_per_second = Some(1);
+    let leader = Leader::start(&group, FanOut::new(stores, UploadLimits::default()));
+    let mut leader = in_time("a take-over", leader).await.unwrap();
+    must_commit(&mut leader, reading(10, 20)).await;
+    wait_published(&lab, 2).await;
+    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+    for start in [20, 30, 40] {
+        let staged = with_file(&lab, start).await;
+        must_commit(&mut leader, staged).await;
+    }
+    lab.clouds[AWAY].switch.set(Fault::Off);
+    let away = lab.clouds[AWAY].store();
+    until("the first file is there", async || latest_version(&*away, TABLE).await == Some(3)).await;
+    // The second one waits a quarter of an hour for the first, and nobody waits for it.
+    must_commit(&mut leader, reading(50, 60)).await;
+    assert!(away.head(&file_path(30)).await.is_err());
+
+    lab.clouds[0].switch.set(Fault::RefuseAll);
+    must_commit(&mut leader, reading(60, 70)).await;
+    for start in [20, 30, 40] {
+        assert_eq!(away.head(&file_path(start)).await.unwrap().size, 900);
+    }
+    lab.clouds[0].switch.set(Fault::Off);
+    wait_published(&lab, 7).await;
 }

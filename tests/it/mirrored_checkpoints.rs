@@ -1,10 +1,12 @@
 //! Checkpoints of a leader: the same bytes in every cloud, after the versions they hold, whatever is away, dies or was
 //! superseded meanwhile; and a reader that has nothing else reads the same table. One test needs Python.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use isobar_connectors::checkpoint::write_checkpoint;
 use isobar_connectors::clouds::Fault;
 use isobar_connectors::failpoint::{self, Failpoint, Scope};
@@ -17,7 +19,9 @@ use isobar_tests::program::{Background, isobar, run_isobar};
 use isobar_tests::services::oracle;
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
-use isobar_topologies::commit::format::{CheckpointRef, checkpoint_path, last_checkpoint_path};
+use isobar_topologies::commit::format::{
+    CheckpointRef, checkpoint_path, checkpoint_version, last_checkpoint_path, published_path,
+};
 use isobar_topologies::commit::{CheckpointProposal, CommitOutcome, Leader};
 use isobar_topologies::scrub::{Kind, Outcome, ScrubOptions, scrub_topology};
 use object_store::path::Path;
@@ -48,6 +52,28 @@ async fn last_checkpoint(cloud: &LabCloud, table: &str) -> Option<u64> {
     let hint = object(cloud, &last_checkpoint_path(table)).await?;
     let hint: Json = serde_json::from_slice(&hint).expect("isobar writes JSON");
     hint["version"].as_u64()
+}
+
+/// The versions of the dataset of which a cloud has checkpoints.
+async fn checkpoints_in(cloud: &LabCloud) -> BTreeSet<u64> {
+    let log = Path::from(format!("datasets/{FEATURES}/_delta_log"));
+    let store = cloud.store();
+    let listed: Vec<_> = store.list(Some(&log)).try_collect().await.expect("a log can be listed");
+    listed.iter().filter_map(|object| checkpoint_version(&object.location)).collect()
+}
+
+/// Waits until no cloud has more than the newest checkpoint of the dataset and the one before it.
+async fn cleaned_up(lab: &Lab) {
+    until("every cloud has two checkpoints at most", async || {
+        for cloud in &lab.clouds {
+            let held = checkpoints_in(cloud).await;
+            if held.len() > 2 || held.last().copied() != last_checkpoint(cloud, FEATURES).await {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
 }
 
 /// Waits until the newest checkpoint of `table`, at least of `version`, is the same in every cloud; its version.
@@ -127,6 +153,13 @@ async fn has_all_checkpoints(lab: &Lab) -> bool {
     true
 }
 
+/// Whether a metric has counted something about the dataset.
+fn is_counted(running: &Running, metric: &str) -> bool {
+    let metrics = running.metrics.render();
+    let mut counts = metrics.lines().filter(|line| line.starts_with(&format!("{metric}{{")));
+    counts.any(|line| line.contains("table=\"features\"") && !line.ends_with(" 0"))
+}
+
 /// A run whose dataset has a checkpoint of at least version 6 in every cloud, ended; the version.
 async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
     let mut records = Generator::mixed(Seed::of(seed).prng());
@@ -140,12 +173,7 @@ async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
     // Nothing is left to be built when it ends.
     until("every table has all its checkpoints", async || has_all_checkpoints(lab).await).await;
     lab.wait_until_equal(FEATURES).await;
-    until("they are counted", async || {
-        let metrics = running.metrics.render();
-        let mut counted = metrics.lines().filter(|line| line.starts_with("isobar_checkpoints_total{"));
-        counted.any(|line| line.contains("table=\"features\"") && !line.ends_with(" 0"))
-    })
-    .await;
+    until("they are counted", async || is_counted(&running, "isobar_checkpoints_total")).await;
     running.stop().await.unwrap();
     mirrored(lab, FEATURES, 6).await
 }
@@ -159,6 +187,11 @@ async fn every_cloud_gets_the_same_checkpoints_and_readers_read_the_same_table_f
     let report = scrub_topology(&spec(&lab).resolved(), &ScrubOptions::default()).await.unwrap();
     assert!(report.well, "{report:?}");
 
+    assert_read_alike(&lab, version).await;
+}
+
+/// An independent reader reads the same table whether or not it has the entries up to the checkpoint of `version`.
+async fn assert_read_alike(lab: &Lab, version: u64) {
     let counts = async |table: &FilePath| -> Json {
         let answer = oracle(&["counts", table.to_str().unwrap()]).await;
         answer.assert(0, &[]);
@@ -175,6 +208,61 @@ async fn every_cloud_gets_the_same_checkpoints_and_readers_read_the_same_table_f
         assert_eq!(counts(&copy).await, counts(&table).await, "{}", cloud.name);
         oracle(&["compare", table.to_str().unwrap(), copy.to_str().unwrap()]).await.assert(0, &[]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn superseded_checkpoints_are_deleted_in_every_cloud_and_none_while_a_cloud_is_away() {
+    let lab = Lab::in_directories();
+    let mut records = Generator::mixed(Seed::of("superseded_checkpoints").prng());
+    let topology = spec(&lab).resolved();
+    let running = lab.start(&topology);
+    running.ready().await;
+    commit_one(&lab, &running, &mut records).await;
+    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+    // Whatever was ever there is still there when there are four.
+    let mut seen = BTreeSet::new();
+    until("there are four checkpoints without the cloud that is away", async || {
+        commit_one(&lab, &running, &mut records).await;
+        seen.extend(checkpoints_in(&lab.clouds[0]).await);
+        last_checkpoint(&lab.clouds[0], FEATURES).await >= seen.iter().nth(3).copied().or(Some(u64::MAX))
+    })
+    .await;
+    let held = checkpoints_in(&lab.clouds[0]).await;
+    assert!(held.is_superset(&seen), "{seen:?} were there, {held:?} are");
+    assert!(!is_counted(&running, "isobar_checkpoints_deleted_total"));
+    let oldest = *seen.first().unwrap();
+    let kept_aside = object(&lab.clouds[0], &checkpoint_path(FEATURES, oldest)).await.unwrap();
+
+    lab.clouds[AWAY].switch.set(Fault::Off);
+    cleaned_up(&lab).await;
+    until("they are counted", async || is_counted(&running, "isobar_checkpoints_deleted_total")).await;
+    until("every table has all its checkpoints", async || has_all_checkpoints(&lab).await).await;
+    cleaned_up(&lab).await;
+    running.stop().await.unwrap();
+    let newest = mirrored(&lab, FEATURES, oldest + 6).await;
+    let present = checkpoints_in(&lab.clouds[0]).await;
+    assert_eq!(present.len(), 2, "the newest and the one before it: {present:?}");
+    for cloud in &lab.clouds {
+        assert!(!checkpoints_in(cloud).await.contains(&oldest), "{}", cloud.name);
+        for version in 0..=newest {
+            assert!(object(cloud, &published_path(FEATURES, version)).await.is_some(), "{version}");
+        }
+    }
+    assert_right(&lab).await;
+
+    // Whoever deleted them died before it had been in every cloud.
+    let left_over = &lab.clouds[1];
+    left_over.store().put(&checkpoint_path(FEATURES, oldest), kept_aside.into()).await.unwrap();
+    assert_right(&lab).await;
+    let report = scrub_topology(&topology, &ScrubOptions::default()).await.unwrap();
+    assert!(report.well, "{report:?}");
+    let next = lab.start(&topology);
+    next.ready().await;
+    until("the next leader has finished it", async || !checkpoints_in(left_over).await.contains(&oldest))
+        .await;
+    next.stop().await.unwrap();
+    assert_eq!(checkpoints_in(&lab.clouds[0]).await, present);
+    assert_read_alike(&lab, newest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,6 +472,7 @@ async fn survives_a_kill(point: &'static Failpoint, cloud: &str) {
         last_checkpoint(&lab.clouds[0], FEATURES).await >= Some(6)
     })
     .await;
+    cleaned_up(&lab).await;
     next.signal("TERM").await;
     next.ended().await.assert(0, &[]);
     run_isobar(&["run", written, "--until-caught-up"]).await.assert(0, &[]);

@@ -3,7 +3,11 @@
 use futures::future::join_all;
 use isobar_connectors::clouds::{self, Cloud, Probe, PutOnce, conformance, probe, put_once};
 use isobar_tests::prng::Seed;
+use isobar_tests::script::Script;
 use isobar_tests::wire::{Event, Fault, Protocol, Rule, Server, Simulator, url};
+use isobar_topologies::commit::format::{Claim, FORMAT, Keys, encode};
+use isobar_topologies::commit::{Epoch, Group};
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
@@ -187,5 +191,69 @@ async fn racing_writers_of_one_register_agree_whatever_answers_are_lost() {
             assert_eq!(outcomes.iter().filter(|(won, _)| *won).count(), 1, "{protocol}: {outcomes:?}");
             assert!(outcomes.iter().all(|(_, value)| *value == held), "{protocol}: {outcomes:?}");
         }
+    }
+}
+
+/// Stores the claims of these epochs.
+async fn store_claims(store: &dyn ObjectStore, epochs: impl Iterator<Item = u64>) {
+    for epoch in epochs.map(Epoch) {
+        let claim = Claim {
+            format: FORMAT,
+            epoch,
+            incarnation: "i".to_owned(),
+            holder: "a test".to_owned(),
+            address: None,
+        };
+        store.put(&Keys::new("t").claim(epoch), encode(&claim).into()).await.unwrap();
+    }
+}
+
+async fn newest_claim(cloud: &Cloud) -> Option<u64> {
+    let claim = Group::new("t", vec![cloud.clone()]).newest_claim().await;
+    claim.map(|claim| claim.epoch.0)
+}
+
+/// The requests for claims so far, listings and reads.
+fn claim_reads(simulator: &Simulator, protocol: Protocol) -> (usize, usize) {
+    let events = simulator.events();
+    let reads = events.iter().filter(|it| it.protocol == protocol && it.method == "GET");
+    let (listings, reads): (Vec<&Event>, Vec<&Event>) =
+        reads.filter(|it| it.key.contains("/epoch/")).partition(|it| it.key.ends_with("/epoch/"));
+    (listings.len(), reads.len())
+}
+
+#[tokio::test]
+async fn the_newest_claim_is_found_in_one_page_or_among_many_pages_with_gaps() {
+    for protocol in Protocol::ALL {
+        let simulator = Simulator::new(1);
+        let cloud = simulator.cloud(protocol, PREFIX);
+        assert_eq!(newest_claim(&cloud).await, None, "{protocol}");
+        store_claims(&*cloud.control, 1..=60).await;
+        let before = claim_reads(&simulator, protocol);
+        assert_eq!(newest_claim(&cloud).await, Some(60), "{protocol}");
+        let after = claim_reads(&simulator, protocol);
+        assert_eq!((after.0 - before.0, after.1 - before.1), (1, 1), "{protocol}: listings and reads");
+
+        // The cloud was away for thousands of epochs, twice.
+        store_claims(&*cloud.control, (2_000..2_900).chain(40_000..40_800)).await;
+        assert_eq!(newest_claim(&cloud).await, Some(40_799), "{protocol}");
+        store_claims(&*cloud.control, std::iter::once(1_000_000)).await;
+        assert_eq!(newest_claim(&cloud).await, Some(1_000_000), "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn finding_the_newest_claim_takes_few_requests_however_many_there_are() {
+    let store = std::sync::Arc::new(InMemory::new());
+    let script = Script::default();
+    let cloud = script.around(Cloud::new("aws", store.clone(), store.clone()));
+    let mut stored = 0;
+    for (epochs, requests_max) in [(999, 2), (5_000, 6), (50_000, 12)] {
+        store_claims(&*store, stored + 1..=epochs).await;
+        stored = epochs;
+        let before = script.requests();
+        assert_eq!(newest_claim(&cloud).await, Some(epochs));
+        let requests = script.requests() - before;
+        assert!(requests <= requests_max, "{requests} requests for {epochs} claims");
     }
 }

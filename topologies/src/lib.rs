@@ -24,6 +24,7 @@ pub mod spec;
 pub mod stage;
 pub mod standby;
 pub mod start;
+mod throttle;
 pub mod workers;
 
 pub use error::Error;

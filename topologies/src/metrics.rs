@@ -51,6 +51,8 @@ pub struct Metrics {
     pub vacuumed_files: IntCounterVec,
     /// Checkpoints decided, by table.
     pub checkpoints: IntCounterVec,
+    /// Superseded checkpoints deleted, each once for all clouds, by table.
+    pub checkpoints_deleted: IntCounterVec,
     /// Maintenance that did not work and is tried again, by table.
     pub maintenance_failures: IntCounterVec,
     /// The epoch led.
@@ -144,6 +146,11 @@ impl Metrics {
                 &["table"],
             ),
             checkpoints: counters("checkpoints_total", "Checkpoints decided.", &["table"]),
+            checkpoints_deleted: counters(
+                "checkpoints_deleted_total",
+                "Superseded checkpoints deleted, each once for all clouds.",
+                &["table"],
+            ),
             maintenance_failures: counters(
                 "maintenance_failures_total",
                 "Maintenance that did not work and is tried again.",

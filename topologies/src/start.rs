@@ -74,7 +74,11 @@ impl<'a> Pipeline<'a> {
             .map_err(|error| Error::connector("configure the Kafka client", error))?;
         let cluster = describe_topics(topology, &questions).await?;
         let uploads = start_uploads(&clouds, &budget);
-        let group = Group { address: options.address.clone(), ..Group::new(&topology.name, clouds) };
+        let group = Group {
+            address: options.address.clone(),
+            fill_bytes_per_second: topology.fill_bytes_per_second,
+            ..Group::new(&topology.name, clouds)
+        };
         let mut leader = lead(&group, &uploads, options.clouds_patience).await?;
         let identities = identities(topology, &cluster)?;
         refuse_recreated_topics(topology, leader.chain(), &plans, &identities)?;

@@ -40,6 +40,10 @@ pub struct TableHead {
     /// The newest decided checkpoint. Left out where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointRef>,
+    /// Version of the decided checkpoint before the newest one: those older than it are superseded. Left out where there is
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_checkpoint: Option<u64>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -284,8 +288,14 @@ impl Chain {
             let mut positions = head.map(|head| head.positions.clone()).unwrap_or_default();
             members.extend(body.info.isobar.members);
             positions.extend(body.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
-            let checkpoint = head.and_then(|head| head.checkpoint.clone());
-            let head = TableHead { version, sha256: table.sha256.clone(), positions, maintained, checkpoint };
+            let head = TableHead {
+                version,
+                sha256: table.sha256.clone(),
+                positions,
+                maintained,
+                checkpoint: head.and_then(|head| head.checkpoint.clone()),
+                previous_checkpoint: head.and_then(|head| head.previous_checkpoint),
+            };
             self.tables.insert(table.dataset.clone(), head);
         }
         if members.is_empty() {

@@ -51,7 +51,8 @@ impl Chain {
         for (dataset, checkpoint) in checkpoints {
             check(self.tables.get(dataset), dataset, checkpoint)?;
             if let Some(head) = self.tables.get_mut(dataset) {
-                head.checkpoint = Some(checkpoint.clone());
+                let previous = head.checkpoint.replace(checkpoint.clone());
+                head.previous_checkpoint = previous.map(|previous| previous.version);
             }
         }
         Ok(())
@@ -89,6 +90,7 @@ mod tests {
             positions: BTreeMap::from([("t/c/i/0".to_owned(), 40)]),
             maintained: 5,
             checkpoint: None,
+            previous_checkpoint: None,
         };
         Chain {
             sequence: 9,
@@ -118,6 +120,18 @@ mod tests {
         let head = &chain.tables["d"];
         assert_eq!(head.checkpoint, Some(checkpoint(6)));
         assert_eq!(TableHead { checkpoint: None, ..head.clone() }, before.tables["d"]);
+    }
+
+    #[test]
+    fn the_checkpoint_before_the_newest_is_remembered_and_nothing_older() {
+        let mut chain = chain();
+        let mut kept = Vec::new();
+        for version in [2, 4, 7] {
+            chain.apply(&chain.decide_checkpoint(0, &proposal(checkpoint(version))).unwrap()).unwrap();
+            let head = &chain.tables["d"];
+            kept.push((head.previous_checkpoint, head.checkpoint.as_ref().map(|newest| newest.version)));
+        }
+        assert_eq!(kept, [(None, Some(2)), (Some(2), Some(4)), (Some(4), Some(7))]);
     }
 
     #[test]
@@ -153,6 +167,11 @@ mod tests {
         let with = TableHead { checkpoint: Some(checkpoint(6)), ..head.clone() };
         let bytes = serde_json::to_string(&with).unwrap();
         assert!(bytes.contains("\"checkpoint\":{\"version\":6,"), "{bytes}");
+        assert!(bytes.ends_with("\"adds\":10}}"), "{bytes}");
         assert_eq!(serde_json::from_str::<TableHead>(&bytes).unwrap(), with);
+        let after_another = TableHead { previous_checkpoint: Some(4), ..with };
+        let bytes = serde_json::to_string(&after_another).unwrap();
+        assert!(bytes.ends_with("\"adds\":10},\"previous_checkpoint\":4}"), "{bytes}");
+        assert_eq!(serde_json::from_str::<TableHead>(&bytes).unwrap(), after_another);
     }
 }

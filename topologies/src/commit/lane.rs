@@ -22,6 +22,7 @@ use isobar_connectors::delta::{self, FileDigest};
 use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, TableHead};
@@ -32,6 +33,7 @@ use super::released::{Released, released_by};
 use super::rules::{self, Occupant};
 use super::takeover::published_from;
 use crate::error::Error;
+use crate::throttle::Throttle;
 
 /// First and longest pause after a failed step.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -60,6 +62,17 @@ pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     /// Index of the cloud this lane serves.
     pub(super) cloud: usize,
+    /// Bounds how fast it is filled.
+    pub(super) throttle: Throttle,
+}
+
+/// What files are copied for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A decision may wait for them.
+    Decide,
+    /// The cloud is behind what is decided.
+    Fill,
 }
 
 /// One step's outcome: done, or a reason to try it again.
@@ -335,7 +348,7 @@ impl Lane {
     ) -> Step<(TableBody, Vec<String>)> {
         let body = self.read_version_elsewhere(dataset, version, &sha256).await?;
         self.reach(&failpoint::FILL_BEFORE_VERSION)?;
-        let nowhere = self.bring_files(&body, &Slot::without_uploads()).await?;
+        let nowhere = self.bring_files(&body, &Slot::without_uploads(), Purpose::Fill).await?;
         Ok((body, nowhere))
     }
 
@@ -418,8 +431,10 @@ impl Lane {
 
     /// Files first, then the record; it counts only in a cloud that is still ours after that.
     async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
+        let is_decided = self.shared.is_decided(index);
+        let purpose = if is_decided { Purpose::Fill } else { Purpose::Decide };
         for table in slot.record.decisions().iter().flat_map(|decision| &decision.tables) {
-            let nowhere = self.bring_files(table, slot).await?;
+            let nowhere = self.bring_files(table, slot, purpose).await?;
             if !nowhere.is_empty() {
                 let released = released_by(slot.record.decisions());
                 refuse_missing(&nowhere, released.get(table.dataset.as_str()))?;
@@ -452,7 +467,7 @@ impl Lane {
     }
 
     /// Makes sure that the files of `table` are here. The paths, as the log writes them, of those that are in no cloud.
-    async fn bring_files(&self, table: &TableBody, slot: &Slot) -> Step<Vec<String>> {
+    async fn bring_files(&self, table: &TableBody, slot: &Slot, purpose: Purpose) -> Step<Vec<String>> {
         let parsed = delta::parse_body(table.body.as_bytes()).map_err(|error| {
             Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
         })?;
@@ -466,7 +481,7 @@ impl Lane {
                 continue;
             }
             self.reach(&failpoint::FILL_BEFORE_FILE)?;
-            if !self.copy_file(&path, file).await? {
+            if !self.copy_file(&path, file, purpose).await? {
                 nowhere.push(file.path.clone());
             }
             self.reach(&failpoint::FILL_AFTER_FILE)?;
@@ -477,7 +492,7 @@ impl Lane {
     /// Brings one file here from the first cloud that answers and holds it whole. Which one answers is asked with the
     /// control client: it gives up within seconds, where the patient data client would hold up this lane. False if every
     /// cloud says that it does not have the file.
-    async fn copy_file(&self, path: &str, file: &FileDigest) -> Step<bool> {
+    async fn copy_file(&self, path: &str, file: &FileDigest, purpose: Purpose) -> Step<bool> {
         let location = Path::parse(path).map_err(|error| Error::damaged(path, error.to_string()))?;
         match self.cloud().control.head(&location).await {
             Ok(found) if found.size == file.size => return Ok(true),
@@ -494,6 +509,9 @@ impl Lane {
                     continue;
                 }
             }
+            if purpose == Purpose::Fill {
+                self.wait_for_bandwidth(file.size).await;
+            }
             let sources = std::slice::from_ref(&other.data);
             match copy_file(&self.cloud().data, sources, path, file.size, &file.sha256).await {
                 Ok(()) => return Ok(true),
@@ -501,6 +519,22 @@ impl Lane {
             }
         }
         last.map_or(Ok(false), |error| Err(error.into()))
+    }
+
+    /// Waits until so many bytes may be copied to this cloud: not at all while nothing can be decided without it.
+    async fn wait_for_bandwidth(&self, bytes: u64) {
+        if self.shared.is_needed(self.cloud) {
+            return;
+        }
+        let pause = self.throttle.grant(bytes, Instant::now());
+        if pause.is_zero() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = self.shared.wait_until_needed(self.cloud) => {}
+            () = self.shared.environment.sleep(pause) => {}
+        }
     }
 
     async fn publish(&self, slot: &Slot) -> Step<()> {

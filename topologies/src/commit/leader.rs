@@ -27,6 +27,7 @@ use super::takeover::{Group, OwnLog};
 use super::upkeep::Upkeep;
 use super::{Epoch, UNPUBLISHED_MAX};
 use crate::error::Error;
+use crate::throttle::Throttle;
 
 /// Records kept in memory for clouds that are a little behind; a cloud further behind reads from another cloud.
 const SLOTS_KEPT: usize = 32;
@@ -149,6 +150,16 @@ impl State {
         !std::mem::replace(&mut self.away[cloud], true)
     }
 
+    /// Whether the other clouds that serve this epoch are fewer than a majority.
+    fn is_needed(&self, cloud: usize) -> bool {
+        let serves = |other: usize| {
+            let CloudState { stored, sealed, .. } = *self.quorum.cloud(other);
+            stored > 0 && !sealed && !self.away[other] && self.set_aside[other].is_none()
+        };
+        let others = (0..self.away.len()).filter(|other| *other != cloud && serves(*other)).count();
+        others < majority(self.away.len())
+    }
+
     /// Notes that a cloud answered; true if that is news.
     pub(super) fn mark_back(&mut self, cloud: usize) -> bool {
         std::mem::replace(&mut self.away[cloud], false)
@@ -247,6 +258,23 @@ impl Shared {
     /// Whether the cloud's last request failed.
     pub(super) fn is_away(&self, cloud: usize) -> bool {
         self.read(|state| state.away[cloud])
+    }
+
+    /// Whether record `index` is decided.
+    pub(super) fn is_decided(&self, index: u64) -> bool {
+        self.read(|state| index < state.quorum.decided())
+    }
+
+    /// Whether nothing can be decided without `cloud`.
+    pub(super) fn is_needed(&self, cloud: usize) -> bool {
+        self.read(|state| state.is_needed(cloud))
+    }
+
+    /// Waits until nothing can be decided without `cloud`. For ever at shutdown: whoever asks ends then.
+    pub(super) async fn wait_until_needed(&self, cloud: usize) {
+        if self.wait_for(|state| state.is_needed(cloud).then_some(())).await.is_none() {
+            std::future::pending().await
+        }
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
@@ -452,7 +480,10 @@ impl Leader {
             }),
             changed,
         });
-        let serve = |cloud| group.environment.spawn(Box::pin(Lane { shared: shared.clone(), cloud }.run()));
+        let serve = |cloud| {
+            let throttle = Throttle::new(group.fill_bytes_per_second);
+            group.environment.spawn(Box::pin(Lane { shared: shared.clone(), cloud, throttle }.run()))
+        };
         let lanes = (0..clouds).map(serve).collect();
         let leader = Self { topology: group.topology.clone(), shared, lanes, chain };
         tokio::select! {

@@ -28,6 +28,7 @@ pub mod format;
 mod lane;
 mod leader;
 pub mod merge;
+mod numbers;
 pub mod quorum;
 mod readmit;
 mod released;

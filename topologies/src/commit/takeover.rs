@@ -24,6 +24,7 @@ use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
     published_path,
 };
+use super::numbers::{highest_claim, highest_log};
 use super::quorum::majority;
 use super::rules::{self, Claimed};
 use crate::chain_of;
@@ -33,6 +34,8 @@ use crate::error::Error;
 const ATTEMPTS_MAX: u32 = 5;
 /// Lost races for an epoch before giving up.
 const CLAIMS_MAX: u32 = 20;
+/// Epochs count from this one.
+const FIRST_EPOCH: Epoch = Epoch(1);
 /// Control objects read at once from one cloud.
 const READS_IN_FLIGHT: usize = 16;
 
@@ -51,6 +54,8 @@ pub struct Group {
     pub environment: Arc<dyn Environment>,
     /// How long clouds are waited for that are not needed.
     pub patience: Patience,
+    /// Bytes per second of files copied to a cloud that is behind, at most; `None`: no bound.
+    pub fill_bytes_per_second: Option<u64>,
     /// The epoch that this process led last, if it takes over from itself.
     pub(crate) own_log: Option<Arc<OwnLog>>,
 }
@@ -88,15 +93,23 @@ impl Group {
     ) -> Self {
         let incarnation = random_id(&*environment);
         let (topology, patience) = (topology.into(), Patience::START);
-        Self { topology, clouds, incarnation, address: None, environment, patience, own_log: None }
+        Self {
+            topology,
+            clouds,
+            incarnation,
+            address: None,
+            environment,
+            patience,
+            fill_bytes_per_second: None,
+            own_log: None,
+        }
     }
 
     /// The claim of the highest epoch that any cloud which answers has seen: of whoever leads, or did last. Good for
     /// finding that process, never for deciding anything.
     pub async fn newest_claim(&self) -> Option<Claim> {
         let looks = self.clouds.iter().map(|cloud| async {
-            let claims = self.numbers_in(cloud, &self.keys().claims()).await.ok()?;
-            let path = self.keys().claim(Epoch(*claims.last()?));
+            let path = self.keys().claim(highest_claim(cloud, &self.keys()).await.ok()??);
             decode::<Claim>(&self.read(cloud, &path).await.ok()??).ok()
         });
         future::join_all(looks).await.into_iter().flatten().max_by_key(|claim| claim.epoch)
@@ -463,9 +476,10 @@ impl Group {
     }
 
     async fn highest_epoch_in(&self, cloud: &Cloud) -> Result<Epoch, Error> {
-        let claims = self.numbers_in(cloud, &self.keys().claims()).await?;
-        let logs = self.logged_epochs(cloud).await?;
-        Ok(claims.into_iter().map(Epoch).chain(logs).max().unwrap_or_default())
+        let claimed = highest_claim(cloud, &self.keys()).await?;
+        // A cloud that was away for a claim may have got the log.
+        let logged = highest_log(cloud, &self.keys(), claimed).await?;
+        Ok(logged.max(claimed).unwrap_or_default())
     }
 
     /// The numbers of the objects in a folder, ascending.
@@ -524,16 +538,7 @@ impl Group {
         epoch: Epoch,
         cloud: &Cloud,
     ) -> Result<(Vec<SealedLog>, BTreeMap<String, Epoch>), Error> {
-        let logged = self.logged_epochs(cloud).await?;
-        let mut newest_header = None;
-        for older in logged.iter().rev().filter(|older| **older < epoch) {
-            if let Some(Record { content: Content::Header(header), .. }) =
-                self.read_record(cloud, *older, 0).await?
-            {
-                newest_header = Some((*older, header));
-                break;
-            }
-        }
+        let newest_header = self.newest_header(cloud, epoch).await?;
         let sealed = newest_header.as_ref().map(|(_, header)| header.sealed.clone()).unwrap_or_default();
         let newest = newest_header.as_ref().map(|(_, header)| header);
         for older in rules::epochs_to_seal(&cloud.name, newest, epoch) {
@@ -541,15 +546,26 @@ impl Group {
             self.seal(cloud, Epoch(older), epoch).await?;
             reach(&failpoint::ELECT_AFTER_SEAL, &cloud.name)?;
         }
-        // Only now are the logs closed, so only now is what they hold final: list again, a late header may have landed.
-        let oldest = newest_header.map_or(Epoch(0), |(at, _)| at);
+        // Only now are the logs closed, so only now is what they hold final: a late header may have landed. Every one from
+        // the newest header on has its SEAL, because no header says that its own log is sealed, or a later one.
+        let oldest = newest_header.map_or(FIRST_EPOCH, |(at, _)| at);
         let mut logs = Vec::new();
-        for older in self.logged_epochs(cloud).await? {
-            if (oldest..epoch).contains(&older) {
-                logs.push(SealedLog { epoch: older, records: self.read_log(cloud, older).await? });
-            }
+        for older in (oldest.0..epoch.0).map(Epoch) {
+            logs.push(SealedLog { epoch: older, records: self.read_log(cloud, older).await? });
         }
         Ok((logs, sealed))
+    }
+
+    /// The newest header below `epoch` in a cloud. Epochs are asked for it one after the other instead of being listed:
+    /// those without one are sealed next, which costs more.
+    async fn newest_header(&self, cloud: &Cloud, epoch: Epoch) -> Result<Option<(Epoch, Header)>, Error> {
+        for older in (FIRST_EPOCH.0..epoch.0).rev().map(Epoch) {
+            let first = self.read_record(cloud, older, 0).await?;
+            if let Some(Record { content: Content::Header(header), .. }) = first {
+                return Ok(Some((older, header)));
+            }
+        }
+        Ok(None)
     }
 
     /// Puts a SEAL above the highest index in use.

@@ -8,20 +8,22 @@
 //! ```
 //!
 //! [`files`] follows the log of a table and knows its small files, [`plan`](files::TableFiles) says what to combine,
-//! `compact` does it, `vacuum` deletes; `checkpoint` builds checkpoints and uploads them. All of it runs on a task of its own, one piece of work at a time, beside the
-//! pipeline; only the decision itself takes the leader, and only while no batch wants it. So a batch waits for one such
-//! decision at most, and never for files to be read, written or deleted.
+//! `compact` does it, `vacuum` deletes; `checkpoint` builds checkpoints and uploads them, `superseded` deletes old ones.
+//! All of it runs on a task of its own, one piece of work at a time, beside the pipeline; only the decision itself takes
+//! the leader, and only while no batch wants it. So a batch waits for one such decision at most, and never for files to
+//! be read, written or deleted.
 //!
 //! Guarantees. Rows: a compaction is decided only if the rows removed are the rows added, and only if nothing else was
 //! maintained since it was planned ([`Upkeep::after`]). Deletion: only files that a decided `remove` names, that a
 //! decided VACUUM lets go, and only when every registered cloud has published both. Checkpoints: only of versions whose
-//! bodies follow from a decided hash, and only to clouds that have published them. Failure: what goes wrong is a
+//! bodies follow from a decided hash, and only to clouds that have published them; the newest two are kept. Failure: what goes wrong is a
 //! warning and tried again later; files that were written and not decided stay unreferenced. Whoever leads next finds
 //! in the log what is to be finished.
 
 mod checkpoint;
 mod compact;
 mod files;
+mod superseded;
 mod vacuum;
 
 use std::collections::BTreeMap;
@@ -38,6 +40,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use self::files::TableFiles;
+use self::superseded::Superseded;
 use crate::chain_of;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::{Chain, Change, CheckpointProposal, Leader, LeaderWatch, Upkeep, quarantine_of};
@@ -253,12 +256,14 @@ impl Pace {
     }
 }
 
-/// A table's files, and when its maintenance is looked at again. Checkpoints and upkeep do not wait for each other's
-/// failures.
+/// A table's files and old checkpoints, and when its maintenance is looked at again. The kinds do not wait for each
+/// other's failures.
 struct Progress {
     files: TableFiles,
+    superseded: Superseded,
     upkeep: Pace,
     checkpoint: Pace,
+    clean_up: Pace,
 }
 
 impl Worker {
@@ -274,8 +279,10 @@ impl Worker {
             for table in &tables {
                 let fresh = || Progress {
                     files: TableFiles::new(&table.name, self.small_bytes(table)),
+                    superseded: Superseded::default(),
                     upkeep: Pace::new(),
                     checkpoint: Pace::new(),
+                    clean_up: Pace::new(),
                 };
                 self.look_at(table, progress.entry(table.name.clone()).or_insert_with(fresh), &now).await;
             }
@@ -286,6 +293,10 @@ impl Worker {
         if progress.checkpoint.is_due(now.chain.sequence) {
             let outcome = self.checkpoint(table, now).await;
             self.note(table, &mut progress.checkpoint, outcome);
+        }
+        if progress.clean_up.is_due(now.chain.sequence) {
+            let outcome = self.clean_up(table, &mut progress.superseded, now).await;
+            self.note(table, &mut progress.clean_up, outcome);
         }
         if table.has_upkeep() && progress.upkeep.is_due(now.chain.sequence) {
             let outcome = self.maintain(table, &mut progress.files, now).await;
@@ -326,6 +337,29 @@ impl Worker {
         self.metrics.checkpoints.with_label_values(&[&table.name]).inc();
         info!(table = %table.name, version, actions, bytes, "checkpoint decided");
         Ok(Again::From(sequence))
+    }
+
+    /// Deletes the checkpoints that two newer ones have superseded, if every cloud has those; when to look again.
+    async fn clean_up(
+        &self,
+        table: &Table,
+        superseded: &mut Superseded,
+        now: &Seen,
+    ) -> Result<Again, Failure> {
+        if let Some(head) = now.chain.tables.get(&table.name) {
+            superseded.observe(head, now.chain.sequence);
+        }
+        let Some(due) = superseded.due() else { return Ok(Again::From(now.chain.sequence + 1)) };
+        if !now.watch.is_published_everywhere(due.sequence) {
+            return Ok(Again::Soon);
+        }
+        let deleted = superseded::delete(&self.clouds, &table.name, &due.versions).await?;
+        superseded.finished(&due);
+        if deleted > 0 {
+            self.metrics.checkpoints_deleted.with_label_values(&[&table.name]).inc_by(deleted);
+            info!(table = %table.name, checkpoints = deleted, "superseded checkpoints deleted in every cloud");
+        }
+        Ok(Again::From(now.chain.sequence + 1))
     }
 
     /// Files below this size are small.

@@ -1,7 +1,7 @@
 //! Checkpoints: is the newest decided one here, byte for byte, does `_last_checkpoint` name it, and putting that back.
 //!
-//! Only the newest one counts. Older ones that are there are left alone: nobody needs them, and what they should be is
-//! no longer in the control logs.
+//! Only the newest one counts. Older ones may be there or not: the leader deletes those that two newer ones supersede,
+//! cloud by cloud, and what they should be is no longer in the control logs.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
 
 use super::decided::Decided;
-use super::files::{Look, Throttle, look, restore};
+use super::files::{Look, look, restore};
 use super::report::Kind;
 use crate::chain_of;
 use crate::commit::format::{
@@ -20,6 +20,7 @@ use crate::commit::format::{
 };
 use crate::commit::{hint_of, hinted_version};
 use crate::prove::log::DataFile;
+use crate::throttle::Throttle;
 
 /// How often what may be on its way is looked at again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -62,6 +63,8 @@ pub(super) async fn look_at(
     loop {
         match look(cloud, &decided.table, &file, true, throttle).await.0 {
             Look::Good => break,
+            // It has been superseded and deleted since the control logs were read.
+            Look::Missing if is_superseded(cloud, decided, checkpoint).await => break,
             Look::Missing if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
             Look::Missing => {
                 return Some((
@@ -106,11 +109,34 @@ async fn wrong_hint(
     Ok(match hinted_version(&found) {
         None => Some("it is not understood".to_owned()),
         Some(version) if decided.head.is_none_or(|head| head < version) => {
-            Some(format!("it names version {version}, which is not decided"))
+            let is_here = holds_checkpoint(cloud, &decided.table, version).await?;
+            (!is_here).then(|| format!("it names version {version}, which is not decided"))
         }
         Some(version) if version > checkpoint.version => None,
         Some(version) => Some(format!("it names version {version}, or states other numbers")),
     })
+}
+
+/// Whether `_last_checkpoint` names a newer checkpoint than `checkpoint` that is there.
+async fn is_superseded(cloud: &Cloud, decided: &Decided, checkpoint: &CheckpointRef) -> bool {
+    let Ok(Some(hint)) = read_hint(cloud, &decided.table).await else { return false };
+    let newer = hinted_version(&hint).filter(|version| *version > checkpoint.version);
+    match newer {
+        Some(version) => holds_checkpoint(cloud, &decided.table, version).await.unwrap_or(false),
+        None => false,
+    }
+}
+
+/// Whether `cloud` has this version of a table and a checkpoint of it.
+async fn holds_checkpoint(cloud: &Cloud, table: &str, version: u64) -> Result<bool, String> {
+    for path in [published_path(table, version), checkpoint_path(table, version)] {
+        match cloud.control.head(&path).await {
+            Ok(_) => {}
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(chain_of(&error)),
+        }
+    }
+    Ok(true)
 }
 
 async fn read_hint(cloud: &Cloud, table: &str) -> Result<Option<Bytes>, String> {

@@ -1,49 +1,17 @@
 //! Data files: are the bytes in this cloud those of the log, and if not, bringing them from a cloud where they are.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::copy::replace_file;
 use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, sleep_until};
 
 use crate::chain_of;
 use crate::prove::log::DataFile;
 use crate::prove::objects::object_path;
-
-/// Bounds the bytes read per second, over all clouds together.
-#[derive(Debug, Default)]
-pub(super) struct Throttle {
-    bytes_per_second: Option<u64>,
-    /// When the bytes granted so far have been used up.
-    paid_until: Mutex<Option<Instant>>,
-}
-
-impl Throttle {
-    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
-        Self { bytes_per_second, paid_until: Mutex::default() }
-    }
-
-    /// Waits until `bytes` may be moved. Whoever asks next waits for these as well.
-    pub(super) async fn pay(&self, bytes: u64) {
-        let from = self.grant(bytes, Instant::now());
-        if let Some(from) = from {
-            sleep_until(from).await;
-        }
-    }
-
-    /// When `bytes` asked for at `now` may be moved, `None` without a bound.
-    fn grant(&self, bytes: u64, now: Instant) -> Option<Instant> {
-        let rate = self.bytes_per_second?;
-        let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = paid_until.unwrap_or(now).max(now);
-        *paid_until = Some(from + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
-        Some(from)
-    }
-}
+use crate::throttle::Throttle;
 
 /// What a look at a file gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,24 +94,5 @@ pub(super) async fn restore(
         (Look::Good, _) => Ok(()),
         (_, Err(error)) => Err(chain_of(&error)),
         (other, Ok(())) => Err(format!("it was written and is not right when read back: {other:?}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_throttle_spreads_bytes_over_time_and_none_does_not() {
-        let start = Instant::now();
-        assert_eq!(Throttle::new(None).grant(u64::MAX, start), None);
-        let throttle = Throttle::new(Some(100));
-        let granted = (0..5).map(|_| throttle.grant(50, start).unwrap() - start);
-        let expected = [0, 500, 1000, 1500, 2000].map(Duration::from_millis);
-        assert_eq!(granted.collect::<Vec<_>>(), expected);
-        // What was not used is not saved up.
-        let later = start + Duration::from_secs(60);
-        assert_eq!(throttle.grant(50, later), Some(later));
-        assert_eq!(throttle.grant(50, later), Some(later + Duration::from_millis(500)));
     }
 }

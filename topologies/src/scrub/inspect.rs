@@ -16,13 +16,14 @@ use tokio::time::Instant;
 use super::checkpoints;
 use super::control::{ControlLog, Knowledge, learn, read_logs, search_bodies};
 use super::decided::{Decided, Evidence, settle};
-use super::files::{Look, Throttle, look};
+use super::files::{Look, look};
 use super::report::{CloudSummary, Finding, Kind, Outcome};
 use crate::chain_of;
 use crate::commit::format::{Identity, published_path};
 use crate::commit::{Group, is_readmitted, most_common};
 use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions, log_folder, version_of};
 use crate::prove::objects::{count_among, object_path};
+use crate::throttle::Throttle;
 
 /// Files looked at together in one cloud.
 const FILES_IN_FLIGHT: usize = 8;

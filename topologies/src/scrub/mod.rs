@@ -42,13 +42,13 @@ use std::time::Duration;
 pub use decided::Evidence;
 pub use report::{CloudSummary, Finding, Kind, Outcome, REPORT_FORMAT, Readmitted, Report, TableSummary};
 
-use self::files::Throttle;
 use self::inspect::{Inspection, Scope, inspect};
 use self::repair::repair;
 use crate::commit::{Group, quarantine_of};
 use crate::error::Error;
 use crate::spec::Topology;
 use crate::start::open_clouds;
+use crate::throttle::Throttle;
 
 /// What to scrub, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,7 +98,9 @@ pub async fn readmit_topology(
     lost: &str,
     options: &ScrubOptions,
 ) -> Result<Report, Error> {
-    readmit(&group(topology)?, &dataset_names(topology), lost, options).await
+    let throttle = options.throttle_bytes_per_second.or(topology.fill_bytes_per_second);
+    let options = ScrubOptions { throttle_bytes_per_second: throttle, ..options.clone() };
+    readmit(&group(topology)?, &dataset_names(topology), lost, &options).await
 }
 
 fn group(topology: &Topology) -> Result<Group, Error> {

@@ -54,6 +54,8 @@ pub struct Topology {
     pub commit_interval: Duration,
     /// Most bytes of Kafka payload between two commits.
     pub commit_bytes_max: u64,
+    /// Bytes per second of files copied to a cloud that is behind, at most; `None`: no bound.
+    pub fill_bytes_per_second: Option<u64>,
     /// What a worker shows to the leader; `None`: there are no workers.
     pub worker_token: Option<Text>,
     /// Memory budget of the whole process.

@@ -56,6 +56,10 @@ pub struct Topology {
     #[serde(default)]
     pub commit: Commit,
 
+    /// How a cloud that was away is filled. Optional.
+    #[serde(default)]
+    pub fill: Fill,
+
     /// Further processes that read and transform for the leader. Optional: without it there are none.
     #[serde(default)]
     pub workers: Option<Workers>,
@@ -201,6 +205,16 @@ impl Default for Commit {
     fn default() -> Self {
         Self { interval: HumanDuration(std::time::Duration::from_secs(10)), size: ByteSize(256 << 20) }
     }
+}
+
+/// How a cloud that was away, or lost everything, gets what it misses.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fill {
+    /// Most bytes of files per second that are copied to each such cloud, from 64KiB to 1TiB. Without effect while nothing
+    /// can be decided without that cloud. Default: no bound.
+    #[schemars(extend("examples" = ["64MiB"]))]
+    pub bandwidth: Option<ByteSize>,
 }
 
 /// Further processes, started with `isobar run TOPOLOGY --worker`, that read and transform for the leader.

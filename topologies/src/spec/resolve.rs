@@ -30,6 +30,8 @@ const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
 const COMMIT_BYTES_MIN: u64 = 1 << 10;
 const COMMIT_BYTES_MAX: u64 = 1 << 40;
+/// Least and most.
+const FILL_BYTES_PER_SECOND: (u64, u64) = (64 << 10, 1 << 40);
 const MEMORY_BYTES_MIN: u64 = 128 << 20;
 const MEMORY_BYTES_MAX: u64 = 1 << 50;
 const TARGET_FILE_BYTES_MIN: u64 = 1 << 20;
@@ -66,6 +68,7 @@ impl Resolver<'_> {
         let kafka = self.kafka();
         let clouds = self.clouds();
         let (commit_interval, commit_bytes_max) = self.commit();
+        let fill_bytes_per_second = self.fill();
         let worker_token = self.worker_token();
         let memory_bytes_max = self.memory();
         let sources = self.sources();
@@ -77,6 +80,7 @@ impl Resolver<'_> {
             clouds: clouds.into_iter().collect::<Option<_>>()?,
             commit_interval,
             commit_bytes_max,
+            fill_bytes_per_second,
             worker_token,
             memory_bytes_max,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
@@ -250,6 +254,13 @@ impl Resolver<'_> {
         let size = self.typed::<ByteSize>("/commit/size").unwrap_or(defaults.size);
         self.check_bytes("/commit/size", "size", size, COMMIT_BYTES_MIN, COMMIT_BYTES_MAX);
         (interval.0, size.0)
+    }
+
+    fn fill(&mut self) -> Option<u64> {
+        let bandwidth = self.typed::<ByteSize>("/fill/bandwidth")?;
+        let (least, most) = FILL_BYTES_PER_SECOND;
+        self.check_bytes("/fill/bandwidth", "bandwidth", bandwidth, least, most);
+        Some(bandwidth.0)
     }
 
     fn worker_token(&mut self) -> Option<Text> {

@@ -83,6 +83,7 @@ datasets: { d: { from: s, sql: SELECT a FROM s } }
     assert_eq!(topology.commit_bytes_max, 256 << 20);
     assert_eq!(topology.memory_bytes_max, 384 << 20);
     assert!(topology.worker_token.is_none());
+    assert_eq!(topology.fill_bytes_per_second, None);
     assert_eq!(topology.datasets[0].compression, Compression::Zstd(1));
     let compact = Some(CompactSpec { target_bytes: 128 << 20, files_min: 16 });
     let maintenance = MaintenanceSpec { compact, keep_versions: None, checkpoint_every: Some(100) };
@@ -106,7 +107,7 @@ const CASES: &[Case] = &[
     Case(
         &[("memory: 384MiB\n", "memory: 384MiB\nbananas: 5\n")],
         &[
-            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `clouds`, `commit`, `workers`, `memory`, `sources` or `datasets`",
+            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `clouds`, `commit`, `fill`, `workers`, `memory`, `sources` or `datasets`",
         ],
     ),
     Case(
@@ -471,6 +472,23 @@ fn every_problem_is_reported_at_its_place() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
+}
+
+#[test]
+fn the_bandwidth_of_a_fill_is_read_as_written() {
+    let with = |fill: &str| edited(&[("memory: 384MiB\n", &format!("memory: 384MiB\nfill: {fill}\n"))]);
+    let topology = check(&with("{ bandwidth: 64MiB }")).unwrap();
+    assert_eq!(topology.fill_bytes_per_second, Some(64 << 20));
+    assert_eq!(check(&with("{}")).unwrap().fill_bytes_per_second, None);
+    for (wrong, said) in [
+        ("{ bandwidth: 1KiB }", "`bandwidth` is 1KiB; it must be at least 64KiB"),
+        ("{ bandwidth: 2TiB }", "`bandwidth` is 2TiB; it can be at most 1TiB"),
+        ("{ bandwidth: 64 }", "`bandwidth`"),
+        ("{ bandwith: 64MiB }", "did you mean `bandwidth`?"),
+    ] {
+        let found = problems(&with(wrong));
+        assert!(found.len() == 1 && found[0].contains(said), "{wrong}: {found:?}");
+    }
 }
 
 #[test]

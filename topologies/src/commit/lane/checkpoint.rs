@@ -110,6 +110,7 @@ impl Lane {
                     continue;
                 }
             }
+            self.wait_for_bandwidth(checkpoint.size).await;
             let (to, from) = (&self.cloud().data, std::slice::from_ref(&other.data));
             match replace_file(to, from, path.as_ref(), checkpoint.size, &checkpoint.sha256).await {
                 Ok(()) => return Ok(true),

@@ -61,8 +61,14 @@ async fn table() -> (Vec<Cloud>, TableHead) {
             cloud.data.put(&published_path(TABLE, version), bytes.clone().into()).await.unwrap();
         }
     }
-    let head =
-        TableHead { version: 6, sha256, positions: Default::default(), maintained: 0, checkpoint: None };
+    let head = TableHead {
+        version: 6,
+        sha256,
+        positions: Default::default(),
+        maintained: 0,
+        checkpoint: None,
+        previous_checkpoint: None,
+    };
     (clouds, head)
 }
 
