@@ -372,7 +372,7 @@ async fn a_cloud_that_was_away_during_a_take_over_receives_header_records_and_ve
         drop(leader);
         lab.clouds[away].switch.set(Fault::RefuseAll);
         let mut leader = lead(&lab.opened()).await.unwrap();
-        // More than the leader keeps in memory for clouds that are behind.
+        // More than the leader keeps the bytes of, for clouds that are behind.
         for start in (10..410).step_by(10) {
             must_commit(&mut leader, reading(start, start + 10)).await;
         }

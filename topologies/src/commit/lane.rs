@@ -27,10 +27,10 @@ use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, TableHead};
 use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
-use super::leader::{Shared, Slot, State};
 use super::readmit::is_readmitted;
 use super::released::{Released, released_by};
 use super::rules::{self, Occupant};
+use super::state::{Shared, Slot, State};
 use super::takeover::published_from;
 use crate::error::Error;
 use crate::throttle::Throttle;
@@ -156,10 +156,7 @@ impl Lane {
     async fn publish_all(&self) -> Option<End> {
         for index in 0.. {
             self.shared.wait_until_publishable(self.cloud, index).await?;
-            let slot = match self.slot(index).await? {
-                Ok(slot) => slot,
-                Err(end) => return Some(end),
-            };
+            let slot = self.shared.slot(index).await?;
             if let Err(end) = self.insist(|| self.publish(&slot)).await? {
                 return Some(end);
             }
@@ -168,20 +165,12 @@ impl Lane {
         None
     }
 
-    /// The record at `index`, from memory or from another cloud. `None` at shutdown.
-    async fn slot(&self, index: u64) -> Option<Result<Slot, End>> {
-        match self.shared.slot(index).await? {
-            Some(slot) => Some(Ok(slot)),
-            None => self.insist(|| self.read_slot_elsewhere(index)).await,
-        }
-    }
-
-    /// As [`slot`](Self::slot); as long as there is none, the cloud is looked at now and then.
+    /// The record at `index`; as long as there is none, the cloud is looked at now and then. `None` at shutdown.
     async fn slot_while_looking(&self, index: u64) -> Option<Result<Slot, End>> {
         loop {
             tokio::select! {
                 biased;
-                slot = self.slot(index) => return slot,
+                slot = self.shared.slot(index) => return slot.map(Ok),
                 () = self.shared.environment.sleep(LOOK_INTERVAL) => {}
             }
             if let Err(end) = self.insist(|| self.confirm_free(index)).await? {
@@ -322,8 +311,9 @@ impl Lane {
         let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
         let present = present.min(head.version + 1);
         let missing = self.settle_missing(dataset, head, present).await?;
-        let versions = stream::iter((present..).zip(missing.clone()));
-        let brought = versions.map(|(version, sha256)| self.bring_version(dataset, version, sha256));
+        let versions = stream::iter(0..missing.len());
+        let brought =
+            versions.map(|index| self.bring_version(dataset, present + index as u64, &missing[index]));
         let mut brought = pin!(brought.buffered(VERSIONS_AHEAD).enumerate());
         let mut released = None;
         while let Some((index, version)) = brought.next().await {
@@ -344,9 +334,9 @@ impl Lane {
         &self,
         dataset: &str,
         version: u64,
-        sha256: String,
+        sha256: &str,
     ) -> Step<(TableBody, Vec<String>)> {
-        let body = self.read_version_elsewhere(dataset, version, &sha256).await?;
+        let body = self.read_version_elsewhere(dataset, version, sha256).await?;
         self.reach(&failpoint::FILL_BEFORE_VERSION)?;
         let nowhere = self.bring_files(&body, &Slot::without_uploads(), Purpose::Fill).await?;
         Ok((body, nowhere))
@@ -402,25 +392,6 @@ impl Lane {
         Err(Error::damaged(path.as_ref(), what).into())
     }
 
-    /// A record the leader no longer keeps in memory, from any other cloud that holds what the leader proposed.
-    async fn read_slot_elsewhere(&self, index: u64) -> Step<Slot> {
-        let sha256 = self.shared.sha256_of(index);
-        let path = self.shared.keys.record(self.shared.epoch, index);
-        for other in self.others() {
-            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
-                continue;
-            };
-            if delta::sha256_hex(&bytes) != sha256 {
-                warn!(cloud = %other.name, %path, "differs from the record proposed, not copied");
-                continue;
-            }
-            if let Ok(record) = decode::<Record>(&bytes) {
-                return Ok(Slot::new(Arc::new(record), bytes, Vec::new()));
-            }
-        }
-        Err(Error::damaged(path.as_ref(), "no other cloud holds this record").into())
-    }
-
     /// The other clouds; those that are away come last, because asking them takes a time-out each.
     fn others(&self) -> impl Iterator<Item = &Cloud> {
         let mut others: Vec<usize> =
@@ -442,7 +413,7 @@ impl Lane {
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
         self.reach(&failpoint::DECIDE_BEFORE_PUT)?;
-        match put_once(&self.cloud().control, &path, slot.bytes.clone()).await {
+        match put_once(&self.cloud().control, &path, slot.bytes()).await {
             // A cloud that was wiped takes the record and has forgotten a SEAL, so it is asked who it is before it counts.
             PutOnce::Stored => {
                 self.reach(&failpoint::DECIDE_AFTER_PUT)?;

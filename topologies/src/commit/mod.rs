@@ -13,11 +13,12 @@
 //! lane of its own ([`lane`]) that goes through the same steps for the newest commit and for one missed long ago,
 //! so that a cloud that was away is filled simply by going on.
 //!
-//! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one decision),
-//! [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
-//! [`checkpoint`] (may this maintenance follow?) and [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision,
-//! ever; per version of a table one content, in every cloud. Failure: with fewer than a majority of clouds nothing
-//! is decided, and nothing is lost; once a later epoch has sealed a majority, the older leader stops by itself.
+//! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one
+//! decision), [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
+//! [`checkpoint`] (may this maintenance follow?) and [`rules`] (the small decisions between). The other modules carry
+//! it out. Guarantee: per sequence number one decision, ever; per version of a table one content, in every cloud.
+//! Failure: with fewer than a majority of clouds nothing is decided, and nothing is lost; once a later epoch has
+//! sealed a majority, the older leader stops by itself.
 
 mod ask;
 pub mod chain;
@@ -33,8 +34,10 @@ pub mod quorum;
 mod readmit;
 mod released;
 pub mod rules;
+mod state;
 mod takeover;
 pub mod upkeep;
+mod watch;
 
 pub use ask::Patience;
 pub use chain::{
@@ -45,9 +48,10 @@ pub use environment::{Environment, System, Task};
 pub use format::{Epoch, UNPUBLISHED_MAX};
 pub(crate) use lane::{hint_of, hinted_version};
 pub(crate) use leader::files_in_majority;
-pub use leader::{CloudProgress, CommitOutcome, Leader, LeaderProgress, LeaderWatch, Staged};
+pub use leader::{CommitOutcome, Leader, Staged};
 pub(crate) use readmit::is_readmitted;
 pub(crate) use released::Released;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;
 pub use upkeep::{Change, RemovedFile, Upkeep};
+pub use watch::{CloudProgress, LeaderProgress, LeaderWatch};

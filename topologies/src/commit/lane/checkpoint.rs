@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use super::{Lane, Step, unreachable};
 use crate::commit::format::{CheckpointRef, checkpoint_path, last_checkpoint_path};
-use crate::commit::leader::Slot;
+use crate::commit::state::Slot;
 use crate::error::Error;
 
 /// The bytes of `_last_checkpoint` that names `checkpoint`.
