@@ -40,9 +40,8 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PARTITIONS = 4
-CLOUDS = ("aws", "azure", "gcp")
+from stores import CLOUDS, PARTITIONS, ROOT, Stores, start_gcs
+
 ROLES = dict(zip(CLOUDS, ("first", "second", "third")))
 DATASET = "cells"
 PATIENCE_SECONDS = 120
@@ -118,60 +117,22 @@ class Ledger:
         return places
 
 
-# ---------------------------------------------------------------- clouds
+# ---------------------------------------------------------------- what is found
 
 
-class Stores:
-    """The three stores: how isobar reaches them, and how Python does."""
+def places(stores, cloud, prefix):
+    """Where each record lies in `cloud`, as an independent reader sees it."""
+    from deltalake import DeltaTable
 
-    def __init__(self, gcs):
-        self.gcs = gcs
-        self.key = json.dumps({"client_email": "tests@example.com", "private_key": "", "private_key_id": "",
-                               "disable_oauth": True, "gcs_base_url": f"http://{gcs}"})
-
-    def urls(self, prefix):
-        e = os.environ
-        return {"aws": f"s3://{e['ISOBAR_S3_BUCKET']}/{prefix}", "azure": f"az://{e['ISOBAR_AZURE_CONTAINER']}/{prefix}",
-                "gcp": f"gs://isobar/{prefix}"}
-
-    def yaml(self, prefix):
-        e, urls = os.environ, self.urls(prefix)
-        options = {
-            "aws": {"endpoint": e["ISOBAR_S3_ENDPOINT"], "allow_http": "true", "region": e["ISOBAR_S3_REGION"],
-                    "access_key_id": "${env:ISOBAR_S3_ACCESS_KEY_ID}",
-                    "secret_access_key": "${env:ISOBAR_S3_SECRET_ACCESS_KEY}"},
-            "azure": {"endpoint": e["ISOBAR_AZURE_ENDPOINT"], "allow_http": "true",
-                      "account_name": e["ISOBAR_AZURE_ACCOUNT"], "account_key": "${env:ISOBAR_AZURE_KEY}"},
-            "gcp": {"service_account_key": "${file:gcs.json}", "allow_http": "true"},
-        }
-        lines = [f"  {name}: {{ url: {json.dumps(urls[name])}, options: {json.dumps(options[name])} }}\n" for name in CLOUDS]
-        return "clouds:\n" + "".join(lines)
-
-    def python_options(self, cloud):
-        e = os.environ
-        return {
-            "aws": {"AWS_ENDPOINT_URL": e["ISOBAR_S3_ENDPOINT"], "AWS_ALLOW_HTTP": "true",
-                    "AWS_REGION": e["ISOBAR_S3_REGION"], "AWS_ACCESS_KEY_ID": e["ISOBAR_S3_ACCESS_KEY_ID"],
-                    "AWS_SECRET_ACCESS_KEY": e["ISOBAR_S3_SECRET_ACCESS_KEY"]},
-            "azure": {"azure_storage_account_name": e["ISOBAR_AZURE_ACCOUNT"],
-                      "azure_storage_account_key": e["ISOBAR_AZURE_KEY"],
-                      "azure_endpoint": e["ISOBAR_AZURE_ENDPOINT"], "allow_http": "true"},
-            "gcp": {"google_service_account_key": self.key, "allow_http": "true"},
-        }[cloud]
-
-    def places(self, cloud, prefix):
-        """Where each record lies in `cloud`, as an independent reader sees it."""
-        from deltalake import DeltaTable
-
-        found = collections.Counter()
-        for table, columns in ((DATASET, ("kafka_partition", "kafka_offset")),
-                               (f"{DATASET}.quarantine", ("partition", "offset"))):
-            delta = DeltaTable(f"{self.urls(prefix)[cloud]}/datasets/{table}", storage_options=self.python_options(cloud))
-            names = [*columns, "id"] if table == DATASET else [*columns, "payload"]
-            for partition, offset, last in zip(*delta.to_pyarrow_table(columns=names).to_pydict().values()):
-                number = last if table == DATASET else json.loads(last)["id"]
-                found[table, partition, offset, number] += 1
-        return found
+    found = collections.Counter()
+    for table, columns in ((DATASET, ("kafka_partition", "kafka_offset")),
+                           (f"{DATASET}.quarantine", ("partition", "offset"))):
+        delta = DeltaTable(f"{stores.urls(prefix)[cloud]}/datasets/{table}", storage_options=stores.python_options(cloud))
+        names = [*columns, "id"] if table == DATASET else [*columns, "payload"]
+        for partition, offset, last in zip(*delta.to_pyarrow_table(columns=names).to_pydict().values()):
+            number = last if table == DATASET else json.loads(last)["id"]
+            found[table, partition, offset, number] += 1
+    return found
 
 
 # ---------------------------------------------------------------- one cell
@@ -273,7 +234,7 @@ datasets:
             raise Wrong(f"prove does not hold:\n{proof.stdout}{proof.stderr}")
         expected = self.ledger.expected()
         for cloud in CLOUDS:
-            found = self.stores.places(cloud, self.name)
+            found = places(self.stores, cloud, self.name)
             lost, surplus = expected - found, found - expected
             if lost or surplus:
                 raise Wrong(f"{cloud}: {lost.total()} records lost, {surplus.total()} doubled or misplaced; for example "
@@ -347,14 +308,7 @@ def cells(arguments):
                 yield Cell("freeze", point, cloud, max(HITS.get(point, (1,))))
 
 
-def start_gcs(arguments):
-    command = [arguments.bin / "isobar-gcs-sim", "127.0.0.1:0", "isobar"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    return process, process.stdout.readline().strip()
-
-
 def main():
-    oracle_python()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target/release", help="where the built programs lie")
     parser.add_argument("--only", default="", help="a regular expression for `action point cloud hit`")
@@ -363,6 +317,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, help="write the results there")
     parser.add_argument("--keep", type=pathlib.Path, help="keep specs and logs in this new folder")
     arguments = parser.parse_args()
+    oracle_python()
     arguments.bin = arguments.bin.resolve()
     arguments.isobar = arguments.bin / "isobar"
     arguments.stamp = f"{int(time.time())}"

@@ -19,8 +19,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PARTITIONS = 4
+from stores import PARTITIONS, ROOT, Stores
 
 
 def topology(topic, run):
@@ -29,25 +28,6 @@ def topology(topic, run):
     for start, end in (("\n  weather:\n", "\ndatasets:"), ("\n  weather_hourly:\n", None), ("clouds:\n", "# A commit is made")):
         first = text.index(start)
         text = text[:first] + "\n" + (text[text.index(end, first):] if end else "")
-    clouds = f"""
-clouds:
-  aws:
-    url: "s3://{os.environ['ISOBAR_S3_BUCKET']}/{run}"
-    options:
-      endpoint: "{os.environ['ISOBAR_S3_ENDPOINT']}"
-      allow_http: "true"
-      region: "{os.environ['ISOBAR_S3_REGION']}"
-      access_key_id: "${{env:ISOBAR_S3_ACCESS_KEY_ID}}"
-      secret_access_key: "${{env:ISOBAR_S3_SECRET_ACCESS_KEY}}"
-  azure:
-    url: "az://{os.environ['ISOBAR_AZURE_CONTAINER']}/{run}"
-    options:
-      endpoint: "{os.environ['ISOBAR_AZURE_ENDPOINT']}"
-      allow_http: "true"
-      account_name: "{os.environ['ISOBAR_AZURE_ACCOUNT']}"
-      account_key: "${{env:ISOBAR_AZURE_KEY}}"
-  local: {{ url: "file:./local" }}
-"""
     for old, new in (
         ("brokers: localhost:9092", "brokers: " + os.environ["ISOBAR_KAFKA_BROKERS"]),
         ("topic: flights", "topic: " + topic),
@@ -57,7 +37,7 @@ clouds:
         if old not in text:
             sys.exit(f"the demo's topology does not say {old!r}")
         text = text.replace(old, new, 1)
-    return text + clouds
+    return f"{text}\n{Stores().yaml(run, ('aws', 'azure'))}  local: {{ url: \"file:./local\" }}\n"
 
 
 def main():

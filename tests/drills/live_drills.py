@@ -10,8 +10,9 @@
     restart      the leader is killed, and started again
     long         (only when named) one cloud stays away until at least 10,000 commits are decided without it
 
-Each drill has services of its own, because the emulators take longer to list the more they hold, 1,000 records a second, a commit every 100 ms (long: every 1 KiB), and ends with `isobar prove`,
-which reads every file in every cloud. Clouds as in kill_cells.py. Printed: median and maximum over all runs of a kind.
+Each drill has services of its own, because the emulators take longer to list the more they hold; 1,000 records a
+second; and a commit every 100 ms (long: every 1 KiB). It ends with `isobar prove`, which reads every file in every
+cloud. Clouds as in kill_cells.py. Printed: median and maximum over all runs of a kind.
 
 Exit code 0 only if every drill passed, every cloud that was away missed the commits it had to, and the limits held: no
 pause over 3 s when a cloud is away, none over 15 s when the leader is killed.
@@ -29,9 +30,8 @@ import tempfile
 import threading
 import time
 
-import kill_cells
+from stores import CLOUDS, PARTITIONS, ROOT, Stores, start_gcs
 
-PARTITIONS = 4
 RECORDS_PER_SECOND = 1_000
 PAUSE_MAX = {"away": 3.0, "standby": 15.0, "restart": 15.0, "long": 3.0}
 COMMITS_MIN = {"away": 200, "long": 10_000}
@@ -86,13 +86,13 @@ def traffic(arguments, topic):
 @contextlib.contextmanager
 def services(arguments, folder):
     """Kafka and the stores, started anew; how to reach the stores."""
-    program = kill_cells.ROOT / "tests/services/services"
+    program = ROOT / "tests/services/services"
     subprocess.run([program, "start", "kafka", "s3", "azure", "--dir", folder], check=True, stdout=subprocess.DEVNULL)
     gcs = None
     try:
         os.environ.update(line.split("=", 1) for line in (folder / "services.env").read_text().splitlines() if "=" in line)
-        gcs, address = kill_cells.start_gcs(arguments)
-        yield kill_cells.Stores(address)
+        gcs, address = start_gcs(arguments)
+        yield Stores(address)
     finally:
         if gcs:
             gcs.kill()
@@ -120,8 +120,8 @@ def drill(arguments, stores, home, name, commit, failure):
 def drills(arguments):
     """Kind, name, when to commit, and the arguments of `isobar drill`."""
     steady = "{ interval: 100ms, size: 1MiB }"
-    each = -(-arguments.runs // len(kill_cells.CLOUDS))
-    for cloud in kill_cells.CLOUDS:
+    each = -(-arguments.runs // len(CLOUDS))
+    for cloud in CLOUDS:
         for number in range(1, each + 1):
             yield "away", f"away-{cloud}-{number}", steady, ["cloud-away", cloud, "--hold", "30s", "--runs", "1"]
     yield "standby", "standby", steady, ["leader-kill", "--standby", "--runs", str(arguments.runs)]
@@ -145,9 +145,8 @@ def judge(kind, name, report):
 
 
 def main():
-    kill_cells.oracle_python()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", type=pathlib.Path, default=kill_cells.ROOT / "target/release", help="where the built programs lie")
+    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target/release", help="where the built programs lie")
     parser.add_argument("--runs", type=int, default=21, help="how often each failure happens")
     parser.add_argument("--only", default="", help="only the drills whose name begins so")
     parser.add_argument("--long-seconds", type=int, default=1000, help="how long the cloud is away in the long drill")

@@ -44,9 +44,7 @@ async fn every_kind_of_bad_payload_is_quarantined_with_its_reason_and_its_neighb
     // All in a row, so that halves of objects meet.
     lab.produce_to(TOPIC, bad.iter().map(|record| (1, record.clone())));
     lab.run_until_caught_up(&lab.features()).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 
     let (features, quarantine) = lab.tables(&lab.clouds[0], events::FEATURES).await;
     assert_eq!(features.rows().count(), 2 * bad.len());
@@ -160,9 +158,7 @@ async fn a_topic_of_nothing_but_garbage_moves_the_positions_and_loses_nothing() 
         .collect();
     lab.produce(TOPIC, records);
     lab.run_until_caught_up(&lab.features()).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
     let (features, quarantine) = lab.tables(&lab.clouds[0], events::FEATURES).await;
     assert_eq!((features.rows().count(), quarantine.rows().count()), (0, 3000));
     assert!(features.files.is_empty(), "no empty files");
@@ -298,13 +294,10 @@ async fn bad_and_good_records_in_random_order_add_up_in_every_commit() {
         let batch: Vec<(i32, Record)> =
             records.records(count).into_iter().map(|record| (prng.below(4) as i32, record)).collect();
         lab.produce_to(TOPIC, batch);
-        let ends = lab.ledger().ends(TOPIC);
-        running.committed(TOPIC, &ends).await;
+        lab.wait_until_committed(&running).await;
     }
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

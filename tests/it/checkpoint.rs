@@ -11,8 +11,8 @@ use isobar_tests::delta::Log;
 use isobar_tests::events::{FEATURES, Generator, TOPIC};
 use isobar_tests::lab::Lab;
 use isobar_tests::prng::Seed;
-use isobar_tests::services::oracle;
-use serde_json::Value;
+use isobar_tests::services::{counts, oracle};
+use isobar_tests::trees::copy_folder;
 
 /// A table of several versions, written by isobar, from which the last version removes a file.
 struct Fixture {
@@ -84,28 +84,6 @@ fn removal(previous: &Bytes, path: String) -> Bytes {
 
 fn body_path(table: &Path, version: usize) -> PathBuf {
     table.join(format!("_delta_log/{version:020}.json"))
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// Version, files and rows of a table, in all and by partition.
-async fn counts(table: &Path) -> Value {
-    let answer = oracle(&["counts", table.to_str().unwrap()]).await;
-    answer.assert(0, &[]);
-    let mut counts: Value = serde_json::from_str(&answer.stdout).unwrap();
-    counts.as_object_mut().unwrap().remove("table");
-    counts
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -261,9 +261,7 @@ async fn metrics_health_and_readiness_are_served_while_it_runs_and_sigterm_stops
     }
     process.signal("TERM").await;
     process.ended().await.assert(0, &[]);
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,9 @@
 //! Children of the built binary, an embedded broker and directories as clouds; which cloud it is rotates from point to
 //! point. `tests/drills/kill_cells.py` does the same against real services, for every cloud and more often.
 
-use isobar_connectors::failpoint::{self, Failpoint, Scope};
-use isobar_tests::events::{self, Content, Event, FEATURES, Generator, Record, TOPIC};
+use isobar_connectors::failpoint::{self, Failpoint};
+use isobar_tests::events::{self, Content, Event, Generator, Record, TOPIC};
+use isobar_tests::kill;
 use isobar_tests::lab::{CLOUDS, Lab};
 use isobar_tests::prng::{Prng, Seed};
 use isobar_tests::program::{Background, isobar, run, run_isobar};
@@ -38,8 +39,7 @@ fn is_of_large_files(point: &Failpoint) -> bool {
 
 /// The value of the environment variable that makes a process act at `point`.
 fn armed(point: &Failpoint, cloud: &str, action: &str) -> String {
-    let at = if point.scope == Scope::Cloud { format!("@{cloud}") } else { String::new() };
-    let order = format!("{}{at}:{}={action}", point.name, hit_with_rows(point));
+    let order = kill::order(point, cloud, hit_with_rows(point), action);
     match point.name {
         // The cloud misses the files because their uploads fail.
         "fill.before-file" | "fill.after-file" => format!("upload.before-put@{cloud}:1+=error,{order}"),
@@ -76,7 +76,7 @@ impl Cell {
         let mut spec = lab.spec(events::SOURCE, events::FEATURES_YAML);
         if is_large {
             // One commit, when everything has been read.
-            spec.commit = "{ interval: 1m, size: 256MiB }".into();
+            spec.commit = "{ interval: 1h, size: 256MiB }".into();
         }
         let spec = spec.written().to_str().expect("paths of tests are UTF-8").to_owned();
         let cell = Self { lab, spec, records: Generator::mixed(seed.prng()) };
@@ -116,9 +116,7 @@ impl Cell {
     async fn put_right(mut self) {
         self.produce();
         self.catch_up().await;
-        self.lab.assert_features_complete().await;
-        self.lab.assert_reachable_equal(FEATURES).await;
-        self.lab.assert_proved().await;
+        self.lab.assert_whole().await;
     }
 }
 

@@ -25,9 +25,7 @@ async fn records_of_every_quality_arrive_once_in_three_equal_clouds() {
     let lab = Lab::in_directories();
     lab.produce(TOPIC, Generator::mixed(seed.prng()).records(4000));
     let summary = lab.run_until_caught_up(&lab.features()).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 
     let produced = lab.ledger().len(TOPIC);
     assert_eq!(produced, 4000);
@@ -62,9 +60,7 @@ async fn a_run_with_nothing_new_adds_no_version_and_the_next_records_go_on_from_
     lab.produce(TOPIC, records.records(700));
     lab.run_until_caught_up(&topology).await.unwrap();
     assert!(lab.versions(events::FEATURES).await > versions);
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,9 +70,7 @@ async fn one_cloud_or_two_are_enough_for_a_topology() {
         let lab = Lab::new(&[TOPIC], clouds, true);
         lab.produce(TOPIC, Generator::mixed(seed.prng()).records(500));
         lab.run_until_caught_up(&lab.features()).await.unwrap();
-        lab.assert_features_complete().await;
-        lab.assert_trees_equal().await;
-        lab.assert_proved().await;
+        lab.assert_whole_and_equal().await;
     }
 }
 
@@ -84,9 +78,7 @@ async fn one_cloud_or_two_are_enough_for_a_topology() {
 async fn an_empty_topic_gives_empty_tables() {
     let lab = Lab::in_directories();
     lab.run_until_caught_up(&lab.features()).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
     let (features, quarantine) = lab.tables(&lab.clouds[0], events::FEATURES).await;
     assert_eq!((features.rows().count(), quarantine.rows().count()), (0, 0));
     assert_eq!(features.log.positions(), BTreeMap::from([(0, 0), (1, 0), (2, 0), (3, 0)]));
@@ -110,9 +102,7 @@ async fn every_commit_that_a_small_size_forces_is_one_link_of_the_chain() {
     running.stop().await.unwrap();
     lab.assert_features_right().await;
     lab.run_until_caught_up(&spec.resolved()).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
     let log = Log::read(&*lab.clouds[0].store(), events::FEATURES).await;
     assert!(log.versions.len() > 15, "{} versions", log.versions.len());
 }
@@ -126,9 +116,7 @@ async fn records_that_arrive_while_it_runs_are_committed_by_interval_and_a_stop_
     for _ in 0..3 {
         let running = lab.start(&topology);
         for _ in 0..4 {
-            lab.produce(TOPIC, records.records(150));
-            let ends = lab.ledger().ends(TOPIC);
-            running.committed(TOPIC, &ends).await;
+            lab.commit(&running, &mut records, 150).await;
         }
         // These may or may not make it before the stop.
         lab.produce(TOPIC, records.records(150));
@@ -136,9 +124,7 @@ async fn records_that_arrive_while_it_runs_are_committed_by_interval_and_a_stop_
         lab.assert_features_right().await;
     }
     lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -378,8 +364,5 @@ async fn a_second_topology_cannot_damage_a_dataset_of_the_same_name() {
         assert_eq!(after.get(path), Some(what), "{path}");
     }
     lab.produce(TOPIC, records.records(300));
-    lab.run_until_caught_up(&lab.features()).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(events::FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&lab.features()).await;
 }

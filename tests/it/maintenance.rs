@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use isobar_connectors::clouds::Fault;
 use isobar_connectors::delta::FileDigest;
-use isobar_connectors::failpoint::{self, Failpoint, Scope};
+use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_connectors::upload::{UploadHandle, UploadStatus};
 use isobar_tests::delta::{Log, Table};
 use isobar_tests::events::{self, FEATURES, Generator, TOPIC, Value, maintained_features};
-use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Running, Spec};
+use isobar_tests::kill::kill_a_long_run;
+use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Spec};
 use isobar_tests::prng::Seed;
-use isobar_tests::program::{Background, isobar, run_isobar};
+use isobar_tests::program::run_isobar;
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
 use isobar_topologies::commit::chain::NewFile;
@@ -28,6 +29,9 @@ const COMPACT: &str = "{ compact: { min_files: 4 } }";
 /// Four files are enough, and only the version before the newest one is kept.
 const VACUUM: &str = "{ compact: { min_files: 4 }, keep_versions: 1 }";
 
+/// Records that become a small file of their own.
+const FILE_RECORDS: usize = 40;
+
 fn spec(lab: &Lab, maintenance: &str) -> Spec {
     lab.spec(events::SOURCE, &maintained_features(maintenance))
 }
@@ -38,13 +42,6 @@ async fn log(cloud: &LabCloud) -> Log {
 
 fn entries(log: &Log, operation: &str) -> usize {
     log.versions.iter().filter(|version| version.info()["operation"] == operation).count()
-}
-
-/// Produces a little, and waits until it is decided: a file of its own.
-async fn commit_one(lab: &Lab, running: &Running, records: &mut Generator) {
-    lab.produce(TOPIC, records.records(40));
-    let ends = lab.ledger().ends(TOPIC);
-    running.committed(TOPIC, &ends).await;
 }
 
 /// Whether an object of the dataset, by its path in the log, is in a cloud.
@@ -84,13 +81,12 @@ fn assert_in_order(table: &Table) {
     }
 }
 
+/// Everything is there, and in the order of its offsets.
 async fn assert_right(lab: &Lab) {
-    lab.assert_features_complete().await;
+    lab.assert_whole().await;
     for cloud in &lab.clouds {
         assert_in_order(&lab.tables(cloud, FEATURES).await.0);
     }
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +97,7 @@ async fn many_small_commits_become_few_files_with_the_same_rows() {
     let running = lab.start(&topology);
     running.ready().await;
     until("small files were combined twice", async || {
-        commit_one(&lab, &running, &mut records).await;
+        lab.commit(&running, &mut records, FILE_RECORDS).await;
         entries(&log(&lab.clouds[0]).await, "OPTIMIZE") >= 2
     })
     .await;
@@ -135,10 +131,10 @@ async fn nothing_is_deleted_while_a_cloud_is_away_and_it_becomes_equal_when_it_i
     let topology = spec(&lab, VACUUM).resolved();
     let running = lab.start(&topology);
     running.ready().await;
-    commit_one(&lab, &running, &mut records).await;
+    lab.commit(&running, &mut records, FILE_RECORDS).await;
     lab.cloud("azure").switch.set(Fault::RefuseAll);
     until("a vacuum is decided without azure", async || {
-        commit_one(&lab, &running, &mut records).await;
+        lab.commit(&running, &mut records, FILE_RECORDS).await;
         entries(&log(lab.cloud("aws")).await, "VACUUM") >= 1
     })
     .await;
@@ -152,7 +148,7 @@ async fn nothing_is_deleted_while_a_cloud_is_away_and_it_becomes_equal_when_it_i
     }
     lab.cloud("azure").switch.set(Fault::Off);
     until("the files are deleted in every cloud", async || {
-        commit_one(&lab, &running, &mut records).await;
+        lab.commit(&running, &mut records, FILE_RECORDS).await;
         is_vacuumed(&lab).await
     })
     .await;
@@ -172,7 +168,7 @@ async fn a_cloud_that_lost_everything_is_rebuilt_without_the_files_that_were_let
     let running = lab.start(&topology);
     running.ready().await;
     until("files are deleted in every cloud", async || {
-        commit_one(&lab, &running, &mut records).await;
+        lab.commit(&running, &mut records, FILE_RECORDS).await;
         is_vacuumed(&lab).await
     })
     .await;
@@ -196,35 +192,7 @@ async fn a_cloud_that_lost_everything_is_rebuilt_without_the_files_that_were_let
 
 async fn survives_a_kill(point: &'static Failpoint, cloud: &str) {
     let lab = Lab::in_directories();
-    let mut records = Generator::mixed(Seed::of(point.name).prng());
-    let spec = spec(&lab, VACUUM).written();
-    let spec = spec.to_str().unwrap();
-    let at = if point.scope == Scope::Cloud { format!("@{cloud}") } else { String::new() };
-    let mut command = isobar(&["run", spec]);
-    command.env(failpoint::VARIABLE, format!("{}{at}=kill", point.name));
-    let folder = lab.directory.path();
-    lab.produce(TOPIC, records.records(40));
-    let mut killed = Background::start(&mut command, &folder.join("killed.log"));
-    killed.says("consuming").await;
-    until(point.name, async || {
-        // Each round waits for a commit, so that there are many small files, or for the end.
-        lab.produce(TOPIC, records.records(40));
-        until("it commits or dies", async || killed.has_ended() || lab.clouds_complete().await >= 2).await;
-        killed.has_ended()
-    })
-    .await;
-    let output = killed.ended().await;
-    assert_eq!(output.code, None, "{} in {cloud} did not kill\n{output}", point.name);
-    let next = Background::start(&mut isobar(&["run", spec]), &folder.join("next.log"));
-    until("the next leader has finished what was begun", async || {
-        lab.produce(TOPIC, records.records(40));
-        until("it commits", async || lab.clouds_complete().await >= 2).await;
-        is_vacuumed(&lab).await
-    })
-    .await;
-    next.signal("TERM").await;
-    next.ended().await.assert(0, &[]);
-    run_isobar(&["run", spec, "--until-caught-up"]).await.assert(0, &[]);
+    kill_a_long_run(&lab, &spec(&lab, VACUUM), point, cloud, async || is_vacuumed(&lab).await).await;
     assert_right(&lab).await;
 }
 

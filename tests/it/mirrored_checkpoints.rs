@@ -3,20 +3,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use isobar_connectors::checkpoint::write_checkpoint;
 use isobar_connectors::clouds::Fault;
-use isobar_connectors::failpoint::{self, Failpoint, Scope};
+use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_connectors::upload::{UploadHandle, UploadStatus};
 use isobar_tests::delta::{Log, latest_version, read_object, sha256};
-use isobar_tests::events::{self, FEATURES, Generator, TOPIC, maintained_features};
+use isobar_tests::events::{self, FEATURES, Generator, maintained_features};
+use isobar_tests::kill::kill_a_long_run;
 use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Running, Spec};
 use isobar_tests::prng::Seed;
-use isobar_tests::program::{Background, isobar, run_isobar};
-use isobar_tests::services::oracle;
+use isobar_tests::program::run_isobar;
+use isobar_tests::services::{counts, oracle};
+use isobar_tests::trees::copy_folder;
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
 use isobar_topologies::commit::format::{
@@ -32,6 +34,8 @@ use crate::leader::{TABLE, begun, lead, must_commit, reading, wait_published};
 
 /// Every third version has a checkpoint, and nothing else is maintained.
 const EVERY_THIRD: &str = "{ compact: { enabled: false }, checkpoint_every: 3 }";
+/// Records that become a version of their own.
+const VERSION_RECORDS: usize = 40;
 /// The cloud that is away.
 const AWAY: usize = 2;
 
@@ -108,32 +112,6 @@ async fn assert_mirrored(lab: &Lab, table: &str, version: u64) {
     assert!(held.iter().all(|other| *other == held[0]), "{held:?}");
 }
 
-/// Produces a little, and waits until it is decided.
-async fn commit_one(lab: &Lab, running: &Running, records: &mut Generator) {
-    lab.produce(TOPIC, records.records(40));
-    let ends = lab.ledger().ends(TOPIC);
-    running.committed(TOPIC, &ends).await;
-}
-
-async fn assert_right(lab: &Lab) {
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
-}
-
-fn copy_folder(from: &FilePath, to: &FilePath) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 /// The dataset's folder in a cloud.
 fn folder_of(cloud: &LabCloud) -> PathBuf {
     cloud.folder.as_ref().expect("the lab is in directories").join("datasets").join(FEATURES)
@@ -166,7 +144,7 @@ async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
     let running = lab.start(&spec(lab).resolved());
     running.ready().await;
     until("there is a second checkpoint", async || {
-        commit_one(lab, &running, &mut records).await;
+        lab.commit(&running, &mut records, VERSION_RECORDS).await;
         last_checkpoint(&lab.clouds[0], FEATURES).await >= Some(6)
     })
     .await;
@@ -183,7 +161,7 @@ async fn every_cloud_gets_the_same_checkpoints_and_readers_read_the_same_table_f
     let lab = Lab::in_directories();
     let version = checkpointed(&lab, "mirrored").await;
     assert_eq!(version % 3, 0);
-    assert_right(&lab).await;
+    lab.assert_whole().await;
     let report = scrub_topology(&spec(&lab).resolved(), &ScrubOptions::default()).await.unwrap();
     assert!(report.well, "{report:?}");
 
@@ -192,13 +170,6 @@ async fn every_cloud_gets_the_same_checkpoints_and_readers_read_the_same_table_f
 
 /// An independent reader reads the same table whether or not it has the entries up to the checkpoint of `version`.
 async fn assert_read_alike(lab: &Lab, version: u64) {
-    let counts = async |table: &FilePath| -> Json {
-        let answer = oracle(&["counts", table.to_str().unwrap()]).await;
-        answer.assert(0, &[]);
-        let mut counts: Json = serde_json::from_str(&answer.stdout).unwrap();
-        counts.as_object_mut().unwrap().remove("table");
-        counts
-    };
     for cloud in &lab.clouds {
         let (table, copy) = (folder_of(cloud), lab.directory.path().join(format!("copy-{}", cloud.name)));
         copy_folder(&table, &copy);
@@ -217,12 +188,12 @@ async fn superseded_checkpoints_are_deleted_in_every_cloud_and_none_while_a_clou
     let topology = spec(&lab).resolved();
     let running = lab.start(&topology);
     running.ready().await;
-    commit_one(&lab, &running, &mut records).await;
+    lab.commit(&running, &mut records, VERSION_RECORDS).await;
     lab.clouds[AWAY].switch.set(Fault::RefuseAll);
     // Whatever was ever there is still there when there are four.
     let mut seen = BTreeSet::new();
     until("there are four checkpoints without the cloud that is away", async || {
-        commit_one(&lab, &running, &mut records).await;
+        lab.commit(&running, &mut records, VERSION_RECORDS).await;
         seen.extend(checkpoints_in(&lab.clouds[0]).await);
         last_checkpoint(&lab.clouds[0], FEATURES).await >= seen.iter().nth(3).copied().or(Some(u64::MAX))
     })
@@ -248,12 +219,12 @@ async fn superseded_checkpoints_are_deleted_in_every_cloud_and_none_while_a_clou
             assert!(object(cloud, &published_path(FEATURES, version)).await.is_some(), "{version}");
         }
     }
-    assert_right(&lab).await;
+    lab.assert_whole().await;
 
     // Whoever deleted them died before it had been in every cloud.
     let left_over = &lab.clouds[1];
     left_over.store().put(&checkpoint_path(FEATURES, oldest), kept_aside.into()).await.unwrap();
-    assert_right(&lab).await;
+    lab.assert_whole().await;
     let report = scrub_topology(&topology, &ScrubOptions::default()).await.unwrap();
     assert!(report.well, "{report:?}");
     let next = lab.start(&topology);
@@ -295,7 +266,7 @@ async fn damaged_checkpoints_are_found_and_put_back() {
         assert_eq!(found, kinds.map(|(cloud, kind)| (cloud, kind, outcome)), "{}", report.to_table());
     }
     assert_mirrored(&lab, FEATURES, version).await;
-    assert_right(&lab).await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,7 +277,7 @@ async fn a_cloud_that_lost_everything_gets_the_newest_checkpoint_when_it_is_read
     let written = spec(&lab).written();
     run_isobar(&["scrub", written.to_str().unwrap(), "--readmit", CLOUDS[AWAY]]).await.assert(0, &[]);
     assert_mirrored(&lab, FEATURES, version).await;
-    assert_right(&lab).await;
+    lab.assert_whole().await;
 }
 
 /// Builds the checkpoint of `version` from the log of the first cloud.
@@ -446,38 +417,17 @@ async fn a_checkpoint_that_every_cloud_has_lost_holds_nothing_up() {
 
 async fn survives_a_kill(point: &'static Failpoint, cloud: &str) {
     let lab = Lab::in_directories();
-    let mut records = Generator::mixed(Seed::of(point.name).prng());
-    let written = spec(&lab).written();
-    let written = written.to_str().unwrap();
-    let at = if point.scope == Scope::Cloud { format!("@{cloud}") } else { String::new() };
-    let mut command = isobar(&["run", written]);
-    command.env(failpoint::VARIABLE, format!("{}{at}=kill", point.name));
-    let folder = lab.directory.path();
-    lab.produce(TOPIC, records.records(40));
-    let mut killed = Background::start(&mut command, &folder.join("killed.log"));
-    killed.says("consuming").await;
-    until(point.name, async || {
-        // Each round waits for a commit, so that there are many versions, or for the end.
-        lab.produce(TOPIC, records.records(40));
-        until("it commits or dies", async || killed.has_ended() || lab.clouds_complete().await >= 2).await;
-        killed.has_ended()
+    kill_a_long_run(&lab, &spec(&lab), point, cloud, async || {
+        let has_checkpoints = last_checkpoint(&lab.clouds[0], FEATURES).await >= Some(6);
+        if has_checkpoints {
+            // Nothing more is produced meanwhile: another version would supersede another checkpoint.
+            cleaned_up(&lab).await;
+        }
+        has_checkpoints
     })
     .await;
-    let output = killed.ended().await;
-    assert_eq!(output.code, None, "{} in {cloud} did not kill\n{output}", point.name);
-    let next = Background::start(&mut isobar(&["run", written]), &folder.join("next.log"));
-    until("the next leader writes checkpoints", async || {
-        lab.produce(TOPIC, records.records(40));
-        until("it commits", async || lab.clouds_complete().await >= 2).await;
-        last_checkpoint(&lab.clouds[0], FEATURES).await >= Some(6)
-    })
-    .await;
-    cleaned_up(&lab).await;
-    next.signal("TERM").await;
-    next.ended().await.assert(0, &[]);
-    run_isobar(&["run", written, "--until-caught-up"]).await.assert(0, &[]);
     mirrored(&lab, FEATURES, 6).await;
-    assert_right(&lab).await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

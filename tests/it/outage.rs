@@ -17,9 +17,7 @@ use isobar_topologies::commit::CloudProgress;
 /// Produces `count` records and waits until they are decided; how many decisions that took.
 async fn commit_more(lab: &Lab, running: &Running, records: &mut Generator, count: usize) -> u64 {
     let before = running.sequence();
-    lab.produce(TOPIC, records.records(count));
-    let ends = lab.ledger().ends(TOPIC);
-    running.committed(TOPIC, &ends).await;
+    lab.commit(running, records, count).await;
     running.sequence() - before
 }
 
@@ -88,9 +86,7 @@ async fn one_cloud_away(test: &'static str, away: &str, fault: Fault) {
     let running = lab.start(&topology);
     lab.wait_until_equal(FEATURES).await;
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }
 
 macro_rules! one_cloud_away {
@@ -142,9 +138,7 @@ async fn commits_go_on_while_all_three_clouds_lose_every_answer_about_the_log() 
         commit_more(&lab, &running, &mut records, 100).await;
     }
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_trees_equal().await;
-    lab.assert_proved().await;
+    lab.assert_whole_and_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,13 +162,10 @@ async fn nothing_is_lost_or_doubled_when_all_three_clouds_lose_every_answer() {
         for cloud in &lab.clouds {
             cloud.switch.set(Fault::Off);
         }
-        let ends = lab.ledger().ends(TOPIC);
-        running.committed(TOPIC, &ends).await;
+        lab.wait_until_committed(&running).await;
     }
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,17 +191,14 @@ async fn with_two_clouds_away_nothing_is_decided_and_nothing_lost_until_one_retu
 
         let returns = *prng.pick(&gone);
         lab.clouds[returns].switch.set(Fault::Off);
-        let ends = lab.ledger().ends(TOPIC);
-        running.committed(TOPIC, &ends).await;
+        lab.wait_until_committed(&running).await;
         for index in &gone {
             lab.clouds[*index].switch.set(Fault::Off);
         }
         lab.wait_until_equal(FEATURES).await;
     }
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,10 +220,7 @@ async fn a_stop_while_two_clouds_are_away_ends_and_the_next_run_has_everything()
         cloud.switch.set(Fault::Off);
     }
     lab.assert_features_right().await;
-    lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,9 +305,7 @@ async fn a_cloud_that_never_answers_holds_up_nothing_and_is_filled_when_it_does(
         gate.open();
         lab.wait_until_equal(FEATURES).await;
         running.stop().await.unwrap();
-        lab.assert_features_complete().await;
-        lab.assert_reachable_equal(FEATURES).await;
-        lab.assert_proved().await;
+        lab.assert_whole().await;
     }
 }
 
@@ -354,13 +337,10 @@ async fn publishing_that_fails_in_two_clouds_stops_commits_only_after_a_bounded_
         running.sequence() - sequence
     );
     lab.script.clear();
-    let ends = lab.ledger().ends(TOPIC);
-    running.committed(TOPIC, &ends).await;
+    lab.wait_until_committed(&running).await;
     lab.wait_until_equal(FEATURES).await;
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,9 +372,7 @@ async fn a_directory_moved_away_is_not_made_anew_and_is_filled_when_it_returns()
         lab.wait_until_equal(FEATURES).await;
         running.stop().await.unwrap();
     }
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,9 +388,7 @@ async fn the_first_start_needs_every_cloud_once_and_leaves_nothing_that_hinders_
         assert_eq!(error.exit_code(), 1);
         lab.cloud(away).switch.set(Fault::Off);
         lab.run_until_caught_up(&topology).await.unwrap();
-        lab.assert_features_complete().await;
-        lab.assert_trees_equal().await;
-        lab.assert_proved().await;
+        lab.assert_whole_and_equal().await;
     }
 }
 
@@ -435,7 +411,5 @@ async fn clouds_that_take_turns_being_away_never_stop_the_commits() {
         lab.wait_until_equal(FEATURES).await;
     }
     running.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }

@@ -15,7 +15,7 @@ use isobar_tests::lab::{self, Lab, LabCloud};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::script::{Gate, Kind as RequestKind, Script, Verdict};
-use isobar_tests::wait::{in_time, until};
+use isobar_tests::wait::{PATIENCE, in_time, until};
 use isobar_topologies::Error;
 use isobar_topologies::commit::Group;
 use isobar_topologies::scrub::{self, Evidence, Kind, Outcome, Report, ScrubOptions};
@@ -49,6 +49,7 @@ fn group(lab: &Lab) -> Group {
     Group::new(lab::TOPOLOGY, lab.opened())
 }
 
+/// Nothing arrives while these look, so there is nothing to be patient for.
 fn options(repair: bool) -> ScrubOptions {
     ScrubOptions { repair, patience: Duration::from_millis(200), ..ScrubOptions::default() }
 }
@@ -264,9 +265,7 @@ fn assert_well(report: &Report, findings: usize) {
 async fn assert_whole(lab: &Lab) {
     let report = scrubbed(lab, &options(false)).await;
     assert!(report.well && report.findings.is_empty(), "{}", report.to_table());
-    lab.assert_proved().await;
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
+    lab.assert_whole().await;
 }
 
 /// Each damage by itself: found where it is, nothing written when only looking, put right by a repair.
@@ -492,8 +491,7 @@ async fn damage_is_repaired_while_a_run_goes_on() {
             damage.inflict(cloud, table).await;
         }
         scrubbed(&lab, &options(true)).await;
-        let ends = lab.ledger().ends(TOPIC);
-        running.committed(TOPIC, &ends).await;
+        lab.wait_until_committed(&running).await;
     }
     running.stop().await.unwrap();
     // A cloud that the leader had set aside is served by the next one.
@@ -512,12 +510,11 @@ async fn looking_while_a_run_goes_on_finds_nothing_and_disturbs_nothing() {
     running.ready().await;
     for _ in 0..12 {
         lab.produce(TOPIC, records.records(40));
-        let patient = ScrubOptions { patience: Duration::from_secs(30), ..options(false) };
+        let patient = ScrubOptions { patience: PATIENCE, ..options(false) };
         let report = scrubbed(&lab, &patient).await;
         assert!(report.well, "{}", report.to_table());
     }
-    let ends = lab.ledger().ends(TOPIC);
-    running.committed(TOPIC, &ends).await;
+    lab.wait_until_committed(&running).await;
     running.stop().await.unwrap();
     assert_whole(&lab).await;
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use isobar_tests::events::{FEATURES, Generator, TOPIC};
+use isobar_tests::events::{Generator, TOPIC};
 use isobar_tests::lab::Lab;
 use isobar_tests::prng::{Prng, Seed};
 use isobar_tests::script::Verdict;
@@ -78,10 +78,7 @@ async fn fail_each(test: &'static str, verdict: Verdict) {
         lab.assert_features_right().await;
         assert!(lab.clouds_complete().await >= 2, "request {number}: it said that it caught up, and has not");
         lab.script.clear();
-        lab.run_until_caught_up(&lab.features()).await.unwrap();
-        lab.assert_features_complete().await;
-        lab.assert_reachable_equal(FEATURES).await;
-        lab.assert_proved().await;
+        lab.catch_up_and_assert_whole(&lab.features()).await;
     }
     assert!(met > 0, "no request was met");
     // The very first start registers every cloud and may ask for another try; it is never wrong about why.

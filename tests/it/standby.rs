@@ -1,7 +1,7 @@
 //! Processes that stand by, and take over without a human.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isobar_connectors::clouds::Fault;
 use isobar_tests::events::{FEATURES, Generator, TOPIC};
@@ -16,8 +16,14 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Short enough for a test; nothing here depends on who notices first.
-const SILENCE: Duration = Duration::from_millis(600);
+/// Long enough for whoever takes over to be heard in time on a slow machine too: else those who stand by replace each
+/// other for ever. Nothing here depends on who notices first.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How long a leader without an address may write nothing. It is heard by its commits alone, so one of them may take
+/// this long.
+const UNHEARD_SILENCE: Duration = Duration::from_secs(10);
+/// Records produced at a time.
+const RECORDS: usize = 70;
 
 /// A process that stands by or leads, with its HTTP side.
 struct Process {
@@ -29,6 +35,10 @@ struct Process {
 
 impl Process {
     async fn start(lab: &Lab, topology: &Topology) -> Self {
+        Self::start_with(lab, topology, SILENCE).await
+    }
+
+    async fn start_with(lab: &Lab, topology: &Topology, silence: Duration) -> Self {
         let (topology, death) = (topology.clone(), CancellationToken::new());
         // Each process has counters of its own.
         let mut options = RunOptions { clouds: lab.options().clouds, ..RunOptions::new(TOPOLOGY) };
@@ -40,7 +50,7 @@ impl Process {
         let task = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    ended = standby::run(&topology, run_options, SILENCE, CancellationToken::new()) => {
+                    ended = standby::run(&topology, run_options, silence, CancellationToken::new()) => {
                         panic!("a standby goes on until it is stopped: {ended:?}")
                     }
                     () = die.cancelled() => {}
@@ -71,19 +81,6 @@ async fn leader(processes: &[Process]) -> usize {
     .await
 }
 
-/// Produces records and waits until whoever leads has brought them into every cloud that is not away.
-async fn commit_some(lab: &Lab, clouds: usize, records: &mut Generator) {
-    lab.produce(TOPIC, records.records(70));
-    wait::until("everything is committed", async || lab.clouds_complete().await >= clouds).await;
-}
-
-async fn assert_all_is_well(lab: &Lab, topology: &Topology) {
-    lab.run_until_caught_up(topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn standbys_lead_one_after_the_other_as_leaders_die() {
     let seed = Seed::of("standby_chain");
@@ -96,7 +93,7 @@ async fn standbys_lead_one_after_the_other_as_leaders_die() {
     }
     for _ in 0..4 {
         let leads = leader(&processes).await;
-        commit_some(&lab, 3, &mut records).await;
+        lab.commit_in(3, &mut records, RECORDS).await;
         processes.remove(leads).die().await;
         // As an orchestrator would: the dead one is started again, and stands by.
         processes.push(Process::start(&lab, &topology).await);
@@ -104,7 +101,7 @@ async fn standbys_lead_one_after_the_other_as_leaders_die() {
     for process in processes {
         process.die().await;
     }
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +112,7 @@ async fn a_leader_that_is_replaced_stands_by_and_leads_again_when_it_is_needed()
     let topology = lab.features();
     let first = Process::start(&lab, &topology).await;
     leader(std::slice::from_ref(&first)).await;
-    commit_some(&lab, 3, &mut records).await;
+    lab.commit_in(3, &mut records, RECORDS).await;
     let second = Process::start(&lab, &topology).await;
 
     // Somebody runs the topology by hand, which takes over at once; the leader meets the closed epoch with its next commit.
@@ -127,11 +124,11 @@ async fn a_leader_that_is_replaced_stands_by_and_leads_again_when_it_is_needed()
     // That run has ended, nobody is heard, and one of the two leads again.
     let processes = [first, second];
     leader(&processes).await;
-    commit_some(&lab, 3, &mut records).await;
+    lab.commit_in(3, &mut records, RECORDS).await;
     for process in processes {
         process.die().await;
     }
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,20 +140,20 @@ async fn any_two_clouds_are_enough_for_every_take_over_in_a_chain() {
     let topology = lab.features();
     let mut processes = vec![Process::start(&lab, &topology).await];
     leader(&processes).await;
-    commit_some(&lab, 3, &mut records).await;
+    lab.commit_in(3, &mut records, RECORDS).await;
     // A, then B, then C, then A: each time another cloud is away while the leader changes.
     for away in [0, 1, 2, 0] {
         processes.push(Process::start(&lab, &topology).await);
         lab.wait_until_equal(FEATURES).await;
         lab.clouds[away].switch.set(Fault::RefuseAll);
         processes.remove(0).die().await;
-        commit_some(&lab, 2, &mut records).await;
+        lab.commit_in(2, &mut records, RECORDS).await;
         lab.clouds[away].switch.set(Fault::Off);
     }
     for process in processes {
         process.die().await;
     }
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,18 +164,18 @@ async fn a_leader_without_an_address_leads_on_while_it_commits_and_is_followed_w
     let topology = lab.features();
     let unheard = lab.start(&topology);
     unheard.ready().await;
-    let standby = Process::start(&lab, &topology).await;
-    // Each takes a commit interval: together many times as long as a leader with an address may be silent.
-    for _ in 0..20 {
-        commit_some(&lab, 3, &mut records).await;
+    let standby = Process::start_with(&lab, &topology, UNHEARD_SILENCE).await;
+    let began = Instant::now();
+    while began.elapsed() < UNHEARD_SILENCE * 2 {
+        lab.commit_in(3, &mut records, RECORDS).await;
     }
     assert!(!unheard.has_ended() && !standby.leads());
     unheard.stop().await.unwrap();
     let processes = [standby];
     leader(&processes).await;
-    commit_some(&lab, 3, &mut records).await;
+    lab.commit_in(3, &mut records, RECORDS).await;
     for process in processes {
         process.die().await;
     }
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }

@@ -25,23 +25,18 @@ async fn a_second_process_takes_over_and_the_first_one_ends_when_it_wants_to_com
     let mut leading = lab.start(&topology);
     leading.ready().await;
     for _ in 0..4 {
-        lab.produce(TOPIC, records.records(100));
-        let ends = lab.ledger().ends(TOPIC);
-        leading.committed(TOPIC, &ends).await;
+        lab.commit(&leading, &mut records, 100).await;
         let second = lab.start(&topology);
         second.ready().await;
         lab.produce(TOPIC, records.records(100));
         let error = leading.ended().await.unwrap_err();
         assert!(matches!(error, Error::Superseded { .. }), "{error:?}");
         assert_eq!(error.exit_code(), 1);
-        let ends = lab.ledger().ends(TOPIC);
-        second.committed(TOPIC, &ends).await;
+        lab.wait_until_committed(&second).await;
         leading = second;
     }
     leading.stop().await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,10 +64,7 @@ async fn many_processes_at_once_lose_and_double_nothing() {
         }
         lab.assert_features_right().await;
     }
-    lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,10 +82,7 @@ async fn processes_that_are_dropped_at_random_moments_lose_and_double_nothing() 
         tokio::time::sleep(Duration::from_millis(prng.below(700))).await;
         running.abort().await;
     }
-    lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 /// Freezes everything from a certain request on.
@@ -142,22 +131,14 @@ async fn processes_that_die_between_any_two_requests_lose_and_double_nothing() {
         let freeze = Freeze::after(&lab, prng.below(requests + requests / 4));
         let running = lab.start(&topology);
         let ends = lab.ledger().ends(TOPIC);
-        let done = || {
-            ends.iter().all(|(partition, end)| {
-                let at = isobar_schemas::TopicPartition::new(TOPIC, *partition);
-                running.progress.positions().borrow().get(&at).is_some_and(|position| position >= end)
-            })
-        };
-        until("it is frozen, or done", async || freeze.is_reached() || done()).await;
+        let is_done = async || freeze.is_reached() || running.has_committed(TOPIC, &ends);
+        until("it is frozen, or done", is_done).await;
         running.abort().await;
         // The dead send nothing any more: their gate stays shut.
         lab.script.clear();
         lab.assert_features_right().await;
     }
-    lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 /// A process is frozen between two requests, another one takes over, and then the frozen one goes on as if nothing
@@ -209,10 +190,7 @@ async fn processes_that_wake_up_after_they_were_replaced_change_nothing() {
         lab.assert_features_right().await;
     }
     assert!(superseded > 0, "no sleeper ever met its successor");
-    lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,8 +219,5 @@ async fn deaths_and_outages_together_lose_and_double_nothing() {
     for cloud in &lab.clouds {
         cloud.switch.set(Fault::Off);
     }
-    lab.run_until_caught_up(&topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }

@@ -294,6 +294,12 @@ async fn listings(
     assert_eq!(nothing, (vec![], vec![], 1));
 }
 
+/// `ListObjectsV2`, of S3 and Google.
+async fn listings_of_objects(target: &Target) {
+    let token = ("continuation-token", "NextContinuationToken");
+    listings(target, &[], "?list-type=2", token, ("Contents", "CommonPrefixes")).await;
+}
+
 /// Uploads in parts, of S3 and Google.
 async fn parts(target: &Target) {
     let begin = async || {
@@ -341,14 +347,7 @@ async fn parts(target: &Target) {
 
 async fn s3(target: &Target) {
     reads(target, &[], 200, "NoSuchKey").await;
-    listings(
-        target,
-        &[],
-        "?list-type=2",
-        ("continuation-token", "NextContinuationToken"),
-        ("Contents", "CommonPrefixes"),
-    )
-    .await;
+    listings_of_objects(target).await;
     parts(target).await;
     let create = [("if-none-match", "*")];
     let first = target.object("PUT", "key", &create, "1").await.due(200, "");
@@ -420,14 +419,7 @@ async fn blocks(target: &Target) {
 
 async fn google(target: &Target) {
     reads(target, &[], 200, "NoSuchKey").await;
-    listings(
-        target,
-        &[],
-        "?list-type=2",
-        ("continuation-token", "NextContinuationToken"),
-        ("Contents", "CommonPrefixes"),
-    )
-    .await;
+    listings_of_objects(target).await;
     parts(target).await;
     const MATCH: &str = "x-goog-if-generation-match";
     let first =

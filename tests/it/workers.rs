@@ -101,8 +101,7 @@ async fn worker(lab: &Lab, topology: &Topology) -> Running {
 
 /// Produces records and waits until they are in every cloud.
 async fn commit_some(lab: &Lab, records: &mut Generator) {
-    lab.produce(TOPIC, records.records(80));
-    until("everything is committed", async || lab.clouds_complete().await == lab.clouds.len()).await;
+    lab.commit_in(lab.clouds.len(), records, 80).await;
 }
 
 /// Commits until every one of `workers` has had something committed.
@@ -129,13 +128,6 @@ async fn until_told_of_everything(lab: &Lab, records: &mut Generator, worker: &R
         tokio::time::timeout(Duration::from_secs(1), told).await.is_ok()
     })
     .await;
-}
-
-async fn assert_all_is_well(lab: &Lab, topology: &Topology) {
-    lab.run_until_caught_up(topology).await.unwrap();
-    lab.assert_features_complete().await;
-    lab.assert_reachable_equal(FEATURES).await;
-    lab.assert_proved().await;
 }
 
 /// What isobar says about itself in each version of the dataset.
@@ -175,7 +167,7 @@ async fn a_leader_and_two_workers_commit_everything_once_and_together() {
     leader.hears(0).await;
     commit_some(&lab, &mut records).await;
     leader.stop().await;
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +196,7 @@ async fn partitions_of_a_worker_that_dies_before_or_after_its_commit_arrives_are
         leader.hears(0).await;
     }
     leader.stop().await;
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +221,7 @@ async fn a_commit_whose_answer_is_lost_is_asked_for_again_and_is_committed_once(
     commit_some(&lab, &mut records).await;
     working.stop().await.unwrap();
     leader.stop().await;
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,7 +251,7 @@ async fn commits_that_wait_when_the_leader_dies_are_sent_to_the_next_one() {
         worker.stop().await.unwrap();
     }
     second.stop().await;
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 /// The worker is cut off for so long that its partitions are given away, with a commit in its hands.
@@ -288,7 +280,7 @@ async fn a_worker_that_was_given_up_and_comes_back_is_stale_and_goes_on() {
     .await;
     zombie.stop().await.unwrap();
     leader.stop().await;
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 /// Sends `request` with these headers; status and body of the answer.
@@ -428,7 +420,7 @@ async fn a_leader_answers_only_who_shows_the_token_and_believes_only_what_it_can
     running.stop().await.unwrap();
     let (status, body) = ask(&address, "/v1/workers", leaving).await;
     assert!(status == 503 && problem_in(&body).epoch == share.epoch, "{status} {body}");
-    assert_all_is_well(&lab, &topology).await;
+    lab.catch_up_and_assert_whole(&topology).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -517,8 +509,7 @@ async fn processes_killed_at_every_step_between_worker_and_leader_lose_and_doubl
         let killed = doomed.ended().await;
         assert!(killed.code.is_none() && killed.stderr.contains("action=Kill"), "{}\n{killed}", point.name);
         let next = programs.start(is_leader, None).await;
-        programs.lab.produce(TOPIC, records.records(40));
-        until("everything is committed", async || programs.lab.clouds_complete().await == 3).await;
+        programs.lab.commit_in(3, &mut records, 40).await;
         let (worker, leader) = if is_leader { (other, next) } else { (next, other) };
         for process in [worker, leader] {
             process.signal("TERM").await;
@@ -526,7 +517,7 @@ async fn processes_killed_at_every_step_between_worker_and_leader_lose_and_doubl
             stopped.assert(0, &[]);
             assert!(!stopped.text().contains(TOKEN), "{}", point.name);
         }
-        assert_all_is_well(&programs.lab, &programs.topology).await;
+        programs.lab.catch_up_and_assert_whole(&programs.topology).await;
     }
 }
 

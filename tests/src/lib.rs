@@ -15,13 +15,14 @@
 //! - [`sim`]: deterministic simulation of the commit protocol.
 //! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
 //! - [`proxy`]: takes a real service away by its connections.
-//! - [`program`]: the `isobar` binary as a user runs it. [`services`]: the real services of the live tests.
+//! - [`program`]: the `isobar` binary as a user runs it. [`kill`]: dies at a failpoint, and is followed. [`services`]: the real services of the live tests.
 //!
 //! A helper that finds something wrong panics: it is only ever called from a test.
 
 pub mod delta;
 pub mod events;
 pub mod gcs;
+pub mod kill;
 pub mod lab;
 pub mod ledger;
 pub mod prng;

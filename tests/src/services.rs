@@ -178,3 +178,16 @@ pub async fn oracle(arguments: &[&str]) -> Output {
     let oracle = env::var_os("ISOBAR_ORACLE").map_or_else(beside, PathBuf::from);
     run(Command::new(oracle).args(arguments)).await
 }
+
+/// Version, files and rows of a table in a folder, in all and by partition, as the independent reader counts them.
+///
+/// # Panics
+/// If it does not read the table.
+pub async fn counts(table: &Path) -> Json {
+    let answer = oracle(&["counts", table.to_str().expect("paths of tests are UTF-8")]).await;
+    answer.assert(0, &[]);
+    let mut counts: Json = serde_json::from_str(&answer.stdout).expect("the oracle prints JSON");
+    // Where it lies: copies of a table count the same.
+    counts.as_object_mut().expect("the counts are an object").remove("table");
+    counts
+}

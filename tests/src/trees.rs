@@ -65,6 +65,23 @@ fn add_folder(folder: &FilePath, prefix: &str, tree: &mut Tree) {
     }
 }
 
+/// Copies a folder with everything in it; `to` must not exist yet.
+///
+/// # Panics
+/// If that is not possible.
+pub fn copy_folder(from: &FilePath, to: &FilePath) {
+    fs::create_dir(to).unwrap_or_else(|error| panic!("create {}: {error}", to.display()));
+    for entry in fs::read_dir(from).unwrap_or_else(|error| panic!("read {}: {error}", from.display())) {
+        let entry = entry.expect("an entry of a folder can be read");
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        if source.is_dir() {
+            copy_folder(&source, &target);
+        } else {
+            fs::copy(source, target).expect("a file can be copied");
+        }
+    }
+}
+
 /// What the logs of `datasets` name in a store.
 ///
 /// # Panics

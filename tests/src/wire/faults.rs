@@ -28,9 +28,9 @@ pub enum Fault {
     HangBefore,
     /// The request is carried out, and no answer comes.
     HangAfter,
-    /// No answer comes, and the request is carried out this long after it arrived, whether or not its sender is still
-    /// there: a write that is under way while its writer has long given up.
-    ApplyLate(Duration),
+    /// No answer comes, and the request is carried out when the test says so (`Simulator::carry_out_late`), whether or not
+    /// its sender is still there: a write that is under way while its writer has long given up.
+    HoldBack,
     /// The request is carried out and answered after this delay.
     Delay(Duration),
     /// 409, and nothing is stored: what S3 answers to some who race, and Azure while a container is being deleted.

@@ -13,8 +13,8 @@ use axum::http::StatusCode;
 
 use super::listing;
 use super::message::{Answer, Refusal, Request, http_date, matches_etag, read_answer};
-use super::parts::{self, Place, check_md5, content_etag};
-use super::store::{NewObject, Object, Store};
+use super::parts::{self, Place, check_md5, failed_condition, no_such_key};
+use super::store::{Object, Store};
 use super::xml::element;
 
 pub(super) fn answer(store: &mut Store, request: &Request) -> Result<Answer, Refusal> {
@@ -48,15 +48,6 @@ pub(super) fn answer(store: &mut Store, request: &Request) -> Result<Answer, Ref
     }
 }
 
-fn no_such_key(name: &str) -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "NoSuchKey", format!("The specified key {name} does not exist."))
-}
-
-fn failed_condition(header: &str) -> Refusal {
-    let message = format!("At least one of the pre-conditions you specified did not hold: {header}");
-    Refusal::new(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", message)
-}
-
 /// Whether a write may replace `present`.
 fn check_write(request: &Request, present: Option<&Object>) -> Result<(), Refusal> {
     let Some(wanted) = request.condition("x-goog-if-generation-match") else { return Ok(()) };
@@ -80,26 +71,12 @@ fn describe(answer: Answer, object: &Object) -> Answer {
 fn put(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {
     check_md5(request)?;
     check_write(request, store.object(place.bucket, place.name))?;
-    let new = NewObject {
-        bytes: request.body.clone(),
-        etag: Some(content_etag(&request.body)),
-        content_type: request.headers.get("content-type").cloned(),
-        modified: request.received,
-    };
-    Ok(describe(Answer::new(StatusCode::OK), store.put(place.bucket, place.name, new)))
+    let object = store.put(place.bucket, place.name, parts::whole_body(request));
+    Ok(describe(Answer::new(StatusCode::OK), object))
 }
 
 fn complete(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {
-    let whole = parts::assemble(store, request, place)?;
-    check_write(request, store.object(place.bucket, place.name))?;
-    let upload = store.end_upload(request.query("uploadId").unwrap_or_default());
-    let new = NewObject {
-        bytes: whole.bytes,
-        etag: Some(whole.etag),
-        content_type: upload.and_then(|upload| upload.content_type),
-        modified: request.received,
-    };
-    let object = store.put(place.bucket, place.name, new);
+    let object = parts::complete(store, request, place, |present| check_write(request, present))?;
     Ok(describe(parts::completed(place, &object.etag), object))
 }
 

@@ -32,7 +32,6 @@ mod xml;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +39,6 @@ use axum::http::{Method, request};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use isobar_connectors::clouds::{self, Cloud};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use url::Url;
 
@@ -84,9 +82,8 @@ pub struct Simulator {
     stores: Mutex<BTreeMap<Protocol, Store>>,
     faults: Faults,
     events: Mutex<Vec<Event>>,
-    /// Writes that are carried out after their writers have given up. They end with the simulator.
-    late: Mutex<JoinSet<()>>,
-    late_writes: AtomicU64,
+    /// Requests that met [`Fault::HoldBack`], in the order in which they came.
+    held_back: Mutex<Vec<(Protocol, Request)>>,
     /// The simulated time at `started`.
     epoch: DateTime<Utc>,
     started: Instant,
@@ -114,8 +111,7 @@ impl Simulator {
             stores: Mutex::new(stores),
             faults: Faults::new(Prng::new(seed)),
             events: Mutex::default(),
-            late: Mutex::default(),
-            late_writes: AtomicU64::new(0),
+            held_back: Mutex::default(),
             epoch,
             started: Instant::now(),
         })
@@ -184,9 +180,13 @@ impl Simulator {
         }
     }
 
-    /// How many requests were carried out after their time ([`Fault::ApplyLate`]), with whatever result.
-    pub fn late_writes(&self) -> u64 {
-        self.late_writes.load(Ordering::Relaxed)
+    /// Carries out the requests held back so far ([`Fault::HoldBack`]), with whatever result; how many there were.
+    pub fn carry_out_late(&self) -> usize {
+        let held_back = std::mem::take(&mut *lock(&self.held_back));
+        for (protocol, request) in &held_back {
+            self.apply(*protocol, request);
+        }
+        held_back.len()
     }
 
     fn now(&self) -> DateTime<Utc> {
@@ -251,8 +251,8 @@ impl Simulator {
                 self.apply(protocol, &request);
                 std::future::pending().await
             }
-            Fault::ApplyLate(delay) => {
-                self.apply_late(delay, protocol, request);
+            Fault::HoldBack => {
+                lock(&self.held_back).push((protocol, request));
                 std::future::pending().await
             }
             Fault::Delay(delay) => {
@@ -290,18 +290,6 @@ impl Simulator {
             }
             fault => refused(fault),
         }
-    }
-
-    fn apply_late(self: &Arc<Self>, delay: Duration, protocol: Protocol, request: Request) {
-        // Not to keep the simulator alive: who drops it has seen enough.
-        let simulator = Arc::downgrade(self);
-        lock(&self.late).spawn(async move {
-            sleep(delay).await;
-            if let Some(simulator) = simulator.upgrade() {
-                simulator.apply(protocol, &request);
-                simulator.late_writes.fetch_add(1, Ordering::Relaxed);
-            }
-        });
     }
 }
 

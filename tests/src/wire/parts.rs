@@ -1,4 +1,5 @@
-//! Uploads in parts as S3 and Google's XML API have them in common: begin, send parts, complete, abort.
+//! What S3 and Google's XML API have in common about objects: the digests and errors of a write, and uploads in parts,
+//! which are begun, sent, completed or aborted.
 //!
 //! - <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
 //! - <https://cloud.google.com/storage/docs/xml-api/post-object-complete>
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 
 use super::message::{Answer, Refusal, Request};
-use super::store::{Store, Upload};
+use super::store::{NewObject, Object, Store, Upload};
 use super::xml::{PROLOGUE, element, escaped, inner, texts};
 
 /// Smallest part but for the last, in bytes.
@@ -27,14 +28,33 @@ pub(super) struct Place<'a> {
     pub(super) name: &'a str,
 }
 
-/// A completed upload before it is stored.
-pub(super) struct Whole {
-    pub(super) bytes: Bytes,
-    pub(super) etag: String,
+/// The parts of an upload in one piece.
+struct Whole {
+    bytes: Bytes,
+    etag: String,
+}
+
+pub(super) fn failed_condition(header: &str) -> Refusal {
+    let message = format!("At least one of the pre-conditions you specified did not hold: {header}");
+    Refusal::new(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", message)
+}
+
+pub(super) fn no_such_key(name: &str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "NoSuchKey", format!("The specified key {name} does not exist."))
+}
+
+/// What a request that brings an object in one piece stores.
+pub(super) fn whole_body(request: &Request) -> NewObject {
+    NewObject {
+        bytes: request.body.clone(),
+        etag: Some(content_etag(&request.body)),
+        content_type: request.headers.get("content-type").cloned(),
+        modified: request.received,
+    }
 }
 
 /// The tag of plain content: its MD5.
-pub(super) fn content_etag(bytes: &[u8]) -> String {
+fn content_etag(bytes: &[u8]) -> String {
     format!("\"{}\"", hex::encode(Md5::digest(bytes)))
 }
 
@@ -88,9 +108,28 @@ pub(super) fn abort(store: &mut Store, request: &Request, place: &Place<'_>) -> 
     Ok(Answer::new(StatusCode::NO_CONTENT))
 }
 
-/// Puts the parts together that the request lists. Changes nothing: the caller judges conditions, ends the upload and
-/// stores the object.
-pub(super) fn assemble(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<Whole, Refusal> {
+/// Stores the parts that the request lists as an object, and ends the upload; nothing changes if `judge` refuses the
+/// write over the object that is there.
+pub(super) fn complete<'a>(
+    store: &'a mut Store,
+    request: &Request,
+    place: &Place<'_>,
+    judge: impl FnOnce(Option<&Object>) -> Result<(), Refusal>,
+) -> Result<&'a Object, Refusal> {
+    let whole = assemble(store, request, place)?;
+    judge(store.object(place.bucket, place.name))?;
+    let upload = store.end_upload(request.query("uploadId").unwrap_or_default());
+    let new = NewObject {
+        bytes: whole.bytes,
+        etag: Some(whole.etag),
+        content_type: upload.and_then(|upload| upload.content_type),
+        modified: request.received,
+    };
+    Ok(store.put(place.bucket, place.name, new))
+}
+
+/// Puts the parts together that the request lists. Changes nothing.
+fn assemble(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<Whole, Refusal> {
     let bad = |code, message: String| Refusal::new(StatusCode::BAD_REQUEST, code, message);
     let upload = find(store, request, place)?;
     let asked = parse(&request.body)?;

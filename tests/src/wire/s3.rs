@@ -16,9 +16,9 @@ use sha2::{Digest, Sha256};
 
 use super::listing;
 use super::message::{Answer, Refusal, Request, http_date, matches_etag, read_answer};
-use super::parts::{self, Place, check_md5, content_etag};
+use super::parts::{self, Place, check_md5, failed_condition, no_such_key};
 use super::sign;
-use super::store::{NewObject, Object, Store};
+use super::store::{Object, Store};
 use super::xml::{PROLOGUE, element, inner, texts};
 
 /// Keys in one bulk delete.
@@ -67,15 +67,6 @@ pub(super) fn path_style(request: &Request) -> String {
     }
 }
 
-fn failed_condition(header: &str) -> Refusal {
-    let message = format!("At least one of the pre-conditions you specified did not hold: {header}");
-    Refusal::new(StatusCode::PRECONDITION_FAILED, "PreconditionFailed", message)
-}
-
-fn no_such_key(name: &str) -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "NoSuchKey", format!("The specified key {name} does not exist."))
-}
-
 /// Whether a write may replace `present`.
 fn check_write(request: &Request, present: Option<&Object>, name: &str) -> Result<(), Refusal> {
     match request.condition("if-none-match") {
@@ -104,28 +95,13 @@ fn check_digests(request: &Request) -> Result<(), Refusal> {
 fn put(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {
     check_digests(request)?;
     check_write(request, store.object(place.bucket, place.name), place.name)?;
-    let new = NewObject {
-        bytes: request.body.clone(),
-        etag: Some(content_etag(&request.body)),
-        content_type: request.headers.get("content-type").cloned(),
-        modified: request.received,
-    };
-    let object = store.put(place.bucket, place.name, new);
+    let object = store.put(place.bucket, place.name, parts::whole_body(request));
     Ok(Answer::new(StatusCode::OK).with("etag", &object.etag))
 }
 
 fn complete(store: &mut Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {
-    let whole = parts::assemble(store, request, place)?;
-    check_write(request, store.object(place.bucket, place.name), place.name)?;
-    let upload = store.end_upload(request.query("uploadId").unwrap_or_default());
-    let new = NewObject {
-        bytes: whole.bytes,
-        etag: Some(whole.etag),
-        content_type: upload.and_then(|upload| upload.content_type),
-        modified: request.received,
-    };
-    let etag = store.put(place.bucket, place.name, new).etag.clone();
-    Ok(parts::completed(place, &etag))
+    let object = parts::complete(store, request, place, |present| check_write(request, present, place.name))?;
+    Ok(parts::completed(place, &object.etag))
 }
 
 fn read(store: &Store, request: &Request, place: &Place<'_>) -> Result<Answer, Refusal> {

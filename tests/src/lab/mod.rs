@@ -11,6 +11,8 @@
 //! # }
 //! ```
 
+mod assertions;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::delta::{Log, Table, latest_version};
-use crate::events::{self, Record};
+use crate::events::{self, Generator, Record};
 use crate::ledger::{Ledger, Positions};
 use crate::script::Script;
 use crate::trees::{self, Tree};
@@ -195,6 +197,34 @@ impl Lab {
         self.producer.flush(DELIVERY_PATIENCE).expect("the embedded broker takes records");
     }
 
+    /// Produces `count` records to the topic of most tests, and waits until `running` has decided them.
+    ///
+    /// # Panics
+    /// If the broker does not take them, or `running` does not decide them or ends.
+    pub async fn commit(&self, running: &Running, records: &mut Generator, count: usize) {
+        self.produce(events::TOPIC, records.records(count));
+        self.wait_until_committed(running).await;
+    }
+
+    /// Waits until `running` has decided everything that was produced to the topic of most tests.
+    ///
+    /// # Panics
+    /// If it does not, or ends.
+    pub async fn wait_until_committed(&self, running: &Running) {
+        let ends = self.ledger().ends(events::TOPIC);
+        running.committed(events::TOPIC, &ends).await;
+    }
+
+    /// Produces `count` records to the topic of most tests, and waits until whoever leads has brought them into this many
+    /// clouds at least.
+    ///
+    /// # Panics
+    /// If the broker does not take them, or they do not arrive.
+    pub async fn commit_in(&self, clouds: usize, records: &mut Generator, count: usize) {
+        self.produce(events::TOPIC, records.records(count));
+        wait::until("everything is committed", async || self.clouds_complete().await >= clouds).await;
+    }
+
     /// A spec of sources and datasets, given as indented YAML.
     pub fn spec(&self, sources: &str, datasets: &str) -> Spec {
         Spec {
@@ -245,29 +275,6 @@ impl Lab {
         (Table::read(&*store, dataset).await, Table::read(&*store, &format!("{dataset}.quarantine")).await)
     }
 
-    /// In every cloud, `features` holds everything produced, once and right, and nothing else.
-    ///
-    /// # Panics
-    /// If it does not.
-    pub async fn assert_features_complete(&self) {
-        for cloud in &self.clouds {
-            let (dataset, quarantine) = self.tables(cloud, events::FEATURES).await;
-            self.ledger().assert_complete(events::TOPIC, events::features, &dataset, &quarantine);
-        }
-    }
-
-    /// In every cloud, `features` is right as far as it goes.
-    ///
-    /// # Panics
-    /// If it is not.
-    pub async fn assert_features_right(&self) {
-        for cloud in &self.clouds {
-            let (dataset, quarantine) = self.tables(cloud, events::FEATURES).await;
-            let dataset = dataset.as_far_as(&quarantine);
-            self.ledger().assert_right(events::TOPIC, events::features, &dataset, &quarantine);
-        }
-    }
-
     /// In how many clouds `features` has reached the end of what was produced.
     pub async fn clouds_complete(&self) -> usize {
         let ends = self.ledger().ends(events::TOPIC);
@@ -280,45 +287,10 @@ impl Lab {
         complete
     }
 
-    /// The clouds are equal outside `control/`, as `diff -r` sees it.
-    ///
-    /// # Panics
-    /// If they are not.
-    pub async fn assert_trees_equal(&self) {
-        let mut named = Vec::new();
-        for cloud in &self.clouds {
-            named.push((cloud.name.clone(), cloud.tree().await));
-        }
-        trees::assert_all_equal(&named);
-    }
-
-    /// What the logs of `dataset` and its quarantine name is equal in all clouds.
-    ///
-    /// # Panics
-    /// If it is not.
-    pub async fn assert_reachable_equal(&self, dataset: &str) {
-        let quarantine = format!("{dataset}.quarantine");
-        let mut named = Vec::new();
-        for cloud in &self.clouds {
-            named
-                .push((cloud.name.clone(), trees::reachable(&*cloud.store(), &[dataset, &quarantine]).await));
-        }
-        trees::assert_all_equal(&named);
-    }
-
     /// What `prove` says about the clouds, past every fault.
     pub async fn proof(&self) -> Report {
         let opened: Vec<Cloud> = self.clouds.iter().map(LabCloud::opened).collect();
         prove(&opened, &[], None).await.expect("there is something to prove")
-    }
-
-    /// `prove` holds.
-    ///
-    /// # Panics
-    /// If it does not.
-    pub async fn assert_proved(&self) {
-        let report = self.proof().await;
-        assert!(report.holds(), "prove does not hold:\n{}", report.to_table());
     }
 
     /// The newest version of a dataset per cloud, past every fault.
@@ -499,17 +471,20 @@ impl Running {
     /// # Panics
     /// If it does not, or ends.
     pub async fn committed(&self, topic: &str, ends: &Positions) {
-        let mut positions = self.progress.positions();
-        let reached = |positions: &BTreeMap<TopicPartition, i64>| {
-            ends.iter().all(|(partition, end)| {
-                positions.get(&TopicPartition::new(topic, *partition)).is_some_and(|position| position >= end)
-            })
-        };
         wait::until("everything is committed", async || {
             assert!(!self.task.is_finished(), "the pipeline ended before everything was committed");
-            reached(&positions.borrow_and_update())
+            self.has_committed(topic, ends)
         })
         .await;
+    }
+
+    /// Whether it has decided everything up to `ends` of `topic`.
+    pub fn has_committed(&self, topic: &str, ends: &Positions) -> bool {
+        let positions = self.progress.positions();
+        let known = positions.borrow();
+        ends.iter().all(|(partition, end)| {
+            known.get(&TopicPartition::new(topic, *partition)).is_some_and(|position| position >= end)
+        })
     }
 
     /// The number of the last decision.
