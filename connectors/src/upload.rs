@@ -209,7 +209,7 @@ impl FanOut {
     }
 
     /// Clouds that must hold a file before a commit can name it.
-    pub fn majority(&self) -> usize {
+    fn majority(&self) -> usize {
         self.clouds.len() / 2 + 1
     }
 

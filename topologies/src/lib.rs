@@ -13,6 +13,7 @@ pub mod error;
 pub mod http;
 mod maintain;
 pub mod metrics;
+mod parts;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;

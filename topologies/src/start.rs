@@ -13,19 +13,19 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use isobar_connectors::clouds::{self, Cloud, read_register};
 use isobar_connectors::dataset::{self, TableLayout};
 use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
-use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, KafkaSource, Watermarks};
+use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, Watermarks};
 use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_schemas::decode::{DecodeLimits, JsonDecoder};
 use isobar_schemas::{RowCounts, TopicPartition};
 use isobar_transforms::{DatasetTransform, TransformSpec};
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
 use crate::error::Error;
 use crate::maintain::Maintenance;
-use crate::pipeline::{Batch, Pipeline, RunOptions, TopicDecoder, now_ms};
+use crate::parts::Parts;
+use crate::pipeline::{Pipeline, RunOptions, TopicDecoder, now_ms};
 use crate::quarantine;
 use crate::spec::{Compression, SourceSpec, StartPosition, TopicIdentity, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
@@ -63,75 +63,41 @@ impl Budget {
 impl<'a> Pipeline<'a> {
     /// Brings `topology` up to the point where chunks flow.
     pub(crate) async fn start(topology: &'a Topology, options: RunOptions) -> Result<Self, Error> {
-        let plans = compile(topology)?;
-        let clouds = match &options.clouds {
-            Some(clouds) => clouds.clone(),
-            None => open_clouds(topology)?,
-        };
-        let budget = Budget::new(topology.memory_bytes_max);
-        let kafka = kafka_config(topology, &budget)?;
-        let questions = KafkaCluster::new(&kafka, KAFKA_PATIENCE)
-            .map_err(|error| Error::connector("configure the Kafka client", error))?;
-        let cluster = describe_topics(topology, &questions).await?;
-        let uploads = start_uploads(&clouds, &budget);
-        let group = Group {
-            address: options.address.clone(),
-            fill_bytes_per_second: topology.fill_bytes_per_second,
-            ..Group::new(&topology.name, clouds)
-        };
-        let mut leader = lead(&group, &uploads, options.clouds_patience).await?;
-        let identities = identities(topology, &cluster)?;
-        refuse_recreated_topics(topology, leader.chain(), &plans, &identities)?;
-        refuse_changed_schemas(&group, leader.chain(), &plans).await?;
+        let mut parts = Parts::prepare(topology, options).await?;
+        parts.group.address = parts.options.address.clone();
+        parts.group.fill_bytes_per_second = topology.fill_bytes_per_second;
+        let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
+        let identities = identities(topology, &parts.cluster)?;
+        refuse_recreated_topics(topology, leader.chain(), &parts.plans, &identities)?;
+        refuse_changed_schemas(&parts.group, leader.chain(), &parts.plans).await?;
         let partitions: Vec<TopicPartition> = identities.keys().cloned().collect();
-        let watermarks = questions
+        let watermarks = parts
+            .questions
             .watermarks(&partitions)
             .await
             .map_err(|error| Error::connector("ask Kafka for the ends of partitions", error))?;
-        declare(topology, &mut leader, &plans, &identities, &watermarks).await?;
+        declare(topology, &mut leader, &parts.plans, &identities, &watermarks).await?;
         let watch = leader.watch();
         // Until all is caught up, all is read here: how far a worker is cannot be told.
-        let desk = options.desk.as_ref().filter(|_| !options.until_caught_up);
-        let desk =
-            desk.map(|desk| desk.open(roster(topology, &plans, &identities), leader.epoch(), leader.chain()));
-        let committer = Committer::Own(Box::new(Own { leader, clouds: group.clouds.clone(), desk }));
-        let reads: BTreeSet<TopicPartition> = identities.keys().cloned().collect();
-        let positions = positions(topology, &committer, &plans, &identities, &reads)?;
-        let assignment = assignment(&positions);
-        refuse_gaps(&assignment, &watermarks)?;
-        let mut guards = JoinSet::new();
-        guards.spawn(watch_topics(topology.kafka.topic_identity, questions, cluster));
-        let source = KafkaSource::start(&kafka, assignment)
-            .map_err(|error| Error::connector("start consuming", error))?;
-        let maintenance = if options.until_caught_up {
-            Maintenance::none()
-        } else {
-            Maintenance::start(topology, &plans, &group.clouds, &uploads, &options.metrics)
-        };
-        options.leader.send_replace(Some(watch.clone()));
-        options.ready.store(true, Ordering::Relaxed);
-        info!(partitions = identities.len(), datasets = plans.len(), "consuming");
-        Ok(Self {
-            topology,
-            budget,
-            decoders: decoders(topology)?,
-            positions,
-            behind: reads.clone(),
-            reads,
-            watch: Some(watch),
-            committer: Some(committer),
-            batch: Batch::open(&plans, &uploads)?,
-            group,
-            uploads,
-            source: Box::new(source),
-            guards,
-            plans,
-            identities,
-            commit: None,
-            maintenance,
-            stopping: false,
-            options,
-        })
+        let desk = parts.options.desk.as_ref().filter(|_| !parts.options.until_caught_up);
+        let desk = desk.map(|desk| {
+            desk.open(roster(topology, &parts.plans, &identities), leader.epoch(), leader.chain())
+        });
+        let committer = Committer::Own(Box::new(Own { leader, clouds: parts.group.clouds.clone(), desk }));
+        let reading = parts.reading(&committer, identities, partitions.into_iter().collect())?;
+        refuse_gaps(&reading.assignment(), &watermarks)?;
+        let guards = parts.guards();
+        let mut pipeline = parts.consume(committer, reading, guards)?;
+        if !pipeline.options.until_caught_up {
+            let Pipeline { plans, group, uploads, options, .. } = &pipeline;
+            pipeline.maintenance =
+                Maintenance::start(topology, plans, &group.clouds, uploads, &options.metrics);
+        }
+        pipeline.options.leader.send_replace(Some(watch.clone()));
+        pipeline.watch = Some(watch);
+        pipeline.options.ready.store(true, Ordering::Relaxed);
+        info!(partitions = pipeline.identities.len(), datasets = pipeline.plans.len(), "consuming");
+        Ok(pipeline)
     }
 }
 

@@ -33,6 +33,8 @@ mod tests;
 use std::io::Write;
 
 use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::path::Path;
 use parquet::errors::ParquetError;
 use parquet::file::reader::ChunkReader;
 use serde::Serialize;
@@ -41,6 +43,7 @@ use self::changes::Changes;
 use self::encoder::Encoder;
 use self::previous::Previous;
 use crate::Error;
+use crate::clouds::{REGISTER_BYTES_MAX, read_register};
 
 /// What a checkpoint that was written is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +116,18 @@ pub fn last_checkpoint(version: u64, summary: &CheckpointSummary) -> Bytes {
     let mut bytes = serde_json::to_vec(&hint).expect("four numbers are always JSON");
     bytes.push(b'\n');
     bytes.into()
+}
+
+/// What lies at `path`, where `_last_checkpoint` is; `None` if nothing does. Of an object that is too large to be one
+/// nothing is read: it comes back empty, which no reader understands.
+///
+/// # Errors
+/// [`Error::Store`] if the store does not answer.
+pub async fn read_last_checkpoint(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>, Error> {
+    match read_register(store, path, REGISTER_BYTES_MAX).await {
+        Err(Error::ObjectTooLarge { .. }) => Ok(Some(Bytes::new())),
+        found => found,
+    }
 }
 
 /// A step of building a checkpoint failed on data that is already known to be valid.

@@ -538,7 +538,8 @@ fn check_add(add: &Add, digest: Option<&FileDigest>) -> Result<(), Error> {
     require(stats.num_records == digest.rows, || format!("add {}: numRecords and digest differ", add.path))
 }
 
-fn is_sha256(text: &str) -> bool {
+/// Whether `text` is a SHA-256 as the log writes it: 64 digits of lowercase hexadecimal.
+pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -25,6 +25,6 @@ pub mod schema;
 pub use actions::{
     Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
 };
-pub use body::{CommitBody, TableDefinition, next_commit_timestamp_ms, parse_body, sha256_hex};
+pub use body::{CommitBody, TableDefinition, is_sha256, next_commit_timestamp_ms, parse_body, sha256_hex};
 pub use fingerprint::record_fingerprint;
 pub use maintenance::{Maintenance, MaintenanceWork};

@@ -217,13 +217,14 @@ pub struct RunArgs {
 
 /// Options of `isobar check`.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(mut_arg("format", |format| format.help("How to print problems")))]
 pub struct CheckArgs {
     /// The spec
     #[arg(value_name = "TOPOLOGY")]
     pub topology: PathBuf,
-    /// How to print problems
-    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
-    pub format: Format,
+    /// For people or for programs
+    #[command(flatten)]
+    pub output: OutputArgs,
     /// Also look up every `${env:…}` and `${file:…}`, and report those that lead nowhere
     #[arg(long)]
     pub resolve_secrets: bool,
@@ -231,13 +232,14 @@ pub struct CheckArgs {
 
 /// Options of `isobar plan`.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(mut_arg("format", |format| format.help("How to print the plan")))]
 pub struct PlanArgs {
     /// The spec
     #[arg(value_name = "TOPOLOGY")]
     pub topology: PathBuf,
-    /// How to print the plan
-    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
-    pub format: Format,
+    /// For people or for programs
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `isobar prove`.
@@ -249,9 +251,9 @@ pub struct ProveArgs {
     /// The spec
     #[arg(long, short, value_name = "TOPOLOGY")]
     pub config: PathBuf,
-    /// How to print the result
-    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
-    pub format: Format,
+    /// For people or for programs
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `isobar scrub`.
@@ -285,6 +287,7 @@ pub struct ScrubArgs {
 
 /// Options of `isobar demo`.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(mut_arg("format", |format| format.help("How to print the summary")))]
 pub struct DemoArgs {
     /// Keep the three "clouds" and the spec in this folder
     #[arg(long, value_name = "DIR")]
@@ -292,13 +295,14 @@ pub struct DemoArgs {
     /// Make this cloud refuse every request half-way, and bring it back: aws, azure or gcp
     #[arg(long, value_name = "CLOUD")]
     pub fail: Option<String>,
-    /// How to print the summary
-    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
-    pub format: Format,
+    /// For people or for programs
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `isobar drill`.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(mut_arg("format", |format| format.help("How to print the report").global(true)))]
 pub struct DrillArgs {
     /// What to make fail
     #[command(subcommand)]
@@ -327,15 +331,9 @@ pub struct DrillArgs {
     /// Where to write the reports: PATH.json and PATH.md; by default named after failure and time
     #[arg(long, global = true, value_name = "PATH")]
     pub report: Option<PathBuf>,
-    /// How to print the report
-    #[arg(
-        long,
-        global = true,
-        default_value = "human",
-        value_name = "human|json",
-        hide_possible_values = true
-    )]
-    pub format: Format,
+    /// For people or for programs
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// What a drill makes fail.
@@ -379,6 +377,14 @@ pub struct QueryArgs {
     /// How to print rows
     #[arg(long, default_value = "table", value_name = "table|json|csv", hide_possible_values = true)]
     pub format: RowFormat,
+}
+
+/// How to print what a command finds. Where that is no result, the command says in its own words what it is.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct OutputArgs {
+    /// How to print the result
+    #[arg(long, default_value = "human", value_name = "human|json", hide_possible_values = true)]
+    pub format: Format,
 }
 
 /// Output for people or for programs.
@@ -430,6 +436,31 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_prints_in_which_format() {
+        let mut command = Args::command();
+        command.build();
+        for (names, what) in [
+            ("check", "problems"),
+            ("plan", "the plan"),
+            ("prove", "the result"),
+            ("demo", "the summary"),
+            ("drill", "the report"),
+            ("drill leader-kill", "the report"),
+        ] {
+            let mut subcommand = &command;
+            for name in names.split(' ') {
+                subcommand = subcommand.find_subcommand(name).expect("there is this command");
+            }
+            let formats = subcommand.get_arguments().filter(|argument| argument.get_id() == "format");
+            let helps: Vec<String> =
+                formats.filter_map(|format| Some(format.get_help()?.to_string())).collect();
+            assert_eq!(helps, [format!("How to print {what}")], "{names}");
+            let help = subcommand.clone().render_help().to_string();
+            assert!(help.contains("--format <human|json>"), "{names}: {help}");
+        }
     }
 
     #[test]

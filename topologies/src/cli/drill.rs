@@ -18,7 +18,7 @@ pub(super) fn drill(args: DrillArgs) -> anyhow::Result<Exit> {
     refuse_unwritable(&prefix)?;
     let report = runtime()?.block_on(drilled(&args))?;
     write(&report, &prefix)?;
-    output::print(&match args.format {
+    output::print(&match args.output.format {
         Format::Human => report.to_markdown(),
         Format::Json => report.to_json(),
     })?;

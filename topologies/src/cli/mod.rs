@@ -116,7 +116,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
     let options = CheckOptions { resolve_secrets: args.resolve_secrets };
     let checked = spec::load_with(&args.topology, options);
     let exit = if checked.is_ok() { Exit::Success } else { Exit::Configuration };
-    match (args.format, checked) {
+    match (args.output.format, checked) {
         (Format::Json, Ok(_)) => {
             let file = args.topology.display().to_string();
             output::print_json(&serde_json::json!({ "file": file, "problems": [] }))?;
@@ -141,7 +141,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
 fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
     let topology = spec::load(&args.topology)?;
     let plan = crate::plan::plan(&topology)?;
-    match args.format {
+    match args.output.format {
         Format::Human => output::print(&plan.render())?,
         Format::Json => output::print_json(&serde_json::to_value(&plan)?)?,
     }
@@ -151,7 +151,7 @@ fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
 fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {
     let topology = spec::load(&args.config)?;
     let report = runtime()?.block_on(crate::prove::prove_topology(&topology, &args.datasets))?;
-    output::print(&match args.format {
+    output::print(&match args.output.format {
         Format::Human => report.to_table(),
         Format::Json => report.to_json(),
     })?;
@@ -159,7 +159,7 @@ fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {
 }
 
 fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
-    let options = DemoOptions { keep: args.keep, fail: args.fail, json: args.format == Format::Json };
+    let options = DemoOptions { keep: args.keep, fail: args.fail, json: args.output.format == Format::Json };
     let is_proved = runtime()?.block_on(crate::demo::demo(options))?;
     Ok(if is_proved { Exit::Success } else { Exit::Failure })
 }

@@ -70,10 +70,8 @@ fn check(head: Option<&TableHead>, dataset: &str, checkpoint: &CheckpointRef) ->
     if let Some(last) = head.checkpoint.as_ref().filter(|last| last.version >= *version) {
         return wrong(format!("version {} has one already", last.version));
     }
-    let is_digest =
-        sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     // `protocol` and `metaData` are always there.
-    if *size == 0 || !is_digest || adds.checked_add(2).is_none_or(|least| *actions < least) {
+    if *size == 0 || !delta::is_sha256(sha256) || adds.checked_add(2).is_none_or(|least| *actions < least) {
         return wrong(format!("{size} bytes, SHA-256 {sha256}, {actions} actions, {adds} files"));
     }
     Ok(())

@@ -95,13 +95,23 @@ impl Keys {
 
 /// The number at the end of a control key, `None` for a key that is not ours.
 pub fn number_of(location: &Path) -> Option<u64> {
-    let name = location.filename()?;
+    number_before("", location)
+}
+
+/// The number of twenty digits that, before `suffix`, is the whole name of an object.
+fn number_before(suffix: &str, location: &Path) -> Option<u64> {
+    let name = location.filename()?.strip_suffix(suffix)?;
     (name.len() == 20).then(|| name.parse().ok())?
 }
 
 /// Where version `version` of `dataset` is published.
 pub fn published_path(dataset: &str, version: u64) -> Path {
     Path::from(format!("datasets/{dataset}/_delta_log/{version:020}.json"))
+}
+
+/// The version whose body has this name, `None` for checkpoints and whatever else lies in a log.
+pub fn published_version(location: &Path) -> Option<u64> {
+    number_before(".json", location)
 }
 
 /// Where the checkpoint of version `version` of `dataset` lies.
@@ -116,8 +126,7 @@ pub fn last_checkpoint_path(dataset: &str) -> Path {
 
 /// The version whose checkpoint has this name, `None` for any other object.
 pub fn checkpoint_version(location: &Path) -> Option<u64> {
-    let name = location.filename()?.strip_suffix(".checkpoint.parquet")?;
-    (name.len() == 20).then(|| name.parse().ok())?
+    number_before(".checkpoint.parquet", location)
 }
 
 /// Who a cloud belongs to. A cloud without it, or with another's, counts in no majority.
@@ -372,6 +381,22 @@ mod tests {
             format!("{log}/{number}.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.parquet"),
         ] {
             assert_eq!(checkpoint_version(&Path::from(other.as_str())), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_the_name_of_a_body_stands_for_a_version() {
+        assert_eq!(published_version(&published_path("d.quarantine", 30)), Some(30));
+        let log = "datasets/d/_delta_log";
+        let number = "00000000000000000030";
+        for other in [
+            last_checkpoint_path("d").to_string(),
+            checkpoint_path("d", 30).to_string(),
+            format!("{log}/{number}"),
+            format!("{log}/30.json"),
+            format!("{log}/{number}.80a083e8-7026-4e79-81be-64bd76c43a11.json"),
+        ] {
+            assert_eq!(published_version(&Path::from(other.as_str())), None, "{other}");
         }
     }
 

@@ -22,7 +22,7 @@ use super::choose::{Chosen, PublishedVersions, SealedLog, choose};
 use super::environment::{Environment, System, random_id};
 use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
-    published_path,
+    published_path, published_version,
 };
 use super::numbers::{highest_claim, highest_log};
 use super::quorum::majority;
@@ -733,15 +733,9 @@ pub(super) async fn published_from(
         None => store.list(Some(&folder)),
     };
     let objects: Vec<object_store::ObjectMeta> = listed.try_collect().await?;
-    let versions = objects.iter().filter_map(|object| version_of(&object.location));
+    let versions = objects.iter().filter_map(|object| published_version(&object.location));
     let mut versions: Vec<u64> = versions.filter(|version| *version >= first).collect();
     versions.sort_unstable();
     let dense = versions.iter().zip(first..).take_while(|(found, expected)| **found == *expected).count();
     Ok(first + dense as u64)
-}
-
-/// The version a log file's name stands for, `None` for checkpoints and whatever else lies there.
-pub(super) fn version_of(location: &Path) -> Option<u64> {
-    let name = location.filename()?.strip_suffix(".json")?;
-    (name.len() == 20).then(|| name.parse().ok())?
 }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! head's SHA-256 ─▶ hashes of the bodies, newest first ─┐
-//! last checkpoint (by its SHA-256) ─────────────────────┴▶ bodies, oldest first ─▶ file on disk ─▶ clouds that have the version
+//! last checkpoint (by its SHA-256) ─────────────────────┴▶ bodies, oldest first ─▶ file on disk ─▶ clouds that have
+//!                                                                                                  the version
 //! ```
 //!
-//! Which version gets one follows from the chain and the interval alone: whoever leads after a crash builds the same one
-//! again, and its bytes are the same. Nothing is believed but what the decided head vouches for. The file lies in a
+//! Which version gets one follows from the chain and the interval alone: whoever leads after a crash builds the same
+//! one again, and its bytes are the same. Nothing is believed but what the decided head vouches for. The file lies in a
 //! temporary directory, and memory is bounded by [`STEP_BYTES`] of bodies: where more have come together, because there
 //! was no checkpoint for long, it is built in steps, each on the one before.
 
@@ -29,11 +30,10 @@ use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use super::{Failure, off_thread, read_version};
+use super::{Failure, off_thread, read_version, settle_in_majority};
 use crate::chain_of;
 use crate::commit::TableHead;
 use crate::commit::format::{CheckpointRef, checkpoint_path};
-use crate::commit::quorum::majority;
 
 /// Bytes of bodies that one step takes, give or take a body.
 const STEP_BYTES: usize = 64 << 20;
@@ -219,15 +219,7 @@ impl Built {
             handle
         });
         let uploads = future::join_all(uploads).await;
-        let mut reasons = Vec::new();
-        for upload in &uploads {
-            if let UploadStatus::Failed(reason) = upload.status() {
-                reasons.push(format!("{}: {reason}", upload.cloud()));
-            }
-        }
-        if uploads.len() - reasons.len() < majority(clouds.len()) {
-            return Err(format!("{} did not reach a majority of clouds: {}", self.path, reasons.join("; ")));
-        }
+        settle_in_majority(self.path.as_ref(), &uploads).await?;
         Ok((self.path.to_string(), uploads))
     }
 

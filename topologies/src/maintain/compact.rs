@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
-use isobar_connectors::dataset::{FileRewriter, StagedFile};
+use isobar_connectors::dataset::FileRewriter;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::sha256_hex;
-use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
+use isobar_connectors::upload::{FanOut, UploadHandle};
 use object_store::ObjectStoreExt;
 
 use super::files::SmallFile;
-use super::{Failure, Table, Worker, off_thread};
+use super::{Failure, Table, Worker, off_thread, settle_in_majority};
 use crate::chain_of;
 use crate::commit::chain::NewFile;
 use crate::commit::{Change, RemovedFile, Upkeep};
@@ -41,7 +41,7 @@ pub(super) async fn compact(
             stats: staged.stats.clone(),
         });
     }
-    await_uploads(&staged, worker.uploads.majority()).await?;
+    settle_in_majority(&staged.path, &staged.uploads).await?;
     Ok((upkeep, vec![(staged.object_path.to_string(), staged.uploads)]))
 }
 
@@ -91,18 +91,4 @@ async fn rewrite(mut rewriter: FileRewriter, file: Bytes, uploads: &FanOut) -> R
             return Ok(rewriter);
         }
     }
-}
-
-/// Waits until every upload is settled, so that the leader never waits for one.
-async fn await_uploads(file: &StagedFile, majority: usize) -> Result<(), Failure> {
-    let mut reasons = Vec::new();
-    for upload in &file.uploads {
-        if let UploadStatus::Failed(reason) = upload.settled().await {
-            reasons.push(format!("{}: {reason}", upload.cloud()));
-        }
-    }
-    if file.uploads.len() - reasons.len() >= majority {
-        return Ok(());
-    }
-    Err(format!("{} did not reach a majority of clouds: {}", file.path, reasons.join("; ")))
 }

@@ -97,8 +97,9 @@ impl TableFiles {
         }
     }
 
-    /// Reads on up to `head`, which is published in a majority; whether it was reached. Until then nothing may be planned
-    /// or deleted: each version vouches for the one before it, and only the decided hash of the head for the last one.
+    /// Reads on up to `head`, which is published in a majority; whether it was reached. Until then nothing may be
+    /// planned or deleted: each version vouches for the one before it, and only the decided hash of the head for the
+    /// last one.
     ///
     /// A version that is not the decided one may be noticed only by the next. So what was read is forgotten then, and
     /// everything is read again, from another cloud first.
@@ -147,8 +148,8 @@ impl TableFiles {
         self.vacuum = None;
     }
 
-    /// Reads on up to version `head`, from the first of `clouds` that has the next one. What no cloud has published yet is
-    /// left for later.
+    /// Reads on up to version `head`, from the first of `clouds` that has the next one. What no cloud has published yet
+    /// is left for later.
     async fn advance(&mut self, clouds: &[Cloud], head: u64) -> Result<(), Failure> {
         let mut last = Ok(());
         for cloud in clouds {

@@ -8,17 +8,17 @@
 //! ```
 //!
 //! [`files`] follows the log of a table and knows its small files, [`plan`](files::TableFiles) says what to combine,
-//! `compact` does it, `vacuum` deletes; `checkpoint` builds checkpoints and uploads them, `superseded` deletes old ones.
-//! All of it runs on a task of its own, one piece of work at a time, beside the pipeline; only the decision itself takes
-//! the leader, and only while no batch wants it. So a batch waits for one such decision at most, and never for files to
-//! be read, written or deleted.
+//! `compact` does it, `vacuum` deletes; `checkpoint` builds checkpoints and uploads them, `superseded` deletes old
+//! ones. All of it runs on a task of its own, one piece of work at a time, beside the pipeline; only the decision
+//! itself takes the leader, and only while no batch wants it. So a batch waits for one such decision at most, and never
+//! for files to be read, written or deleted.
 //!
 //! Guarantees. Rows: a compaction is decided only if the rows removed are the rows added, and only if nothing else was
 //! maintained since it was planned ([`Upkeep::after`]). Deletion: only files that a decided `remove` names, that a
 //! decided VACUUM lets go, and only when every registered cloud has published both. Checkpoints: only of versions whose
-//! bodies follow from a decided hash, and only to clouds that have published them; the newest two are kept. Failure: what goes wrong is a
-//! warning and tried again later; files that were written and not decided stay unreferenced. Whoever leads next finds
-//! in the log what is to be finished.
+//! bodies follow from a decided hash, and only to clouds that have published them; the newest two are kept. Failure:
+//! what goes wrong is a warning and tried again later; files that were written and not decided stay unreferenced.
+//! Whoever leads next finds in the log what is to be finished.
 
 mod checkpoint;
 mod compact;
@@ -34,7 +34,7 @@ use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, read_register};
 use isobar_connectors::dataset::TableLayout;
 use isobar_connectors::delta::sha256_hex;
-use isobar_connectors::upload::{FanOut, UploadHandle};
+use isobar_connectors::upload::{FanOut, UploadHandle, UploadStatus};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -43,6 +43,7 @@ use self::files::TableFiles;
 use self::superseded::Superseded;
 use crate::chain_of;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
+use crate::commit::quorum::majority;
 use crate::commit::{Chain, Change, CheckpointProposal, Leader, LeaderWatch, Upkeep, quarantine_of};
 use crate::metrics::Metrics;
 use crate::spec::{MaintenanceSpec, Topology};
@@ -194,6 +195,21 @@ async fn read_version(clouds: &[Cloud], table: &str, version: u64, sha256: &str)
         }
     }
     Err(last)
+}
+
+/// Waits until every one of `uploads` of the file `path`, one per cloud, is settled, so that the leader never waits for
+/// one. Fails unless a majority is done.
+async fn settle_in_majority(path: &str, uploads: &[UploadHandle]) -> Result<(), Failure> {
+    let mut reasons = Vec::new();
+    for upload in uploads {
+        if let UploadStatus::Failed(reason) = upload.settled().await {
+            reasons.push(format!("{}: {reason}", upload.cloud()));
+        }
+    }
+    if uploads.len() - reasons.len() >= majority(uploads.len()) {
+        return Ok(());
+    }
+    Err(format!("{path} did not reach a majority of clouds: {}", reasons.join("; ")))
 }
 
 /// Decoding and encoding leave the async threads.

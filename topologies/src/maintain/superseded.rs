@@ -1,12 +1,12 @@
 //! Checkpoints that two newer ones have superseded are deleted in every cloud.
 //!
 //! The newest decided checkpoint of a table and the one before it stay: a reader that has just read `_last_checkpoint`
-//! still finds what it names. The older ones go when every registered cloud has published the newest, so none of them is
-//! needed to fill a cloud. Which one came before is on the chain and not guessed from names, because a leader that died
-//! may have left a checkpoint that was never decided.
+//! still finds what it names. The older ones go when every registered cloud has published the newest, so none of them
+//! is needed to fill a cloud. Which one came before is on the chain and not guessed from names, because a leader that
+//! died may have left a checkpoint that was never decided.
 //!
-//! Nothing but names of checkpoints is deleted, and nothing is written down about it: deleting what is gone is no error,
-//! and whoever leads next lists a log once from its beginning and finishes what was left.
+//! Nothing but names of checkpoints is deleted, and nothing is written down about it: deleting what is gone is no
+//! error, and whoever leads next lists a log once from its beginning and finishes what was left.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -61,8 +61,8 @@ impl Superseded {
     }
 }
 
-/// Deletes the checkpoints of `versions` of `table` in every one of `clouds`, all of which have published newer ones; how
-/// many different ones there were.
+/// Deletes the checkpoints of `versions` of `table` in every one of `clouds`, all of which have published newer ones;
+/// how many different ones there were.
 pub(super) async fn delete(clouds: &[Cloud], table: &str, versions: &Range<u64>) -> Result<u64, Failure> {
     let deletions = clouds.iter().map(|cloud| delete_in(cloud, table, versions));
     let mut deleted = BTreeSet::new();

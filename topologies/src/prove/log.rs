@@ -17,7 +17,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 
 use crate::commit::Released;
-use crate::commit::format::published_path;
+use crate::commit::format::{published_path, published_version};
 
 /// Bodies read at once from one cloud.
 const BODIES_IN_FLIGHT: usize = 16;
@@ -139,28 +139,14 @@ impl TableLog {
     /// The files of the table after its last version: added and not removed, by path. A path that leaves the table
     /// is left out; the check on paths reports it.
     pub(crate) fn files(&self) -> Vec<DataFile> {
-        let mut live: BTreeMap<&str, DataFile> = BTreeMap::new();
-        for step in self.steps() {
-            for removed in &step.entry.removes {
-                live.remove(removed.as_str());
-            }
-            for add in &step.entry.adds {
-                if let Some(file) = data_file(add, step.entry) {
-                    live.insert(&add.path, file);
-                }
-            }
-        }
-        live.into_values().collect()
+        files_after(self.steps())
     }
 
     /// How many files the table has at `version`, if every version up to it is understood.
     pub(crate) fn file_count_at(&self, version: u64) -> Option<u64> {
-        let versions: BTreeMap<u64, Version> =
-            self.versions.range(..=version).map(|(version, found)| (*version, found.clone())).collect();
-        let is_whole = versions.len() as u64 == version.checked_add(1)?
-            && versions.values().all(|found| found.entry.is_ok());
-        let log = Self { table: self.table.clone(), versions, newest_anywhere: None };
-        is_whole.then(|| log.files().len() as u64)
+        let up_to = || self.steps().take_while(|step| step.version <= version);
+        let is_whole = up_to().count() as u64 == version.checked_add(1)?;
+        is_whole.then(|| files_after(up_to()).len() as u64)
     }
 
     /// Every path the log ever named and no VACUUM let go, decoded.
@@ -187,6 +173,22 @@ impl Entry {
     pub(crate) fn maintenance(&self) -> Option<Maintenance> {
         Maintenance::of(&self.commit).ok().flatten()
     }
+}
+
+/// The files that are left after `steps`, by path.
+fn files_after<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
+    let mut live: BTreeMap<&str, DataFile> = BTreeMap::new();
+    for step in steps {
+        for removed in &step.entry.removes {
+            live.remove(removed.as_str());
+        }
+        for add in &step.entry.adds {
+            if let Some(file) = data_file(add, step.entry) {
+                live.insert(&add.path, file);
+            }
+        }
+    }
+    live.into_values().collect()
 }
 
 fn data_file(add: &AddedFile, entry: &Entry) -> Option<DataFile> {
@@ -261,19 +263,13 @@ pub(crate) async fn list_versions(
         None => cloud.data.list(Some(&folder)),
     };
     let found: Vec<Option<u64>> =
-        match listed.map_ok(|object| version_of(&object.location)).try_collect().await {
+        match listed.map_ok(|object| published_version(&object.location)).try_collect().await {
             Err(object_store::Error::NotFound { .. }) => Vec::new(),
             found => found?,
         };
     let mut versions: Vec<u64> = found.into_iter().flatten().collect();
     versions.sort_unstable();
     Ok(versions)
-}
-
-/// The version that a log file's name stands for.
-pub(crate) fn version_of(location: &Path) -> Option<u64> {
-    let name = location.filename()?.strip_suffix(".json")?;
-    (name.len() == 20).then(|| name.parse().ok())?
 }
 
 impl Bodies {

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
+use isobar_connectors::checkpoint::read_last_checkpoint;
+use isobar_connectors::clouds::Cloud;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
@@ -100,7 +100,8 @@ async fn wrong_hint(
     decided: &Decided,
     checkpoint: &CheckpointRef,
 ) -> Result<Option<String>, String> {
-    let Some(found) = read_hint(cloud, &decided.table).await? else {
+    let found = read_last_checkpoint(&*cloud.control, &last_checkpoint_path(&decided.table)).await;
+    let Some(found) = found.map_err(|error| chain_of(&error))? else {
         return Ok(Some("it is not there".to_owned()));
     };
     if found == hint_of(checkpoint) {
@@ -119,7 +120,8 @@ async fn wrong_hint(
 
 /// Whether `_last_checkpoint` names a newer checkpoint than `checkpoint` that is there.
 async fn is_superseded(cloud: &Cloud, decided: &Decided, checkpoint: &CheckpointRef) -> bool {
-    let Ok(Some(hint)) = read_hint(cloud, &decided.table).await else { return false };
+    let path = last_checkpoint_path(&decided.table);
+    let Ok(Some(hint)) = read_last_checkpoint(&*cloud.control, &path).await else { return false };
     let newer = hinted_version(&hint).filter(|version| *version > checkpoint.version);
     match newer {
         Some(version) => holds_checkpoint(cloud, &decided.table, version).await.unwrap_or(false),
@@ -137,14 +139,6 @@ async fn holds_checkpoint(cloud: &Cloud, table: &str, version: u64) -> Result<bo
         }
     }
     Ok(true)
-}
-
-async fn read_hint(cloud: &Cloud, table: &str) -> Result<Option<Bytes>, String> {
-    match read_register(&*cloud.control, &last_checkpoint_path(table), REGISTER_BYTES_MAX).await {
-        // Whatever it is, it is not understood.
-        Err(isobar_connectors::Error::ObjectTooLarge { .. }) => Ok(Some(Bytes::new())),
-        found => found.map_err(|error| chain_of(&error)),
-    }
 }
 
 /// Brings the newest checkpoint to `cloud`, after the versions that it holds, and has `_last_checkpoint` name it.

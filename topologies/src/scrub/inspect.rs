@@ -19,9 +19,9 @@ use super::decided::{Decided, Evidence, settle};
 use super::files::{Look, look};
 use super::report::{CloudSummary, Finding, Kind, Outcome};
 use crate::chain_of;
-use crate::commit::format::{Identity, published_path};
+use crate::commit::format::{Identity, published_path, published_version};
 use crate::commit::{Group, is_readmitted, most_common};
-use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions, log_folder, version_of};
+use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions, log_folder};
 use crate::prove::objects::{count_among, object_path};
 use crate::throttle::Throttle;
 
@@ -212,7 +212,7 @@ async fn read_cloud(cloud: &Cloud, tables: &[String], bodies: &Bodies) -> object
         let mut versions = Vec::new();
         for object in listed {
             // Only directly in the folder are names versions.
-            let version = version_of(&object.location);
+            let version = published_version(&object.location);
             match version.filter(|version| published_path(table, *version) == object.location) {
                 Some(version) => versions.push(version),
                 None => unknown.push((table.clone(), object.location.to_string())),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use isobar_connectors::kafka::{KafkaCluster, KafkaSource};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -12,12 +11,12 @@ use tracing::info;
 use super::client::Client;
 use super::committer::{Committer, Remote};
 use super::wire::Share;
-use crate::commit::Group;
 use crate::error::Error;
-use crate::maintain::Maintenance;
-use crate::pipeline::{Batch, Pipeline, RunOptions, Summary};
+use crate::parts::Parts;
+use crate::pipeline::{Pipeline, RunOptions, Summary};
 use crate::spec::{Secret, Topology};
-use crate::start::{self, Budget};
+use crate::stage::DatasetPlan;
+use crate::start;
 
 /// Reads and transforms for whoever leads `topology`, until `shutdown` or until an error stops it. Waits for a leader as
 /// long as there is none.
@@ -50,56 +49,22 @@ async fn start<'a>(
     options: RunOptions,
     token: &Secret,
 ) -> Result<Pipeline<'a>, Error> {
-    let plans = start::compile(topology)?;
-    let clouds = match &options.clouds {
-        Some(clouds) => clouds.clone(),
-        None => start::open_clouds(topology)?,
-    };
-    let budget = Budget::new(topology.memory_bytes_max);
-    let kafka = start::kafka_config(topology, &budget)?;
-    let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
-        .map_err(|error| Error::connector("configure the Kafka client", error))?;
-    let cluster = start::describe_topics(topology, &questions).await?;
-    let identities = start::identities(topology, &cluster)?;
-    let uploads = start::start_uploads(&clouds, &budget);
-    let group = Group::new(&topology.name, clouds);
-    let fingerprints: BTreeMap<String, String> =
-        plans.iter().map(|plan| (plan.name.clone(), plan.transform.fingerprint().to_owned())).collect();
-    let client = Arc::new(Client::new(token, group.clone(), fingerprints)?);
-    let mut guards = JoinSet::new();
-    guards.spawn(start::watch_topics(topology.kafka.topic_identity, questions, cluster));
+    let parts = Parts::prepare(topology, options).await?;
+    let identities = start::identities(topology, &parts.cluster)?;
+    let fingerprint = |plan: &DatasetPlan| (plan.name.clone(), plan.transform.fingerprint().to_owned());
+    let fingerprints: BTreeMap<String, String> = parts.plans.iter().map(fingerprint).collect();
+    let client = Arc::new(Client::new(token, parts.group.clone(), fingerprints)?);
+    let mut guards = parts.guards();
     let staying = client.clone();
     guards.spawn(async move { staying.stay().await });
     let share = first_share(&client, &mut guards).await?;
     info!(worker = client.worker(), epoch = %share.epoch, generation = share.generation, "working");
-    let committer = Committer::Remote(Box::new(Remote::new(client, group.clouds.len(), share)));
+    let committer = Committer::Remote(Box::new(Remote::new(client, parts.group.clouds.len(), share)));
     let reads = committer.share(&identities)?;
-    let positions = start::positions(topology, &committer, &plans, &identities, &reads)?;
-    let source = KafkaSource::start(&kafka, start::assignment(&positions))
-        .map_err(|error| Error::connector("start consuming", error))?;
-    options.ready.store(true, Ordering::Relaxed);
-    Ok(Pipeline {
-        topology,
-        budget,
-        decoders: start::decoders(topology)?,
-        positions,
-        behind: reads.clone(),
-        reads,
-        watch: None,
-        committer: Some(committer),
-        batch: Batch::open(&plans, &uploads)?,
-        group,
-        uploads,
-        source: Box::new(source),
-        guards,
-        plans,
-        identities,
-        commit: None,
-        // Maintenance is the leader's.
-        maintenance: Maintenance::none(),
-        stopping: false,
-        options,
-    })
+    let reading = parts.reading(&committer, identities, reads)?;
+    let pipeline = parts.consume(committer, reading, guards)?;
+    pipeline.options.ready.store(true, Ordering::Relaxed);
+    Ok(pipeline)
 }
 
 /// The first answer of a leader.

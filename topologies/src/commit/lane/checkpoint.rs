@@ -7,8 +7,8 @@
 //! A checkpoint says nothing that the log does not say, so one that no cloud has any more holds nothing up.
 
 use bytes::Bytes;
-use isobar_connectors::checkpoint::{CheckpointSummary, last_checkpoint};
-use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
+use isobar_connectors::checkpoint::{CheckpointSummary, last_checkpoint, read_last_checkpoint};
+use isobar_connectors::clouds::Cloud;
 use isobar_connectors::copy::{holds_file, replace_file};
 use isobar_connectors::failpoint;
 use object_store::path::Path;
@@ -56,7 +56,7 @@ impl Lane {
         slot: &Slot,
     ) -> Step<()> {
         let (path, hint) = (last_checkpoint_path(dataset), hint_of(checkpoint));
-        let found = self.read_hint(&path).await?;
+        let found = read_last_checkpoint(&self.cloud().control, &path).await.map_err(unreachable)?;
         let is_newer = |found: &Bytes| hinted_version(found) > Some(checkpoint.version);
         if found.is_some_and(|found| found == hint || is_newer(&found)) {
             return Ok(());
@@ -72,14 +72,6 @@ impl Lane {
         self.reach(&failpoint::CHECKPOINT_AFTER_HINT)?;
         debug!(cloud = %self.cloud().name, dataset, version = checkpoint.version, "checkpoint published");
         Ok(())
-    }
-
-    /// What lies at `_last_checkpoint`; nothing where it is too large to be one.
-    async fn read_hint(&self, path: &Path) -> Step<Option<Bytes>> {
-        match read_register(&self.cloud().control, path, REGISTER_BYTES_MAX).await {
-            Err(isobar_connectors::Error::ObjectTooLarge { .. }) => Ok(None),
-            found => Ok(found.map_err(unreachable)?),
-        }
     }
 
     /// Makes sure that the decided bytes are here; false if every cloud answers and none of them has them.
