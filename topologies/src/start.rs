@@ -66,8 +66,8 @@ impl<'a> Pipeline<'a> {
         let mut parts = Parts::prepare(topology, options).await?;
         parts.group.address = parts.options.address.clone();
         parts.group.fill_bytes_per_second = topology.fill_bytes_per_second;
-        let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         let identities = identities(topology, &parts.cluster)?;
+        let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         refuse_recreated_topics(topology, leader.chain(), &parts.plans, &identities)?;
         refuse_changed_schemas(&parts.group, leader.chain(), &parts.plans).await?;
         let partitions: Vec<TopicPartition> = identities.keys().cloned().collect();
