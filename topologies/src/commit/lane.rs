@@ -12,19 +12,16 @@ pub(crate) use checkpoint::{hint_of, hinted_version};
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future;
-use futures::stream::{self, FuturesOrdered, StreamExt};
+use futures::stream::{self, StreamExt};
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
 use isobar_connectors::delta::{self, FileDigest};
 use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -48,9 +45,6 @@ const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Versions whose files a cloud that is filled gets at the same time. They are published in order all the same.
 const VERSIONS_AHEAD: usize = 4;
-/// Decided records of the epoch whose files a cloud that is behind gets at the same time. They are stored in order all the
-/// same.
-const RECORDS_AHEAD: usize = 4;
 
 fn unreachable(error: isobar_connectors::Error) -> Error {
     Error::connector("serve a cloud", error)
@@ -70,15 +64,6 @@ pub(super) struct Lane {
     pub(super) cloud: usize,
     /// Bounds how fast it is filled.
     pub(super) throttle: Throttle,
-}
-
-/// The next record to store, and what is known of its files.
-struct Found {
-    index: u64,
-    /// As [`Lane::slot_while_looking`] says it.
-    slot: Option<Result<Slot, End>>,
-    /// Whether its files are here.
-    has_files: bool,
 }
 
 /// What files are copied for.
@@ -154,58 +139,12 @@ impl Lane {
 
     /// Brings record after record here. `None` at shutdown.
     async fn store_all(&self) -> Option<End> {
-        let (found, records) = mpsc::channel(RECORDS_AHEAD);
-        tokio::select! {
-            biased;
-            end = self.store_in_turn(records) => end,
-            () = self.look_ahead(found) => None,
-        }
-    }
-
-    /// Finds record after record, until there are no more.
-    async fn look_ahead(&self, found: mpsc::Sender<Found>) {
-        let mut ahead = FuturesOrdered::new();
-        let (mut index, mut is_over) = (0, false);
-        loop {
-            let may_look = !is_over && ahead.len() < RECORDS_AHEAD;
-            tokio::select! {
-                biased;
-                Some(record) = ahead.next() => if found.send(record).await.is_err() { break },
-                slot = self.slot_while_looking(index), if may_look => {
-                    is_over = !matches!(slot, Some(Ok(_)));
-                    ahead.push_back(self.find(index, slot));
-                    index += 1;
-                }
-                else => break,
-            }
-        }
-        // Whoever stores says how it ended.
-        future::pending().await
-    }
-
-    /// Brings the files of a record here if it is decided already: a cloud that is behind has many such records before it,
-    /// and their files are most of the work. What does not succeed is done again in turn.
-    async fn find(&self, index: u64, slot: Option<Result<Slot, End>>) -> Found {
-        let has_files = match &slot {
-            Some(Ok(slot)) if self.shared.is_decided(index) => {
-                self.bring_files_of(slot, Purpose::Fill).await.is_ok()
-            }
-            _ => false,
-        };
-        Found { index, slot, has_files }
-    }
-
-    /// Stores what was found. `None` at shutdown.
-    async fn store_in_turn(&self, mut records: mpsc::Receiver<Found>) -> Option<End> {
-        while let Some(Found { index, slot, has_files }) = records.recv().await {
-            let slot = match slot? {
+        for index in 0.. {
+            let slot = match self.slot_while_looking(index).await? {
                 Ok(slot) => slot,
                 Err(end) => return Some(end),
             };
-            // Whatever made an attempt fail, the next one looks at everything.
-            let has_files = AtomicBool::new(has_files);
-            let store = || self.store(index, &slot, has_files.swap(false, Ordering::Relaxed));
-            if let Err(end) = self.insist(store).await? {
+            if let Err(end) = self.insist(|| self.store(index, &slot)).await? {
                 return Some(end);
             }
             self.shared.update(|state| state.quorum.record_stored(self.cloud, index));
@@ -461,11 +400,16 @@ impl Lane {
         others.into_iter().map(|other| &self.shared.clouds[other])
     }
 
-    /// Files first, unless they are here, then the record; it counts only in a cloud that is still ours after that.
-    async fn store(&self, index: u64, slot: &Slot, has_files: bool) -> Step<()> {
-        if !has_files {
-            let is_decided = self.shared.is_decided(index);
-            self.bring_files_of(slot, if is_decided { Purpose::Fill } else { Purpose::Decide }).await?;
+    /// Files first, then the record; it counts only in a cloud that is still ours after that.
+    async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
+        let is_decided = self.shared.is_decided(index);
+        let purpose = if is_decided { Purpose::Fill } else { Purpose::Decide };
+        for table in slot.record.decisions().iter().flat_map(|decision| &decision.tables) {
+            let nowhere = self.bring_files(table, slot, purpose).await?;
+            if !nowhere.is_empty() {
+                let released = released_by(slot.record.decisions());
+                refuse_missing(&nowhere, released.get(table.dataset.as_str()))?;
+            }
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
         self.reach(&failpoint::DECIDE_BEFORE_PUT)?;
@@ -478,18 +422,6 @@ impl Lane {
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(held) => Err(self.end_by(&path, &held)),
         }
-    }
-
-    /// Makes sure that the files of a record are here, but for those that were let go.
-    async fn bring_files_of(&self, slot: &Slot, purpose: Purpose) -> Step<()> {
-        for table in slot.record.decisions().iter().flat_map(|decision| &decision.tables) {
-            let nowhere = self.bring_files(table, slot, purpose).await?;
-            if !nowhere.is_empty() {
-                let released = released_by(slot.record.decisions());
-                refuse_missing(&nowhere, released.get(table.dataset.as_str()))?;
-            }
-        }
-        Ok(())
     }
 
     /// What the versions after `body`, whose hashes are known and which lie in other clouds, let go of files removed there.
