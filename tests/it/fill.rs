@@ -1,6 +1,7 @@
 //! A cloud that was away is filled from the others: with decided bytes, or not at all.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use isobar_connectors::clouds::Fault;
@@ -8,6 +9,7 @@ use isobar_connectors::delta::FileDigest;
 use isobar_connectors::upload::{FanOut, UploadHandle, UploadLimits, UploadStatus};
 use isobar_tests::delta::{latest_version, read_object, sha256};
 use isobar_tests::lab::{Lab, LabCloud};
+use isobar_tests::script::{Gate, Kind, Verdict};
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::commit::chain::NewFile;
 use isobar_topologies::commit::{Group, Leader, Staged};
@@ -172,4 +174,41 @@ async fn a_cloud_is_filled_as_slowly_as_is_set_and_at_once_when_it_is_needed() {
     }
     lab.clouds[0].switch.set(Fault::Off);
     wait_published(&lab, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_decided_records_are_copied_ahead_and_the_records_come_in_order() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+    for start in [10, 20, 30, 40, 50, 60] {
+        let staged = with_file(&lab, start).await;
+        must_commit(&mut leader, staged).await;
+    }
+    let decided = control_records(&*lab.clouds[1].store()).await;
+    // With the first record the cloud is back; the file of the second one does not get there.
+    let (gate, held, cloud) = (Arc::new(Gate::default()), file_path(20), lab.clouds[AWAY].name.clone());
+    let opened = gate.clone();
+    lab.script.set(move |request| {
+        let is_held = request.kind == Kind::Write && request.cloud == cloud && request.path == held.as_ref();
+        if is_held { Verdict::Wait(gate.clone()) } else { Verdict::Pass }
+    });
+    lab.clouds[AWAY].switch.set(Fault::Off);
+    let away = lab.clouds[AWAY].store();
+    until("the files after it are there", async || {
+        let mut found = 0;
+        for start in [30, 40, 50, 60] {
+            found += usize::from(away.head(&file_path(start)).await.is_ok());
+        }
+        found == 4
+    })
+    .await;
+    assert!(away.head(&file_path(20)).await.is_err());
+    assert!(latest_version(&*away, TABLE).await <= Some(2));
+    let stored = control_records(&*away).await;
+    assert_eq!(decided.len() - stored.len(), 5, "none of the five records was stored before its turn");
+    opened.open();
+    wait_published(&lab, 7).await;
+    lab.script.clear();
+    assert_eq!(control_records(&*away).await, decided);
 }

@@ -10,12 +10,14 @@ mod checkpoint;
 
 pub(crate) use checkpoint::{hint_of, hinted_version};
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, FuturesOrdered, StreamExt};
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
 use isobar_connectors::delta::{self, FileDigest};
@@ -45,6 +47,8 @@ const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Versions whose files a cloud that is filled gets at the same time. They are published in order all the same.
 const VERSIONS_AHEAD: usize = 4;
+/// Decided records of the epoch whose files a cloud that is behind gets ahead of their turn.
+const RECORDS_AHEAD: u64 = 4;
 
 fn unreachable(error: isobar_connectors::Error) -> Error {
     Error::connector("serve a cloud", error)
@@ -138,18 +142,62 @@ impl Lane {
     }
 
     /// Brings record after record here. `None` at shutdown.
+    ///
+    /// A cloud that is behind has many decided records before it, and their files are most of the work. So the files of
+    /// the next ones are copied while a record is stored, `ahead`, in the order of the records.
     async fn store_all(&self) -> Option<End> {
+        let (mut ahead, mut copied, mut next) = (FuturesOrdered::new(), VecDeque::new(), 0);
         for index in 0.. {
             let slot = match self.slot_while_looking(index).await? {
                 Ok(slot) => slot,
                 Err(end) => return Some(end),
             };
-            if let Err(end) = self.insist(|| self.store(index, &slot)).await? {
+            let has_files = match index < next {
+                true => self.copied_ahead(&mut ahead, &mut copied).await,
+                false => false,
+            };
+            next = next.max(index + 1);
+            // Whatever made an attempt fail, the next one looks at every file.
+            let has_files = AtomicBool::new(has_files);
+            let mut store =
+                pin!(self.insist(|| self.store(index, &slot, has_files.swap(false, Ordering::Relaxed))));
+            let stored = loop {
+                tokio::select! {
+                    biased;
+                    stored = &mut store => break stored,
+                    Some(is_copied) = ahead.next() => copied.push_back(is_copied),
+                    () = self.shared.wait_until_fillable(self.cloud, next), if next <= index + RECORDS_AHEAD => {
+                        ahead.push_back(self.copy_ahead(next));
+                        next += 1;
+                    }
+                }
+            };
+            if let Err(end) = stored? {
                 return Some(end);
             }
             self.shared.update(|state| state.quorum.record_stored(self.cloud, index));
         }
         None
+    }
+
+    /// Whether the files of the first record that was begun ahead and not stored since are here.
+    async fn copied_ahead(
+        &self,
+        ahead: &mut FuturesOrdered<impl Future<Output = bool>>,
+        copied: &mut VecDeque<bool>,
+    ) -> bool {
+        match copied.pop_front() {
+            Some(is_copied) => is_copied,
+            None => ahead.next().await.unwrap_or(false),
+        }
+    }
+
+    /// Copies the files of a decided record here. False if that does not succeed: it is done again in turn.
+    async fn copy_ahead(&self, index: u64) -> bool {
+        match self.shared.slot(index).await {
+            Some(slot) => self.bring_files_of(&slot, Purpose::Fill).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Publishes what is stored here, with its files, and decided. `None` at shutdown.
@@ -400,16 +448,11 @@ impl Lane {
         others.into_iter().map(|other| &self.shared.clouds[other])
     }
 
-    /// Files first, then the record; it counts only in a cloud that is still ours after that.
-    async fn store(&self, index: u64, slot: &Slot) -> Step<()> {
-        let is_decided = self.shared.is_decided(index);
-        let purpose = if is_decided { Purpose::Fill } else { Purpose::Decide };
-        for table in slot.record.decisions().iter().flat_map(|decision| &decision.tables) {
-            let nowhere = self.bring_files(table, slot, purpose).await?;
-            if !nowhere.is_empty() {
-                let released = released_by(slot.record.decisions());
-                refuse_missing(&nowhere, released.get(table.dataset.as_str()))?;
-            }
+    /// Files first, unless they are here, then the record; it counts only in a cloud that is still ours after that.
+    async fn store(&self, index: u64, slot: &Slot, has_files: bool) -> Step<()> {
+        if !has_files {
+            let is_decided = self.shared.is_decided(index);
+            self.bring_files_of(slot, if is_decided { Purpose::Fill } else { Purpose::Decide }).await?;
         }
         let path = self.shared.keys.record(self.shared.epoch, index);
         self.reach(&failpoint::DECIDE_BEFORE_PUT)?;
@@ -422,6 +465,18 @@ impl Lane {
             PutOnce::Unknown(error) => Err(unreachable(error).into()),
             PutOnce::Occupied(held) => Err(self.end_by(&path, &held)),
         }
+    }
+
+    /// Makes sure that the files of a record are here, but for those that were let go.
+    async fn bring_files_of(&self, slot: &Slot, purpose: Purpose) -> Step<()> {
+        for table in slot.record.decisions().iter().flat_map(|decision| &decision.tables) {
+            let nowhere = self.bring_files(table, slot, purpose).await?;
+            if !nowhere.is_empty() {
+                let released = released_by(slot.record.decisions());
+                refuse_missing(&nowhere, released.get(table.dataset.as_str()))?;
+            }
+        }
+        Ok(())
     }
 
     /// What the versions after `body`, whose hashes are known and which lie in other clouds, let go of files removed there.

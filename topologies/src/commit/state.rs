@@ -276,6 +276,16 @@ impl Shared {
         self.read(|state| index < state.quorum.decided())
     }
 
+    /// Waits until record `index` is decided while the last request to `cloud` succeeded. For ever at shutdown: whoever
+    /// asks ends then.
+    pub(super) async fn wait_until_fillable(&self, cloud: usize, index: u64) {
+        let is_fillable =
+            |state: &State| (index < state.quorum.decided() && !state.away[cloud]).then_some(());
+        if self.wait_for(is_fillable).await.is_none() {
+            std::future::pending().await
+        }
+    }
+
     /// Whether nothing can be decided without `cloud`.
     pub(super) fn is_needed(&self, cloud: usize) -> bool {
         self.read(|state| state.is_needed(cloud))
