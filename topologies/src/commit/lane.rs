@@ -152,10 +152,7 @@ impl Lane {
                 Ok(slot) => slot,
                 Err(end) => return Some(end),
             };
-            let has_files = match index < next {
-                true => self.copied_ahead(&mut ahead, &mut copied).await,
-                false => false,
-            };
+            let has_files = index < next && copied_ahead(&mut ahead, &mut copied).await;
             next = next.max(index + 1);
             // Whatever made an attempt fail, the next one looks at every file.
             let has_files = AtomicBool::new(has_files);
@@ -178,18 +175,6 @@ impl Lane {
             self.shared.update(|state| state.quorum.record_stored(self.cloud, index));
         }
         None
-    }
-
-    /// Whether the files of the first record that was begun ahead and not stored since are here.
-    async fn copied_ahead(
-        &self,
-        ahead: &mut FuturesOrdered<impl Future<Output = bool>>,
-        copied: &mut VecDeque<bool>,
-    ) -> bool {
-        match copied.pop_front() {
-            Some(is_copied) => is_copied,
-            None => ahead.next().await.unwrap_or(false),
-        }
     }
 
     /// Copies the files of a decided record here. False if that does not succeed: it is done again in turn.
@@ -595,5 +580,16 @@ fn refuse_missing(nowhere: &[String], released: Option<&Released>) -> Step<()> {
     match nowhere.iter().find(|path| !is_released(path)) {
         Some(path) => Err(Error::damaged(path, "no cloud holds this file").into()),
         None => Ok(()),
+    }
+}
+
+/// Whether the files of the first record that was begun ahead and not stored since are here.
+async fn copied_ahead(
+    ahead: &mut FuturesOrdered<impl Future<Output = bool>>,
+    copied: &mut VecDeque<bool>,
+) -> bool {
+    match copied.pop_front() {
+        Some(is_copied) => is_copied,
+        None => ahead.next().await.unwrap_or(false),
     }
 }
