@@ -104,6 +104,11 @@ fn number_before(suffix: &str, location: &Path) -> Option<u64> {
     (name.len() == 20).then(|| name.parse().ok())?
 }
 
+/// The folder of a table's log.
+pub fn log_folder(table: &str) -> Path {
+    Path::from(format!("datasets/{table}/_delta_log"))
+}
+
 /// Where version `version` of `dataset` is published.
 pub fn published_path(dataset: &str, version: u64) -> Path {
     Path::from(format!("datasets/{dataset}/_delta_log/{version:020}.json"))

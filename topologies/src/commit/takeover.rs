@@ -21,8 +21,8 @@ use super::ask::{Patience, ask, silence};
 use super::choose::{Chosen, PublishedVersions, SealedLog, choose};
 use super::environment::{Environment, System, random_id};
 use super::format::{
-    Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, number_of,
-    published_path, published_version,
+    Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, log_folder,
+    number_of, published_path, published_version,
 };
 use super::numbers::{highest_claim, highest_log};
 use super::quorum::majority;
@@ -727,7 +727,7 @@ pub(super) async fn published_from(
     dataset: &str,
     first: u64,
 ) -> object_store::Result<u64> {
-    let folder = Path::from(format!("datasets/{dataset}/_delta_log"));
+    let folder = log_folder(dataset);
     let listed = match first.checked_sub(1) {
         Some(before) => store.list_with_offset(Some(&folder), &published_path(dataset, before)),
         None => store.list(Some(&folder)),

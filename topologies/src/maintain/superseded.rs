@@ -20,7 +20,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::Failure;
 use crate::chain_of;
 use crate::commit::TableHead;
-use crate::commit::format::{checkpoint_path, checkpoint_version};
+use crate::commit::format::{checkpoint_path, checkpoint_version, log_folder};
 
 /// What is known of a table's superseded checkpoints.
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ async fn delete_in(cloud: &Cloud, table: &str, versions: &Range<u64>) -> Result<
         |what: &Path, error: object_store::Error| format!("{}: {what}: {}", cloud.name, chain_of(&error));
     let reach = |point| failpoint::hit(point, &cloud.name).map_err(|error| chain_of(&error));
     let superseded = list(&*cloud.data, table, versions).await;
-    let superseded = superseded.map_err(|error| failed(&log_of(table), error))?;
+    let superseded = superseded.map_err(|error| failed(&log_folder(table), error))?;
     for version in &superseded {
         let path = checkpoint_path(table, *version);
         reach(&failpoint::CHECKPOINT_BEFORE_CLEAN_UP)?;
@@ -94,7 +94,7 @@ async fn delete_in(cloud: &Cloud, table: &str, versions: &Range<u64>) -> Result<
 /// The checkpoints of `versions` in a log, which is listed from the first of them on, page by page: only their versions
 /// are kept.
 async fn list(store: &dyn ObjectStore, table: &str, versions: &Range<u64>) -> object_store::Result<Vec<u64>> {
-    let log = log_of(table);
+    let log = log_folder(table);
     let mut objects = match versions.start.checked_sub(1) {
         Some(before) => store.list_with_offset(Some(&log), &checkpoint_path(table, before)),
         None => store.list(Some(&log)),
@@ -106,11 +106,6 @@ async fn list(store: &dyn ObjectStore, table: &str, versions: &Range<u64>) -> ob
         found.extend(version.filter(|version| checkpoint_path(table, *version) == object.location));
     }
     Ok(found)
-}
-
-/// The folder of a table's log.
-fn log_of(table: &str) -> Path {
-    Path::from(format!("datasets/{table}/_delta_log"))
 }
 
 #[cfg(test)]
@@ -177,7 +172,7 @@ mod tests {
             clouds.push(Cloud::new(name, store.clone(), store));
         }
         let left = async |cloud: &Cloud| -> BTreeSet<String> {
-            let listed: Vec<_> = cloud.data.list(Some(&log_of("d"))).try_collect().await.unwrap();
+            let listed: Vec<_> = cloud.data.list(Some(&log_folder("d"))).try_collect().await.unwrap();
             let below = |path: &Path| path.as_ref().replace("datasets/d/_delta_log/", "");
             listed.iter().map(|object| below(&object.location)).collect()
         };

@@ -12,12 +12,11 @@ use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::BODY_BYTES_MAX;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::{Action, Add, CommitInfo, Maintenance, Metadata, Txn, sha256_hex};
-use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 
 use crate::commit::Released;
-use crate::commit::format::{published_path, published_version};
+use crate::commit::format::{log_folder, published_path, published_version};
 
 /// Bodies read at once from one cloud.
 const BODIES_IN_FLIGHT: usize = 16;
@@ -244,11 +243,6 @@ fn added_file(add: Add) -> Result<AddedFile, String> {
     let statistics = statistics.map_err(|error| format!("{}: statistics: {error}", add.path))?;
     let rows = statistics.and_then(|statistics| statistics.num_records);
     Ok(AddedFile { path: add.path, size: add.size, rows, partition_values: add.partition_values })
-}
-
-/// The folder of `table`'s log.
-pub(crate) fn log_folder(table: &str) -> Path {
-    Path::from(format!("datasets/{table}/_delta_log"))
 }
 
 /// The versions of `table` above `last`, ascending. Checkpoints and whatever else lies there are passed over.

@@ -19,9 +19,9 @@ use super::decided::{Decided, Evidence, settle};
 use super::files::{Look, look};
 use super::report::{CloudSummary, Finding, Kind, Outcome};
 use crate::chain_of;
-use crate::commit::format::{Identity, published_path, published_version};
+use crate::commit::format::{Identity, log_folder, published_path, published_version};
 use crate::commit::{Group, is_readmitted, most_common};
-use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions, log_folder};
+use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions};
 use crate::prove::objects::{count_among, object_path};
 use crate::throttle::Throttle;
 
