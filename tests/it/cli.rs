@@ -327,3 +327,11 @@ async fn a_process_that_is_replaced_says_so_and_fails() {
     lab.assert_features_complete().await;
     lab.assert_proved().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_does_not_wait_for_clouds_refuses_to_be_told_how_long() {
+    for role in ["--standby", "--worker"] {
+        let output = run_isobar(&["run", "topology.yaml", role, "--wait-for-clouds", "5s"]).await;
+        output.assert(2, &["--wait-for-clouds", "cannot be used with", role]);
+    }
+}

@@ -207,9 +207,10 @@ pub struct RunArgs {
     /// How long the leader may be silent before a standby takes over
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub takeover_after: HumanDuration,
-    /// How long a start waits while too few clouds answer; the first one needs all of them
-    #[arg(long, value_name = "DURATION", default_value = "1m")]
-    pub wait_for_clouds: HumanDuration,
+    /// How long a start waits while too few clouds answer; the first one needs all of them [default: 1m]
+    // A standby stands by meanwhile, and a worker asks the leader: neither has a use for it.
+    #[arg(long, value_name = "DURATION", conflicts_with_all = ["standby", "worker"])]
+    pub wait_for_clouds: Option<HumanDuration>,
     /// Show progress on standard error; auto: if it is a terminal and logs are for people
     #[arg(long, default_value = "auto", value_name = "auto|always|never", hide_possible_values = true)]
     pub progress: When,

@@ -18,6 +18,8 @@ use crate::spec::{self, Topology};
 use crate::standby;
 use crate::workers::{self, Desk};
 
+/// How long a start waits while too few clouds answer, unless told otherwise.
+const CLOUDS_PATIENCE: Duration = Duration::from_secs(60);
 /// Exit code of a process that a second signal stopped at once, as shells expect it: 128 + SIGINT.
 const EXIT_CODE_INTERRUPTED: i32 = 130;
 
@@ -42,8 +44,7 @@ async fn run_until_stopped(
     stop_on_signals(shutdown.clone())?;
     let mut options = RunOptions {
         until_caught_up: args.until_caught_up,
-        // A standby stands by meanwhile.
-        clouds_patience: if args.standby { Duration::ZERO } else { args.wait_for_clouds.0 },
+        clouds_patience: clouds_patience(args),
         ..RunOptions::new(&topology.name)
     };
     let token = workers::token::resolve(topology)?;
@@ -84,6 +85,15 @@ async fn run_until_stopped(
     }
     result?;
     Ok(Exit::Success)
+}
+
+/// How long a start waits for clouds. A standby stands by meanwhile.
+fn clouds_patience(args: &RunArgs) -> Duration {
+    match args.wait_for_clouds {
+        Some(patience) => patience.0,
+        None if args.standby => Duration::ZERO,
+        None => CLOUDS_PATIENCE,
+    }
 }
 
 fn no_workers(topology: &Topology) -> Error {
