@@ -57,7 +57,7 @@ macro_rules! failpoints {
             pub static $constant: Failpoint = Failpoint { name: $name, scope: Scope::$scope, about: $about };
         )*
 
-        /// Every failpoint there is, in the order of a batch's life.
+        /// Every failpoint there is, in the order of a batch's life; repair and readmission after it.
         pub static ALL: &[&Failpoint] = &[$(&$constant),*];
     };
 }
@@ -108,6 +108,30 @@ failpoints! {
     FILL_AFTER_FILE: "fill.after-file" Cloud "a file the cloud missed is there; what names it is not",
     FILL_BEFORE_VERSION: "fill.before-version" Cloud "a version that the cloud missed is read elsewhere and not stored",
     FILL_AFTER_VERSION: "fill.after-version" Cloud "a version that the cloud missed is in its _delta_log",
+    REPAIR_BEFORE_FILE: "repair.before-file" Cloud "a data file is missing or rotten in the cloud, and is elsewhere",
+    REPAIR_AFTER_FILE: "repair.after-file" Cloud "a data file's bytes are in the cloud again, and are not read back",
+    REPAIR_BEFORE_SET_ASIDE: "repair.before-set-aside" Cloud "foreign bytes lie at a version of the cloud, and nowhere else",
+    REPAIR_AFTER_SET_ASIDE: "repair.after-set-aside" Cloud "foreign bytes are set aside, and still lie at the version",
+    REPAIR_BEFORE_ENTRY: "repair.before-entry" Cloud "a version's files are in the cloud; its decided bytes are not",
+    REPAIR_AFTER_ENTRY: "repair.after-entry" Cloud "a version's decided bytes are in the cloud, and are not read back",
+    REPAIR_BEFORE_TAKE_AWAY: "repair.before-take-away" Cloud "a version that nobody decided is set aside, and still there",
+    REPAIR_AFTER_TAKE_AWAY: "repair.after-take-away" Cloud "a version that nobody decided is gone; whether it is decided by now is not known",
+    REPAIR_BEFORE_CHECKPOINT: "repair.before-checkpoint" Cloud "the newest checkpoint is missing or rotten in the cloud, and is elsewhere",
+    REPAIR_AFTER_CHECKPOINT: "repair.after-checkpoint" Cloud "the newest checkpoint is in the cloud again, and is not read back",
+    REPAIR_BEFORE_HINT: "repair.before-hint" Cloud "the newest checkpoint is in the cloud; _last_checkpoint does not name it",
+    REPAIR_AFTER_HINT: "repair.after-hint" Cloud "_last_checkpoint names the newest checkpoint, and is not read back",
+    READMIT_AFTER_FILL: "readmit.after-fill" Cloud "the lost cloud's tables are rebuilt; the others know of no readmission",
+    READMIT_BEFORE_HEADER: "readmit.before-header" Cloud "an epoch is won without the lost cloud; the header is not in this other cloud",
+    READMIT_AFTER_HEADER: "readmit.after-header" Cloud "the header that readmits the lost cloud is in this other cloud, and is not counted",
+    READMIT_AFTER_DECIDE: "readmit.after-decide" Cloud "the others have decided that the lost cloud counts; it does not know",
+    READMIT_BEFORE_BODY: "readmit.before-body" Cloud "a body of the header's tail is not offered to the lost cloud's _delta_log",
+    READMIT_AFTER_BODY: "readmit.after-body" Cloud "a body of the header's tail is in the lost cloud's _delta_log",
+    READMIT_BEFORE_RECORD: "readmit.before-record" Cloud "the lost cloud has everything that the header names, and not the header",
+    READMIT_AFTER_RECORD: "readmit.after-record" Cloud "the lost cloud has the header; it has no key",
+    READMIT_BEFORE_KEY: "readmit.before-key" Cloud "the lost cloud misses the key of a generation",
+    READMIT_AFTER_KEY: "readmit.after-key" Cloud "the lost cloud has the key of a generation; it has no identity",
+    READMIT_BEFORE_IDENTITY: "readmit.before-identity" Cloud "the lost cloud has all its keys; without identity it does not count",
+    READMIT_AFTER_IDENTITY: "readmit.after-identity" Cloud "the lost cloud counts, and nobody knows",
 }
 
 /// What happens at an armed failpoint.

@@ -1,38 +1,50 @@
 #!/usr/bin/env python3
-"""Kills, and freezes, `isobar run` at every failpoint, in every cloud, and shows that nothing is lost or doubled.
+"""Kills, and freezes, `isobar` at every failpoint, in every cloud, and shows that nothing is lost or doubled.
 
     cargo build --release --locked --workspace
     tests/services/services start kafka s3 azure --dir DIR
     set -a; . DIR/services.env; set +a
     tests/drills/kill_cells.py --bin target/release --json kill_cells.json
+    tests/drills/kill_cells.py --bin target/release --shard 1/2      # every other one; 2/2 has the rest
+    tests/drills/kill_cells.py --bin target/release --list --only repair
 
 Needs the packages of tests/oracle (`tests/services/services python tests/oracle/requirements.txt` prints an
 interpreter that has them; without them this script starts itself again with that one). The clouds are S3
 (moto), Azure (Azurite) and Google Cloud Storage (`isobar-gcs-sim`, started here unless ISOBAR_GCS_ENDPOINT is set).
 
-A cell is a failpoint, the cloud at which it is armed (first, second or third in the specification), and which time it
-is reached. In each, on a topic, a topology and prefixes of its own:
+A cell is what is done, a failpoint, the cloud at which it is armed (first, second or third in the specification), and
+which time it is reached. Each has a topic, a topology and prefixes of its own:
 
-    1. half of the records are produced; for points that need a history, a run before that leaves one
-    2. `isobar run` with the failpoint must die by SIGKILL, and not otherwise
-    3. the other half is produced; `isobar run --until-caught-up` without the failpoint must end with exit code 0
-    4. `isobar prove` must hold
-    5. in every cloud, as Python's deltalake reads it, each record that was produced lies exactly once, at its own
+    kill     `isobar run` must die by SIGKILL, and not otherwise. At `maintain.` and `checkpoint.` it is a run that goes on,
+             with maintenance that is due and steady traffic; the next one must finish what was begun: in every cloud a newer
+             checkpoint, and none of the files that the newest VACUUM lets go
+    freeze   a leader is frozen (SIGSTOP) for longer than its time-outs, superseded by a second `isobar run`, woken by
+             SIGCONT, and must stop by itself with exit code 1
+    leader   of a leader and a worker, the leader dies. The worker goes on with a new leader and stops well
+    worker   of a leader and a worker, the worker dies. The leader goes on with a new worker and stops well
+    repair   one cloud is damaged: a file rotten and one missing, a version that differs, one missing and one that nobody
+             decided, a rotten checkpoint, a wrong _last_checkpoint. `isobar scrub --repair` must die by SIGKILL; the next one
+             ends well, `isobar scrub` finds nothing, and the foreign bytes were kept
+    readmit  a decision is in no _delta_log yet, and everything in one cloud is deleted. `isobar scrub --readmit` must die by
+             SIGKILL; the next one ends well, and after the next run `isobar scrub` finds nothing. (Where the point is a step in the
+             other clouds, the cloud of the cell is one of those.)
+    between  the same, and the topology runs between the kill and the second attempt
+
+Records are produced before and after. At the end of each cell
+
+    1. `isobar run --until-caught-up` must end with exit code 0
+    2. `isobar prove` must hold
+    3. in every cloud, as Python's deltalake reads it, each record that was produced lies exactly once, at its own
        partition and offset, in the dataset or in its quarantine, as the ledger kept here says; and nothing else
 
-A frozen leader (SIGSTOP at the failpoint, longer than its time-outs) is superseded by a second `isobar run`, woken by
-SIGCONT, and must stop by itself with exit code 1; then 3 to 5 hold as well.
-
-Exit code 0 only if every cell passes.
+Exit code 0 only if every cell passes. SIGINT and SIGTERM end it together with all that it started.
 """
 
 import argparse
-import base64
 import collections
 import json
 import os
 import pathlib
-import random
 import re
 import signal
 import subprocess
@@ -40,16 +52,22 @@ import sys
 import tempfile
 import time
 
-from stores import CLOUDS, PARTITIONS, ROOT, Stores, start_gcs
+import tables
+from bench import DATASET, QUARANTINE, TOKEN, Bench, Wrong
+from stores import CLOUDS, ROOT, Children, Stores, exit_on_signals, start_gcs
 
 ROLES = dict(zip(CLOUDS, ("first", "second", "third")))
-DATASET = "cells"
-PATIENCE_SECONDS = 120
 # Half of the large ones are two parts of a multipart upload, also after compression.
 RECORDS_SMALL, RECORDS_LARGE = 1_200, 40_000
+LARGE = ("upload.before-part", "upload.after-part", "upload.before-complete", "upload.after-complete")
+
+# Two files are combined, old ones are let go, and every third version has a checkpoint.
+MAINTAINED = "{ compact: { min_files: 2 }, keep_versions: 2, checkpoint_every: 3 }"
+CHECKPOINTED = "{ compact: { enabled: false }, checkpoint_every: 3 }"
 
 # Which times a point is reached that are worth a cell. The first record is the header, the second one the tables and
-# first positions, the third one rows; the dataset is published before its quarantine.
+# first positions, the third one rows; the dataset is published before its quarantine. What is decided first in
+# maintenance is a compaction, a VACUUM later. `tables.damage` says what is repaired first and second.
 HITS = {
     "consume.before-absorb": (1, 3), "consume.after-absorb": (1, 3),
     "upload.before-put": (1, 3), "upload.after-put": (1, 3),
@@ -59,10 +77,27 @@ HITS = {
     "publish.before-put": (1, 2, 3, 4), "publish.after-put": (1, 2, 3, 4),
     "fill.before-file": (1, 2), "fill.after-file": (1, 2),
     "fill.before-version": (1, 2), "fill.after-version": (1, 2),
+    "worker.before-send": (1, 3), "worker.after-send": (1, 3),
+    "group.after-receive": (1, 3), "group.before-answer": (1, 3),
+    "maintain.before-decide": (1, 2, 3), "maintain.after-decide": (1, 2, 3),
+    "repair.before-file": (1, 2), "repair.after-file": (1, 2),
+    "repair.before-set-aside": (1, 2), "repair.after-set-aside": (1, 2),
+    "repair.before-entry": (1, 2), "repair.after-entry": (1, 2),
 }
 # Points at which a leader is frozen: around everything that another process could see or depend on.
 FREEZES = ("elect.after-claim", "elect.before-header", "consume.before-close", "upload.before-put", "decide.before-put",
            "decide.after-put", "decide.after-majority", "publish.before-put", "publish.after-put")
+# What a leader with a worker and its worker reach besides the points of their own: rows, and not a leader's first records.
+LEADER_HITS = {"decide.before-put": (3,), "decide.after-put": (3,), "decide.after-majority": (2,), "publish.after-put": (3,)}
+WORKER_HITS = {"consume.before-close": (1,), "upload.before-put": (1,), "upload.after-put": (1,)}
+# What a readmission reaches besides the points of its own: a take-over in the other clouds, and filling the lost one.
+OTHERS_IN_READMISSION = ("elect.before-claim", "elect.after-claim", "elect.before-seal", "elect.after-seal",
+                         "readmit.before-header", "readmit.after-header")
+FILL_IN_READMISSION = ("repair.before-file", "repair.after-file", "repair.before-entry", "repair.after-entry",
+                       "repair.before-checkpoint", "repair.after-checkpoint", "repair.before-hint", "repair.after-hint")
+# A second readmission writes the keys of both generations.
+READMIT_HITS = {"readmit.before-key": (1, 2), "readmit.after-key": (1, 2)}
+BETWEEN = ("readmit.after-header", "readmit.after-decide", "readmit.after-record", "readmit.after-key")
 
 Cell = collections.namedtuple("Cell", "action point cloud hit")
 
@@ -80,259 +115,245 @@ def oracle_python():
         os.execv(python, [python, *sys.argv])
 
 
-# ---------------------------------------------------------------- what is produced
-
-
-class Ledger:
-    """What was produced: per partition, the payload's id at each offset. Kept here, by nobody else."""
-
-    def __init__(self, seed, filler_bytes):
-        self.random, self.filler_bytes = random.Random(seed), filler_bytes
-        self.ids = [[] for _ in range(PARTITIONS)]
-        self.rejected = set()
-        self.next_id = 0
-
-    def records(self, count):
-        lines = []
-        for _ in range(count):
-            number, partition = self.next_id, self.random.randrange(PARTITIONS)
-            self.next_id += 1
-            filler = base64.b64encode(self.random.randbytes(self.filler_bytes)).decode()
-            record = {"id": number, "shelf": f"s{number % 3}", "filler": filler}
-            if number % 10 == 7:
-                # Breaks the expectation, so that the quarantine has versions of its own.
-                record["shelf"] = None
-                self.rejected.add((partition, len(self.ids[partition])))
-            self.ids[partition].append(number)
-            lines.append(f"{partition}\t{json.dumps(record)}\n")
-        return "".join(lines)
-
-    def expected(self):
-        """Where each record must lie: (table, partition, offset, id)."""
-        places = collections.Counter()
-        for partition, ids in enumerate(self.ids):
-            for offset, number in enumerate(ids):
-                table = f"{DATASET}.quarantine" if (partition, offset) in self.rejected else DATASET
-                places[table, partition, offset, number] += 1
-        return places
-
-
-# ---------------------------------------------------------------- what is found
-
-
-def places(stores, cloud, prefix):
-    """Where each record lies in `cloud`, as an independent reader sees it."""
-    from deltalake import DeltaTable
-
-    found = collections.Counter()
-    for table, columns in ((DATASET, ("kafka_partition", "kafka_offset")),
-                           (f"{DATASET}.quarantine", ("partition", "offset"))):
-        delta = DeltaTable(f"{stores.urls(prefix)[cloud]}/datasets/{table}", storage_options=stores.python_options(cloud))
-        names = [*columns, "id"] if table == DATASET else [*columns, "payload"]
-        for partition, offset, last in zip(*delta.to_pyarrow_table(columns=names).to_pydict().values()):
-            number = last if table == DATASET else json.loads(last)["id"]
-            found[table, partition, offset, number] += 1
-    return found
-
-
 # ---------------------------------------------------------------- one cell
 
 
-class Wrong(Exception):
-    """A cell does not pass; the text says why."""
+def failpoint(cell, action):
+    at = f"@{cell.cloud}" if cell.cloud else ""
+    armed = f"{cell.point}{at}:{cell.hit}={action}"
+    if cell.point in ("fill.before-file", "fill.after-file"):
+        # The cloud misses the files because their uploads fail.
+        armed = f"upload.before-put@{cell.cloud}:1+=error,{armed}"
+    return armed
 
 
-class Bench:
-    """One cell's topic, topology and folder."""
-
-    def __init__(self, arguments, stores, folder, number, cell):
-        self.arguments, self.stores, self.folder, self.cell = arguments, stores, folder, cell
-        self.folder.mkdir()
-        self.name = f"cells-{arguments.stamp}-{number}"
-        self.is_large = cell.point in ("upload.before-part", "upload.after-part", "upload.before-complete",
-                                       "upload.after-complete")
-        self.records = RECORDS_LARGE if self.is_large else RECORDS_SMALL
-        self.ledger = Ledger(arguments.seed + number, 768 if self.is_large else 24)
-        self.log = folder / "log"
-        (folder / "gcs.json").write_text(stores.key)
-        self.spec = folder / "topology.yaml"
-        self.spec.write_text(self.topology())
-
-    def topology(self):
-        # A large file needs all rows in one commit and in one file.
-        commit = "{ interval: 3s, size: 256MiB }" if self.is_large else "{ interval: 200ms, size: 1MiB }"
-        partition_by = "" if self.is_large else "    partition_by: [shelf]\n"
-        return f"""topology: cells
-kafka:
-  brokers: "{os.environ['ISOBAR_KAFKA_BROKERS']}"
-{self.stores.yaml(self.name)}commit: {commit}
-memory: 256MiB
-sources:
-  records:
-    topic: {self.name}
-    format: json
-    fields: {{ id: int64, shelf: string, filler: string }}
-datasets:
-  {DATASET}:
-    from: records
-    sql: SELECT id, shelf, filler, _partition AS kafka_partition, _offset AS kafka_offset FROM records
-    expect:
-      - {{ name: shelved, check: "shelf IS NOT NULL", action: quarantine }}
-{partition_by}"""
-
-    def produce(self, count):
-        command = [self.arguments.bin / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], self.name, str(PARTITIONS)]
-        subprocess.run(command, input=self.ledger.records(count), text=True, check=True, timeout=PATIENCE_SECONDS)
-
-    def start(self, *more, failpoint="", log=None):
-        environment = {**os.environ, "ISOBAR_FAILPOINT": failpoint, "NO_COLOR": "1"}
-        with open(log or self.log, "a") as log:
-            log.write(f"=== run {' '.join(more)} {failpoint}\n")
-            log.flush()
-            return subprocess.Popen([self.arguments.isobar, "run", "topology.yaml", *more], cwd=self.folder, stdout=log,
-                                    stderr=log, env=environment)
-
-    def run(self, *more, failpoint="", expected=0):
-        self.ends(self.start(*more, failpoint=failpoint), expected, failpoint or "the run")
-
-    def ends(self, process, expected, what):
-        try:
-            code = process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise Wrong(f"{what} did not end within {PATIENCE_SECONDS} s") from None
-        if code != expected:
-            raise Wrong(f"{what} ended with {code}, not {expected}")
-
-    def failpoint(self, action):
-        _, point, cloud, hit = self.cell
-        at = f"@{cloud}" if cloud else ""
-        armed = f"{point}{at}:{hit}={action}"
-        if point in ("fill.before-file", "fill.after-file"):
-            # The cloud misses the files because their uploads fail.
-            armed = f"upload.before-put@{cloud}:1+=error,{armed}"
-        return armed
-
-    def history(self):
-        """What a point needs to be reached: earlier epochs to seal, or a cloud that was away."""
-        point, cloud = self.cell.point, self.cell.cloud
-        if point in ("fill.before-version", "fill.after-version"):
-            self.run("--until-caught-up")
-            self.produce(self.records // 4)
-            self.run("--until-caught-up", failpoint=f"publish.before-put@{cloud}:1+=error")
-            self.produce(self.records // 4)
-        elif point in ("elect.before-seal", "elect.after-seal"):
-            self.run("--until-caught-up")
-            self.produce(self.records // 4)
-
-    def judge(self):
-        self.run("--until-caught-up")
-        proof = subprocess.run([self.arguments.isobar, "prove", "--config", "topology.yaml"], cwd=self.folder,
-                               capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-        if proof.returncode != 0:
-            raise Wrong(f"prove does not hold:\n{proof.stdout}{proof.stderr}")
-        expected = self.ledger.expected()
-        for cloud in CLOUDS:
-            found = places(self.stores, cloud, self.name)
-            lost, surplus = expected - found, found - expected
-            if lost or surplus:
-                raise Wrong(f"{cloud}: {lost.total()} records lost, {surplus.total()} doubled or misplaced; for example "
-                            f"{list(lost)[:3]} {list(surplus)[:3]}")
-
-    def kill(self):
-        self.produce(self.records // 2)
-        self.history()
-        self.run("--until-caught-up", failpoint=self.failpoint("kill"), expected=-signal.SIGKILL)
-        self.produce(self.records // 2)
-        self.judge()
-
-    def freeze(self):
-        self.produce(self.records // 2)
-        frozen = self.start(failpoint=self.failpoint("pause"))
-        second = None
-        try:
-            self.until("the first process is frozen", lambda: state(frozen.pid) == "T")
-            since = time.monotonic()
-            second_log = self.folder / "log-second"
-            second = self.start(log=second_log)
-            self.until("the second process leads", lambda: "consuming" in second_log.read_text())
-            self.produce(self.records // 2)
-            # Longer than any time-out of the frozen process: its requests, its connections, its patience.
-            time.sleep(max(0.0, self.arguments.freeze_seconds - (time.monotonic() - since)))
-            if second.poll() is not None:
-                raise Wrong(f"the second process ended with {second.returncode}")
-            os.kill(frozen.pid, signal.SIGCONT)
-            self.ends(frozen, 1, "the woken process")
-            if "another process took over" not in self.log.read_text():
-                raise Wrong("the woken process does not say that another one took over")
-            second.send_signal(signal.SIGTERM)
-            self.ends(second, 0, "the second process")
-        finally:
-            for process in (frozen, second):
-                if process is not None and process.poll() is None:
-                    process.kill()
-                    process.wait()
-        self.judge()
-
-    def until(self, what, holds):
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not holds():
-            if time.monotonic() > deadline:
-                raise Wrong(f"waited in vain until {what}")
-            time.sleep(0.02)
+def kill(bench, cell):
+    if cell.point.startswith(("maintain.", "checkpoint.")):
+        kill_in_maintenance(bench, cell)
+        return
+    bench.produce(bench.records // 2)
+    history(bench, cell)
+    bench.run("--until-caught-up", failpoint=failpoint(cell, "kill")).dies()
+    bench.produce(bench.records // 2)
+    bench.judge()
 
 
-def state(pid):
-    """A process's state, as /proc shows it."""
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def history(bench, cell):
+    """What a point needs to be reached: earlier epochs to seal, or a cloud that was away."""
+    if cell.point in ("fill.before-version", "fill.after-version"):
+        bench.catch_up()
+        bench.produce(bench.records // 4)
+        bench.catch_up(failpoint=f"publish.before-put@{cell.cloud}:1+=error")
+        bench.produce(bench.records // 4)
+    elif cell.point in ("elect.before-seal", "elect.after-seal"):
+        bench.catch_up()
+        bench.produce(bench.records // 4)
+
+
+def kill_in_maintenance(bench, cell):
+    bench.create_topic()
+    doomed = bench.run(failpoint=failpoint(cell, "kill"))
+    bench.flows_until(f"{cell.point} is reached", doomed.has_ended)
+    doomed.dies()
+    clouds = [bench.objects(cloud) for cloud in CLOUDS]
+    before = max(tables.head(objects, DATASET) for objects in clouds)
+    following = bench.run()
+    bench.flows_until("every cloud has a newer checkpoint",
+                      lambda: all(tables.checkpointed(objects, DATASET) > before for objects in clouds))
+    bench.flows_until("a newer VACUUM is decided", lambda: tables.vacuumed(clouds[0], DATASET)[0] > before)
+    _, let_go = tables.vacuumed(clouds[0], DATASET)
+    bench.flows_until("what it lets go is deleted everywhere",
+                      lambda: not any(let_go.intersection(objects.list("datasets")) for objects in clouds))
+    following.stops()
+    bench.judge()
+
+
+def freeze(bench, cell):
+    bench.produce(bench.records // 2)
+    frozen = bench.run(failpoint=failpoint(cell, "pause"))
+    bench.until("the first process is frozen", lambda: frozen.state() == "T")
+    since = time.monotonic()
+    second = bench.run()
+    bench.until("the second process leads", lambda: second.says("consuming"))
+    bench.produce(bench.records // 2)
+    # Longer than any time-out of the frozen process: its requests, its connections, its patience.
+    time.sleep(max(0.0, bench.arguments.freeze_seconds - (time.monotonic() - since)))
+    if second.has_ended():
+        raise Wrong("the second process ended")
+    frozen.signal(signal.SIGCONT)
+    frozen.ends(1)
+    if not frozen.says("another process took over"):
+        raise Wrong("the woken process does not say that another one took over")
+    second.stops()
+    bench.judge()
+
+
+def lead(bench, failpoint=""):
+    leader = bench.run("--metrics-addr", "127.0.0.1:0", failpoint=failpoint)
+    bench.until("the leader leads", lambda: leader.says(" consuming"))
+    return leader
+
+
+def work(bench, failpoint=""):
+    worker = bench.run("--worker", failpoint=failpoint)
+    bench.until("the worker works", lambda: worker.says(" working"))
+    return worker
+
+
+def kill_in_group(bench, cell):
+    dies_first, armed = cell.action, failpoint(cell, "kill")
+    bench.create_topic()
+    leader = lead(bench, armed if dies_first == "leader" else "")
+    worker = work(bench, armed if dies_first == "worker" else "")
+    doomed = leader if dies_first == "leader" else worker
+    bench.flows_until(f"{cell.point} is reached", doomed.has_ended)
+    doomed.dies()
+    bench.produce(bench.records // 2)
+    if dies_first == "leader":
+        leader = lead(bench)
+    else:
+        worker = work(bench)
+    bench.produce(bench.records // 2)
+    for cloud in CLOUDS:
+        bench.until(f"everything is committed in {cloud}", lambda: bench.has_everything(cloud))
+    worker.stops()
+    leader.stops()
+    if any(TOKEN in log.read_text(errors="replace") for log in bench.logs):
+        raise Wrong("a log has the token of the workers in it")
+    bench.judge()
+
+
+def several_versions(bench):
+    """Versions of the dataset and of its quarantine, and a checkpoint of each, in every cloud."""
+    bench.create_topic()
+    running = bench.run()
+    places = [(bench.objects(cloud), table) for cloud in CLOUDS for table in (DATASET, QUARANTINE)]
+    bench.flows_until("every cloud has several versions", lambda: all(tables.head(*place) >= 4 for place in places))
+    # A run that stops while it builds one leaves a checkpoint that nobody has decided.
+    bench.until("every cloud has the checkpoints that are due",
+                lambda: all(tables.checkpointed(*place) == tables.head(*place) // 3 * 3 for place in places))
+    running.stops()
+    bench.catch_up()
+
+
+def repair(bench, cell):
+    several_versions(bench)
+    objects = bench.objects(cell.cloud)
+    kept = tables.damage(objects)
+    bench.scrub("--repair", failpoint=failpoint(cell, "kill")).dies()
+    bench.scrub("--repair").ends(0)
+    bench.scrub().ends(0)
+    tables.must_be_kept(objects, kept)
+    bench.produce(bench.records // 2)
+    bench.judge()
+
+
+def readmit(bench, cell):
+    lost = cell.cloud
+    if cell.point in OTHERS_IN_READMISSION:
+        lost = CLOUDS[(CLOUDS.index(cell.cloud) + 1) % len(CLOUDS)]
+    several_versions(bench)
+    if cell.hit > 1:
+        # The generation before.
+        tables.wipe(bench.objects(lost))
+        bench.scrub("--readmit", lost).ends(0)
+    bench.produce(bench.records // 4)
+    # What a leader has decided and nobody has published.
+    bench.run("--until-caught-up", failpoint="publish.before-put=kill").dies()
+    tables.wipe(bench.objects(lost))
+    bench.scrub("--readmit", lost, failpoint=failpoint(cell, "kill")).dies()
+    if cell.action == "between":
+        bench.produce(bench.records // 4)
+        bench.catch_up()
+    bench.scrub("--readmit", lost).ends(0)
+    bench.produce(bench.records // 4)
+    bench.catch_up()
+    bench.scrub().ends(0)
+    bench.judge()
+
+
+ACTIONS = {"kill": kill, "freeze": freeze, "leader": kill_in_group, "worker": kill_in_group, "repair": repair,
+           "readmit": readmit, "between": readmit}
 
 
 # ---------------------------------------------------------------- all cells
 
 
 def cells(arguments):
+    """All of them, in an order that only changes with the failpoints: a cell's seed is its number."""
     listed = subprocess.run([arguments.isobar, "failpoints"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    # What only a leader with workers reaches is tested in tests/it/workers.rs. Maintenance waits for many commits of a run
-    # that goes on: tests/it/maintenance.rs and tests/it/mirrored_checkpoints.rs kill it.
-    elsewhere = ("worker.", "group.", "maintain.", "checkpoint.")
-    points = [line.split()[:2] for line in listed.splitlines() if not line.startswith(elsewhere)]
-    for point, scope in points:
-        for cloud in CLOUDS if scope == "cloud" else (None,):
-            for hit in HITS.get(point, (1,)):
-                yield Cell("kill", point, cloud, hit)
-    for point, scope in points:
-        if point in FREEZES:
-            for cloud in CLOUDS if scope == "cloud" else (None,):
-                # The header and the first positions are decided: what is frozen are rows.
-                yield Cell("freeze", point, cloud, max(HITS.get(point, (1,))))
+    scopes = dict(line.split()[:2] for line in listed.splitlines())
+
+    def of(action, point, hits):
+        for cloud in CLOUDS if scopes[point] == "cloud" else (None,):
+            yield from (Cell(action, point, cloud, hit) for hit in hits)
+
+    def starting(*parts):
+        return [point for point in scopes if point.startswith(parts)]
+
+    known = ("elect.", "consume.", "upload.", "decide.", "publish.", "fill.", "maintain.", "checkpoint.")
+    others = ("worker.", "group.", "repair.", "readmit.")
+    unknown = set(scopes).difference(starting(*known, *others))
+    if unknown:
+        sys.exit(f"no cell is known for {', '.join(sorted(unknown))}")
+    for point in starting(*known):
+        yield from of("kill", point, HITS.get(point, (1,)))
+    for point in FREEZES:
+        # The header and the first positions are decided: what is frozen are rows.
+        yield from of("freeze", point, (max(HITS.get(point, (1,))),))
+    for action, parts, hits in (("leader", "group.", LEADER_HITS), ("worker", "worker.", WORKER_HITS)):
+        for point in [*starting(parts), *hits]:
+            yield from of(action, point, hits.get(point) or HITS[point])
+    for point in starting("repair."):
+        yield from of("repair", point, HITS.get(point, (1,)))
+    for point in starting("readmit."):
+        yield from of("readmit", point, READMIT_HITS.get(point, (1,)))
+    for point in (*FILL_IN_READMISSION, *filter(lambda point: point.startswith("elect."), OTHERS_IN_READMISSION)):
+        yield from of("readmit", point, (1,))
+    for point in BETWEEN:
+        yield from of("between", point, (1,))
+
+
+def selected(arguments):
+    """The cells that are asked for, with their numbers among all."""
+    wanted = [(number, cell) for number, cell in enumerate(cells(arguments))
+              if re.search(arguments.only, " ".join(map(str, cell)))]
+    mine, of = arguments.shard
+    return wanted[mine - 1::of]
+
+
+def shard(text):
+    mine, of = map(int, text.split("/"))
+    if not 1 <= mine <= of:
+        raise ValueError
+    return mine, of
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "target/release", help="where the built programs lie")
     parser.add_argument("--only", default="", help="a regular expression for `action point cloud hit`")
+    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="only the I-th of N parts, which may run beside each other")
+    parser.add_argument("--list", action="store_true", help="print the cells, and run none")
     parser.add_argument("--freeze-seconds", type=float, default=15, help="how long a leader is frozen")
     parser.add_argument("--seed", type=int, default=20261122)
     parser.add_argument("--json", type=pathlib.Path, help="write the results there")
     parser.add_argument("--keep", type=pathlib.Path, help="keep specs and logs in this new folder")
     arguments = parser.parse_args()
-    oracle_python()
     arguments.bin = arguments.bin.resolve()
     arguments.isobar = arguments.bin / "isobar"
-    arguments.stamp = f"{int(time.time())}"
-    gcs, address = None, os.environ.get("ISOBAR_GCS_ENDPOINT")
-    if not address:
-        gcs, address = start_gcs(arguments)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.keep or pathlib.Path(temporary)
+    if arguments.list:
+        print(*(" ".join(map(str, cell)) for _, cell in selected(arguments)), sep="\n")
+        return
+    oracle_python()
+    exit_on_signals()
+    # Other parts may have begun in the same second.
+    arguments.stamp = f"{int(time.time())}-{os.getpid()}"
+    with tempfile.TemporaryDirectory() as temporary, Children() as children:
+        address = os.environ.get("ISOBAR_GCS_ENDPOINT") or start_gcs(children, arguments.bin)
+        folder = (arguments.keep or pathlib.Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            results = run_all(arguments, Stores(address), folder)
-        finally:
-            if gcs is not None:
-                gcs.kill()
-                gcs.wait()
+        results = run_all(arguments, Stores(address), folder)
     failed = [result for result in results if not result["passed"]]
     if arguments.json:
         document = {"format": 1, "seed": arguments.seed, "freeze_seconds": arguments.freeze_seconds,
@@ -343,25 +364,38 @@ def main():
 
 
 def run_all(arguments, stores, folder):
-    results = []
-    print(f"{'action':7} {'failpoint':27} {'cloud':16} {'hit':>3}  {'seconds':>7}  outcome", flush=True)
-    for number, cell in enumerate(cells(arguments)):
-        name = " ".join(str(part) for part in cell)
-        if not re.search(arguments.only, name):
-            continue
-        began, wrong = time.monotonic(), None
-        bench = Bench(arguments, stores, folder / str(number), number, cell)
-        try:
-            bench.kill() if cell.action == "kill" else bench.freeze()
-        except (Wrong, subprocess.SubprocessError) as error:
-            tail = bench.log.read_text().splitlines()[-15:] if bench.log.exists() else []
-            wrong = "\n".join([str(error), *tail])
+    results, mine = [], selected(arguments)
+    width = len(f"{len(mine)} of {len(mine)}")
+    print(f"{'cell':{width}}  {'action':7} {'failpoint':26} {'cloud':14} {'hit':>3}  {'seconds':>7}  outcome", flush=True)
+    for at, (number, cell) in enumerate(mine, 1):
+        began = time.monotonic()
+        wrong = run_one(arguments, stores, folder, number, cell)
         seconds = time.monotonic() - began
         cloud = f"{cell.cloud} ({ROLES[cell.cloud]})" if cell.cloud else "-"
         outcome = "passed" if wrong is None else f"FAILED: {wrong}"
-        print(f"{cell.action:7} {cell.point:27} {cloud:16} {cell.hit:3}  {seconds:7.1f}  {outcome}", flush=True)
+        count = f"{at} of {len(mine)}"
+        print(f"{count:>{width}}  {cell.action:7} {cell.point:26} {cloud:14} {cell.hit:3}  {seconds:7.1f}  {outcome}", flush=True)
         results.append({**cell._asdict(), "seconds": round(seconds, 1), "passed": wrong is None, "why": wrong})
     return results
+
+
+def run_one(arguments, stores, folder, number, cell):
+    """What is wrong with a cell, None if it passes."""
+    maintenance = MAINTAINED if cell.point.startswith(("maintain.", "checkpoint.")) else ""
+    if cell.action in ("repair", "readmit", "between"):
+        maintenance = CHECKPOINTED
+    is_large = cell.point in LARGE
+    # What the cell has started ends with it.
+    with Children() as children:
+        bench = Bench(arguments, stores, children, folder / str(number), f"cells-{arguments.stamp}-{number}",
+                      arguments.seed + number, RECORDS_LARGE if is_large else RECORDS_SMALL, is_large=is_large,
+                      maintenance=maintenance, has_workers=cell.action in ("leader", "worker"))
+        try:
+            ACTIONS[cell.action](bench, cell)
+        except Exception as error:  # Whatever it is, the other cells are run.
+            why = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+            return "\n".join([why, *bench.last_words()])
+    return None
 
 
 if __name__ == "__main__":

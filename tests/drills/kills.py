@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-from stores import PARTITIONS, ROOT, Stores
+from stores import PARTITIONS, ROOT, Children, Stores, exit_on_signals
 
 
 def topology(topic, run):
@@ -49,13 +49,14 @@ def main():
     parser.add_argument("--isobar", default=os.environ.get("ISOBAR_BIN", "isobar"))
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
+    exit_on_signals()
+    with tempfile.TemporaryDirectory() as folder, Children() as children:
         spec = pathlib.Path(folder, "topology.yaml")
         spec.write_text(topology(arguments.topic, f"kills-{int(time.time())}"))
         ended = 0
         with open(pathlib.Path(folder, "log"), "w") as log:
             for _ in range(arguments.kills):
-                process = subprocess.Popen([arguments.isobar, "run", spec], stdout=log, stderr=log)
+                process = children.start([arguments.isobar, "run", spec], stdout=log, stderr=log)
                 # Short lives end in the start-up, longer ones in the middle of commits.
                 bounds = moments.choice([(0.05, 1.0), (1.0, 3.5)])
                 try:

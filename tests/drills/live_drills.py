@@ -15,7 +15,8 @@ second; and a commit every 100 ms (long: every 1 KiB). It ends with `isobar prov
 cloud. Clouds as in kill_cells.py. Printed: median and maximum over all runs of a kind.
 
 Exit code 0 only if every drill passed, every cloud that was away missed the commits it had to, and the limits held: no
-pause over 3 s when a cloud is away, none over 15 s when the leader is killed.
+pause over 3 s when a cloud is away, none over 15 s when the leader is killed. SIGINT and SIGTERM end it together with all
+that it started.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import tempfile
 import threading
 import time
 
-from stores import CLOUDS, PARTITIONS, ROOT, Stores, start_gcs
+from stores import CLOUDS, PARTITIONS, ROOT, Children, Stores, end, exit_on_signals, start_gcs
 
 RECORDS_PER_SECOND = 1_000
 PAUSE_MAX = {"away": 3.0, "standby": 15.0, "restart": 15.0, "long": 3.0}
@@ -56,10 +57,10 @@ datasets:
 
 
 @contextlib.contextmanager
-def traffic(arguments, topic):
+def traffic(arguments, children, topic):
     """Records at a steady rate, until the block ends."""
     command = [arguments.bin / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], topic, str(PARTITIONS)]
-    producer = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    producer = children.start(command, stdin=subprocess.PIPE, text=True)
     stop = threading.Event()
 
     def produce():
@@ -85,32 +86,37 @@ def traffic(arguments, topic):
 
 @contextlib.contextmanager
 def services(arguments, folder):
-    """Kafka and the stores, started anew; how to reach the stores."""
+    """Kafka and the stores, started anew; how to reach the stores, and what ends with them."""
     program = ROOT / "tests/services/services"
-    subprocess.run([program, "start", "kafka", "s3", "azure", "--dir", folder], check=True, stdout=subprocess.DEVNULL)
-    gcs = None
-    try:
-        os.environ.update(line.split("=", 1) for line in (folder / "services.env").read_text().splitlines() if "=" in line)
-        gcs, address = start_gcs(arguments)
-        yield Stores(address)
-    finally:
-        if gcs:
-            gcs.kill()
-            gcs.wait()
-        subprocess.run([program, "stop", "--dir", folder], check=True, stdout=subprocess.DEVNULL)
+    with Children() as children:
+        starting = children.start([program, "start", "kafka", "s3", "azure", "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            if starting.wait() != 0:
+                raise SystemExit("the services did not start")
+            lines = (folder / "services.env").read_text().splitlines()
+            os.environ.update(line.split("=", 1) for line in lines if "=" in line)
+            yield Stores(start_gcs(children, arguments.bin)), children
+        finally:
+            end(starting)
+            subprocess.run([program, "stop", "--dir", folder], check=True, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
-def drill(arguments, stores, home, name, commit, failure):
+def drill(arguments, stores, children, home, name, commit, failure):
     """One `isobar drill`; its report."""
     topic = f"drill-{name}"
     (home / "gcs.json").write_text(stores.key)
     (home / "topology.yaml").write_text(topology(topic, stores, commit))
-    with traffic(arguments, topic):
+    with traffic(arguments, children, topic):
         # The topic is there before it is read.
         time.sleep(2)
         command = [arguments.bin / "isobar", "drill", "--config", "topology.yaml", "--take-over", "--report", "report", *failure]
         with open(home / "log", "w") as log:
-            subprocess.run(command, cwd=home, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"})
+            process = children.start(command, cwd=home, stdout=log, stderr=log, env={**os.environ, "NO_COLOR": "1"})
+            try:
+                process.wait()
+            finally:
+                # Before the traffic: when this script is interrupted, the drill ends its fault and its children.
+                end(process)
     report = home / "report.json"
     if not report.exists():
         sys.exit(f"{name}: no report:\n{(home / 'log').read_text()}")
@@ -154,6 +160,7 @@ def main():
     parser.add_argument("--keep", type=pathlib.Path, help="keep specs, logs and reports in this new folder")
     arguments = parser.parse_args()
     arguments.bin = arguments.bin.resolve()
+    exit_on_signals()
     reports, wrong = {}, []
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.keep or pathlib.Path(temporary)).resolve()
@@ -162,8 +169,8 @@ def main():
                 continue
             home = folder / name
             home.mkdir(parents=True)
-            with services(arguments, home / "services") as stores:
-                report = drill(arguments, stores, home, name, commit, failure)
+            with services(arguments, home / "services") as (stores, children):
+                report = drill(arguments, stores, children, home, name, commit, failure)
             reports.setdefault(kind, []).append(report)
             wrong += filter(None, [judge(kind, name, report)])
             pauses = ", ".join(f"{run['pause_seconds']:.2f}" for run in report["runs"] if run["pause_seconds"] is not None)

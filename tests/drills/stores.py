@@ -1,14 +1,19 @@
-"""What the drills have in common: the real services, as `tests/services/services` started them."""
+"""What the drills have in common: the real services, as `tests/services/services` started them, and processes that end
+with the script."""
 
 import json
 import os
 import pathlib
+import signal
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Of every topic.
 PARTITIONS = 4
 CLOUDS = ("aws", "azure", "gcp")
+# How long a process has between SIGTERM and SIGKILL.
+GRACE_SECONDS = 30
 
 
 class Stores:
@@ -50,9 +55,98 @@ class Stores:
             "gcp": {"google_service_account_key": self.key, "allow_http": "true"},
         }[cloud]
 
+    def objects(self, cloud, prefix):
+        return Objects(self.urls(prefix)[cloud], self.python_options(cloud))
 
-def start_gcs(arguments):
-    """Starts the simulator of Google's store; the process, and where it is."""
-    command = [arguments.bin / "isobar-gcs-sim", "127.0.0.1:0", "isobar"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    return process, process.stdout.readline().strip()
+
+class Objects:
+    """The objects below a prefix of a cloud, by the store's own protocol, as deltalake's client speaks it. Paths are
+    relative to the prefix."""
+
+    def __init__(self, url, options):
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow import fs
+
+        handler = DeltaStorageHandler(url, options)
+        self.files = fs.PyFileSystem(handler)
+        # A stream of pyarrow hands on its own buffers, and deltalake's takes nothing but bytes.
+        self.writer = handler._handler
+
+    def list(self, folder=""):
+        from pyarrow import fs
+
+        found = self.files.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
+        return sorted(info.path for info in found if info.type == fs.FileType.File)
+
+    def read(self, path):
+        """Its bytes, None where there is none."""
+        try:
+            with self.files.open_input_file(path) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, path, data):
+        stream = self.writer.open_output_stream(path, None)
+        stream.write(data)
+        stream.close()
+
+    def delete(self, path):
+        self.files.delete_file(path)
+
+
+# ---------------------------------------------------------------- processes
+
+
+class Children:
+    """The processes that a script has started. When the block ends, however it ends, so do they."""
+
+    def __init__(self):
+        self.processes = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in reversed(self.processes):
+            end(process)
+
+    def start(self, command, **options):
+        """Starts a process in a session of its own: an interrupt at the terminal reaches only this script, which decides
+        what ends when; and what the process starts can be ended with it."""
+        self.processes = [process for process in self.processes if process.poll() is None]
+        process = subprocess.Popen(command, start_new_session=True, **options)
+        self.processes.append(process)
+        return process
+
+
+def end(process):
+    """Ends a process and what it has started: by SIGTERM, and if that takes too long by SIGKILL."""
+    if process.poll() is None:
+        # It may have been frozen.
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def exit_on_signals():
+    """Has SIGINT and SIGTERM end this script like an exception, so that every block is left as it should be."""
+
+    def leave(number, _frame):
+        # Once: nothing interrupts what is being put away. A handler, unlike SIG_IGN, is not inherited.
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, lambda *_: None)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
+
+
+def start_gcs(children, programs):
+    """Starts the simulator of Google's store; where it is."""
+    process = children.start([programs / "isobar-gcs-sim", "127.0.0.1:0", "isobar"], stdout=subprocess.PIPE, text=True)
+    return process.stdout.readline().strip()

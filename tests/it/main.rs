@@ -21,6 +21,7 @@ mod maintenance;
 mod mirrored_checkpoints;
 mod outage;
 mod scrub;
+mod scrub_kills;
 mod sim;
 mod single_faults;
 mod standby;

@@ -39,7 +39,7 @@ const VERSION_RECORDS: usize = 40;
 /// The cloud that is away.
 const AWAY: usize = 2;
 
-fn spec(lab: &Lab) -> Spec {
+pub(crate) fn spec(lab: &Lab) -> Spec {
     lab.spec(events::SOURCE, &maintained_features(EVERY_THIRD))
 }
 
@@ -81,7 +81,7 @@ async fn cleaned_up(lab: &Lab) {
 }
 
 /// Waits until the newest checkpoint of `table`, at least of `version`, is the same in every cloud; its version.
-async fn mirrored(lab: &Lab, table: &str, version: u64) -> u64 {
+pub(crate) async fn mirrored(lab: &Lab, table: &str, version: u64) -> u64 {
     let mut newest = None;
     until("every cloud has the newest checkpoint", async || {
         newest = last_checkpoint(&lab.clouds[0], table).await;
@@ -139,7 +139,7 @@ fn is_counted(running: &Running, metric: &str) -> bool {
 }
 
 /// A run whose dataset has a checkpoint of at least version 6 in every cloud, ended; the version.
-async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
+pub(crate) async fn checkpointed(lab: &Lab, seed: &'static str) -> u64 {
     let mut records = Generator::mixed(Seed::of(seed).prng());
     let running = lab.start(&spec(lab).resolved());
     running.ready().await;

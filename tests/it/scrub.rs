@@ -27,7 +27,7 @@ use serde_json::Value as Json;
 use crate::leader::{self, begun, lead, must_commit, position, reading, wait_published, wipe};
 
 /// The quarantine of the dataset of most tests.
-const QUARANTINE: &str = "features.quarantine";
+pub(crate) const QUARANTINE: &str = "features.quarantine";
 
 /// Runs after which a lab has so many versions, with rows and rejected records in each.
 const RUNS: usize = 5;
@@ -60,7 +60,7 @@ async fn scrubbed(lab: &Lab, options: &ScrubOptions) -> Report {
 }
 
 /// Every object of a cloud, `control/` included.
-async fn everything(cloud: &LabCloud) -> BTreeMap<String, Bytes> {
+pub(crate) async fn everything(cloud: &LabCloud) -> BTreeMap<String, Bytes> {
     let store = cloud.store();
     let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
     let mut objects = BTreeMap::new();
@@ -78,7 +78,7 @@ async fn everything_everywhere(lab: &Lab) -> Vec<BTreeMap<String, Bytes>> {
     all
 }
 
-async fn put(cloud: &LabCloud, path: &Path, bytes: impl Into<Bytes>) {
+pub(crate) async fn put(cloud: &LabCloud, path: &Path, bytes: impl Into<Bytes>) {
     cloud.store().put(path, bytes.into().into()).await.unwrap();
 }
 
@@ -90,7 +90,7 @@ fn version_path(table: &str, version: u64) -> Path {
     Path::from(format!("datasets/{table}/_delta_log/{version:020}.json"))
 }
 
-fn is_foreign(path: &str) -> bool {
+pub(crate) fn is_foreign(path: &str) -> bool {
     path.starts_with("control/lab/foreign/")
 }
 
@@ -98,7 +98,7 @@ async fn head(cloud: &LabCloud, table: &str) -> u64 {
     latest_version(&*cloud.store(), table).await.unwrap()
 }
 
-async fn flip_byte(cloud: &LabCloud, path: &Path) {
+pub(crate) async fn flip_byte(cloud: &LabCloud, path: &Path) {
     let mut bytes = read_object(&*cloud.store(), path).await.to_vec();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -145,7 +145,7 @@ async fn rewritten_entry(cloud: &LabCloud, table: &str, version: u64) -> Bytes {
 
 /// What can be done to a cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damage {
+pub(crate) enum Damage {
     FlippedByteInTheMiddle,
     FlippedByteAtTheHead,
     GarbageInTheMiddle,
@@ -195,7 +195,7 @@ impl Damage {
     }
 
     /// As [`inflict`](Self::inflict), where the table is whole in `whole` only.
-    async fn inflict_as(self, cloud: &LabCloud, whole: &LabCloud, table: &str) -> (Path, bool) {
+    pub(crate) async fn inflict_as(self, cloud: &LabCloud, whole: &LabCloud, table: &str) -> (Path, bool) {
         let head = head(whole, table).await;
         let (middle, last) = (version_path(table, head / 2), version_path(table, head));
         match self {

@@ -12,7 +12,9 @@ use futures::future;
 use isobar_connectors::clouds::{Cloud, Probe, PutOnce, probe, read_register};
 use isobar_connectors::copy::copy_file;
 use isobar_connectors::delta;
+use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStore;
+use object_store::path::Path;
 use tracing::{info, warn};
 
 use super::Epoch;
@@ -117,6 +119,7 @@ impl Group {
         let header = Record::new(epoch, 0, Content::Header(header));
         encode_to_store(&header, self.clouds.len())?;
         others.decide_header(&header, &tail, &sealed).await?;
+        reach(&failpoint::READMIT_AFTER_DECIDE, lost)?;
         Ok(DecidedReadmission { lost: lost.clone(), others, header, group_id, generation })
     }
 
@@ -294,7 +297,9 @@ impl Group {
         let stores = members.iter().map(|index| async {
             let cloud = &self.clouds[*index];
             bring_files(tail, cloud, &self.clouds).await?;
-            self.store_record(cloud, record).await
+            reach(&failpoint::READMIT_BEFORE_HEADER, cloud)?;
+            self.store_record(cloud, record).await?;
+            reach(&failpoint::READMIT_AFTER_HEADER, cloud)
         });
         let mut reasons = Vec::new();
         for outcome in future::join_all(stores).await {
@@ -328,7 +333,9 @@ impl Group {
         let DecidedReadmission { lost, others, header, group_id, generation } = &decided;
         bring_files(header.decisions(), lost, &others.clouds).await?;
         self.publish_tail(lost, header.decisions()).await?;
+        reach(&failpoint::READMIT_BEFORE_RECORD, lost)?;
         self.store_record(lost, header).await?;
+        reach(&failpoint::READMIT_AFTER_RECORD, lost)?;
         let readmission = |generation: u64| Readmission {
             format: FORMAT,
             group: group_id.clone(),
@@ -339,35 +346,61 @@ impl Group {
         // A leader that slept through several losses looks for the key of the generation after its own. Where there is
         // one, it is from that readmission: either will do.
         for older in 1..*generation {
-            let _ = self.settle(lost, &self.keys().readmission(older), encode(&readmission(older))).await?;
+            let _ = self.store_key(lost, &readmission(older)).await?;
         }
         let readmission = readmission(*generation);
+        let key = self.store_key(lost, &readmission).await?;
+        must_be_ours(lost, &self.keys().readmission(*generation), &key)?;
         // The identity last: whoever sees it sees the keys as well, and so a leader of before knows that it is too late.
-        let keys = [
-            (self.keys().readmission(*generation), encode(&readmission)),
-            (self.keys().identity(), encode(&self.identity(lost, group_id))),
-        ];
-        for (path, bytes) in keys {
-            if let PutOnce::Occupied(_) = self.settle(lost, &path, bytes).await? {
-                let what = "it holds other bytes; another readmission was faster, try again";
-                return Err(Error::damaged(&format!("{}: {path}", lost.name), what));
-            }
-        }
+        let identity = self.store_identity(lost, group_id).await?;
+        must_be_ours(lost, &self.keys().identity(), &identity)?;
         info!(cloud = %lost.name, generation, epoch = %header.epoch, "cloud readmitted");
         Ok(readmission)
+    }
+
+    async fn store_key(&self, lost: &Cloud, readmission: &Readmission) -> Result<PutOnce, Error> {
+        reach(&failpoint::READMIT_BEFORE_KEY, lost)?;
+        let path = self.keys().readmission(readmission.generation);
+        let settled = self.settle(lost, &path, encode(readmission)).await?;
+        reach(&failpoint::READMIT_AFTER_KEY, lost)?;
+        Ok(settled)
+    }
+
+    async fn store_identity(&self, lost: &Cloud, group_id: &str) -> Result<PutOnce, Error> {
+        reach(&failpoint::READMIT_BEFORE_IDENTITY, lost)?;
+        let identity = encode(&self.identity(lost, group_id));
+        let settled = self.settle(lost, &self.keys().identity(), identity).await?;
+        reach(&failpoint::READMIT_AFTER_IDENTITY, lost)?;
+        Ok(settled)
     }
 
     /// Puts the decided bodies into the lost cloud, whose files are there: a leader of before may publish any of them.
     async fn publish_tail(&self, lost: &Cloud, tail: &[Decision]) -> Result<(), Error> {
         for table in tail.iter().flat_map(|decision| &decision.tables) {
             let path = published_path(&table.dataset, table.version);
+            reach(&failpoint::READMIT_BEFORE_BODY, lost)?;
             if let PutOnce::Occupied(_) = self.settle(lost, &path, table.body.clone().into()).await? {
                 let what = "it differs from the decided bytes";
                 return Err(Error::damaged(&format!("{}: {path}", lost.name), what));
             }
+            reach(&failpoint::READMIT_AFTER_BODY, lost)?;
         }
         Ok(())
     }
+}
+
+fn must_be_ours(lost: &Cloud, path: &Path, settled: &PutOnce) -> Result<(), Error> {
+    match settled {
+        PutOnce::Occupied(_) => {
+            let what = "it holds other bytes; another readmission was faster, try again";
+            Err(Error::damaged(&format!("{}: {path}", lost.name), what))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn reach(point: &'static Failpoint, cloud: &Cloud) -> Result<(), Error> {
+    failpoint::hit(point, &cloud.name).map_err(|error| Error::connector("readmit", error))
 }
 
 /// Makes sure that `to` has every file that `decisions` name and do not let go.

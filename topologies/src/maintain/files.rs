@@ -16,7 +16,7 @@ use isobar_connectors::delta::{self, CommitBody, FileDigest, Maintenance, Mainte
 use super::Failure;
 use crate::commit::TableHead;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
-use crate::spec::CompactSpec;
+use crate::spec::{CompactSpec, MaintenanceSpec};
 
 /// Versions read at once.
 const READS_IN_FLIGHT: u64 = 16;
@@ -63,6 +63,18 @@ pub(super) struct Vacuum {
     pub(super) sequence: u64,
     /// The versions whose removed files are let go.
     pub(super) removals: Vec<Removal>,
+}
+
+/// The next piece of maintenance of a table's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Files that were removed up to this version are let go.
+    Vacuum {
+        /// That version, inclusive.
+        through: u64,
+    },
+    /// These files are combined, in this order of their rows.
+    Compact(Vec<SmallFile>),
 }
 
 /// The files of one table, up to a published version.
@@ -247,9 +259,17 @@ impl TableFiles {
         }
     }
 
+    /// What is due now that the table has reached version `head`. A VACUUM comes first: it uses up what compactions have
+    /// removed, so there is none without one before, while with enough traffic there is always something to combine.
+    pub(super) fn plan(&self, head: u64, spec: &MaintenanceSpec) -> Option<Plan> {
+        let vacuum = spec.keep_versions.and_then(|keep| self.plan_vacuum(head, keep));
+        let compaction = || spec.compact.and_then(|compact| self.plan_compaction(&compact));
+        vacuum.map(|through| Plan::Vacuum { through }).or_else(|| compaction().map(Plan::Compact))
+    }
+
     /// The files to combine next, in the order of their rows: of all groups that are worth it the one with the most
     /// files, the first by partition values among equals. Depends on the log up to here and on `options` alone.
-    pub(super) fn plan_compaction(&self, options: &CompactSpec) -> Option<Vec<SmallFile>> {
+    fn plan_compaction(&self, options: &CompactSpec) -> Option<Vec<SmallFile>> {
         let runs =
             self.directories.values().flat_map(|directory| directory.split(|place| *place == Place::Large));
         let groups = runs.filter_map(|run| {
@@ -269,7 +289,7 @@ impl TableFiles {
 
     /// The version through which removed files are to be let go, so that `keep_versions` before `head` stay readable.
     /// One VACUUM after the other: not while files of the last one may still be there.
-    pub(super) fn plan_vacuum(&self, head: u64, keep_versions: u64) -> Option<u64> {
+    fn plan_vacuum(&self, head: u64, keep_versions: u64) -> Option<u64> {
         let through = head.checked_sub(keep_versions)?;
         let first = self.removals.front()?;
         (self.vacuum.is_none() && first.version <= through).then_some(through)

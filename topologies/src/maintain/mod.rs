@@ -39,7 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use self::files::TableFiles;
+use self::files::{Plan, TableFiles};
 use self::superseded::Superseded;
 use crate::chain_of;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
@@ -399,19 +399,21 @@ impl Worker {
             info!(table = %table.name, files = deleted, "files of old versions deleted in every cloud");
             files.vacuum_finished();
         }
-        if let Some(group) = table.spec.compact.and_then(|compact| files.plan_compaction(&compact)) {
-            let (sources, bytes) = (group.len() as u64, group.iter().map(|file| file.size).sum());
-            let request = compact::compact(self, table, &clouds, files.maintained(), group).await?;
-            let sequence = self.decide(Work::Upkeep(request.0), request.1).await?;
-            self.metrics.compacted_files.with_label_values(&[&table.name]).inc_by(sources);
-            self.metrics.compacted_bytes.with_label_values(&[&table.name]).inc_by(bytes);
-            debug!(table = %table.name, files = sources, bytes, "small files were combined");
-            return Ok(Again::From(sequence));
-        }
-        if let Some(through) = table.spec.keep_versions.and_then(|keep| files.plan_vacuum(head.version, keep))
-        {
-            let upkeep = self.upkeep(table, files.maintained(), Change::Vacuum { through });
-            return Ok(Again::From(self.decide(Work::Upkeep(upkeep), Vec::new()).await?));
+        match files.plan(head.version, &table.spec) {
+            Some(Plan::Vacuum { through }) => {
+                let upkeep = self.upkeep(table, files.maintained(), Change::Vacuum { through });
+                return Ok(Again::From(self.decide(Work::Upkeep(upkeep), Vec::new()).await?));
+            }
+            Some(Plan::Compact(group)) => {
+                let (sources, bytes) = (group.len() as u64, group.iter().map(|file| file.size).sum());
+                let request = compact::compact(self, table, &clouds, files.maintained(), group).await?;
+                let sequence = self.decide(Work::Upkeep(request.0), request.1).await?;
+                self.metrics.compacted_files.with_label_values(&[&table.name]).inc_by(sources);
+                self.metrics.compacted_bytes.with_label_values(&[&table.name]).inc_by(bytes);
+                debug!(table = %table.name, files = sources, bytes, "small files were combined");
+                return Ok(Again::From(sequence));
+            }
+            None => {}
         }
         // A decided VACUUM waits for the clouds, not for the chain.
         Ok(if files.vacuum().is_none() { when_it_moves } else { Again::Soon })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use isobar_connectors::checkpoint::read_last_checkpoint;
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::failpoint;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
@@ -159,16 +160,25 @@ pub(super) async fn put_back(
     }
     let file = file_of(&decided.table, checkpoint);
     if look(cloud, &decided.table, &file, true, throttle).await.0 != Look::Good {
-        restore(cloud, sources, &decided.table, &file, throttle).await?;
+        let around = [&failpoint::REPAIR_BEFORE_CHECKPOINT, &failpoint::REPAIR_AFTER_CHECKPOINT];
+        restore(cloud, sources, &decided.table, &file, around, throttle).await?;
     }
     // A newer one that a leader has published meanwhile stays.
     if wrong_hint(cloud, decided, checkpoint).await?.is_some() {
-        let (path, hint) = (last_checkpoint_path(&decided.table), hint_of(checkpoint));
-        let written = cloud.control.put(&path, PutPayload::from_bytes(hint)).await;
+        let written = write_hint(cloud, decided, checkpoint).await;
         // Whatever the answer was, what is there now decides.
         if let Some(what) = wrong_hint(cloud, decided, checkpoint).await? {
-            return Err(written.map_or_else(|error| chain_of(&error), |_| format!("written, and {what}")));
+            return Err(written.err().unwrap_or_else(|| format!("written, and {what}")));
         }
     }
     Ok("the decided checkpoint is in its place, and _last_checkpoint names it".to_owned())
+}
+
+async fn write_hint(cloud: &Cloud, decided: &Decided, checkpoint: &CheckpointRef) -> Result<(), String> {
+    let reach = |point| failpoint::hit(point, &cloud.name).map_err(|error| chain_of(&error));
+    reach(&failpoint::REPAIR_BEFORE_HINT)?;
+    let (path, hint) = (last_checkpoint_path(&decided.table), hint_of(checkpoint));
+    let put = cloud.control.put(&path, PutPayload::from_bytes(hint)).await;
+    put.map_err(|error| chain_of(&error))?;
+    reach(&failpoint::REPAIR_AFTER_HINT)
 }

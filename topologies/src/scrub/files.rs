@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::copy::replace_file;
+use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 
@@ -69,7 +70,8 @@ async fn hash(cloud: &Cloud, path: &object_store::path::Path) -> object_store::R
     Ok((hex::encode(hasher.finalize()), bytes))
 }
 
-/// Puts `file` into `cloud` from the first of `sources` that has its bytes, and reads it back.
+/// Puts `file` into `cloud` from the first of `sources` that has its bytes, and reads it back. It is written between the
+/// two steps `around` it.
 ///
 /// # Errors
 /// Why that did not work, for people.
@@ -78,6 +80,7 @@ pub(super) async fn restore(
     sources: &[Cloud],
     table: &str,
     file: &DataFile,
+    around: [&'static Failpoint; 2],
     throttle: &Throttle,
 ) -> Result<(), String> {
     let Some(sha256) = &file.sha256 else {
@@ -88,7 +91,13 @@ pub(super) async fn restore(
     };
     let sources: Vec<Arc<dyn ObjectStore>> = sources.iter().map(|source| source.data.clone()).collect();
     throttle.pay(file.size).await;
-    let replaced = replace_file(&cloud.data, &sources, path.as_ref(), file.size, sha256).await;
+    let [before, after] = around;
+    let replaced = async {
+        failpoint::hit(before, &cloud.name)?;
+        replace_file(&cloud.data, &sources, path.as_ref(), file.size, sha256).await?;
+        failpoint::hit(after, &cloud.name)
+    }
+    .await;
     // Whatever the answer was, what is there now decides.
     match (look(cloud, table, file, true, throttle).await.0, replaced) {
         (Look::Good, _) => Ok(()),

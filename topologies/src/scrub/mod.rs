@@ -39,6 +39,8 @@ mod report;
 
 use std::time::Duration;
 
+use isobar_connectors::failpoint;
+
 pub use decided::Evidence;
 pub use report::{CloudSummary, Finding, Kind, Outcome, REPORT_FORMAT, Readmitted, Report, TableSummary};
 
@@ -148,6 +150,8 @@ pub async fn readmit(
     if !is_rebuilt(&report) {
         return Ok(report);
     }
+    failpoint::hit(&failpoint::READMIT_AFTER_FILL, lost)
+        .map_err(|error| Error::connector("readmit", error))?;
     let decided = group.decide_readmission(lost).await?;
     // Again: more was published meanwhile, and a leader of before may have published here what the first look did not see.
     let mut inspection = inspect(&scope).await;

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, REGISTER_BYTES_MAX, put_once, read_register};
 use isobar_connectors::delta;
+use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
@@ -96,8 +97,14 @@ impl Repairer<'_> {
     }
 
     async fn file(&self, cloud: usize, table: &str, file: &DataFile) -> Repair {
-        restore(self.cloud(cloud), &self.sources(cloud), table, file, &self.scope.throttle).await?;
+        self.restore(cloud, table, file).await?;
         Ok("restored from another cloud".to_owned())
+    }
+
+    /// Brings a data file from a cloud that has it.
+    async fn restore(&self, cloud: usize, table: &str, file: &DataFile) -> Result<(), String> {
+        let around = [&failpoint::REPAIR_BEFORE_FILE, &failpoint::REPAIR_AFTER_FILE];
+        restore(self.cloud(cloud), &self.sources(cloud), table, file, around, &self.scope.throttle).await
     }
 
     async fn checkpoint(&self, cloud: usize, table: &str) -> Repair {
@@ -154,9 +161,7 @@ impl Repairer<'_> {
             if look(target, table, &file, true, &self.scope.throttle).await.0 == Look::Good {
                 continue;
             }
-            let sources = self.sources(cloud);
-            let restored = restore(target, &sources, table, &file, &self.scope.throttle).await;
-            if let Err(why) = restored
+            if let Err(why) = self.restore(cloud, table, &file).await
                 && is_live(&file)
             {
                 return Err(format!("its file {} cannot be brought: {why}", file.path));
@@ -228,9 +233,13 @@ impl Repairer<'_> {
     ) -> Result<String, String> {
         let path = self.scope.group.keys().foreign(table, version, &delta::sha256_hex(bytes));
         let mut last = String::new();
+        reach(&failpoint::REPAIR_BEFORE_SET_ASIDE, cloud)?;
         for _ in 0..ATTEMPTS_MAX {
             match put_once(&cloud.control, &path, bytes.clone()).await {
-                PutOnce::Stored => return Ok(path.to_string()),
+                PutOnce::Stored => {
+                    reach(&failpoint::REPAIR_AFTER_SET_ASIDE, cloud)?;
+                    return Ok(path.to_string());
+                }
                 PutOnce::Occupied(_) => {
                     return Err(format!("{path} holds other bytes than its name says; nothing was replaced"));
                 }
@@ -264,7 +273,9 @@ impl Repairer<'_> {
             Some(_) => return Err("it changed while it was looked at; scrub again".to_owned()),
             None => return Ok(format!("it is gone; set aside as {aside}")),
         }
+        reach(&failpoint::REPAIR_BEFORE_TAKE_AWAY, cloud)?;
         cloud.control.delete(&path).await.map_err(|error| chain_of(&error))?;
+        reach(&failpoint::REPAIR_AFTER_TAKE_AWAY, cloud)?;
         // Decided in between: the leader has given up on this cloud, so its bytes are put there now.
         if let Some(body) = self.decided_by_now(table, version, &found).await? {
             self.bring_files_of(index, table, &body).await?;
@@ -316,12 +327,15 @@ impl Repairer<'_> {
                 partition_values: Default::default(),
             };
             if look(self.cloud(index), table, &file, true, &self.scope.throttle).await.0 != Look::Good {
-                let sources = self.sources(index);
-                restore(self.cloud(index), &sources, table, &file, &self.scope.throttle).await?;
+                self.restore(index, table, &file).await?;
             }
         }
         Ok(())
     }
+}
+
+fn reach(point: &'static Failpoint, cloud: &Cloud) -> Result<(), String> {
+    failpoint::hit(point, &cloud.name).map_err(|error| chain_of(&error))
 }
 
 type Versioned = Option<(Bytes, UpdateVersion)>;
@@ -346,14 +360,28 @@ async fn read_with_version(cloud: &Cloud, path: &Path) -> Result<Versioned, Stri
 }
 
 async fn create(cloud: &Cloud, path: &Path, bytes: &Bytes) -> Result<(), String> {
+    reach(&failpoint::REPAIR_BEFORE_ENTRY, cloud)?;
     match put_once(&cloud.control, path, bytes.clone()).await {
-        PutOnce::Stored | PutOnce::Occupied(_) => Ok(()),
+        PutOnce::Stored | PutOnce::Occupied(_) => reach(&failpoint::REPAIR_AFTER_ENTRY, cloud),
         PutOnce::Unknown(error) => Err(chain_of(&error)),
     }
 }
 
-/// Replaces `found` by `bytes`, only if it is still there. A store without conditional updates is read once more instead.
+/// Replaces `found` by `bytes`, only if it is still there.
 async fn replace(
+    cloud: &Cloud,
+    path: &Path,
+    bytes: &Bytes,
+    found: &Bytes,
+    update: UpdateVersion,
+) -> Result<(), String> {
+    reach(&failpoint::REPAIR_BEFORE_ENTRY, cloud)?;
+    overwrite(cloud, path, bytes, found, update).await?;
+    reach(&failpoint::REPAIR_AFTER_ENTRY, cloud)
+}
+
+/// One conditional write. A store without conditional updates is read once more instead.
+async fn overwrite(
     cloud: &Cloud,
     path: &Path,
     bytes: &Bytes,
@@ -371,7 +399,11 @@ async fn replace(
         Some((again, _)) if again == *found => {}
         _ => return Err("it changed while it was looked at".to_owned()),
     }
-    let overwrite = options(PutMode::Overwrite);
-    cloud.control.put_opts(path, bytes.clone().into(), overwrite).await.map_err(|error| chain_of(&error))?;
+    let unconditional = options(PutMode::Overwrite);
+    cloud
+        .control
+        .put_opts(path, bytes.clone().into(), unconditional)
+        .await
+        .map_err(|error| chain_of(&error))?;
     Ok(())
 }

@@ -218,6 +218,31 @@ fn a_vacuum_waits_for_the_one_before_and_keeps_the_versions_asked_for() {
     assert_eq!(bench.files.maintained(), 6);
 }
 
+#[test]
+fn a_vacuum_that_is_due_comes_before_a_compaction_and_never_twice_without_one() {
+    let mut bench = Bench::new();
+    let spec =
+        MaintenanceSpec { compact: Some(options(100, 2)), keep_versions: Some(1), checkpoint_every: None };
+    let mut plans = Vec::new();
+    for round in 0..6 {
+        // There are always two more files to combine.
+        bench.commit(&[("a", &format!("{round}"), 10), ("b", &format!("{round}"), 10)]);
+        match bench.files.plan(bench.bodies.len() as u64 - 1, &spec) {
+            Some(Plan::Vacuum { through }) => {
+                bench.vacuum(through);
+                bench.files.vacuum_finished();
+                plans.push("vacuum");
+            }
+            Some(Plan::Compact(group)) => {
+                bench.compact(&group, &format!("ab{round}"));
+                plans.push("compact");
+            }
+            None => plans.push("nothing"),
+        }
+    }
+    assert_eq!(plans, ["compact", "vacuum", "compact", "vacuum", "compact", "vacuum"]);
+}
+
 #[tokio::test]
 async fn the_log_is_followed_through_clouds_that_are_behind_or_wrong() {
     let mut bench = Bench::new();

@@ -1,0 +1,217 @@
+"""What a kill cell works with: a topic, a topology and prefixes of its own, programs, and a ledger of what was produced."""
+
+import base64
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+from stores import CLOUDS, PARTITIONS, end
+
+DATASET = "cells"
+QUARANTINE = f"{DATASET}.quarantine"
+# How long anything may take that a cell waits for. Only a hang takes longer.
+PATIENCE_SECONDS = 180
+POLL_SECONDS = 0.05
+TOKEN = "token-of-the-kill-cells-0123456789abcdef"
+
+
+class Wrong(Exception):
+    """A cell does not pass; the text says why."""
+
+
+class Ledger:
+    """What was produced: per partition, the payload's id at each offset. Kept here, by nobody else."""
+
+    def __init__(self, seed, filler_bytes):
+        self.random, self.filler_bytes = random.Random(seed), filler_bytes
+        self.ids = [[] for _ in range(PARTITIONS)]
+        self.rejected = set()
+        self.next_id = 0
+
+    def records(self, count):
+        lines = []
+        for _ in range(count):
+            number, partition = self.next_id, self.random.randrange(PARTITIONS)
+            self.next_id += 1
+            filler = base64.b64encode(self.random.randbytes(self.filler_bytes)).decode()
+            record = {"id": number, "shelf": f"s{number % 3}", "filler": filler}
+            if number % 10 == 7:
+                # Breaks the expectation, so that the quarantine has versions of its own.
+                record["shelf"] = None
+                self.rejected.add((partition, len(self.ids[partition])))
+            self.ids[partition].append(number)
+            lines.append(f"{partition}\t{json.dumps(record)}\n")
+        return "".join(lines)
+
+    def expected(self):
+        """Where each record must lie: (table, partition, offset, id)."""
+        places = collections.Counter()
+        for partition, ids in enumerate(self.ids):
+            for offset, number in enumerate(ids):
+                table = QUARANTINE if (partition, offset) in self.rejected else DATASET
+                places[table, partition, offset, number] += 1
+        return places
+
+
+def places(stores, cloud, prefix):
+    """Where each record lies in `cloud`, as an independent reader sees it."""
+    from deltalake import DeltaTable
+
+    found = collections.Counter()
+    for table, columns in ((DATASET, ("kafka_partition", "kafka_offset")), (QUARANTINE, ("partition", "offset"))):
+        delta = DeltaTable(f"{stores.urls(prefix)[cloud]}/datasets/{table}", storage_options=stores.python_options(cloud))
+        names = [*columns, "id"] if table == DATASET else [*columns, "payload"]
+        for partition, offset, last in zip(*delta.to_pyarrow_table(columns=names).to_pydict().values()):
+            number = last if table == DATASET else json.loads(last)["id"]
+            found[table, partition, offset, number] += 1
+    return found
+
+
+class Program:
+    """A running isobar, and what it says."""
+
+    def __init__(self, process, log, what):
+        self.process, self.log, self.what = process, log, what
+
+    def has_ended(self):
+        return self.process.poll() is not None
+
+    def says(self, text):
+        return text in self.log.read_text(errors="replace")
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def state(self):
+        """The state of the process, as /proc shows it."""
+        with open(f"/proc/{self.process.pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0]
+
+    def ends(self, expected):
+        try:
+            code = self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            end(self.process)
+            raise Wrong(f"{self.what} did not end within {PATIENCE_SECONDS} s") from None
+        if code != expected:
+            raise Wrong(f"{self.what} ended with {code}, not {expected}")
+
+    def dies(self):
+        self.ends(-signal.SIGKILL)
+
+    def stops(self):
+        self.signal(signal.SIGTERM)
+        self.ends(0)
+
+
+class Bench:
+    """The topic, the topology and the folder of one cell. `maintenance` is the option of that name, or empty."""
+
+    def __init__(self, arguments, stores, children, folder, name, seed, records, is_large=False, maintenance="", has_workers=False):
+        self.arguments, self.stores, self.children, self.folder, self.name = arguments, stores, children, folder, name
+        self.records, self.ledger = records, Ledger(seed, 768 if is_large else 24)
+        self.logs = []
+        self.folder.mkdir()
+        (folder / "gcs.json").write_text(stores.key)
+        (folder / "topology.yaml").write_text(self.topology(is_large, maintenance, has_workers))
+
+    def topology(self, is_large, maintenance, has_workers):
+        # A large file needs all rows in one commit and in one file.
+        commit = "{ interval: 3s, size: 256MiB }" if is_large else "{ interval: 200ms, size: 1MiB }"
+        partition_by = "" if is_large else "    partition_by: [shelf]\n"
+        maintenance = f"    maintenance: {maintenance}\n" if maintenance else ""
+        workers = 'workers: { token: "${env:ISOBAR_WORKER_TOKEN}" }\n' if has_workers else ""
+        return f"""topology: cells
+kafka:
+  brokers: "{os.environ['ISOBAR_KAFKA_BROKERS']}"
+{self.stores.yaml(self.name)}commit: {commit}
+memory: 256MiB
+{workers}sources:
+  records:
+    topic: {self.name}
+    format: json
+    fields: {{ id: int64, shelf: string, filler: string }}
+datasets:
+  {DATASET}:
+    from: records
+    sql: SELECT id, shelf, filler, _partition AS kafka_partition, _offset AS kafka_offset FROM records
+    expect:
+      - {{ name: shelved, check: "shelf IS NOT NULL", action: quarantine }}
+{partition_by}{maintenance}"""
+
+    # ---------------------------------------------------------------- what runs
+
+    def produce(self, count):
+        command = [self.arguments.bin / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], self.name, str(PARTITIONS)]
+        producer = self.children.start(command, stdin=subprocess.PIPE, text=True)
+        producer.communicate(self.ledger.records(count), timeout=PATIENCE_SECONDS)
+        if producer.returncode != 0:
+            raise Wrong(f"the producer ended with {producer.returncode}")
+
+    def create_topic(self):
+        self.produce(0)
+
+    def start(self, *command, failpoint=""):
+        """Starts `isobar` with `command`."""
+        environment = {**os.environ, "ISOBAR_FAILPOINT": failpoint, "ISOBAR_WORKER_TOKEN": TOKEN, "NO_COLOR": "1"}
+        log = self.folder / f"log-{len(self.logs) + 1}"
+        self.logs.append(log)
+        with open(log, "w") as file:
+            file.write(f"=== isobar {' '.join(command)} {failpoint}\n")
+            file.flush()
+            process = self.children.start([self.arguments.isobar, *command], cwd=self.folder, stdout=file, stderr=file, env=environment)
+        return Program(process, log, f"`isobar {' '.join(command)}` {failpoint}".rstrip())
+
+    def run(self, *more, failpoint=""):
+        return self.start("run", "topology.yaml", *more, failpoint=failpoint)
+
+    def scrub(self, *more, failpoint=""):
+        return self.start("scrub", "topology.yaml", *more, failpoint=failpoint)
+
+    def catch_up(self, failpoint=""):
+        self.run("--until-caught-up", failpoint=failpoint).ends(0)
+
+    def until(self, what, holds):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not holds():
+            if time.monotonic() > deadline:
+                raise Wrong(f"waited in vain until {what}")
+            time.sleep(POLL_SECONDS)
+
+    def flows_until(self, what, holds):
+        """Produces a little again and again, so that there are many small commits."""
+
+        def holds_by_now():
+            self.produce(24)
+            return holds()
+
+        self.until(what, holds_by_now)
+
+    # ---------------------------------------------------------------- what is found
+
+    def objects(self, cloud):
+        return self.stores.objects(cloud, self.name)
+
+    def has_everything(self, cloud):
+        return places(self.stores, cloud, self.name) == self.ledger.expected()
+
+    def judge(self):
+        """Everything is read to its end; `prove` holds; and each record lies where the ledger says, in every cloud."""
+        self.catch_up()
+        self.start("prove", "--config", "topology.yaml").ends(0)
+        expected = self.ledger.expected()
+        for cloud in CLOUDS:
+            found = places(self.stores, cloud, self.name)
+            lost, surplus = expected - found, found - expected
+            if lost or surplus:
+                raise Wrong(f"{cloud}: {lost.total()} records lost, {surplus.total()} doubled or misplaced; for example "
+                            f"{list(lost)[:3]} {list(surplus)[:3]}")
+
+    def last_words(self):
+        """The ends of the newest logs, for whoever looks at a cell that failed."""
+        return [line for log in self.logs[-3:] for line in log.read_text(errors="replace").splitlines()[:1]
+                + log.read_text(errors="replace").splitlines()[1:][-12:]]
