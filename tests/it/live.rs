@@ -10,6 +10,7 @@
 //! ```
 
 mod registry;
+mod security;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
