@@ -78,7 +78,8 @@ pub enum Error {
     /// No broker answered. Fix the address or the network, or retry when the brokers are back.
     #[error(
         "no kafka broker of {brokers} answered within {timeout_ms} ms: {reason}; check the addresses, the network, \
-         and that security.protocol is what the listener expects"
+         and that security.protocol, and ssl.ca.location and ssl.certificate.location for TLS, are what the listener \
+         expects"
     )]
     KafkaUnreachable {
         /// The brokers asked, as configured.
