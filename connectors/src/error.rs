@@ -78,7 +78,8 @@ pub enum Error {
     /// No broker answered. Fix the address or the network, or retry when the brokers are back.
     #[error(
         "no kafka broker of {brokers} answered within {timeout_ms} ms: {reason}; check the addresses, the network, \
-         and that security.protocol is what the listener expects"
+         and that security.protocol, and ssl.ca.location and ssl.certificate.location for TLS, are what the listener \
+         expects"
     )]
     KafkaUnreachable {
         /// The brokers asked, as configured.
@@ -138,6 +139,68 @@ pub enum Error {
         reason: String,
     },
 
+    /// A setting of the schema registry is wrong. Fix the configuration.
+    #[error("schema registry: {problem}")]
+    RegistryConfig {
+        /// What is wrong and what would be right. Holds no secret.
+        problem: String,
+    },
+
+    /// No server of the schema registry gave an answer. Nothing is known of what was asked for: retry later, and never
+    /// take it for "there is none".
+    #[error("the schema registry gave no answer about {what}, asked {attempts} times: {reason}")]
+    RegistryUnreachable {
+        /// What was asked for.
+        what: String,
+        /// How often each server was asked.
+        attempts: usize,
+        /// Each server with the last account of why it did not answer.
+        reason: String,
+    },
+
+    /// The schema registry refused the credentials or a permission. Fix the configuration or the access rules.
+    #[error("{}", registry_denied(.server, .what, *.status, *.has_credentials))]
+    RegistryDenied {
+        /// Who refused: the base URL, without credentials.
+        server: String,
+        /// What was asked for.
+        what: String,
+        /// 401 or 403.
+        status: u16,
+        /// Whether credentials were sent.
+        has_credentials: bool,
+    },
+
+    /// A server answers, but not as a schema registry does. Fix the URL, or look at the server or at what is in front
+    /// of it.
+    #[error(
+        "{server} answers a question about {what} with {answer}; check that this is the base URL of a registry that          speaks Confluent's API, with the API's path, such as /apis/ccompat/v7 for Apicurio"
+    )]
+    RegistryAnswer {
+        /// Who answered: the base URL, without credentials.
+        server: String,
+        /// What was asked for.
+        what: String,
+        /// The answer, shortened.
+        answer: String,
+    },
+
+    /// The schema registry has another schema under an id than it had before. It was created anew or restored, so the
+    /// ids in records mean one thing or the other: stop; a person must decide.
+    #[error(
+        "the schema registry at {servers} has another schema under id {id} than the one recorded before: it was created          anew or restored; use the registry that the records were written with, or remove the recorded schemas if no          record refers to them any more"
+    )]
+    RegistryChanged {
+        /// The id.
+        id: u32,
+        /// The base URLs, without credentials.
+        servers: String,
+    },
+
+    /// Recorded schemas cannot be read or written. To go on without them costs only the start without the registry.
+    #[error("recorded schemas: {0}")]
+    RegistryArchive(String),
+
     /// Kafka failed in a way that the client does not get over by itself. Retry; if it stays, look at the broker.
     #[error("{action}: {reason}")]
     Kafka {
@@ -158,12 +221,24 @@ impl Error {
                 | Error::KafkaOption { .. }
                 | Error::TopicMissing { .. }
                 | Error::KafkaDenied { .. }
+                | Error::RegistryConfig { .. }
+                | Error::RegistryDenied { .. }
+                | Error::RegistryAnswer { .. }
         )
     }
 }
 
 fn did_you_mean(similar: &[String]) -> String {
     if similar.is_empty() { String::new() } else { format!("; did you mean {}?", similar.join(" or ")) }
+}
+
+fn registry_denied(server: &str, what: &str, status: u16, has_credentials: bool) -> String {
+    let advice = match (status, has_credentials) {
+        (401, true) => "it does not accept the credentials; check user and password, or the token",
+        (_, true) => "it knows who asks and does not allow it; let these credentials read schemas",
+        (_, false) => "no credentials were sent; give user and password, or a token",
+    };
+    format!("{server} denied access to {what} ({status}): {advice}")
 }
 
 fn position_lost(partition: &TopicPartition, next: i64, start: Option<i64>, end: Option<i64>) -> String {

@@ -9,6 +9,7 @@ pub mod error;
 pub mod failpoint;
 pub mod kafka;
 mod nearest;
+pub mod registry;
 pub mod source;
 pub mod upload;
 

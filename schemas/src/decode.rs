@@ -1,50 +1,72 @@
 //! Decodes the payloads of a chunk of records into one Arrow batch.
 //!
-//! A payload must be exactly one JSON object (RFC 8259) that fits the schema. Whatever it is instead, it becomes a
-//! [`Reject`] with a reason and a message that names the field; its neighbours are not touched, and
-//! [`JsonDecoder::decode`] does not fail. Each record is judged by itself: the result is the same however records are
-//! cut into chunks.
+//! A [`Decoder`] knows one format and one schema. Whatever a payload holds that does not fit, it becomes a [`Reject`]
+//! with a reason and a message that names the field; its neighbours are not touched, and decoding does not fail.
 //!
-//! | type | JSON value |
-//! |---|---|
-//! | `boolean` | `true`, `false` |
-//! | `int8` to `int64` | a number that is whole and in range, also as `3.0` or `3e2` |
-//! | `float32`, `float64` | a number; the nearest value is taken |
-//! | `decimal(p,s)` | a number, or a number in a string, that has an exact value |
-//! | `string` | a string |
-//! | `binary` | a string in Base64 |
-//! | `date` | `"2013-01-31"` |
-//! | `timestamp` | `"2013-01-31T05:00:00Z"`, any offset; UTC if it has none; cut off below a microsecond |
-//! | `list<…>` | an array |
-//! | `struct<…>` | an object |
-//! | `map<string, …>` | an object, no key twice |
-//!
-//! A missing field is null, and null is refused where the field is not nullable.
-//!
-//! # Why not arrow-json
-//! arrow-json reads a stream of values and is lenient where a contract must not be: it turns `1.5` into 1 and `"12"`
-//! into 12 in an integer column, accepts `{"a":1 "b":2}`, `{,,}` and duplicate names, lets a truncated payload run on
-//! into the next, and gives a whole batch up for one bad record. Its decoders for arrays are private, so nothing of
-//! this can be mended without parsing every payload a second time. Reading each value once, straight into its column,
-//! is strict, isolates bad records for nothing, and takes a fraction of the time (`decode_speed` in the tests).
+//! | format | decoder | |
+//! |---|---|---|
+//! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
 
 mod columns;
-mod json;
+pub mod json;
 mod numbers;
+mod registered;
 mod reject;
+mod rows;
 mod temporal;
+#[cfg(test)]
+mod testing;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::columns::{Context, Members};
-use self::json::{Cursor, Kind};
-use self::reject::{Fault, Parsed};
+pub use self::json::JsonDecoder;
+pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
 pub use self::reject::{Reject, RejectReason};
 use crate::error::Error;
 use crate::records::RecordChunk;
+
+/// Turns the payloads of chunks into batches of one schema.
+///
+/// Every record becomes exactly one row or exactly one reject. It is judged by itself, by its payload, the schema and
+/// what the registry says of the schema it names: the result does not depend on its neighbours, nor on how records
+/// are cut into chunks. [`decode`](Self::decode) never fails because of what a record holds.
+///
+/// # Schemas in a registry
+/// Records of some formats name the schema they were written with by an id. A decoder does no I/O; its caller asks:
+///
+/// ```text
+/// for id in decoder.missing_schemas(&chunk) { decoder.learn(id, ask_registry(id)?) }
+/// decoder.decode(&chunk)?
+/// ```
+///
+/// An id means the same for ever, so it is asked for once, also if the answer is that there is none. A registry that
+/// gives no answer is no answer: the caller waits. A schema that cannot be used (unknown, malformed, of another kind,
+/// incompatible with the schema of the decoder) is no error either: it rejects each record that names it.
+pub trait Decoder: std::fmt::Debug + Send {
+    /// The schema of the batches.
+    fn schema(&self) -> &SchemaRef;
+
+    /// Ids of the writers' schemas that records of `chunk` name and that this decoder has not been told of, each
+    /// once, rising. The caller asks the registry and tells the answers with [`learn`](Self::learn).
+    fn missing_schemas(&self, chunk: &RecordChunk) -> Vec<u32> {
+        let _ = chunk;
+        Vec::new()
+    }
+
+    /// Takes note of what the registry has under `id`.
+    fn learn(&mut self, id: u32, answer: WriterSchema) {
+        let _ = (id, answer);
+    }
+
+    /// Decodes all records of `chunk`.
+    ///
+    /// # Errors
+    /// Only by a bug: the chunk is too large for one batch (2 GiB), or names a schema that was not learned.
+    fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error>;
+}
 
 /// What to do with a record that has a field which the schema does not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -82,98 +104,3 @@ pub struct Decoded {
     /// The bad records, in the order of the chunk.
     pub rejects: Vec<Reject>,
 }
-
-/// Turns JSON payloads into batches of one schema. See the [module](self).
-#[derive(Debug)]
-pub struct JsonDecoder {
-    schema: SchemaRef,
-    limits: DecodeLimits,
-    row: Members,
-    context: Context,
-}
-
-impl JsonDecoder {
-    /// A decoder into batches of `schema`, as [`to_arrow_schema`](crate::fields::to_arrow_schema) makes it.
-    ///
-    /// # Errors
-    /// If the schema has a type that no spec can express.
-    pub fn new(
-        schema: SchemaRef,
-        unknown_fields: UnknownFields,
-        limits: DecodeLimits,
-    ) -> Result<Self, Error> {
-        let row = Members::new(schema.fields())?;
-        let refuse_unknown_fields = unknown_fields == UnknownFields::Quarantine;
-        Ok(Self { schema, limits, row, context: Context { refuse_unknown_fields, scratch: Vec::new() } })
-    }
-
-    /// The schema of the batches.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// Decodes all records of `chunk`.
-    ///
-    /// # Errors
-    /// Never because of what a record holds; only if the chunk is too large for one batch (2 GiB), or by a bug.
-    pub fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error> {
-        let bytes = chunk.payload_bytes().len();
-        // Offsets inside arrays are `i32`. No array gets longer than the text it was read from.
-        if chunk.len().max(bytes) >= i32::MAX as usize {
-            return Err(Error::ChunkTooLarge { records: chunk.len(), bytes });
-        }
-        self.row.truncate(0);
-        self.row.reserve(chunk.len());
-        let mut records = Vec::with_capacity(chunk.len());
-        let mut rejects = Vec::new();
-        for record in 0..chunk.len() as u32 {
-            match self.decode_record(chunk.payload(record as usize)) {
-                Ok(()) => records.push(record),
-                Err(fault) => {
-                    self.row.truncate(records.len());
-                    rejects.push(fault.into_reject(record));
-                }
-            }
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), self.row.finish()?, &options)?;
-        Ok(Decoded { batch, records, rejects })
-    }
-
-    /// Reads one payload as one more row.
-    fn decode_record(&mut self, payload: Option<&[u8]>) -> Parsed<()> {
-        let text = self.check_payload(payload)?;
-        let mut cursor = Cursor::new(text, self.limits.depth_max);
-        cursor.skip_whitespace();
-        match cursor.kind()? {
-            Kind::Object => self.row.read(&mut cursor, &mut self.context)?,
-            kind => {
-                let problem = format!("expected one JSON object, found {}", kind.as_str());
-                return Err(Fault::new(RejectReason::Undecodable, problem));
-            }
-        }
-        cursor.end()
-    }
-
-    /// The payload as text, if it is one and not too long.
-    fn check_payload<'a>(&self, payload: Option<&'a [u8]>) -> Parsed<&'a str> {
-        let Some(payload) = payload else {
-            return Err(Fault::new(RejectReason::Tombstone, "no payload"));
-        };
-        if payload.is_empty() {
-            return Err(Fault::new(RejectReason::EmptyPayload, "a payload of no bytes"));
-        }
-        if payload.len() > self.limits.payload_bytes_max {
-            let limit = self.limits.payload_bytes_max;
-            let problem = format!("{} bytes, more than the limit of {limit}", payload.len());
-            return Err(Fault::new(RejectReason::Oversize, problem));
-        }
-        std::str::from_utf8(payload).map_err(|error| {
-            let problem = format!("byte {}: not UTF-8", error.valid_up_to());
-            Fault::new(RejectReason::Undecodable, problem)
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -30,7 +30,7 @@ pub enum Error {
     #[error("no fields: name at least one field and its type, such as `year: int32`")]
     NoFields,
     /// Report a bug: a schema that no spec can express reached the decoder.
-    #[error("field `{field}`: no JSON form of the type {data_type}")]
+    #[error("field `{field}`: no field can be of the type {data_type}")]
     UnsupportedType {
         /// The field's name.
         field: String,

@@ -8,7 +8,10 @@ pub mod metadata;
 pub mod records;
 
 pub use counts::RowCounts;
-pub use decode::{DecodeLimits, Decoded, JsonDecoder, Reject, RejectReason, UnknownFields};
+pub use decode::{
+    DecodeLimits, Decoded, Decoder, JsonDecoder, RegisteredSchema, Reject, RejectReason, SchemaKind,
+    SchemaReference, UnknownFields, WriterSchema,
+};
 pub use error::Error;
 pub use fields::{FieldSpec, FieldType, Fields, to_arrow_schema};
 pub use metadata::MetadataColumn;

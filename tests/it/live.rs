@@ -1,4 +1,5 @@
-//! Real services: Apache Kafka, S3 (moto), Azure (Azurite) and the simulator of Google's store, and the real binary.
+//! Real services: Apache Kafka, a schema registry (Apicurio), S3 (moto), Azure (Azurite) and the simulator of Google's
+//! store, and the real binary.
 //!
 //! Switched on by `ISOBAR_LIVE=1`; addresses come from the environment. The recipe:
 //!
@@ -7,6 +8,9 @@
 //! set -a; . DIR/services.env; set +a
 //! ISOBAR_LIVE=1 cargo test --release --workspace --test it -- live::
 //! ```
+
+mod registry;
+mod security;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -15,7 +15,8 @@
 //! - [`sim`]: deterministic simulation of the commit protocol.
 //! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
 //! - [`proxy`]: takes a real service away by its connections.
-//! - [`program`]: the `isobar` binary as a user runs it. [`kill`]: dies at a failpoint, and is followed. [`services`]: the real services of the live tests.
+//! - [`program`]: the `isobar` binary as a user runs it. [`kill`]: dies at a failpoint, and is followed. [`services`]: the real services of the live tests;
+//!   [`registry`]: their schema registry.
 //!
 //! A helper that finds something wrong panics: it is only ever called from a test.
 
@@ -28,6 +29,7 @@ pub mod ledger;
 pub mod prng;
 pub mod program;
 pub mod proxy;
+pub mod registry;
 pub mod script;
 pub mod services;
 pub mod sim;

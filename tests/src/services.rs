@@ -115,6 +115,20 @@ impl Store {
     }
 }
 
+/// The values of variables that every start of the services sets; `None` with a notice if a part that they belong to was
+/// skipped, so that they are empty.
+///
+/// # Panics
+/// If one is not set.
+pub fn required<const N: usize>(names: [&str; N]) -> Option<[String; N]> {
+    let values = names.map(variable);
+    if let Some(empty) = values.iter().position(String::is_empty) {
+        eprintln!("skipped, because {} is empty: the services were started without it", names[empty]);
+        return None;
+    }
+    Some(values)
+}
+
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see tests/services/services env"))
 }

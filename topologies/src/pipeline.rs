@@ -17,7 +17,7 @@ use isobar_connectors::clouds::Cloud;
 use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::FanOut;
-use isobar_schemas::decode::JsonDecoder;
+use isobar_schemas::decode::{Decoder as _, JsonDecoder};
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};

@@ -18,7 +18,7 @@ use std::{
     ptr::{self, NonNull},
     slice,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use isobar_schemas::TopicPartition;
@@ -32,6 +32,9 @@ use rdkafka::{
 /// Most records taken by one call. Large enough to make the call's cost vanish, small enough that what a full batch
 /// of records pins is little beside the client's own queue.
 const BATCH_RECORDS_MAX: usize = 1024;
+
+/// How often it is looked whether waiting for an answer is of any use, in milliseconds.
+const LOOK_INTERVAL_MS: i32 = 100;
 
 /// Receives the records of the attached partitions, many at a time, apart from the consumer's own queue, which
 /// keeps carrying errors, statistics and commit results. Dropping it discards what it still holds.
@@ -249,11 +252,13 @@ pub(crate) struct TopicDescription {
     pub(crate) error: Option<(i32, String)>,
 }
 
-/// Asks the cluster about `topics`. Blocks up to `timeout`. The error is a code and its text.
+/// Asks the cluster about `topics`. Blocks up to `timeout`, and while `is_hopeless` is false, which is asked now and then. The
+/// error is a code and its text.
 pub(crate) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
     timeout: Duration,
+    mut is_hopeless: impl FnMut() -> bool,
 ) -> Result<Vec<TopicDescription>, (i32, String)> {
     let invalid = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
     let names: Vec<CString> = topics
@@ -275,8 +280,13 @@ pub(crate) fn describe_topics<C: ClientContext>(
         rd::rd_kafka_AdminOptions_destroy(options);
         rd::rd_kafka_TopicCollection_destroy(collection);
 
-        // The request itself ends with a time-out event; a second more only guards against waiting for ever.
-        let event = rd::rd_kafka_queue_poll(queue, timeout_ms.saturating_add(1_000));
+        // The request itself ends with a time-out event; a second more only guards against waiting for ever. An answer
+        // that comes after we gave up goes with its queue.
+        let deadline = Instant::now() + timeout + Duration::from_secs(1);
+        let mut event = rd::rd_kafka_queue_poll(queue, LOOK_INTERVAL_MS);
+        while event.is_null() && Instant::now() < deadline && !is_hopeless() {
+            event = rd::rd_kafka_queue_poll(queue, LOOK_INTERVAL_MS);
+        }
         let answer = described(event);
         if !event.is_null() {
             rd::rd_kafka_event_destroy(event);

@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{Error, nearest::nearest};
 
+/// Most events served at a time. Some log lines and an error come with each attempt to connect.
+const EVENTS_MAX: usize = 100;
+
 /// What a cluster says about itself and some of its topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterInfo {
@@ -123,8 +126,9 @@ impl KafkaCluster {
     }
 
     fn topics(&self, names: &[String]) -> Result<Vec<TopicInfo>, Error> {
-        let described = ffi::describe_topics(self.consumer.client(), names, self.timeout)
-            .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
+        let described =
+            ffi::describe_topics(self.consumer.client(), names, self.timeout, || self.is_refused())
+                .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
         names
             .iter()
             .map(|name| match described.iter().find(|topic| topic.name == *name) {
@@ -139,6 +143,15 @@ impl KafkaCluster {
                 _ => Err(self.missing(name)),
             })
             .collect()
+    }
+
+    /// Whether the brokers have refused the credentials: the client goes on asking, and gets the same answer.
+    fn is_refused(&self) -> bool {
+        // A log line counts as an event, and there is no telling it from the end of the queue.
+        for _ in 0..EVENTS_MAX {
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
+        self.consumer.client().context().denied().is_some()
     }
 
     fn topic_by_name(&self, name: &str) -> Result<TopicInfo, Error> {
@@ -256,6 +269,18 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("127.0.0.1:1") && text.contains("800 ms"), "{text}");
         assert!(text.contains("refused"), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_a_key_or_certificate_that_is_not_there_is_a_wrong_option() {
+        for option in ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location"] {
+            let mut config = KafkaConfig::new(["127.0.0.1:1"], "test");
+            config.options.insert("security.protocol".into(), "SSL".into());
+            config.options.insert(option.into(), "/nowhere/at/all".into());
+            let error = KafkaCluster::new(&config, TIMEOUT).err().unwrap();
+            assert!(error.is_configuration(), "{error:?}");
+            assert!(error.to_string().contains(option) && error.to_string().contains("PEM"), "{error}");
+        }
     }
 
     #[tokio::test]

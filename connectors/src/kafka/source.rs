@@ -534,7 +534,17 @@ fn position_list(positions: &[(TopicPartition, i64)]) -> Result<TopicPartitionLi
     Ok(list)
 }
 
+/// A client cannot be made. librdkafka begins its account with the property that it is about, if it is about one: names are
+/// checked before, so what is left are mostly files of certificates and keys.
 pub(super) fn client_error(error: &KafkaError) -> Error {
+    if let KafkaError::ClientCreation(reason) = error {
+        let option = reason.split([' ', ':']).next().unwrap_or_default();
+        if option.contains('.') {
+            let problem =
+                format!("{reason}; if it names a file, check that it is there, can be read, and is in PEM");
+            return Error::KafkaOption { option: option.to_owned(), problem };
+        }
+    }
     Error::Kafka { action: "create a kafka client".into(), reason: error.to_string() }
 }
 

@@ -1,11 +1,15 @@
-//! Columns that grow by one JSON value at a time and can take the last one back.
+//! Columns that grow at their end, one value at a time, and can be cut back.
 //!
-//! A record is read straight into the columns of its fields; nothing lies between the payload and the Arrow buffers.
+//! Every format reads its records straight into these; nothing lies between a payload and the Arrow buffers.
 //! Reading can stop anywhere with a [`Fault`]. The columns then hold a part of the record, and
-//! [`Members::truncate`] cuts them back to the rows before it: a bad record leaves no trace. That works because a
+//! [`Columns::truncate`] cuts them back to the rows before it: a bad record leaves no trace. That works because a
 //! column only ever grows at its end, at every level of nesting.
+//!
+//! A reader matches [`Column::values`], pushes one value of the type it finds there, and then says
+//! [`Column::set_present`]; or it says [`Column::push_null`]. Of a struct it fills every column, then calls
+//! [`Columns::end_row`]; of a list or map it pushes the elements, then the number that the column has then.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::mem::take;
 use std::sync::Arc;
 
@@ -20,156 +24,97 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-use super::json::{Cursor, Kind};
-use super::numbers::{self, Inexact};
-use super::reject::{Fault, Parsed, RejectReason, shortened};
-use super::temporal;
+use super::reject::{Fault, Parsed, RejectReason};
 use crate::error::Error;
-use crate::fields::{UTC, type_name};
+use crate::fields::UTC;
 
-/// What reading needs beside the payload.
+/// The columns of the fields of a record or struct.
 #[derive(Debug)]
-pub(crate) struct Context {
-    /// Whether a field that the schema does not have is a fault; otherwise it is checked and skipped.
-    pub(crate) refuse_unknown_fields: bool,
-    /// Room for strings that must be unescaped before they can be looked at.
-    pub(crate) scratch: Vec<u8>,
-}
-
-/// The columns of an object's fields.
-#[derive(Debug)]
-pub(crate) struct Members {
-    members: Vec<Member>,
-    /// Index of a field by its name.
-    by_name: HashMap<String, usize>,
+pub(crate) struct Columns {
     fields: Fields,
-    /// Number of the object being read, to know which of its fields have been seen.
-    object: u64,
+    columns: Vec<Column>,
+    /// Rows that are complete. A column may have a value of the row after them.
+    rows: usize,
 }
 
-#[derive(Debug)]
-struct Member {
-    /// The name as it usually stands in a payload, in quotes; `None` if it cannot stand there without escapes.
-    quoted_name: Option<Vec<u8>>,
-    column: Column,
-    /// The last object that had this field.
-    seen_in: u64,
-}
-
-impl Members {
+impl Columns {
     /// Empty columns for `fields`.
     pub(crate) fn new(fields: &Fields) -> Result<Self, Error> {
-        let members = fields
-            .iter()
-            .map(|field| {
-                Ok(Member { quoted_name: quoted(field.name()), column: Column::new(field)?, seen_in: 0 })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let by_name = fields.iter().enumerate().map(|(index, field)| (field.name().clone(), index)).collect();
-        Ok(Self { members, by_name, fields: fields.clone(), object: 0 })
+        let columns = fields.iter().map(Column::new).collect::<Result<_, _>>()?;
+        Ok(Self { fields: fields.clone(), columns, rows: 0 })
     }
 
-    /// Reads an object, whose opening brace comes next, as one more row of every column.
-    pub(crate) fn read(&mut self, cursor: &mut Cursor<'_>, context: &mut Context) -> Parsed<()> {
-        cursor.enter()?;
-        cursor.skip_whitespace();
-        self.object += 1;
-        let mut seen = 0;
-        let mut likely = 0;
-        let mut more = !cursor.take(b'}');
-        while more {
-            if let Some(index) = self.find(cursor, context, likely)? {
-                self.read_member(index, cursor, context)?;
-                seen += 1;
-                likely = index + 1;
-            } else {
-                cursor.colon()?;
-                cursor.skip_value(&mut context.scratch)?;
-            }
-            more = cursor.next_item(b'}')?;
-        }
-        cursor.leave();
-        if seen < self.members.len() {
-            self.append_missing()?;
-        }
-        Ok(())
+    /// The fields, in the order of the columns.
+    pub(crate) fn fields(&self) -> &Fields {
+        &self.fields
     }
 
-    /// Reads a name and finds its field. Producers write the fields of a record in the same order again and again,
-    /// so the field after the last one is tried first, and mostly is the one.
+    /// The column of field `index`.
     #[inline]
-    fn find(&self, cursor: &mut Cursor<'_>, context: &mut Context, likely: usize) -> Parsed<Option<usize>> {
-        if let Some(Member { quoted_name: Some(quoted_name), .. }) = self.members.get(likely)
-            && cursor.take_all(quoted_name)
-        {
-            return Ok(Some(likely));
-        }
-        let name = cursor.name(&mut context.scratch)?;
-        match self.by_name.get(name) {
-            Some(index) => Ok(Some(*index)),
-            None if context.refuse_unknown_fields => {
-                let fault = Fault::new(RejectReason::UnknownField, "the schema has no such field");
-                Err(fault.within(name))
-            }
-            None => Ok(None),
-        }
+    pub(crate) fn column(&mut self, index: usize) -> &mut Column {
+        &mut self.columns[index]
     }
 
+    /// Whether the row that is being read has a value, or null, in column `index` already.
     #[inline]
-    fn read_member(&mut self, index: usize, cursor: &mut Cursor<'_>, context: &mut Context) -> Parsed<()> {
-        let member = &mut self.members[index];
-        cursor.colon()?;
-        if member.seen_in == self.object {
-            let fault = Fault::new(RejectReason::DuplicateField, "given twice");
-            return Err(fault.within(member.column.field.name()));
-        }
-        member.seen_in = self.object;
-        member.column.read(cursor, context).map_err(|fault| fault.within(member.column.field.name()))
+    pub(crate) fn has_value(&self, index: usize) -> bool {
+        self.columns[index].len() > self.rows
     }
 
-    /// Appends null to the columns that the object just read has no field for.
-    fn append_missing(&mut self) -> Parsed<()> {
-        for member in self.members.iter_mut().filter(|member| member.seen_in != self.object) {
-            if !member.column.field.is_nullable() {
+    /// Appends null to the columns that the row being read has nothing for.
+    pub(crate) fn fill_missing(&mut self) -> Parsed<()> {
+        let rows = self.rows;
+        for column in self.columns.iter_mut().filter(|column| column.len() <= rows) {
+            if !column.field.is_nullable() {
                 let fault = Fault::new(RejectReason::MissingField, "required, but missing");
-                return Err(fault.within(member.column.field.name()));
+                return Err(fault.within(column.field.name()));
             }
-            member.column.append_null();
+            column.append_null();
         }
         Ok(())
     }
 
-    /// Appends null to every column, as the null object does.
+    /// Ends the row that is being read; every column has its value.
+    #[inline]
+    pub(crate) fn end_row(&mut self) {
+        self.rows += 1;
+        debug_assert!(self.columns.iter().all(|column| column.len() == self.rows));
+    }
+
+    /// Appends null to every column, as the null struct does.
     fn append_nulls(&mut self) {
-        self.members.iter_mut().for_each(|member| member.column.append_null());
+        self.columns.iter_mut().for_each(Column::append_null);
+        self.end_row();
     }
 
     /// Cuts every column back to its first `rows` rows.
     pub(crate) fn truncate(&mut self, rows: usize) {
-        self.members.iter_mut().for_each(|member| member.column.truncate(rows));
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+        self.rows = rows;
     }
 
     /// Makes room for `rows` rows.
     pub(crate) fn reserve(&mut self, rows: usize) {
-        self.members.iter_mut().for_each(|member| member.column.reserve(rows));
+        self.columns.iter_mut().for_each(|column| column.reserve(rows));
     }
 
     /// The arrays of all columns, which are empty afterwards.
     pub(crate) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
-        self.members.iter_mut().map(|member| member.column.finish()).collect()
+        self.rows = 0;
+        self.columns.iter_mut().map(Column::finish).collect()
+    }
+
+    fn finish_struct(&mut self, nulls: Option<NullBuffer>) -> Result<StructArray, ArrowError> {
+        let rows = self.rows;
+        StructArray::try_new_with_length(self.fields.clone(), self.finish()?, nulls, rows)
     }
 }
 
-/// `name` in quotes, if no byte of it needs an escape.
-fn quoted(name: &str) -> Option<Vec<u8>> {
-    let plain = name.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
-    plain.then(|| format!("\"{name}\"").into_bytes())
-}
-
-/// Byte strings end to end.
+/// Byte strings end to end. Together they must stay below 2 GiB: see [`rows`](super::rows).
 #[derive(Debug)]
-struct Slices {
-    bytes: Vec<u8>,
+pub(crate) struct Slices {
+    /// The bytes of all slices; those after the last end belong to the slice that is being read.
+    pub(crate) bytes: Vec<u8>,
     offsets: Vec<i32>,
     /// Bytes in the last array, as a guess for the next.
     bytes_before: usize,
@@ -180,9 +125,22 @@ impl Slices {
         Self { bytes: Vec::new(), offsets: vec![0], bytes_before: 0 }
     }
 
+    /// Number of slices.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Appends a slice.
+    #[inline]
+    pub(crate) fn push(&mut self, slice: &[u8]) {
+        self.bytes.extend_from_slice(slice);
+        self.close();
+    }
+
     /// Ends the slice whose bytes have been appended.
     #[inline]
-    fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.offsets.push(self.bytes.len() as i32);
     }
 
@@ -206,8 +164,10 @@ fn finish_offsets(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {
     OffsetBuffer::new(std::mem::replace(offsets, vec![0]).into())
 }
 
+/// The values of a column, in the form of its type. Strings must be UTF-8 and decimals within their precision; the
+/// offsets of lists and maps start with 0 and go on with the number of elements after each row.
 #[derive(Debug)]
-enum Values {
+pub(crate) enum Values {
     Boolean(BooleanBufferBuilder),
     Int8(Vec<i8>),
     Int16(Vec<i16>),
@@ -215,31 +175,34 @@ enum Values {
     Int64(Vec<i64>),
     Float32(Vec<f32>),
     Float64(Vec<f64>),
+    /// Unscaled values, then precision and scale.
     Decimal(Vec<i128>, u8, i8),
     String(Slices),
     Binary(Slices),
+    /// Days since 1970-01-01.
     Date(Vec<i32>),
+    /// Microseconds since 1970-01-01 00:00 UTC.
     Timestamp(Vec<i64>),
     List(Vec<i32>, Box<Column>),
-    Struct(Box<Members>, usize),
+    Struct(Box<Columns>),
     Map(Vec<i32>, Box<Entries>),
 }
 
 /// Keys and values of the maps of a column.
 #[derive(Debug)]
-struct Entries {
+pub(crate) struct Entries {
     field: FieldRef,
     fields: Fields,
-    keys: Slices,
-    values: Column,
+    pub(crate) keys: Slices,
+    pub(crate) values: Column,
 }
 
 /// The values of one field.
 #[derive(Debug)]
-struct Column {
-    field: FieldRef,
+pub(crate) struct Column {
+    pub(crate) field: FieldRef,
     nulls: NullBufferBuilder,
-    values: Values,
+    pub(crate) values: Values,
 }
 
 impl Column {
@@ -264,7 +227,7 @@ impl Column {
                 Values::Timestamp(Vec::new())
             }
             DataType::List(element) => Values::List(vec![0], Box::new(Column::new(element)?)),
-            DataType::Struct(fields) => Values::Struct(Box::new(Members::new(fields)?), 0),
+            DataType::Struct(fields) => Values::Struct(Box::new(Columns::new(fields)?)),
             DataType::Map(entries, false) => {
                 Values::Map(vec![0], Box::new(Entries::new(entries).ok_or_else(unsupported)??))
             }
@@ -273,68 +236,21 @@ impl Column {
         Ok(Self { field: Arc::clone(field), nulls: NullBufferBuilder::new(0), values })
     }
 
-    /// Reads the value that starts here as one more row.
+    /// Number of rows.
     #[inline]
-    fn read(&mut self, cursor: &mut Cursor<'_>, context: &mut Context) -> Parsed<()> {
-        let kind = cursor.kind()?;
-        if kind == Kind::Null {
-            return self.read_null(cursor);
-        }
-        match (&mut self.values, kind) {
-            (Values::Int32(values), Kind::Number) => values.push(read_integer(cursor, "int32")?),
-            (Values::Int64(values), Kind::Number) => values.push(read_integer(cursor, "int64")?),
-            (Values::Int16(values), Kind::Number) => values.push(read_integer(cursor, "int16")?),
-            (Values::Int8(values), Kind::Number) => values.push(read_integer(cursor, "int8")?),
-            (Values::Float64(values), Kind::Number) => values.push(read_float64(cursor)?),
-            (Values::Float32(values), Kind::Number) => values.push(read_float32(cursor)?),
-            (Values::Boolean(values), Kind::Boolean) => values.append(cursor.boolean()?),
-            (Values::String(slices), Kind::String) => {
-                cursor.string(&mut slices.bytes)?;
-                slices.close();
-            }
-            (Values::Timestamp(values), Kind::String) => {
-                let text = cursor.text(&mut context.scratch)?;
-                values.push(temporal::timestamp_micros(text).ok_or_else(|| self.field.invalid())?);
-            }
-            (Values::Date(values), Kind::String) => {
-                let text = cursor.text(&mut context.scratch)?;
-                values.push(temporal::date(text).ok_or_else(|| self.field.invalid())?);
-            }
-            (Values::Decimal(values, precision, scale), Kind::Number) => {
-                values.push(decimal(cursor.number()?, *precision, *scale)?);
-            }
-            (Values::Decimal(values, precision, scale), Kind::String) => {
-                let text = cursor.text(&mut context.scratch)?;
-                if !numbers::is_number(text) {
-                    return Err(self.field.invalid());
-                }
-                values.push(decimal(text, *precision, *scale)?);
-            }
-            (Values::Binary(slices), Kind::String) => {
-                let text = cursor.text(&mut context.scratch)?;
-                decode_base64(text.as_bytes(), &mut slices.bytes).ok_or_else(|| self.field.invalid())?;
-                slices.close();
-            }
-            (Values::List(offsets, element), Kind::Array) => {
-                let len = read_list(offsets, element, cursor, context)?;
-                offsets.push(len);
-            }
-            (Values::Struct(members, len), Kind::Object) => {
-                members.read(cursor, context)?;
-                *len += 1;
-            }
-            (Values::Map(offsets, entries), Kind::Object) => {
-                let len = entries.read(offsets, cursor, context)?;
-                offsets.push(len);
-            }
-            _ => return Err(self.field.wrong_kind(kind)),
-        }
-        self.nulls.append_non_null();
-        Ok(())
+    pub(crate) fn len(&self) -> usize {
+        self.nulls.len()
     }
 
-    fn read_null(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
-        cursor.null()?;
+    /// Ends a row whose value has been pushed to [`values`](Self::values).
+    #[inline]
+    pub(crate) fn set_present(&mut self) {
+        self.nulls.append_non_null();
+    }
+
+    /// Appends null, where the field may be null.
+    #[inline]
+    pub(crate) fn push_null(&mut self) -> Parsed<()> {
         if !self.field.is_nullable() {
             return Err(Fault::new(RejectReason::NullField, "required, but null"));
         }
@@ -342,8 +258,8 @@ impl Column {
         Ok(())
     }
 
-    /// Appends null, also to a column that is not nullable: an object around it is null then, and hides it.
-    fn append_null(&mut self) {
+    /// Appends null, also to a column that is not nullable: a struct around it is null then, and hides it.
+    pub(crate) fn append_null(&mut self) {
         match &mut self.values {
             Values::Boolean(values) => values.append(false),
             Values::Int8(values) => values.push(0),
@@ -355,10 +271,7 @@ impl Column {
             Values::Decimal(values, ..) => values.push(0),
             Values::String(slices) | Values::Binary(slices) => slices.close(),
             Values::List(offsets, _) | Values::Map(offsets, _) => offsets.push(offsets[offsets.len() - 1]),
-            Values::Struct(members, len) => {
-                members.append_nulls();
-                *len += 1;
-            }
+            Values::Struct(columns) => columns.append_nulls(),
         }
         self.nulls.append_null();
     }
@@ -378,10 +291,7 @@ impl Column {
                 offsets.truncate(rows + 1);
                 element.truncate(offsets[rows] as usize);
             }
-            Values::Struct(members, len) => {
-                members.truncate(rows);
-                *len = rows;
-            }
+            Values::Struct(columns) => columns.truncate(rows),
             Values::Map(offsets, entries) => {
                 offsets.truncate(rows + 1);
                 entries.keys.truncate(offsets[rows] as usize);
@@ -404,7 +314,7 @@ impl Column {
             Values::Decimal(values, ..) => values.reserve(rows),
             Values::String(slices) | Values::Binary(slices) => slices.reserve(rows),
             Values::List(offsets, _) | Values::Map(offsets, _) => offsets.reserve(rows),
-            Values::Struct(members, _) => members.reserve(rows),
+            Values::Struct(columns) => columns.reserve(rows),
         }
     }
 
@@ -439,10 +349,7 @@ impl Column {
                 let field = Arc::clone(&element.field);
                 Arc::new(ListArray::try_new(field, finish_offsets(offsets), element.finish()?, nulls)?)
             }
-            Values::Struct(members, len) => {
-                let arrays = members.finish()?;
-                Arc::new(StructArray::try_new_with_length(members.fields.clone(), arrays, nulls, take(len))?)
-            }
+            Values::Struct(columns) => Arc::new(columns.finish_struct(nulls)?),
             Values::Map(offsets, entries) => {
                 let offsets = finish_offsets(offsets);
                 Arc::new(MapArray::try_new(
@@ -464,101 +371,6 @@ fn primitive<T: ArrowPrimitiveType>(
     Ok(Arc::new(PrimitiveArray::<T>::try_new(take(values).into(), nulls)?))
 }
 
-/// The faults of a value that does not fit its field.
-trait Expected {
-    fn wrong_kind(&self, found: Kind) -> Box<Fault>;
-    fn invalid(&self) -> Box<Fault>;
-}
-
-impl Expected for FieldRef {
-    #[cold]
-    fn wrong_kind(&self, found: Kind) -> Box<Fault> {
-        let expected = type_name(self.data_type());
-        Fault::new(RejectReason::WrongType, format!("expected {expected}, found {}", found.as_str()))
-    }
-
-    #[cold]
-    fn invalid(&self) -> Box<Fault> {
-        let form = match self.data_type() {
-            DataType::Date32 => "a date such as 2013-01-31",
-            DataType::Timestamp(..) => "a timestamp such as 2013-01-31T05:00:00Z",
-            DataType::Binary => "bytes in Base64",
-            _ => "a decimal number",
-        };
-        Fault::new(RejectReason::InvalidValue, format!("the text is not {form}"))
-    }
-}
-
-#[inline]
-fn read_integer<T: TryFrom<i64> + TryFrom<i128>>(cursor: &mut Cursor<'_>, type_name: &str) -> Parsed<T> {
-    let Some((negative, magnitude)) = cursor.short_integer() else {
-        return numbers::integer(cursor.number()?, type_name);
-    };
-    let magnitude = magnitude as i64; // 18 digits at most
-    let value = if negative { -magnitude } else { magnitude };
-    T::try_from(value).map_err(|_| numbers::out_of_range(&value.to_string(), type_name))
-}
-
-#[inline]
-fn read_float64(cursor: &mut Cursor<'_>) -> Parsed<f64> {
-    if let Some((negative, magnitude)) = cursor.short_integer() {
-        let magnitude = magnitude as f64; // the nearest one
-        return Ok(if negative { -magnitude } else { magnitude });
-    }
-    let text = cursor.number()?;
-    // Never an error: the grammar of JSON numbers is part of Rust's.
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err(numbers::out_of_range(text, "float64")),
-    }
-}
-
-#[inline]
-fn read_float32(cursor: &mut Cursor<'_>) -> Parsed<f32> {
-    if let Some((negative, magnitude)) = cursor.short_integer() {
-        let magnitude = magnitude as f32; // the nearest one
-        return Ok(if negative { -magnitude } else { magnitude });
-    }
-    let text = cursor.number()?;
-    // Not by way of a float64: rounding twice may miss the nearest value.
-    match text.parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err(numbers::out_of_range(text, "float32")),
-    }
-}
-
-fn decimal(text: &str, precision: u8, scale: i8) -> Parsed<i128> {
-    let out_of_range = || numbers::out_of_range(text, &format!("decimal({precision},{scale})"));
-    match numbers::scaled_integer(text, i64::from(scale)) {
-        Ok(value) if value.unsigned_abs() < 10_u128.pow(u32::from(precision)) => Ok(value),
-        Ok(_) | Err(Inexact::TooLarge) => Err(out_of_range()),
-        Err(Inexact::Fraction) => Err(Fault::new(
-            RejectReason::InvalidValue,
-            format!("{} has more than the {scale} decimals of decimal({precision},{scale})", shortened(text)),
-        )),
-    }
-}
-
-/// Reads the elements of a list and returns how many elements the column has then.
-fn read_list(
-    offsets: &[i32],
-    element: &mut Column,
-    cursor: &mut Cursor<'_>,
-    context: &mut Context,
-) -> Parsed<i32> {
-    let mut len = offsets[offsets.len() - 1];
-    cursor.enter()?;
-    cursor.skip_whitespace();
-    let mut more = !cursor.take(b']');
-    while more {
-        element.read(cursor, context).map_err(|fault| fault.within_element())?;
-        len += 1;
-        more = cursor.next_item(b']')?;
-    }
-    cursor.leave();
-    Ok(len)
-}
-
 impl Entries {
     /// `None` if `field` is not that of a map with strings as keys.
     fn new(field: &FieldRef) -> Option<Result<Self, Error>> {
@@ -575,22 +387,11 @@ impl Entries {
         }))
     }
 
-    /// Reads the entries of a map and returns how many entries the column has then.
-    fn read(&mut self, offsets: &[i32], cursor: &mut Cursor<'_>, context: &mut Context) -> Parsed<i32> {
-        let first = offsets[offsets.len() - 1] as usize;
-        cursor.enter()?;
-        cursor.skip_whitespace();
-        let mut more = !cursor.take(b'}');
-        while more {
-            let name = cursor.name(&mut context.scratch)?;
-            self.keys.bytes.extend_from_slice(name.as_bytes());
-            self.keys.close();
-            cursor.colon()?;
-            self.values.read(cursor, context).map_err(|fault| fault.within_element())?;
-            more = cursor.next_item(b'}')?;
-        }
-        cursor.leave();
-        let len = self.keys.offsets.len() - 1;
+    /// Ends the map whose entries start at entry `first`, and returns how many entries the column has now. No key
+    /// may be there twice.
+    pub(crate) fn end_map(&self, first: i32) -> Parsed<i32> {
+        let len = self.keys.len();
+        let first = first as usize;
         let mut keys = HashSet::with_capacity(len - first);
         for key in self.keys.offsets[first..].windows(2) {
             if !keys.insert(&self.keys.bytes[key[0] as usize..key[1] as usize]) {
@@ -606,70 +407,5 @@ impl Entries {
         let keys = StringArray::try_new(offsets, bytes, None)?;
         let arrays: Vec<ArrayRef> = vec![Arc::new(keys), self.values.finish()?];
         StructArray::try_new_with_length(self.fields.clone(), arrays, None, len)
-    }
-}
-
-/// Decodes standard Base64 with padding (RFC 4648, section 4) onto the end of `out`; `None` if `text` is anything
-/// else, or does not write its last bytes in the one canonical way.
-fn decode_base64(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let digit = |byte: u8| -> Option<u32> {
-        Some(u32::from(match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        }))
-    };
-    let (groups, rest) = text.as_chunks::<4>();
-    if !rest.is_empty() {
-        return None;
-    }
-    for (index, group) in groups.iter().enumerate() {
-        let padding = match group {
-            [_, _, b'=', b'='] => 2,
-            [_, _, _, b'='] => 1,
-            _ => 0,
-        };
-        if padding > 0 && index + 1 < groups.len() {
-            return None;
-        }
-        let digits = &group[..4 - padding];
-        let bits = digits.iter().try_fold(0, |bits, byte| Some(bits << 6 | digit(*byte)?))? << (6 * padding);
-        let [_, bytes @ ..] = bits.to_be_bytes();
-        let (kept, unused) = bytes.split_at(3 - padding);
-        if unused.iter().any(|byte| *byte != 0) {
-            return None;
-        }
-        out.extend_from_slice(kept);
-    }
-    Some(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_follows_rfc_4648() {
-        let decode = |text: &str| {
-            let mut out = Vec::new();
-            decode_base64(text.as_bytes(), &mut out).map(|()| out)
-        };
-        for (text, expected) in [
-            ("", ""),
-            ("Zg==", "f"),
-            ("Zm8=", "fo"),
-            ("Zm9v", "foo"),
-            ("Zm9vYg==", "foob"),
-            ("Zm9vYmFy", "foobar"),
-        ] {
-            assert_eq!(decode(text).as_deref(), Some(expected.as_bytes()));
-        }
-        assert_eq!(decode("+/8="), Some(vec![0xfb, 0xff]));
-        for text in ["Zg", "Zg=", "Z===", "====", "Zh==", "Zm9=", "Zg==Zg==", "Zm 9", "Zm9v\n", "-_8="] {
-            assert_eq!(decode(text), None, "{text}");
-        }
     }
 }

@@ -69,16 +69,47 @@ pub(crate) fn integer<T: TryFrom<i128>>(text: &str, type_name: &str) -> Parsed<T
     }
 }
 
+/// The unscaled value of the JSON number `text`, for a column of the type `decimal(precision,scale)`.
+pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Parsed<i128> {
+    let out_of_range = || out_of_range(text, &format!("decimal({precision},{scale})"));
+    match scaled_integer(text, i64::from(scale)) {
+        Ok(value) if has_precision(value, precision) => Ok(value),
+        Ok(_) | Err(Inexact::TooLarge) => Err(out_of_range()),
+        Err(Inexact::Fraction) => Err(Fault::new(
+            RejectReason::InvalidValue,
+            format!("{} has more than the {scale} decimals of decimal({precision},{scale})", shortened(text)),
+        )),
+    }
+}
+
+/// Whether a decimal with `precision` digits can have the unscaled value `value`.
+#[inline]
+pub(crate) fn has_precision(value: i128, precision: u8) -> bool {
+    value.unsigned_abs() < 10_u128.pow(u32::from(precision))
+}
+
+/// The nearest value to the JSON number `text`, which must not lie beyond the largest.
+pub(crate) fn float64(text: &str) -> Parsed<f64> {
+    // Never an error: the grammar of JSON numbers is part of Rust's.
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err(out_of_range(text, "float64")),
+    }
+}
+
+/// The nearest value to the JSON number `text`, which must not lie beyond the largest.
+pub(crate) fn float32(text: &str) -> Parsed<f32> {
+    // Not by way of a float64: rounding twice may miss the nearest value.
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err(out_of_range(text, "float32")),
+    }
+}
+
 /// The fault of a number that its type cannot hold.
 #[cold]
 pub(crate) fn out_of_range(text: &str, type_name: &str) -> Box<Fault> {
     Fault::new(RejectReason::OutOfRange, format!("{} is out of the range of {type_name}", shortened(text)))
-}
-
-/// Whether `text` is a JSON number, which decimals in strings must be as well.
-pub(crate) fn is_number(text: &str) -> bool {
-    let mut cursor = super::json::Cursor::new(text, 0);
-    cursor.number().is_ok() && cursor.peek().is_none()
 }
 
 #[cfg(test)]

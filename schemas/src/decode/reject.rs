@@ -8,7 +8,8 @@ pub struct Reject {
     /// Why, as a fixed set that can be counted and queried.
     pub reason: RejectReason,
     /// Why, in words: the field, what was expected and what kind of value was found. Holds no text of the record
-    /// but names of fields and short numbers, and is a function of the payload and the schema alone.
+    /// but names of fields and short numbers, and is a function of the payload and the
+    /// schemas alone.
     pub message: String,
 }
 
@@ -22,7 +23,8 @@ pub enum RejectReason {
     EmptyPayload,
     /// The payload is larger than the limit.
     Oversize,
-    /// The payload is not exactly one JSON object: bad UTF-8, bad syntax, nested too deeply, or more than one value.
+    /// The payload is not one whole value in its format, such as bad syntax, bad UTF-8, nested too deeply, cut short,
+    /// or with more behind it.
     Undecodable,
     /// A value is of another kind than its field, such as a string where a number belongs.
     WrongType,
@@ -38,11 +40,15 @@ pub enum RejectReason {
     UnknownField,
     /// The record has the same field twice.
     DuplicateField,
+    /// The record names a schema that the registry does not have, or names none where it must.
+    UnknownSchema,
+    /// The record names a schema that cannot be read as the one wanted.
+    IncompatibleSchema,
 }
 
 impl RejectReason {
     /// Every reason.
-    pub const ALL: [RejectReason; 11] = [
+    pub const ALL: [RejectReason; 13] = [
         RejectReason::Tombstone,
         RejectReason::EmptyPayload,
         RejectReason::Oversize,
@@ -54,6 +60,8 @@ impl RejectReason {
         RejectReason::NullField,
         RejectReason::UnknownField,
         RejectReason::DuplicateField,
+        RejectReason::UnknownSchema,
+        RejectReason::IncompatibleSchema,
     ];
 
     /// The reason's name in quarantine tables, metrics and commits. Never changes.
@@ -70,6 +78,8 @@ impl RejectReason {
             RejectReason::NullField => "null_field",
             RejectReason::UnknownField => "unknown_field",
             RejectReason::DuplicateField => "duplicate_field",
+            RejectReason::UnknownSchema => "unknown_schema",
+            RejectReason::IncompatibleSchema => "incompatible_schema",
         }
     }
 }

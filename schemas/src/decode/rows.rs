@@ -1,0 +1,108 @@
+//! The loop over the records of a chunk, the same for every format: each record becomes one row or one reject.
+//!
+//! What is wrong before a format comes into it (no payload, no bytes, too many) is found here, and the traces of a
+//! record that could not be read to its end are removed here. A format only reads one payload as one more row.
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+
+use super::columns::Columns;
+use super::reject::{Fault, Parsed, RejectReason};
+use super::{DecodeLimits, Decoded};
+use crate::error::Error;
+use crate::records::RecordChunk;
+
+/// How much longer than its payload what a record adds to any one column may be.
+///
+/// Columns count their elements and bytes in `i32`. A format promises that no record adds more elements, or bytes, to
+/// a column than this says, and rejects the record that would; so that a chunk can be refused before it is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expansion {
+    /// Elements or bytes for each byte of payload.
+    pub(crate) per_byte: usize,
+    /// Elements or bytes beside that, for each record.
+    pub(crate) per_record: usize,
+}
+
+impl Expansion {
+    /// Nothing in a column is longer than the text it was read from; a record is a row even if it is empty.
+    pub(crate) const NONE: Expansion = Expansion { per_byte: 1, per_record: 1 };
+}
+
+/// Builds batches of one schema from the payloads of chunks.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    schema: SchemaRef,
+    payload_bytes_max: usize,
+    expansion: Expansion,
+    columns: Columns,
+}
+
+impl Rows {
+    /// Batches of `schema`, from payloads within `limits`.
+    pub(crate) fn new(schema: SchemaRef, limits: DecodeLimits, expansion: Expansion) -> Result<Self, Error> {
+        let columns = Columns::new(schema.fields())?;
+        Ok(Self { schema, payload_bytes_max: limits.payload_bytes_max, expansion, columns })
+    }
+
+    /// The schema of the batches.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Decodes all records of `chunk`. `read` reads one payload, of at least one byte, into every column, as one more
+    /// row, or says what is wrong with it; it need not clear up then. It is called once per record that has a
+    /// payload of a good size, in the order of the chunk.
+    pub(crate) fn decode(
+        &mut self,
+        chunk: &RecordChunk,
+        mut read: impl FnMut(&[u8], &mut Columns) -> Parsed<()>,
+    ) -> Result<Decoded, Error> {
+        self.check_size(chunk)?;
+        self.columns.truncate(0);
+        self.columns.reserve(chunk.len());
+        let mut records = Vec::with_capacity(chunk.len());
+        let mut rejects = Vec::new();
+        for record in 0..chunk.len() as u32 {
+            let payload = check_payload(chunk.payload(record as usize), self.payload_bytes_max);
+            match payload.and_then(|payload| read(payload, &mut self.columns)) {
+                Ok(()) => records.push(record),
+                Err(fault) => {
+                    self.columns.truncate(records.len());
+                    rejects.push(fault.into_reject(record));
+                }
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), self.columns.finish()?, &options)?;
+        Ok(Decoded { batch, records, rejects })
+    }
+
+    /// Offsets inside arrays are `i32`.
+    fn check_size(&self, chunk: &RecordChunk) -> Result<(), Error> {
+        let (records, bytes) = (chunk.len(), chunk.payload_bytes().len());
+        let Expansion { per_byte, per_record } = self.expansion;
+        let longest =
+            bytes.saturating_mul(per_byte).saturating_add(records.saturating_mul(per_record)).max(records);
+        if longest >= i32::MAX as usize {
+            return Err(Error::ChunkTooLarge { records, bytes });
+        }
+        Ok(())
+    }
+}
+
+/// The payload, if there is one, of at least one byte and at most `bytes_max`.
+#[inline]
+fn check_payload(payload: Option<&[u8]>, bytes_max: usize) -> Parsed<&[u8]> {
+    let Some(payload) = payload else {
+        return Err(Fault::new(RejectReason::Tombstone, "no payload"));
+    };
+    if payload.is_empty() {
+        return Err(Fault::new(RejectReason::EmptyPayload, "a payload of no bytes"));
+    }
+    if payload.len() > bytes_max {
+        let problem = format!("{} bytes, more than the limit of {bytes_max}", payload.len());
+        return Err(Fault::new(RejectReason::Oversize, problem));
+    }
+    Ok(payload)
+}
