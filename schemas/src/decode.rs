@@ -6,10 +6,15 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
+//! | none | [`RawDecoder`] | [`raw`]: the payload is the value |
+//!
+//! [`Inflating`] stands in front of any of them where producers compress payloads themselves: [`inflate`].
 
 mod columns;
+pub mod inflate;
 pub mod json;
 mod numbers;
+pub mod raw;
 mod registered;
 mod reject;
 mod rows;
@@ -22,7 +27,9 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::inflate::{Compression, InflateLimits, Inflating};
 pub use self::json::JsonDecoder;
+pub use self::raw::RawDecoder;
 pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
 pub use self::reject::{Reject, RejectReason};
 use crate::error::Error;

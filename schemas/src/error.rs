@@ -29,6 +29,25 @@ pub enum Error {
     /// Fix the configuration: a source needs at least one field.
     #[error("no fields: name at least one field and its type, such as `year: int32`")]
     NoFields,
+    /// Fix the configuration: the format cannot fill this field.
+    #[error("field `{field}`: format {format}: {problem}")]
+    InvalidForFormat {
+        /// The field's name.
+        field: String,
+        /// The format, as a spec calls it.
+        format: &'static str,
+        /// Why not, and the way out.
+        problem: String,
+    },
+    /// Fix the configuration: a payload as it is makes one field.
+    #[error("format raw: {fields} fields, but a payload is exactly one field, of the type binary or string")]
+    NotOneField {
+        /// How many fields there are.
+        fields: usize,
+    },
+    /// Report a bug: the library for a compressed format cannot be set up.
+    #[error("set up a decoder of compressed payloads")]
+    Inflate(#[source] std::io::Error),
     /// Report a bug: a schema that no spec can express reached the decoder.
     #[error("field `{field}`: no field can be of the type {data_type}")]
     UnsupportedType {

@@ -98,7 +98,7 @@ impl Reader {
     }
 }
 
-fn check_utf8(payload: &[u8]) -> Parsed<&str> {
+pub(crate) fn check_utf8(payload: &[u8]) -> Parsed<&str> {
     std::str::from_utf8(payload).map_err(|error| {
         let problem = format!("byte {}: not UTF-8", error.valid_up_to());
         Fault::new(RejectReason::Undecodable, problem)
