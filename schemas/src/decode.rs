@@ -6,11 +6,13 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
+//! | CSV | [`CsvDecoder`] | [`csv`] |
 //! | none | [`RawDecoder`] | [`raw`]: the payload is the value |
 //!
 //! [`Inflating`] stands in front of any of them where producers compress payloads themselves: [`inflate`].
 
 mod columns;
+pub mod csv;
 pub mod inflate;
 pub mod json;
 mod numbers;
@@ -27,6 +29,7 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::csv::{CsvDecoder, CsvFormat};
 pub use self::inflate::{Compression, InflateLimits, Inflating};
 pub use self::json::JsonDecoder;
 pub use self::raw::RawDecoder;

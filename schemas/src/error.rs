@@ -45,6 +45,14 @@ pub enum Error {
         /// How many fields there are.
         fields: usize,
     },
+    /// Fix the configuration: these bytes cannot stand between two fields.
+    #[error(
+        "format csv: the delimiter `{delimiter}` must be one ASCII character, neither a quote nor a line break"
+    )]
+    CsvDelimiter {
+        /// The delimiter.
+        delimiter: String,
+    },
     /// Report a bug: the library for a compressed format cannot be set up.
     #[error("set up a decoder of compressed payloads")]
     Inflate(#[source] std::io::Error),
