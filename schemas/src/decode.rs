@@ -6,6 +6,7 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
+//! | Protobuf | [`ProtobufDecoder`] | [`protobuf`] |
 //! | CSV | [`CsvDecoder`] | [`csv`] |
 //! | none | [`RawDecoder`] | [`raw`]: the payload is the value |
 //!
@@ -16,6 +17,7 @@ pub mod csv;
 pub mod inflate;
 pub mod json;
 mod numbers;
+pub mod protobuf;
 pub mod raw;
 mod registered;
 mod reject;
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use self::csv::{CsvDecoder, CsvFormat};
 pub use self::inflate::{Compression, InflateLimits, Inflating};
 pub use self::json::JsonDecoder;
+pub use self::protobuf::{ProtobufDecoder, ProtobufSchema, ProtobufSource, fields_of_protobuf};
 pub use self::raw::RawDecoder;
 pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
 pub use self::reject::{Reject, RejectReason};

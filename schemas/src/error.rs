@@ -53,6 +53,20 @@ pub enum Error {
         /// The delimiter.
         delimiter: String,
     },
+    /// Fix the configuration: the schema is not one of Protobuf, or lacks what is looked for.
+    #[error("protobuf schema: {problem}")]
+    ProtobufSchema {
+        /// What is wrong with it, and where.
+        problem: String,
+    },
+    /// Fix the configuration: the message cannot fill this field.
+    #[error("field `{field}`: {problem}")]
+    ProtobufField {
+        /// The field, from the record down.
+        field: String,
+        /// Why not, and the way out.
+        problem: String,
+    },
     /// Report a bug: the library for a compressed format cannot be set up.
     #[error("set up a decoder of compressed payloads")]
     Inflate(#[source] std::io::Error),
