@@ -152,4 +152,6 @@ impl Reader {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

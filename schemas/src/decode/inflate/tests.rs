@@ -19,9 +19,11 @@ fn zstd(text: &[u8]) -> Vec<u8> {
     zstd::encode_all(text, 3).unwrap()
 }
 
+/// Compresses a text.
+type Compress = fn(&[u8]) -> Vec<u8>;
+
 /// Each format and a writer of it.
-const FORMATS: [(Compression, fn(&[u8]) -> Vec<u8>); 2] =
-    [(Compression::Gzip, gzip), (Compression::Zstd, zstd)];
+const FORMATS: [(Compression, Compress); 2] = [(Compression::Gzip, gzip), (Compression::Zstd, zstd)];
 
 fn raw(compression: Compression, limits: InflateLimits) -> Box<dyn Decoder> {
     let decoder = RawDecoder::new(schema(&[("payload", "binary")]), DecodeLimits::default()).unwrap();

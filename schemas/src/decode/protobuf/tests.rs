@@ -1,12 +1,14 @@
 //! The decoder against examples, rule by rule.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use prost_reflect::DynamicMessage;
 use prost_reflect::prost::encoding::encode_varint;
 
 use super::*;
 use crate::decode::RejectReason;
-use crate::decode::testing::{Random, chunk, render_row, schema};
+use crate::decode::testing::{Random, chunk, fastest, render_row, schema};
 use crate::fields::to_arrow_schema;
 
 /// The messages of `text`, which needs no imports of its own.
@@ -794,4 +796,77 @@ fn a_contract_of_countless_fields_is_not_suggested() {
     assert!(error.to_string().contains("more than 10000 fields"), "{error}");
     let empty = compile(r#"syntax = "proto3"; message M { }"#).only_message().unwrap();
     assert!(fields_of_protobuf(&empty).is_err());
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+
+const FLIGHT: &str = r#"syntax = "proto3"; import "google/protobuf/timestamp.proto"; message M { int32 year = 1;
+    int32 month = 2; int32 day = 3; optional int32 dep_time = 4; int32 sched_dep_time = 5; optional sint32 dep_delay = 6;
+    optional int32 arr_time = 7; int32 sched_arr_time = 8; optional sint32 arr_delay = 9; string carrier = 10;
+    int32 flight = 11; string tailnum = 12; string origin = 13; string dest = 14; optional int32 air_time = 15;
+    int32 distance = 16; int32 hour = 17; int32 minute = 18; google.protobuf.Timestamp time_hour = 19; }"#;
+
+/// Flights made up after the real ones of New York in 2013: 19 fields, about 75 bytes.
+fn flights(records: usize) -> Vec<Vec<u8>> {
+    let mut random = Random::new(2013);
+    let flight = |random: &mut Random| {
+        let (delay, air_time) = (random.below(240) as u64, 40 + random.below(600) as u64);
+        let names = [["UA", "AA", "B6"], ["JFK", "EWR", "LGA"], ["IAH", "MIA", "ATL"]];
+        let [carrier, origin, dest] = names.map(|names| random.pick(&names).to_owned());
+        new()
+            .varint(1, 2013)
+            .varint(2, 1 + random.below(12) as u64)
+            .varint(3, 1 + random.below(28) as u64)
+            .varint(4, random.below(2400) as u64)
+            .varint(5, random.below(2400) as u64)
+            .varint(6, delay)
+            .varint(7, random.below(2400) as u64)
+            .varint(8, random.below(2400) as u64)
+            .varint(9, delay)
+            .bytes(10, carrier)
+            .varint(11, random.below(6000) as u64)
+            .bytes(12, format!("N{}UA", 10000 + random.below(90000)))
+            .bytes(13, origin)
+            .bytes(14, dest)
+            .varint(15, air_time)
+            .varint(16, air_time * 7)
+            .varint(17, random.below(24) as u64)
+            .varint(18, random.below(60) as u64)
+            .inner(19, new().varint(1, 1_357_034_400 + random.below(31_536_000) as u64))
+            .0
+    };
+    (0..records).map(|_| flight(&mut random)).collect()
+}
+
+/// `cargo test --release -p isobar-schemas --lib -- --ignored --nocapture protobuf::tests::decode_speed`
+#[test]
+#[ignore = "a measurement, not a check"]
+fn decode_speed() {
+    let message = compile(FLIGHT).message("M").unwrap();
+    let schema = to_arrow_schema(&fields_of_protobuf(&message).unwrap()).unwrap();
+    let payloads = flights(8_192);
+    let chunk = chunk(payloads.iter().map(|payload| Some(&payload[..])));
+    let (rounds, bytes) = (48, chunk.payload_bytes().len() as f64);
+    let report = |what: &str, time: Duration| {
+        let records = chunk.len() as f64 * f64::from(rounds) / time.as_secs_f64();
+        println!(
+            "{what}: {:.2} M records/s, {:.0} MB/s",
+            records / 1e6,
+            records * bytes / chunk.len() as f64 / 1e6
+        );
+    };
+    let mut decoder =
+        ProtobufDecoder::new(schema, &message, UnknownFields::Quarantine, DecodeLimits::default()).unwrap();
+    report(
+        "this decoder",
+        fastest(|| (0..rounds).for_each(|_| assert!(decoder.decode(&chunk).unwrap().rejects.is_empty()))),
+    );
+    let dynamic = fastest(|| {
+        for _ in 0..rounds {
+            for payload in &payloads {
+                assert!(DynamicMessage::decode(message.clone(), &payload[..]).is_ok());
+            }
+        }
+    });
+    report("prost-reflect, into messages only", dynamic);
 }
