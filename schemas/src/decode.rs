@@ -6,8 +6,11 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
+//! | Avro | [`AvroDecoder`] | [`avro`] says which value makes which type |
 
+pub mod avro;
 mod columns;
+pub mod framing;
 pub mod json;
 mod numbers;
 mod registered;
@@ -22,6 +25,8 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::avro::{AvroDecoder, avro_problems, fields_of_avro};
+pub use self::framing::Framing;
 pub use self::json::JsonDecoder;
 pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
 pub use self::reject::{Reject, RejectReason};

@@ -29,6 +29,18 @@ pub enum Error {
     /// Fix the configuration: a source needs at least one field.
     #[error("no fields: name at least one field and its type, such as `year: int32`")]
     NoFields,
+    /// Fix the configuration: the schema that records are written with is missing, malformed or does not fit.
+    #[error("the writer's schema: {problem}")]
+    WriterSchema {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Report a bug: whoever decodes must ask the registry for the schemas that a chunk names first.
+    #[error("schema {id} of the registry was not looked up before its records were decoded")]
+    SchemaNotLearned {
+        /// The schema's id.
+        id: u32,
+    },
     /// Report a bug: a schema that no spec can express reached the decoder.
     #[error("field `{field}`: no field can be of the type {data_type}")]
     UnsupportedType {
