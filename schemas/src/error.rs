@@ -70,6 +70,18 @@ pub enum Error {
     /// Report a bug: the library for a compressed format cannot be set up.
     #[error("set up a decoder of compressed payloads")]
     Inflate(#[source] std::io::Error),
+    /// Fix the configuration: the schema that records are written with is missing, malformed or does not fit.
+    #[error("the writer's schema: {problem}")]
+    WriterSchema {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Report a bug: whoever decodes must ask the registry for the schemas that a chunk names first.
+    #[error("schema {id} of the registry was not looked up before its records were decoded")]
+    SchemaNotLearned {
+        /// The schema's id.
+        id: u32,
+    },
     /// Report a bug: a schema that no spec can express reached the decoder.
     #[error("field `{field}`: no field can be of the type {data_type}")]
     UnsupportedType {

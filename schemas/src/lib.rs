@@ -9,8 +9,8 @@ pub mod records;
 
 pub use counts::RowCounts;
 pub use decode::{
-    DecodeLimits, Decoded, Decoder, JsonDecoder, RegisteredSchema, Reject, RejectReason, SchemaKind,
-    SchemaReference, UnknownFields, WriterSchema,
+    AvroDecoder, DecodeLimits, Decoded, Decoder, Framing, JsonDecoder, RegisteredSchema, Reject,
+    RejectReason, SchemaKind, SchemaReference, UnknownFields, WriterSchema, avro_problems, fields_of_avro,
 };
 pub use error::Error;
 pub use fields::{FieldSpec, FieldType, Fields, to_arrow_schema};
