@@ -38,7 +38,7 @@ mod read;
 mod resolve;
 mod schema;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use arrow::datatypes::SchemaRef;
 
@@ -48,18 +48,12 @@ use self::resolve::Plan;
 use self::schema::AvroSchema;
 use super::columns::Columns;
 use super::framing::{self, CONFLUENT_HEADER_BYTES, Framing, SINGLE_OBJECT_HEADER_BYTES};
+use super::registered::{self, Registered};
 use super::reject::{Fault, Parsed, RejectReason};
 use super::rows::Rows;
 use super::{DecodeLimits, Decoded, Decoder, RegisteredSchema, SchemaKind, UnknownFields, WriterSchema};
 use crate::error::Error;
 use crate::records::RecordChunk;
-
-/// Bytes of schemas, and of ids without one, that are kept between chunks. Above that all are forgotten, and asked for
-/// again: ids in garbage must not fill the memory.
-const REGISTERED_BYTES_MAX: usize = 32 << 20;
-
-/// What an id without a schema counts for, in bytes.
-const REGISTERED_ID_BYTES: usize = 256;
 
 /// Turns Avro payloads into batches of one schema. See the [module](self).
 #[derive(Debug)]
@@ -114,40 +108,30 @@ impl Decoder for AvroDecoder {
     }
 
     fn missing_schemas(&self, chunk: &RecordChunk) -> Vec<u32> {
-        let Writers::Registry(registered) = &self.reader.writers else { return Vec::new() };
-        let payloads = (0..chunk.len()).filter_map(|record| chunk.payload(record));
-        let ids = payloads.filter_map(|payload| framing::confluent_id(payload).ok());
-        let missing: BTreeSet<u32> = ids.filter(|id| !registered.writers.contains_key(id)).collect();
-        missing.into_iter().collect()
+        match &self.reader.writers {
+            Writers::Registry(registered) => registered.missing(chunk),
+            Writers::Given(_) | Writers::One(_) => Vec::new(),
+        }
     }
 
     fn learn(&mut self, id: u32, answer: WriterSchema) {
         let Writers::Registry(registered) = &mut self.reader.writers else { return };
-        registered.bytes += REGISTERED_ID_BYTES;
-        let writer = match answer {
-            WriterSchema::Unknown => {
-                Err(Fault::new(RejectReason::UnknownSchema, format!("the registry has no schema {id}")))
-            }
-            WriterSchema::Known(schema) => {
-                let references = schema.references.iter().map(|reference| reference.text.len());
-                registered.bytes += schema.text.len() + references.sum::<usize>();
-                let plan = plan(&schema, self.rows.schema(), self.unknown_fields);
-                plan.map_err(|fault| fault.noted(&format!("schema {id}")))
-            }
-        };
-        registered.writers.insert(id, writer);
+        let (schema, unknown_fields) = (self.rows.schema(), self.unknown_fields);
+        registered.learn(id, answer, |writer| plan(writer, schema, unknown_fields));
     }
 
     fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error> {
         let Self { rows, reader, .. } = self;
         let decoded = rows.decode(chunk, |payload, columns| reader.read(payload, columns))?;
-        reader.writers.end_chunk()?;
+        if let Writers::Registry(registered) = &mut reader.writers {
+            registered.end_chunk()?;
+        }
         Ok(decoded)
     }
 }
 
 /// How to read the records of a schema, or why they are rejected.
-type Writer = Result<Plan, Box<Fault>>;
+type Writer = registered::Writer<Plan>;
 
 /// Reads one payload.
 #[derive(Debug)]
@@ -160,64 +144,28 @@ struct Reader {
 #[derive(Debug)]
 enum Writers {
     /// By their ids in a registry.
-    Registry(Registered),
+    Registry(Registered<Plan>),
     /// By their fingerprints.
     Given(HashMap<u64, Writer>),
     One(Plan),
-}
-
-/// What a registry has said.
-#[derive(Debug, Default)]
-struct Registered {
-    writers: HashMap<u32, Writer>,
-    /// What these take, about.
-    bytes: usize,
-    /// An id that was not learned before its record was to be decoded.
-    not_learned: Option<u32>,
 }
 
 impl Reader {
     /// Reads one payload as one more row.
     #[inline]
     fn read(&mut self, payload: &[u8], columns: &mut Columns) -> Parsed<()> {
-        let (writer, start) = match &mut self.writers {
+        let (plan, start) = match &mut self.writers {
             Writers::Registry(registered) => {
-                (registered.writer(framing::confluent_id(payload)?)?, CONFLUENT_HEADER_BYTES)
+                (&*registered.writer(framing::confluent_id(payload)?)?, CONFLUENT_HEADER_BYTES)
             }
             Writers::Given(writers) => {
                 let fingerprint = framing::single_object_fingerprint(payload)?;
                 let writer = writers.get(&fingerprint).ok_or_else(|| not_given(fingerprint))?;
-                (writer, SINGLE_OBJECT_HEADER_BYTES)
+                (writer.as_ref().map_err(Box::clone)?, SINGLE_OBJECT_HEADER_BYTES)
             }
-            Writers::One(plan) => return plan.read(payload, 0, self.depth_max, columns),
+            Writers::One(plan) => (&*plan, 0),
         };
-        match writer {
-            Ok(plan) => plan.read(payload, start, self.depth_max, columns),
-            Err(fault) => Err(fault.clone()),
-        }
-    }
-}
-
-impl Registered {
-    #[inline]
-    fn writer(&mut self, id: u32) -> Parsed<&Writer> {
-        self.writers.get(&id).ok_or_else(|| {
-            self.not_learned = Some(id);
-            Fault::new(RejectReason::UnknownSchema, "the schema was not learned")
-        })
-    }
-}
-
-impl Writers {
-    fn end_chunk(&mut self) -> Result<(), Error> {
-        let Writers::Registry(registered) = self else { return Ok(()) };
-        if let Some(id) = registered.not_learned.take() {
-            return Err(Error::SchemaNotLearned { id });
-        }
-        if registered.bytes > REGISTERED_BYTES_MAX {
-            *registered = Registered::default();
-        }
-        Ok(())
+        plan.read(payload, start, self.depth_max, columns)
     }
 }
 

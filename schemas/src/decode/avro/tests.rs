@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Schema as ArrowSchema};
 use serde_json::json;
 
 use super::*;
+use crate::decode::registered::{REGISTERED_BYTES_MAX, REGISTERED_ID_BYTES};
 use crate::decode::testing::{Random, chunk, fastest, render_row, schema};
 use crate::decode::{Reject, SchemaReference};
 use crate::fields::to_arrow_schema;

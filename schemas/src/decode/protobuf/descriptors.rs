@@ -11,6 +11,7 @@ use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use crate::decode::{RegisteredSchema, SchemaKind};
 use crate::error::Error;
 
 /// Most bytes that the texts of a schema may have together, and that a descriptor set may have.
@@ -73,6 +74,27 @@ impl ProtobufSchema {
         Ok(Self { pool, main })
     }
 
+    /// The messages of a schema in a registry: those of its text, which its references are there for.
+    ///
+    /// # Errors
+    /// As of [`from_sources`](Self::from_sources), or if it is not Protobuf.
+    pub fn from_registered(schema: &RegisteredSchema) -> Result<Self, Error> {
+        if schema.kind != SchemaKind::Protobuf {
+            return Err(invalid(format!("it is {}, not Protobuf", schema.kind)));
+        }
+        let imports: Vec<_> = schema
+            .references
+            .iter()
+            .map(|reference| ProtobufSource { name: reference.name.clone(), text: reference.text.clone() })
+            .collect();
+        // The text itself has no name in the registry, and must not have that of another.
+        let mut name = "schema.proto".to_owned();
+        while imports.iter().any(|import| import.name == name) {
+            name.insert(0, '_');
+        }
+        Self::from_sources(ProtobufSource { name, text: schema.text.clone() }, imports)
+    }
+
     /// The message called `name`, with its package: `weather.Observation`.
     ///
     /// # Errors
@@ -93,6 +115,19 @@ impl ProtobufSchema {
         }
         let names: Vec<_> = messages.iter().map(|message| format!("`{}`", message.full_name())).collect();
         Err(invalid(format!("name one of the messages that the schema declares: {}", names.join(", "))))
+    }
+
+    /// The message that a Confluent message index leads to: `[1, 0]` is the first message inside the second message
+    /// of the text.
+    ///
+    /// Messages are counted as descriptors do, as the clients for Python, Go and C# do it: the entries of a map are a
+    /// message inside the message that has the map.
+    pub(crate) fn message_at(&self, index: &[u32]) -> Option<MessageDescriptor> {
+        let (first, inner) = index.split_first()?;
+        let outermost = self.main.as_ref()?.messages().nth(*first as usize)?;
+        let inside = |message: MessageDescriptor, index: &u32| message.child_messages().nth(*index as usize);
+        let message = inner.iter().try_fold(outermost, inside)?;
+        (!message.is_map_entry()).then_some(message)
     }
 
     /// The messages outside of other messages, without those of imports where that can be told.

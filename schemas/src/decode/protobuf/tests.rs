@@ -7,8 +7,8 @@ use prost_reflect::DynamicMessage;
 use prost_reflect::prost::encoding::encode_varint;
 
 use super::*;
-use crate::decode::RejectReason;
 use crate::decode::testing::{Random, chunk, fastest, render_row, schema};
+use crate::decode::{Compression, InflateLimits, Inflating, RejectReason, SchemaKind, SchemaReference};
 use crate::fields::to_arrow_schema;
 
 /// The messages of `text`, which needs no imports of its own.
@@ -796,6 +796,139 @@ fn a_contract_of_countless_fields_is_not_suggested() {
     assert!(error.to_string().contains("more than 10000 fields"), "{error}");
     let empty = compile(r#"syntax = "proto3"; message M { }"#).only_message().unwrap();
     assert!(fields_of_protobuf(&empty).is_err());
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Schemas in a registry.
+
+fn registered(text: &str) -> RegisteredSchema {
+    RegisteredSchema { kind: SchemaKind::Protobuf, text: text.to_owned(), references: Vec::new() }
+}
+
+fn with_registry(fields: &[(&str, &str)], message: Option<&str>) -> ProtobufDecoder {
+    let limits = DecodeLimits::default();
+    ProtobufDecoder::with_registry(schema(fields), message, UnknownFields::Quarantine, limits).unwrap()
+}
+
+/// `message` as Confluent's serializers write it.
+fn framed(id: u32, index: &[u8], message: Message) -> Vec<u8> {
+    [&[0][..], &id.to_be_bytes(), index, &message.0].concat()
+}
+
+#[test]
+fn versions_of_a_schema_share_a_batch() {
+    let mut decoder = with_registry(&[("a", "int64"), ("b", "string")], None);
+    let payloads = [
+        framed(7, &[0], new().varint(1, 1)),
+        framed(9, &[0], new().varint(1, 2).bytes(5, "x")),
+        framed(7, &[2, 0], new().varint(1, 3)),
+        framed(8, &[0], new()),
+        framed(10, &[0], new()),
+        framed(11, &[0], new()),
+        b"\0\0\0\0".to_vec(),
+        b"{}".to_vec(),
+        Vec::new(),
+        framed(9, &[], new()),
+        framed(9, &[2, 2], new()),
+    ];
+    let chunk = chunk(payloads.iter().map(|payload| Some(&payload[..])));
+    assert_eq!(decoder.missing_schemas(&chunk), [7, 8, 9, 10, 11]);
+    assert!(matches!(decoder.decode(&chunk), Err(Error::SchemaNotLearned { .. })));
+    let first = registered(r#"syntax = "proto3"; message M { int32 a = 1; }"#);
+    let second = registered(r#"syntax = "proto3"; message M { optional string b = 5; int64 a = 1; }"#);
+    decoder.learn(7, WriterSchema::Known(first.clone()));
+    decoder.learn(8, WriterSchema::Unknown);
+    decoder.learn(9, WriterSchema::Known(second));
+    decoder.learn(10, WriterSchema::Known(RegisteredSchema { kind: SchemaKind::Avro, ..first }));
+    decoder.learn(11, WriterSchema::Known(registered(r#"syntax = "proto3"; message M { string a = 1; }"#)));
+    assert_eq!(decoder.missing_schemas(&chunk), Vec::<u32>::new());
+    let decoded = decoder.decode(&chunk).unwrap();
+    assert_eq!(decoded.records, [0, 1, 2]);
+    let rows: Vec<_> = (0..3).map(|row| render_row(&decoded.batch, row)).collect();
+    assert_eq!(rows, ["{a: 1, b: null}", "{a: 2, b: \"x\"}", "{a: 3, b: null}"]);
+    use RejectReason::*;
+    let reasons: Vec<_> = decoded.rejects.iter().map(|reject| (reject.record, reject.reason)).collect();
+    let expected = [
+        (3, UnknownSchema),
+        (4, IncompatibleSchema),
+        (5, IncompatibleSchema),
+        (6, UnknownSchema),
+        (7, UnknownSchema),
+        (8, EmptyPayload),
+        (9, Undecodable),
+        (10, Undecodable),
+    ];
+    assert_eq!(reasons, expected);
+    for (reject, part) in [(1, "it is Avro, not Protobuf"), (2, "cannot become int64"), (7, "index [1]")] {
+        assert!(decoded.rejects[reject].message.contains(part), "{}", decoded.rejects[reject].message);
+    }
+}
+
+#[test]
+fn an_index_leads_to_a_message_inside_others() {
+    let text = r#"syntax = "proto3"; package p; message A { int32 x = 1; }
+        message B { message C { message D { int32 x = 1; } string x = 1; } map<string, int32> m = 1; message E { bytes x = 1; } }"#;
+    for (index, message, expected) in [
+        (&[0][..], "p.A", Ok("{x: 1}")),
+        (&[2, 0], "p.A", Ok("{x: 1}")),
+        (&[6, 2, 0, 0], "p.B.C.D", Ok("{x: 1}")),
+        (&[6, 2, 0, 0], "p.A", Err("the record is a `p.B.C.D`, not a `p.A`")),
+        (&[4, 2, 0], "p.B.C", Err("cannot become int32")),
+        (&[4, 2, 2], "p.B.MEntry", Err("no message with the index [1, 1]")),
+        (&[4, 2, 4], "p.B.E", Err("cannot become int32")),
+        (&[4, 2, 6], "", Err("no message with the index [1, 3]")),
+    ] {
+        let mut decoder = with_registry(&[("x", "int32")], Some(message).filter(|name| !name.is_empty()));
+        decoder.learn(1, WriterSchema::Known(registered(text)));
+        let found = fate(&mut decoder, &framed(1, index, new().varint(1, 1)));
+        match expected {
+            Ok(expected) => assert_eq!(found.unwrap(), expected),
+            Err(part) => {
+                let (_, message) = found.unwrap_err();
+                assert!(message.contains(part), "{index:?}: {message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn references_are_imports() {
+    let schema = RegisteredSchema {
+        references: vec![
+            SchemaReference {
+                name: "schema.proto".to_owned(),
+                text: r#"syntax = "proto3"; message N { int32 n = 1; }"#.to_owned(),
+            },
+            SchemaReference {
+                name: "other.proto".to_owned(),
+                text: r#"syntax = "proto3"; import public "schema.proto";"#.to_owned(),
+            },
+        ],
+        ..registered(r#"syntax = "proto3"; import "other.proto"; message M { N n = 1; }"#)
+    };
+    let mut decoder = with_registry(&[("n", "struct<n: int32>")], None);
+    decoder.learn(1, WriterSchema::Known(schema.clone()));
+    let payload = framed(1, &[0], new().inner(1, new().varint(1, 7)));
+    assert_eq!(fate(&mut decoder, &payload).unwrap(), "{n: {n: 7}}");
+    let lacking = RegisteredSchema { references: Vec::new(), ..schema };
+    let mut decoder = with_registry(&[("n", "struct<n: int32>")], None);
+    decoder.learn(1, WriterSchema::Known(lacking));
+    let (reason, message) = fate(&mut decoder, &payload).unwrap_err();
+    assert_eq!(reason, RejectReason::IncompatibleSchema);
+    assert!(message.contains("other.proto") && message.contains("(schema 1)"), "{message}");
+}
+
+#[test]
+fn compressed_records_name_their_schema_inside() {
+    let payload = framed(7, &[0], new().varint(1, 5));
+    let compressed = zstd::encode_all(&payload[..], 3).unwrap();
+    let chunk = chunk([Some(&compressed[..])]);
+    let decoder = with_registry(&[("a", "int32")], None);
+    let mut decoder =
+        Inflating::wrap(Box::new(decoder), Compression::Zstd, InflateLimits::default()).unwrap();
+    assert_eq!(decoder.missing_schemas(&chunk), [7]);
+    decoder.learn(7, WriterSchema::Known(registered(r#"syntax = "proto3"; message M { int32 a = 1; }"#)));
+    assert_eq!(render_row(&decoder.decode(&chunk).unwrap().batch, 0), "{a: 5}");
 }
 
 // ---------------------------------------------------------------------------------------------------------------

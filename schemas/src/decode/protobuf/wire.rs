@@ -92,7 +92,7 @@ impl<'a> Wire<'a> {
     }
 
     #[cold]
-    fn invalid(&self, at: usize, problem: &str) -> Box<Fault> {
+    pub(super) fn invalid(&self, at: usize, problem: &str) -> Box<Fault> {
         Fault::new(RejectReason::Undecodable, format!("byte {at}: {problem}"))
     }
 
