@@ -53,12 +53,6 @@ pub enum Error {
         /// The delimiter.
         delimiter: String,
     },
-    /// Fix the configuration: the schema is not one of Protobuf, or lacks what is looked for.
-    #[error("protobuf schema: {problem}")]
-    ProtobufSchema {
-        /// What is wrong with it, and where.
-        problem: String,
-    },
     /// Fix the configuration: the message cannot fill this field.
     #[error("field `{field}`: {problem}")]
     ProtobufField {

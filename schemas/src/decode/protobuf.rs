@@ -193,7 +193,7 @@ impl Messages {
     fn new(schema: &RegisteredSchema) -> Writer<Self> {
         match ProtobufSchema::from_registered(schema) {
             Ok(schema) => Ok(Self { schema, plans: HashMap::new() }),
-            Err(error) => Err(incompatible(format!("the writer's schema cannot be used: {error}"))),
+            Err(error) => Err(incompatible(error.to_string())),
         }
     }
 

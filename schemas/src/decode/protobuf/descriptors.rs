@@ -145,7 +145,7 @@ impl ProtobufSchema {
     fn no_message(&self, name: &str) -> Error {
         let names: Vec<_> = self.pool.all_messages().map(|message| message.full_name().to_owned()).collect();
         let nearest = names.iter().min_by_key(|other| strsim::damerau_levenshtein(name, other));
-        Error::ProtobufSchema {
+        Error::WriterSchema {
             problem: match nearest {
                 Some(nearest) => format!("there is no message `{name}`; did you mean `{nearest}`?"),
                 None => format!("there is no message `{name}`, and no other"),
@@ -167,7 +167,7 @@ impl FileResolver for Texts {
 }
 
 fn invalid(problem: impl Into<String>) -> Error {
-    Error::ProtobufSchema { problem: problem.into() }
+    Error::WriterSchema { problem: problem.into() }
 }
 
 fn check_bytes(bytes: usize) -> Result<(), Error> {
