@@ -70,9 +70,9 @@ impl Default for InflateLimits {
 /// again are common, and no danger.
 pub const SMALL_BYTES_MAX: usize = 16 << 10;
 
-/// How many inflated bytes are handed to the decoder behind at once, give or take a payload. Columns count in 31 bits;
-/// a chunk that inflates to more is decoded in parts.
-const PART_BYTES_MAX: usize = 16 << 20;
+/// How many inflated bytes are handed to the decoder behind at once, and one payload more, as the consumer does it.
+/// Columns count in 31 bits, and some decoders make much of a byte; a chunk that inflates to more is decoded in parts.
+const PART_BYTES_MAX: usize = 4 << 20;
 
 /// A decoder for compressed payloads. See the [module](self).
 pub struct Inflating {

@@ -91,9 +91,12 @@ impl Rows {
         Ok(Decoded { batch, records, rejects })
     }
 
-    /// Offsets inside arrays are `i32`.
+    /// Offsets inside arrays are `i32`. Payloads that are rejected unread count for nothing: however large they are, they
+    /// must not keep their neighbours from being decoded.
     fn check_size(&self, chunk: &RecordChunk) -> Result<(), Error> {
-        let (records, bytes) = (chunk.len(), chunk.payload_bytes().len());
+        let records = chunk.len();
+        let payloads = (0..records).filter_map(|record| chunk.payload(record)).map(<[u8]>::len);
+        let bytes: usize = payloads.filter(|bytes| *bytes <= self.payload_bytes_max).sum();
         let Expansion { per_byte, per_record } = self.expansion;
         let longest =
             bytes.saturating_mul(per_byte).saturating_add(records.saturating_mul(per_record)).max(records);

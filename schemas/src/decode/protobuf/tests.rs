@@ -633,6 +633,17 @@ fn messages_stay_short() {
     assert!(fate(&mut decoder, &new().varint(1, 1).0).unwrap_err().1.len() < 300);
 }
 
+/// Also where so large a payload could become more than a column can count.
+#[test]
+fn a_payload_far_beyond_the_limit_leaves_its_neighbours_alone() {
+    let mut decoder = decoder(RECURSIVE, &[("a", "int32")], UnknownFields::Ignore);
+    let good = new().varint(3, 7).0;
+    let huge = vec![0; (i32::MAX as usize).div_ceil(1 + GROWTH_PER_BYTE)];
+    let decoded = decoder.decode(&chunk([Some(&good[..]), Some(&huge), Some(&good)])).unwrap();
+    assert_eq!(decoded.records, [0, 2]);
+    assert_eq!(decoded.rejects[0].reason, RejectReason::Oversize);
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // Schemas.
 
