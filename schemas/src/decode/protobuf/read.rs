@@ -409,18 +409,19 @@ impl MapPlan {
     /// Appends the entries from run `first` on: of several with one key, the last.
     fn append(&mut self, first: u32, column: &mut Column, context: &mut Context<'_>) -> Parsed<()> {
         let Values::Map(offsets, entries) = &mut column.values else { return Err(misfit(column)) };
+        let runs_before = context.runs.len();
         let mut last_of = HashMap::new();
         let mut occurring = Occurring::new(context.payload, first);
         let mut index = 0_u32;
         while let Some((_, raw)) = occurring.next(context)? {
             last_of.insert(self.scan_key(raw, context)?, index);
+            context.runs.truncate(runs_before);
             index += 1;
         }
         let row_bytes = size_of::<i32>() + self.value.row_bytes();
         let mut occurring = Occurring::new(context.payload, first);
         let mut index = 0_u32;
         while let Some((_, raw)) = occurring.next(context)? {
-            let runs_before = context.runs.len();
             let key = self.scan_key(raw, context)?;
             if last_of.get(&key) == Some(&index) {
                 context.grow(row_bytes)?;

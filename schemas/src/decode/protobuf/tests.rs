@@ -723,7 +723,7 @@ fn mutilated_schemas_are_refused_or_used_but_never_panic() {
     let file = compile(text).message("M").unwrap().parent_file().encode_to_vec();
     let set = new().bytes(1, file).0;
     let (mut texts, mut sets) = (0, 0);
-    for seed in 0..3_000 {
+    for seed in 0..1_000 {
         let mut random = Random::new(seed);
         let mut bytes = if seed % 2 == 0 { set.clone() } else { text.as_bytes().to_vec() };
         for _ in 0..1 + random.below(3) {
@@ -753,7 +753,7 @@ fn mutilated_schemas_are_refused_or_used_but_never_panic() {
             new().varint(1, 1).inner(2, new().varint(2, 1)).varint(3, 1).inner(5, new()).inner(6, new());
         let _ = fate(&mut decoder, &payload.0);
     }
-    assert!(texts > 20 && sets > 100, "{texts} texts, {sets} sets");
+    assert!(texts > 5 && sets > 20, "{texts} texts, {sets} sets");
 }
 
 #[test]
