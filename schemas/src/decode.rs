@@ -6,10 +6,22 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
+//! | Avro | [`AvroDecoder`] | [`avro`] says which value makes which type |
+//! | Protobuf | [`ProtobufDecoder`] | [`protobuf`] |
+//! | CSV | [`CsvDecoder`] | [`csv`] |
+//! | none | [`RawDecoder`] | [`raw`]: the payload is the value |
+//!
+//! [`Inflating`] stands in front of any of them where producers compress payloads themselves: [`inflate`].
 
+pub mod avro;
 mod columns;
+pub mod csv;
+pub mod framing;
+pub mod inflate;
 pub mod json;
 mod numbers;
+pub mod protobuf;
+pub mod raw;
 mod registered;
 mod reject;
 mod rows;
@@ -22,7 +34,13 @@ use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::avro::{AvroDecoder, avro_problems, fields_of_avro};
+pub use self::csv::{CsvDecoder, CsvFormat};
+pub use self::framing::Framing;
+pub use self::inflate::{Compression, InflateLimits, Inflating};
 pub use self::json::JsonDecoder;
+pub use self::protobuf::{ProtobufDecoder, ProtobufSchema, ProtobufSource, fields_of_protobuf};
+pub use self::raw::RawDecoder;
 pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
 pub use self::reject::{Reject, RejectReason};
 use crate::error::Error;

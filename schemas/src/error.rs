@@ -29,6 +29,53 @@ pub enum Error {
     /// Fix the configuration: a source needs at least one field.
     #[error("no fields: name at least one field and its type, such as `year: int32`")]
     NoFields,
+    /// Fix the configuration: the format cannot fill this field.
+    #[error("field `{field}`: format {format}: {problem}")]
+    InvalidForFormat {
+        /// The field's name.
+        field: String,
+        /// The format, as a spec calls it.
+        format: &'static str,
+        /// Why not, and the way out.
+        problem: String,
+    },
+    /// Fix the configuration: a payload as it is makes one field.
+    #[error("format raw: {fields} fields, but a payload is exactly one field, of the type binary or string")]
+    NotOneField {
+        /// How many fields there are.
+        fields: usize,
+    },
+    /// Fix the configuration: these bytes cannot stand between two fields.
+    #[error(
+        "format csv: the delimiter `{delimiter}` must be one ASCII character, neither a quote nor a line break"
+    )]
+    CsvDelimiter {
+        /// The delimiter.
+        delimiter: String,
+    },
+    /// Fix the configuration: the message cannot fill this field.
+    #[error("field `{field}`: {problem}")]
+    ProtobufField {
+        /// The field, from the record down.
+        field: String,
+        /// Why not, and the way out.
+        problem: String,
+    },
+    /// Report a bug: the library for a compressed format cannot be set up.
+    #[error("set up a decoder of compressed payloads")]
+    Inflate(#[source] std::io::Error),
+    /// Fix the configuration: the schema that records are written with is missing, malformed or does not fit.
+    #[error("the writer's schema: {problem}")]
+    WriterSchema {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Report a bug: whoever decodes must ask the registry for the schemas that a chunk names first.
+    #[error("schema {id} of the registry was not looked up before its records were decoded")]
+    SchemaNotLearned {
+        /// The schema's id.
+        id: u32,
+    },
     /// Report a bug: a schema that no spec can express reached the decoder.
     #[error("field `{field}`: no field can be of the type {data_type}")]
     UnsupportedType {

@@ -9,8 +9,10 @@ pub mod records;
 
 pub use counts::RowCounts;
 pub use decode::{
-    DecodeLimits, Decoded, Decoder, JsonDecoder, RegisteredSchema, Reject, RejectReason, SchemaKind,
-    SchemaReference, UnknownFields, WriterSchema,
+    AvroDecoder, Compression, CsvDecoder, CsvFormat, DecodeLimits, Decoded, Decoder, Framing, InflateLimits,
+    Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource, RawDecoder, RegisteredSchema,
+    Reject, RejectReason, SchemaKind, SchemaReference, UnknownFields, WriterSchema, avro_problems,
+    fields_of_avro, fields_of_protobuf,
 };
 pub use error::Error;
 pub use fields::{FieldSpec, FieldType, Fields, to_arrow_schema};

@@ -30,7 +30,7 @@ impl std::fmt::Display for TopicPartition {
 }
 
 /// Byte strings end to end, each present or absent.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Slices {
     bytes: Vec<u8>,
     /// End of each slice in `bytes`; an absent slice ends where it starts.
@@ -53,7 +53,7 @@ impl Slices {
 
 /// Consecutive records of one topic partition, in offset order. Offsets rise but need not be dense: aborted,
 /// compacted and control records leave gaps.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordChunk {
     topic_partition: TopicPartition,
     offsets: Vec<i64>,

@@ -23,12 +23,13 @@
 //! this can be mended without parsing every payload a second time. Reading each value once, straight into its column,
 //! is strict, isolates bad records for nothing, and takes a fraction of the time (`decode_speed` in the tests).
 
-mod base64;
+pub(crate) mod base64;
 mod cursor;
 mod read;
 
 use arrow::datatypes::SchemaRef;
 
+pub(crate) use self::cursor::is_number;
 use self::cursor::{Cursor, Kind};
 use self::read::{Context, Members};
 use super::columns::Columns;
@@ -98,7 +99,7 @@ impl Reader {
     }
 }
 
-fn check_utf8(payload: &[u8]) -> Parsed<&str> {
+pub(crate) fn check_utf8(payload: &[u8]) -> Parsed<&str> {
     std::str::from_utf8(payload).map_err(|error| {
         let problem = format!("byte {}: not UTF-8", error.valid_up_to());
         Fault::new(RejectReason::Undecodable, problem)

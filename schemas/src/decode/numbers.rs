@@ -75,11 +75,16 @@ pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Parsed<i128> {
     match scaled_integer(text, i64::from(scale)) {
         Ok(value) if has_precision(value, precision) => Ok(value),
         Ok(_) | Err(Inexact::TooLarge) => Err(out_of_range()),
-        Err(Inexact::Fraction) => Err(Fault::new(
-            RejectReason::InvalidValue,
-            format!("{} has more than the {scale} decimals of decimal({precision},{scale})", shortened(text)),
-        )),
+        Err(Inexact::Fraction) => Err(too_many_decimals(text, precision, scale)),
     }
+}
+
+/// The fault of a number that would lose decimals in its column.
+#[cold]
+pub(crate) fn too_many_decimals(text: &str, precision: u8, scale: i8) -> Box<Fault> {
+    let text = shortened(text);
+    let problem = format!("{text} has more than the {scale} decimals of decimal({precision},{scale})");
+    Fault::new(RejectReason::InvalidValue, problem)
 }
 
 /// Whether a decimal with `precision` digits can have the unscaled value `value`.

@@ -1,4 +1,11 @@
-//! What a schema registry says of the schemas that records were written with.
+//! What a schema registry says of the schemas that records were written with, and what a decoder makes of it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::framing;
+use super::reject::{Fault, Parsed, RejectReason};
+use crate::error::Error;
+use crate::records::RecordChunk;
 
 /// What a registry has under an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,4 +62,86 @@ pub struct SchemaReference {
     pub name: String,
     /// The text of the schema.
     pub text: String,
+}
+
+/// Bytes of schemas, and of ids without one, that are kept between chunks. Above that all are forgotten, and asked for
+/// again: ids in garbage must not fill the memory.
+pub(crate) const REGISTERED_BYTES_MAX: usize = 32 << 20;
+
+/// What an id counts for beside its schema, in bytes.
+pub(crate) const REGISTERED_ID_BYTES: usize = 256;
+
+/// How to read the records of a schema, or why they are rejected.
+pub(crate) type Writer<W> = Result<W, Box<Fault>>;
+
+/// The schemas that records name by their ids in a registry (Confluent's framing), and how to read each: a `W`.
+#[derive(Debug)]
+pub(crate) struct Registered<W> {
+    writers: HashMap<u32, Writer<W>>,
+    /// What these take, about.
+    bytes: usize,
+    /// An id that was not learned before its record was to be decoded.
+    not_learned: Option<u32>,
+}
+
+impl<W> Default for Registered<W> {
+    fn default() -> Self {
+        Self { writers: HashMap::new(), bytes: 0, not_learned: None }
+    }
+}
+
+impl<W> Registered<W> {
+    /// The ids that records of `chunk` name and nothing has been learned of: each once, rising.
+    pub(crate) fn missing(&self, chunk: &RecordChunk) -> Vec<u32> {
+        let payloads = (0..chunk.len()).filter_map(|record| chunk.payload(record));
+        let ids = payloads.filter_map(|payload| framing::confluent_id(payload).ok());
+        let missing: BTreeSet<u32> = ids.filter(|id| !self.writers.contains_key(id)).collect();
+        missing.into_iter().collect()
+    }
+
+    /// Takes note of what the registry has under `id`; `prepare` says how to read the records of a schema.
+    pub(crate) fn learn(
+        &mut self,
+        id: u32,
+        answer: WriterSchema,
+        prepare: impl FnOnce(&RegisteredSchema) -> Writer<W>,
+    ) {
+        self.bytes += REGISTERED_ID_BYTES;
+        let writer = match answer {
+            WriterSchema::Unknown => {
+                Err(Fault::new(RejectReason::UnknownSchema, format!("the registry has no schema {id}")))
+            }
+            WriterSchema::Known(schema) => {
+                let references = schema.references.iter().map(|reference| reference.text.len());
+                self.bytes += schema.text.len() + references.sum::<usize>();
+                prepare(&schema).map_err(|fault| fault.noted(&format!("schema {id}")))
+            }
+        };
+        self.writers.insert(id, writer);
+    }
+
+    /// How to read the records of schema `id`.
+    #[inline]
+    pub(crate) fn writer(&mut self, id: u32) -> Parsed<&mut W> {
+        match self.writers.get_mut(&id) {
+            Some(Ok(writer)) => Ok(writer),
+            Some(Err(fault)) => Err(fault.clone()),
+            None => {
+                self.not_learned = Some(id);
+                Err(Fault::new(RejectReason::UnknownSchema, "the schema was not learned"))
+            }
+        }
+    }
+
+    /// After each chunk: makes sure that nothing was decoded with a schema that was not asked for, and that what is kept
+    /// stays small.
+    pub(crate) fn end_chunk(&mut self) -> Result<(), Error> {
+        if let Some(id) = self.not_learned.take() {
+            return Err(Error::SchemaNotLearned { id });
+        }
+        if self.bytes > REGISTERED_BYTES_MAX {
+            *self = Self::default();
+        }
+        Ok(())
+    }
 }

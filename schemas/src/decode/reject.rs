@@ -21,7 +21,7 @@ pub enum RejectReason {
     Tombstone,
     /// The payload has no bytes.
     EmptyPayload,
-    /// The payload is larger than the limit.
+    /// The payload is larger than the limit, or would become far more than it is.
     Oversize,
     /// The payload is not one whole value in its format, such as bad syntax, bad UTF-8, nested too deeply, cut short,
     /// or with more behind it.
@@ -91,7 +91,7 @@ impl std::fmt::Display for RejectReason {
 }
 
 /// What is wrong with one record, on its way up from the value to the object around it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fault {
     pub(crate) reason: RejectReason,
     /// The field, from the outermost object down: `address.zip`, `tags[]`; empty for the record itself.
@@ -127,12 +127,22 @@ impl Fault {
         self
     }
 
-    pub(crate) fn into_reject(self, record: u32) -> Reject {
-        let message = match self.path.as_str() {
+    /// The fault with something more to know about it.
+    pub(crate) fn noted(mut self: Box<Self>, note: &str) -> Box<Self> {
+        self.problem = format!("{} ({note})", self.problem);
+        self
+    }
+
+    /// The field and the problem.
+    pub(crate) fn into_message(self) -> String {
+        match self.path.as_str() {
             "" => self.problem,
             path => format!("field `{path}`: {}", self.problem),
-        };
-        Reject { record, reason: self.reason, message }
+        }
+    }
+
+    pub(crate) fn into_reject(self, record: u32) -> Reject {
+        Reject { record, reason: self.reason, message: self.into_message() }
     }
 }
 

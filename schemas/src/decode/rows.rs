@@ -34,6 +34,7 @@ impl Expansion {
 pub(crate) struct Rows {
     schema: SchemaRef,
     payload_bytes_max: usize,
+    accept_empty: bool,
     expansion: Expansion,
     columns: Columns,
 }
@@ -42,7 +43,18 @@ impl Rows {
     /// Batches of `schema`, from payloads within `limits`.
     pub(crate) fn new(schema: SchemaRef, limits: DecodeLimits, expansion: Expansion) -> Result<Self, Error> {
         let columns = Columns::new(schema.fields())?;
-        Ok(Self { schema, payload_bytes_max: limits.payload_bytes_max, expansion, columns })
+        Ok(Self {
+            schema,
+            payload_bytes_max: limits.payload_bytes_max,
+            accept_empty: false,
+            expansion,
+            columns,
+        })
+    }
+
+    /// For formats in which no bytes are a value: they are read like any other payload.
+    pub(crate) fn accept_empty(self) -> Self {
+        Self { accept_empty: true, ..self }
     }
 
     /// The schema of the batches.
@@ -50,7 +62,7 @@ impl Rows {
         &self.schema
     }
 
-    /// Decodes all records of `chunk`. `read` reads one payload, of at least one byte, into every column, as one more
+    /// Decodes all records of `chunk`. `read` reads one payload into every column, as one more
     /// row, or says what is wrong with it; it need not clear up then. It is called once per record that has a
     /// payload of a good size, in the order of the chunk.
     pub(crate) fn decode(
@@ -64,7 +76,8 @@ impl Rows {
         let mut records = Vec::with_capacity(chunk.len());
         let mut rejects = Vec::new();
         for record in 0..chunk.len() as u32 {
-            let payload = check_payload(chunk.payload(record as usize), self.payload_bytes_max);
+            let payload =
+                check_payload(chunk.payload(record as usize), self.payload_bytes_max, self.accept_empty);
             match payload.and_then(|payload| read(payload, &mut self.columns)) {
                 Ok(()) => records.push(record),
                 Err(fault) => {
@@ -78,9 +91,12 @@ impl Rows {
         Ok(Decoded { batch, records, rejects })
     }
 
-    /// Offsets inside arrays are `i32`.
+    /// Offsets inside arrays are `i32`. Payloads that are rejected unread count for nothing: however large they are, they
+    /// must not keep their neighbours from being decoded.
     fn check_size(&self, chunk: &RecordChunk) -> Result<(), Error> {
-        let (records, bytes) = (chunk.len(), chunk.payload_bytes().len());
+        let records = chunk.len();
+        let payloads = (0..records).filter_map(|record| chunk.payload(record)).map(<[u8]>::len);
+        let bytes: usize = payloads.filter(|bytes| *bytes <= self.payload_bytes_max).sum();
         let Expansion { per_byte, per_record } = self.expansion;
         let longest =
             bytes.saturating_mul(per_byte).saturating_add(records.saturating_mul(per_record)).max(records);
@@ -91,13 +107,13 @@ impl Rows {
     }
 }
 
-/// The payload, if there is one, of at least one byte and at most `bytes_max`.
+/// The payload, if there is one, of at most `bytes_max` bytes, and at least one unless no bytes are a value.
 #[inline]
-fn check_payload(payload: Option<&[u8]>, bytes_max: usize) -> Parsed<&[u8]> {
+fn check_payload(payload: Option<&[u8]>, bytes_max: usize, accept_empty: bool) -> Parsed<&[u8]> {
     let Some(payload) = payload else {
         return Err(Fault::new(RejectReason::Tombstone, "no payload"));
     };
-    if payload.is_empty() {
+    if payload.is_empty() && !accept_empty {
         return Err(Fault::new(RejectReason::EmptyPayload, "a payload of no bytes"));
     }
     if payload.len() > bytes_max {
