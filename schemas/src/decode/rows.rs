@@ -78,14 +78,16 @@ impl Rows {
         Ok(Decoded { batch, records, rejects })
     }
 
-    /// Offsets inside arrays are `i32`.
+    /// Offsets inside arrays are `i32`. Payloads above the limit add nothing: they are rejected unread.
     fn check_size(&self, chunk: &RecordChunk) -> Result<(), Error> {
-        let (records, bytes) = (chunk.len(), chunk.payload_bytes().len());
         let Expansion { per_byte, per_record } = self.expansion;
-        let longest =
-            bytes.saturating_mul(per_byte).saturating_add(records.saturating_mul(per_record)).max(records);
+        let longest = (0..chunk.len())
+            .filter_map(|record| chunk.payload(record))
+            .filter(|payload| payload.len() <= self.payload_bytes_max)
+            .map(|payload| payload.len().saturating_mul(per_byte).saturating_add(per_record))
+            .fold(chunk.len(), usize::saturating_add);
         if longest >= i32::MAX as usize {
-            return Err(Error::ChunkTooLarge { records, bytes });
+            return Err(Error::ChunkTooLarge { records: chunk.len(), bytes: chunk.payload_bytes().len() });
         }
         Ok(())
     }
