@@ -84,9 +84,7 @@ impl AvroDecoder {
             (Framing::Confluent, []) => Writers::Registry(Registered::default()),
             (Framing::Plain, [writer]) => Writers::One(one_plan(writer, &schema, unknown_fields)?),
             (Framing::SingleObject, [_, ..]) => {
-                let by_fingerprint =
-                    writers.iter().map(|writer| fingerprinted(writer, &schema, unknown_fields));
-                Writers::Given(by_fingerprint.collect::<Result<_, _>>()?)
+                Writers::Given(by_fingerprint(writers, &schema, unknown_fields)?)
             }
             (framing, writers) => {
                 let wanted = match framing {
@@ -214,14 +212,25 @@ fn one_plan(
     })
 }
 
-fn fingerprinted(
-    writer: &RegisteredSchema,
+/// The plans for `writers`, by their fingerprints. A fingerprint does not tell logical types apart, so none may be
+/// that of two schemas.
+fn by_fingerprint(
+    writers: &[RegisteredSchema],
     schema: &SchemaRef,
     unknown_fields: UnknownFields,
-) -> Result<(u64, Writer), Error> {
-    let parsed = parse(writer).map_err(writer_schema)?;
-    let fingerprint = canonical::fingerprint(&parsed);
-    Ok((fingerprint, first_problem(Plan::new(parsed, schema.fields(), unknown_fields))))
+) -> Result<HashMap<u64, Writer>, Error> {
+    let mut plans = HashMap::new();
+    for writer in writers {
+        let parsed = parse(writer).map_err(writer_schema)?;
+        let fingerprint = canonical::fingerprint(&parsed);
+        let plan = first_problem(Plan::new(parsed, schema.fields(), unknown_fields));
+        if plans.insert(fingerprint, plan).is_some() {
+            let problem =
+                format!("two of those given have the fingerprint {fingerprint:016x}, leave one out");
+            return Err(writer_schema(problem));
+        }
+    }
+    Ok(plans)
 }
 
 /// Everything that keeps records written with `writer` from becoming rows of `schema`, in words; empty if nothing does.

@@ -91,17 +91,16 @@ impl Rows {
         Ok(Decoded { batch, records, rejects })
     }
 
-    /// Offsets inside arrays are `i32`. Payloads that are rejected unread count for nothing: however large they are, they
-    /// must not keep their neighbours from being decoded.
+    /// Offsets inside arrays are `i32`. Payloads above the limit add nothing: they are rejected unread.
     fn check_size(&self, chunk: &RecordChunk) -> Result<(), Error> {
-        let records = chunk.len();
-        let payloads = (0..records).filter_map(|record| chunk.payload(record)).map(<[u8]>::len);
-        let bytes: usize = payloads.filter(|bytes| *bytes <= self.payload_bytes_max).sum();
         let Expansion { per_byte, per_record } = self.expansion;
-        let longest =
-            bytes.saturating_mul(per_byte).saturating_add(records.saturating_mul(per_record)).max(records);
+        let longest = (0..chunk.len())
+            .filter_map(|record| chunk.payload(record))
+            .filter(|payload| payload.len() <= self.payload_bytes_max)
+            .map(|payload| payload.len().saturating_mul(per_byte).saturating_add(per_record))
+            .fold(chunk.len(), usize::saturating_add);
         if longest >= i32::MAX as usize {
-            return Err(Error::ChunkTooLarge { records, bytes });
+            return Err(Error::ChunkTooLarge { records: chunk.len(), bytes: chunk.payload_bytes().len() });
         }
         Ok(())
     }

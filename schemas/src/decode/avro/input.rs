@@ -112,7 +112,7 @@ impl<'a> Input<'a> {
         Ok(value)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn int(&mut self) -> Parsed<i32> {
         let start = self.at;
         let value = self.long()?;
@@ -122,7 +122,7 @@ impl<'a> Input<'a> {
     }
 
     /// Reads a number: seven bits in each byte, the lowest first, the sign in the lowest bit of all.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn long(&mut self) -> Parsed<i64> {
         if let Some(byte @ 0..0x80) = self.payload.get(self.at) {
             self.at += 1;
@@ -131,6 +131,7 @@ impl<'a> Input<'a> {
         self.long_of_bytes()
     }
 
+    #[inline(never)]
     fn long_of_bytes(&mut self) -> Parsed<i64> {
         let rest = &self.payload[self.at..];
         let mut value = 0_u64;

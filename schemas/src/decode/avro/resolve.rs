@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Fields};
+use arrow::datatypes::{DataType, FieldRef, Fields};
 
 use super::schema::{AvroSchema, Field, Type, TypeId, Unit};
 use crate::decode::UnknownFields;
@@ -187,11 +187,8 @@ impl Resolver<'_> {
                 let items = self.value(*items, element.data_type(), element.is_nullable());
                 Ok(Step::Array(Box::new(items.map_err(in_items)?)))
             }
-            (Type::Map(values), DataType::Map(entries, _)) => {
-                let DataType::Struct(entry) = entries.data_type() else {
-                    return Err(no_way(&Type::Map(id), column));
-                };
-                let value = &entry[1];
+            (writer @ Type::Map(values), DataType::Map(entries, _)) => {
+                let value = value_of_entries(entries.data_type()).ok_or_else(|| no_way(writer, column))?;
                 let values = self.value(*values, value.data_type(), value.is_nullable());
                 Ok(Step::Map(Box::new(values.map_err(in_items)?)))
             }
@@ -219,6 +216,14 @@ impl Resolver<'_> {
             return Ok(Step::Nullable(null, Box::new(step)));
         }
         Ok(Step::Union(steps.into_iter().map(|step| step.map_err(of_branch)).collect()))
+    }
+}
+
+/// The field of the values of a map, from the type of its entries.
+fn value_of_entries(entries: &DataType) -> Option<&FieldRef> {
+    match entries {
+        DataType::Struct(entry) => entry.get(1),
+        _ => None,
     }
 }
 
