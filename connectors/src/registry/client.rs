@@ -166,7 +166,9 @@ impl RegistryClient {
         ids: impl Iterator<Item = u32>,
         offset: usize,
     ) -> Result<Vec<SchemaAnswer>, Error> {
-        stream::iter(ids).map(|id| self.look_up(id, offset)).buffered(CONCURRENT_MAX).try_collect().await
+        // Made before the stream begins: the compiler does not see that a stream which makes them is `Send`.
+        let questions: Vec<_> = ids.map(|id| self.look_up(id, offset)).collect();
+        stream::iter(questions).buffered(CONCURRENT_MAX).try_collect().await
     }
 
     /// Whether `answer` was given for the first time, by one server, and may be out of date.

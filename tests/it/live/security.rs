@@ -93,7 +93,7 @@ fn password() -> Option<String> {
     Some(password)
 }
 
-async fn the_main_job_through(test: &str, door: Option<Door>) {
+async fn the_main_job_through(test: &'static str, door: Option<Door>) {
     let Some(mut live) = Live::begin(test).await else { return };
     let (Some(door), Some(password)) = (door, password()) else { return };
     let mut records = Generator::mixed(Seed::of(test).prng());
