@@ -31,6 +31,7 @@ mod testing;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+pub use prost_reflect::MessageDescriptor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -38,6 +38,12 @@ pub(crate) fn confluent_id(payload: &[u8]) -> Parsed<u32> {
     }
 }
 
+/// The value after the header of [`Framing::Confluent`], whichever schema that names.
+#[inline]
+pub(crate) fn after_confluent_header(payload: &[u8]) -> Parsed<&[u8]> {
+    confluent_id(payload).map(|_| &payload[CONFLUENT_HEADER_BYTES..])
+}
+
 #[cold]
 fn not_confluent(payload: &[u8]) -> Box<Fault> {
     let problem = match payload {

@@ -33,6 +33,7 @@ pub(crate) use self::cursor::is_number;
 use self::cursor::{Cursor, Kind};
 use self::read::{Context, Members};
 use super::columns::Columns;
+use super::framing;
 use super::reject::{Fault, Parsed, RejectReason};
 use super::rows::{Expansion, Rows};
 use super::{DecodeLimits, Decoded, Decoder, UnknownFields};
@@ -44,6 +45,8 @@ use crate::records::RecordChunk;
 pub struct JsonDecoder {
     rows: Rows,
     reader: Reader,
+    /// Whether Confluent's header stands before each object.
+    is_framed: bool,
 }
 
 impl JsonDecoder {
@@ -60,7 +63,14 @@ impl JsonDecoder {
         let refuse_unknown_fields = unknown_fields == UnknownFields::Quarantine;
         let context = Context { refuse_unknown_fields, scratch: Vec::new() };
         let reader = Reader { members, context, depth_max: limits.depth_max };
-        Ok(Self { rows: Rows::new(schema, limits, Expansion::NONE)?, reader })
+        Ok(Self { rows: Rows::new(schema, limits, Expansion::NONE)?, reader, is_framed: false })
+    }
+
+    /// The same for payloads with Confluent's header before each object. The header must be there; which schema it
+    /// names is not looked at, since the object says by itself what it holds.
+    #[must_use]
+    pub fn framed(self) -> Self {
+        Self { is_framed: true, ..self }
     }
 }
 
@@ -70,8 +80,14 @@ impl Decoder for JsonDecoder {
     }
 
     fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error> {
-        let Self { rows, reader } = self;
-        rows.decode(chunk, |payload, columns| reader.read(payload, columns))
+        let Self { rows, reader, is_framed } = self;
+        if *is_framed {
+            rows.decode(chunk, |payload, columns| {
+                reader.read(framing::after_confluent_header(payload)?, columns)
+            })
+        } else {
+            rows.decode(chunk, |payload, columns| reader.read(payload, columns))
+        }
     }
 }
 

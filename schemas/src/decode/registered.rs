@@ -14,6 +14,9 @@ pub enum WriterSchema {
     Known(RegisteredSchema),
     /// Nothing: the registry answered that there is no such id.
     Unknown,
+    /// Something that cannot be used, and why: too large, of a kind that is none of the three, or referring to what is
+    /// not there.
+    Unusable(String),
 }
 
 /// A schema as a registry keeps it.
@@ -110,6 +113,10 @@ impl<W> Registered<W> {
         let writer = match answer {
             WriterSchema::Unknown => {
                 Err(Fault::new(RejectReason::UnknownSchema, format!("the registry has no schema {id}")))
+            }
+            WriterSchema::Unusable(why) => {
+                let problem = format!("schema {id} of the registry cannot be used: {why}");
+                Err(Fault::new(RejectReason::IncompatibleSchema, problem))
             }
             WriterSchema::Known(schema) => {
                 let references = schema.references.iter().map(|reference| reference.text.len());

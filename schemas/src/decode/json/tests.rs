@@ -788,3 +788,16 @@ fn decode_speed() {
         println!("one in {every} cut short: {:.0} MB/s", megabytes_per_second(time));
     }
 }
+
+#[test]
+fn a_header_is_required_and_left_out_where_there_is_one() {
+    let mut decoder = decoder(&schema(&[("a", "int32")]), UnknownFields::default()).framed();
+    let framed = [&[0, 0, 0, 0, 7][..], br#"{"a":1}"#].concat();
+    let decoded =
+        decoder.decode(&chunk([&framed[..], br#"{"a":2}"#, &framed[..3], &framed[..5]].map(Some))).unwrap();
+    assert_eq!(decoded.records, [0]);
+    assert_eq!(decoded.batch.num_rows(), 1);
+    let reasons: Vec<_> = decoded.rejects.iter().map(|reject| (reject.record, reject.reason)).collect();
+    use RejectReason::{Undecodable, UnknownSchema};
+    assert_eq!(reasons, [(1, UnknownSchema), (2, UnknownSchema), (3, Undecodable)]);
+}
