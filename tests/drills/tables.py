@@ -46,8 +46,15 @@ def files(entries, table, kind):
 
 def checkpointed(objects, table):
     """The version that `_last_checkpoint` names, -1 if there is none."""
-    hint = objects.read(hint_path(table))
-    return json.loads(hint)["version"] if hint else -1
+    while True:
+        hint = objects.read(hint_path(table))
+        try:
+            return json.loads(hint)["version"] if hint else -1
+        except ValueError:
+            # Its size was asked for before its bytes, and it was replaced in between. Replaced by something that is no JSON, it
+            # would end the cell: no process of isobar is patient with that.
+            if objects.read(hint_path(table)) == hint:
+                raise
 
 
 def vacuumed(objects, table):
