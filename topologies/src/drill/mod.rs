@@ -42,7 +42,7 @@ use crate::{prove, spec};
 const STEADY_COMMITS: usize = 3;
 /// How long a fault is held where it is not said.
 const HOLD: Duration = Duration::from_secs(10);
-/// How long a recovery may take before it is given up.
+/// How long a recovery may take before it is given up; as long as the fault was, if that was longer.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(300);
 /// How long a start, or a stop with all clouds caught up, may take.
 const START_PATIENCE: Duration = Duration::from_secs(120);

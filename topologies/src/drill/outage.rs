@@ -137,7 +137,8 @@ impl Subject {
         self.switch.set(Fault::Off);
         let ended = Instant::now();
         run.ended();
-        run.recovery = self.recovered(ended).await;
+        let patience = RECOVERY_PATIENCE.max(options.hold());
+        run.recovery = self.recovered(ended, patience).await;
         let level = Instant::now();
         // A pause that is still going on has no length yet.
         let further = self.commits.count() + 1;
@@ -148,7 +149,7 @@ impl Subject {
             run.pause = self.commits.longest_pause(began, level);
         }
         if run.recovery.is_none() {
-            run.note(self.what_is_wrong().as_str());
+            run.note(self.what_is_wrong(patience).as_str());
         }
         run
     }
@@ -168,10 +169,10 @@ impl Subject {
         tokio::time::timeout(hold, away).await.ok().map(|()| began.elapsed())
     }
 
-    async fn recovered(&self, ended: Instant) -> Option<Duration> {
+    async fn recovered(&self, ended: Instant, patience: Duration) -> Option<Duration> {
         let is_level =
             |cloud: &CloudProgress| !cloud.away && cloud.decisions_behind == 0 && cloud.set_aside.is_none();
-        tokio::time::timeout(RECOVERY_PATIENCE, self.wait_for_cloud(is_level))
+        tokio::time::timeout(patience, self.wait_for_cloud(is_level))
             .await
             .ok()
             .map(|()| ended.elapsed())
@@ -208,7 +209,7 @@ impl Subject {
         clouds.iter().any(|cloud| cloud.cloud == self.cloud && holds(cloud))
     }
 
-    fn what_is_wrong(&self) -> String {
+    fn what_is_wrong(&self, patience: Duration) -> String {
         let current = self.leader.borrow().clone();
         let progress = current.into_iter().flat_map(|watch| watch.progress().clouds);
         let cloud = progress.into_iter().find(|cloud| cloud.cloud == self.cloud);
@@ -217,7 +218,7 @@ impl Subject {
                 format!("{} is set aside: {what}", self.cloud)
             }
             Some(cloud) => format!(
-                "{} did not catch up within {RECOVERY_PATIENCE:?}: {} decisions behind",
+                "{} did not catch up within {patience:?}: {} decisions behind",
                 self.cloud, cloud.decisions_behind
             ),
             None => "nobody leads any more".to_owned(),
