@@ -21,6 +21,7 @@
 //! A helper that finds something wrong panics: it is only ever called from a test.
 
 pub mod delta;
+pub mod encode;
 pub mod events;
 pub mod gcs;
 pub mod kill;

@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod commit;
+mod decoding;
 pub mod demo;
 pub mod drill;
 pub mod error;

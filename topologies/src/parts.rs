@@ -10,6 +10,7 @@ use isobar_schemas::TopicPartition;
 use tokio::task::JoinSet;
 
 use crate::commit::Group;
+use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions};
@@ -24,6 +25,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) options: RunOptions,
     budget: Budget,
     pub(crate) plans: Vec<DatasetPlan>,
+    decoding: Decoding,
     pub(crate) group: Group,
     pub(crate) uploads: Arc<FanOut>,
     kafka: KafkaConfig,
@@ -54,6 +56,7 @@ impl<'a> Parts<'a> {
     /// Compiles the datasets of `topology`, opens its clouds and asks Kafka about its topics.
     pub(crate) async fn prepare(topology: &'a Topology, options: RunOptions) -> Result<Self, Error> {
         let plans = start::compile(topology)?;
+        let decoding = Decoding::start(topology)?;
         let clouds = match &options.clouds {
             Some(clouds) => clouds.clone(),
             None => start::open_clouds(topology)?,
@@ -65,7 +68,7 @@ impl<'a> Parts<'a> {
         let cluster = start::describe_topics(topology, &questions).await?;
         let uploads = start::start_uploads(&clouds, &budget);
         let group = Group::new(&topology.name, clouds);
-        Ok(Self { topology, options, budget, plans, group, uploads, kafka, questions, cluster })
+        Ok(Self { topology, options, budget, plans, decoding, group, uploads, kafka, questions, cluster })
     }
 
     /// Begins to watch that the topics stay the ones that were found; ends with an error when one does not.
@@ -101,7 +104,7 @@ impl<'a> Parts<'a> {
             topology: self.topology,
             options: self.options,
             budget: self.budget,
-            decoders: start::decoders(self.topology)?,
+            decoding: self.decoding,
             batch: Batch::open(&self.plans, &self.uploads)?,
             group: self.group,
             uploads: self.uploads,
@@ -116,6 +119,7 @@ impl<'a> Parts<'a> {
             watch: None,
             commit: None,
             maintenance: Maintenance::none(),
+            maintained_last: false,
             stopping: false,
         })
     }

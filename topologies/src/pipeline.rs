@@ -15,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::failpoint::{self, Failpoint};
-use isobar_connectors::source::{Source, SourceEvent};
+use isobar_connectors::source::{Source, SourceChunk, SourceEvent};
 use isobar_connectors::upload::FanOut;
-use isobar_schemas::decode::{Decoder as _, JsonDecoder};
 use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::commit::{CommitOutcome, Epoch, Group, Leader, LeaderProgress, LeaderWatch, Staged};
+use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::http::Readiness;
 use crate::maintain::Maintenance;
@@ -119,12 +119,6 @@ pub async fn run(
     pipeline.stop(result).await
 }
 
-/// A source's decoder, by topic.
-pub(crate) struct TopicDecoder {
-    pub(crate) source: usize,
-    pub(crate) decoder: JsonDecoder,
-}
-
 /// One running topology.
 pub(crate) struct Pipeline<'a> {
     pub(crate) topology: &'a Topology,
@@ -135,7 +129,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) source: Box<dyn Source>,
     /// Returns when a topic is no longer the one that is read, or the leader does not want this worker.
     pub(crate) guards: JoinSet<Error>,
-    pub(crate) decoders: BTreeMap<Arc<str>, TopicDecoder>,
+    pub(crate) decoding: Decoding,
     pub(crate) plans: Vec<DatasetPlan>,
     pub(crate) identities: BTreeMap<TopicPartition, PartitionIdentity>,
     /// The partitions that this process reads: all, or its share beside other workers.
@@ -151,6 +145,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) batch: Batch,
     pub(crate) commit: Option<JoinHandle<Landing>>,
     pub(crate) maintenance: Maintenance,
+    /// Whether the last decision was one of maintenance.
+    pub(crate) maintained_last: bool,
     pub(crate) stopping: bool,
 }
 
@@ -221,12 +217,16 @@ impl Pipeline<'_> {
         loop {
             tokio::select! {
                 event = next_event(&mut self.source, &self.uploads), if self.has_room() => match event {
-                    Some(SourceEvent::Chunk(chunk)) => self.absorb(&chunk)?,
+                    Some(SourceEvent::Chunk(chunk)) => self.take(chunk)?,
                     Some(SourceEvent::EndOfPartition { topic_partition, .. }) => _ = self.behind.remove(&topic_partition),
                     Some(SourceEvent::Failed(error)) => return Err(Error::connector("consume", error)),
                     Some(_) => {}
                     None => return Err(Error::Bug("the source ended by itself".into())),
                 },
+                told = self.decoding.answered() => {
+                    let chunk = told?;
+                    self.absorb(&chunk)?;
+                }
                 landing = landed(&mut self.commit) => self.settle(landing, shutdown).await?,
                 Some(gone) = self.guards.join_next() => return Err(gone.unwrap_or_else(|died| Error::Bug(died.to_string()))),
                 _ = clock.tick() => self.look_around(shutdown).await?,
@@ -236,10 +236,8 @@ impl Pipeline<'_> {
                 }
                 () = at(stop_by) => return Err(self.cannot_stop_well()),
             }
-            if self.commit.is_none() && self.is_due() {
-                self.begin_commit()?;
-            } else if self.commit.is_none() && !self.stopping {
-                self.begin_maintenance();
+            if self.commit.is_none() {
+                self.begin_next()?;
             }
             if self.is_done() {
                 return Ok(());
@@ -281,21 +279,21 @@ impl Pipeline<'_> {
         Ok(())
     }
 
+    /// Takes a chunk in, unless the registry must be asked about it first.
+    fn take(&mut self, chunk: SourceChunk) -> Result<(), Error> {
+        match self.decoding.take(chunk)? {
+            Some(chunk) => self.absorb(&chunk),
+            None => Ok(()),
+        }
+    }
+
     /// Decodes a chunk once and gives it to every dataset of its source.
     fn absorb(&mut self, chunk: &RecordChunk) -> Result<(), Error> {
         reach(&failpoint::CONSUME_BEFORE_ABSORB)?;
         tokio::task::block_in_place(|| {
-            let topic = &chunk.topic_partition().topic;
-            let decoder =
-                self.decoders.get_mut(topic).expect("only topics of the specification are assigned");
-            let decoded = decoder
-                .decoder
-                .decode(chunk)
-                .map_err(|error| Error::damaged("decoder", error.to_string()))?;
+            let (source, decoded) = self.decoding.decode(chunk)?;
             let topic_id = &self.identities[chunk.topic_partition()].topic_id;
-            for (index, plan) in
-                self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == decoder.source)
-            {
+            for (index, plan) in self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == source) {
                 let position = &mut self.positions[index].get_mut(chunk.topic_partition());
                 let position =
                     position.as_mut().expect("every assigned partition has a position in every dataset");
@@ -331,9 +329,12 @@ impl Pipeline<'_> {
         Error::no_majority("commit before stopping", crate::commit::quorum::majority(clouds), clouds, reasons)
     }
 
-    /// Whether another chunk may be taken: not while a full batch waits for the commit before it.
+    /// Whether another chunk may be taken: not while one waits for the registry, nor while a full batch waits for the
+    /// commit before it.
     fn has_room(&self) -> bool {
-        !self.stopping && (self.commit.is_none() || self.batch.bytes < self.topology.commit_bytes_max)
+        !self.stopping
+            && !self.decoding.is_waiting()
+            && (self.commit.is_none() || self.batch.bytes < self.topology.commit_bytes_max)
     }
 
     fn is_caught_up(&self) -> bool {
@@ -359,6 +360,7 @@ impl Pipeline<'_> {
 
     /// Closes the batch, opens the next one, and has the closed one decided in the background.
     fn begin_commit(&mut self) -> Result<(), Error> {
+        self.maintained_last = false;
         reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
@@ -372,16 +374,26 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// Has maintenance decided in the background, if some waits for it. A batch that becomes due waits for no more than
-    /// that one decision.
-    fn begin_maintenance(&mut self) {
-        let Some(request) = self.maintenance.next_request() else { return };
+    /// Has what is next decided in the background: a batch that is due, or maintenance that waits. They take turns.
+    fn begin_next(&mut self) -> Result<(), Error> {
+        let is_due = self.is_due();
+        if may_maintain(is_due, self.maintained_last, self.stopping) && self.begin_maintenance() {
+            return Ok(());
+        }
+        if is_due { self.begin_commit() } else { Ok(()) }
+    }
+
+    /// Has maintenance decided, if some waits for it; whether it does.
+    fn begin_maintenance(&mut self) -> bool {
+        let Some(request) = self.maintenance.next_request() else { return false };
+        self.maintained_last = true;
         let mut committer =
             self.committer.take().expect("the committer is here while no commit is in flight");
         self.commit = Some(tokio::spawn(async move {
             let outcome = committer.maintain(&request.work, request.uploads).await;
             Landing { committer, cargo: Cargo::Maintenance(request.answer), outcome }
         }));
+        true
     }
 
     fn close(&self, batch: Batch) -> Result<(Staged, ClosedBatch), Error> {
@@ -507,6 +519,7 @@ impl Pipeline<'_> {
     fn rewind(&mut self) -> Result<(), Error> {
         self.options.metrics.batches_retried.inc();
         self.batch = Batch::open(&self.plans, &self.uploads)?;
+        self.decoding.forget();
         let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
         let reads = committer.share(&self.identities)?;
         self.positions = start::positions(self.topology, committer, &self.plans, &self.identities, &reads)?;
@@ -613,6 +626,12 @@ async fn landed(commit: &mut Option<JoinHandle<Landing>>) -> Landing {
     landing
 }
 
+/// Whether maintenance may be decided before a batch. Under a backlog a batch is always due, and the many small files that
+/// makes are what maintenance is for; but a batch that is due waits for one decision at most.
+fn may_maintain(batch_is_due: bool, maintained_last: bool, is_stopping: bool) -> bool {
+    !is_stopping && !(batch_is_due && maintained_last)
+}
+
 fn count_rows(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
     let count = |outcome: &str, rule: &str, rows: u64| {
         metrics.rows.with_label_values(&[dataset, outcome, rule]).inc_by(rows);
@@ -639,4 +658,20 @@ fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_does_not_starve_maintenance_and_maintenance_delays_a_batch_by_one_decision() {
+        assert!(
+            may_maintain(true, false, false),
+            "the last decision was a batch: it is the turn of maintenance"
+        );
+        assert!(!may_maintain(true, true, false), "a batch is due and has waited for one decision");
+        assert!(may_maintain(false, true, false), "no batch is due");
+        assert!(!may_maintain(false, false, true), "a pipeline that stops leaves it to the next one");
+    }
 }

@@ -15,7 +15,6 @@ use isobar_connectors::dataset::{self, TableLayout};
 use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
 use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, Watermarks};
 use isobar_connectors::upload::{FanOut, UploadLimits};
-use isobar_schemas::decode::{DecodeLimits, JsonDecoder};
 use isobar_schemas::{RowCounts, TopicPartition};
 use isobar_transforms::{DatasetTransform, TransformSpec};
 use tracing::{debug, info, warn};
@@ -25,7 +24,7 @@ use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, Table
 use crate::error::Error;
 use crate::maintain::Maintenance;
 use crate::parts::Parts;
-use crate::pipeline::{Pipeline, RunOptions, TopicDecoder, now_ms};
+use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
 use crate::spec::{Compression, SourceSpec, StartPosition, TopicIdentity, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
@@ -173,20 +172,6 @@ fn compression(compression: Compression) -> dataset::Compression {
         Compression::Snappy => dataset::Compression::Snappy,
         Compression::None => dataset::Compression::None,
     }
-}
-
-pub(crate) fn decoders(topology: &Topology) -> Result<BTreeMap<Arc<str>, TopicDecoder>, Error> {
-    topology
-        .sources
-        .iter()
-        .enumerate()
-        .map(|(index, source)| {
-            let decoder =
-                JsonDecoder::new(source.schema.clone(), source.unknown_fields, DecodeLimits::default())
-                    .map_err(|error| Error::Configuration(format!("source {}: {error}", source.name)))?;
-            Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
-        })
-        .collect()
 }
 
 /// Opens every cloud of the specification. Secrets are resolved here and live only inside the clients.

@@ -234,6 +234,7 @@ impl Lab {
             kafka: "  topic_identity: name\n".into(),
             commit: "{ interval: 200ms, size: 256MiB }".into(),
             workers: None,
+            registry: None,
             sources: sources.into(),
             datasets: datasets.into(),
             folder: self.directory.path().to_owned(),
@@ -344,6 +345,8 @@ pub struct Spec {
     pub commit: String,
     /// The value of `workers`, if there are any.
     pub workers: Option<String>,
+    /// The value of `registry`, if there is one.
+    pub registry: Option<String>,
     /// The entries of `sources`.
     pub sources: String,
     /// The entries of `datasets`.
@@ -361,9 +364,11 @@ impl Spec {
             let _ = writeln!(clouds, "  {name}: {{ url: \"{url}\" }}");
         }
         let workers = self.workers.iter().map(|workers| format!("workers: {workers}\n")).collect::<String>();
+        let registry =
+            self.registry.iter().map(|registry| format!("registry: {registry}\n")).collect::<String>();
         let Self { brokers, kafka, commit, sources, datasets, .. } = self;
         format!(
-            "topology: {TOPOLOGY}\nkafka:\n  brokers: {brokers}\n{kafka}clouds:\n{clouds}commit: {commit}\n{workers}memory: 128MiB\n\
+            "topology: {TOPOLOGY}\nkafka:\n  brokers: {brokers}\n{kafka}clouds:\n{clouds}commit: {commit}\n{workers}{registry}memory: 128MiB\n\
              sources:\n{sources}datasets:\n{datasets}"
         )
     }

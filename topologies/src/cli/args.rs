@@ -164,13 +164,20 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query \"SELECT * FROM flight_features LIMIT 5\" --config topology.yaml --format csv")]
     Query(QueryArgs),
 
-    /// Print the JSON Schema of a spec, for editors
+    /// Print the JSON Schema of a spec, for editors; or look at the schemas of records
     #[command(after_help = "Examples:
   isobar schema > topology.schema.json
+  isobar schema fields order.avsc
+  isobar schema fields order.proto --message shop.v1.Order
+  isobar schema diff topology.yaml orders order-v2.avsc
 
 Then put this line first in a spec, and editors with a YAML language server complete and check it:
   # yaml-language-server: $schema=topology.schema.json")]
-    Schema,
+    Schema {
+        /// Without one, the JSON Schema of a spec is printed
+        #[command(subcommand)]
+        command: Option<SchemaCommand>,
+    },
 
     /// Print a completion script for a shell
     #[command(after_help = "Examples:
@@ -181,6 +188,54 @@ Then put this line first in a spec, and editors with a YAML language server comp
         /// The shell
         shell: Shell,
     },
+}
+
+/// What to do with the schemas of records.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SchemaCommand {
+    /// Print the `fields` of a source whose records have this schema, to be pasted into a spec
+    #[command(after_help = "Examples:
+  isobar schema fields order.avsc
+  isobar schema fields order.proto money.proto --message shop.v1.Order
+  isobar schema fields order.desc --message shop.v1.Order     a descriptor set, as `protoc -o` writes it")]
+    Fields(RecordSchemaArgs),
+
+    /// Say what a source would make of records with a new schema, before anybody writes them
+    #[command(after_help = "Examples:
+  isobar schema diff topology.yaml orders order-v2.avsc
+  isobar schema diff topology.yaml orders order-v2.proto --message shop.v1.Order --format json
+
+Exit codes: 0 every record of the new schema can become a row, 1 not so, 2 the command line, the spec or the schema
+is wrong.")]
+    Diff(SchemaDiffArgs),
+}
+
+/// A schema of records, in files.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct RecordSchemaArgs {
+    /// An Avro schema (.avsc); or a .proto file and those that it imports; or a Protobuf descriptor set (any other name)
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The Protobuf message that a record is, by its full name; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    pub message: Option<String>,
+    /// How to print what was found.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Options of `isobar schema diff`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct SchemaDiffArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// The source in it
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The new schema.
+    #[command(flatten)]
+    pub schema: RecordSchemaArgs,
 }
 
 /// Options of `isobar run`.

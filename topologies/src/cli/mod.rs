@@ -20,9 +20,12 @@ mod drill;
 pub mod logs;
 pub mod output;
 mod run;
+mod schema;
 mod scrub;
 
-use args::{Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat};
+use args::{
+    Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat, SchemaCommand,
+};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,10 +86,12 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Drill(drill_args) => drill::drill(drill_args),
         Command::Failpoints => drill::list_failpoints(),
         Command::Query(query_args) => query(&query_args),
-        Command::Schema => {
+        Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;
             Ok(Exit::Success)
         }
+        Command::Schema { command: Some(SchemaCommand::Fields(fields_args)) } => schema::fields(&fields_args),
+        Command::Schema { command: Some(SchemaCommand::Diff(diff_args)) } => schema::diff(&diff_args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "isobar", &mut script);

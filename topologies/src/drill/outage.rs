@@ -172,10 +172,7 @@ impl Subject {
     async fn recovered(&self, ended: Instant, patience: Duration) -> Option<Duration> {
         let is_level =
             |cloud: &CloudProgress| !cloud.away && cloud.decisions_behind == 0 && cloud.set_aside.is_none();
-        tokio::time::timeout(patience, self.wait_for_cloud(is_level))
-            .await
-            .ok()
-            .map(|()| ended.elapsed())
+        tokio::time::timeout(patience, self.wait_for_cloud(is_level)).await.ok().map(|()| ended.elapsed())
     }
 
     /// Waits until the leader says so of the cloud, whichever epoch it leads by then.

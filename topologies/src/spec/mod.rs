@@ -17,6 +17,7 @@ use isobar_transforms::Expectation;
 use url::Url;
 
 pub mod check;
+mod encoding;
 mod location;
 mod options;
 pub mod problem;
@@ -34,12 +35,15 @@ pub mod yaml;
 mod tests;
 
 pub use check::{CheckOptions, check_text, load, load_with};
+pub use encoding::{Encoding, SchemaFile, WriterSchemas};
+pub(crate) use encoding::{SCHEMA_FILE_BYTES_MAX, read_bounded};
 pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
 pub use problem::{Colour, Position, Problem, SpecErrors};
-pub use raw::{Format, StartPosition, TopicIdentity};
+pub use raw::{Format, PayloadCompression, StartPosition, TopicIdentity};
 pub use schema::json_schema;
 pub use secret::{Secret, SecretError, Text};
+pub(crate) use suggest::did_you_mean;
 
 /// A checked topology.
 #[derive(Debug, Clone)]
@@ -48,6 +52,8 @@ pub struct Topology {
     pub name: String,
     /// The cluster that is read.
     pub kafka: Kafka,
+    /// The schema registry. There is one if a source needs it.
+    pub registry: Option<Registry>,
     /// The clouds, one to three, in the order of the spec. No two overlap.
     pub clouds: Vec<CloudSpec>,
     /// Longest time between two commits while records arrive.
@@ -81,6 +87,15 @@ pub struct Kafka {
     pub options: BTreeMap<String, Text>,
 }
 
+/// A schema registry.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    /// Where: one URL at least, `http` or `https`, no credentials, no query.
+    pub urls: Vec<Url>,
+    /// How to be let in.
+    pub options: BTreeMap<String, Text>,
+}
+
 /// A location in an object store.
 #[derive(Debug, Clone)]
 pub struct CloudSpec {
@@ -101,6 +116,10 @@ pub struct SourceSpec {
     pub topic: String,
     /// How payloads are encoded.
     pub format: Format,
+    /// The same with all that belongs to it.
+    pub encoding: Encoding,
+    /// What payloads are compressed with.
+    pub payload_compression: PayloadCompression,
     /// What happens to a record with a field that is not in `fields`.
     pub unknown_fields: UnknownFields,
     /// Where a partition starts that the datasets hold no position for yet.

@@ -13,11 +13,13 @@ use super::location::has_credentials;
 use super::raw::OptionValue;
 use super::resolve::{Resolver, split_help};
 use super::secret::{TemplateError, Text, is_connection_string, is_secret_name};
+use super::suggest::{did_you_mean, one_of};
 use super::yaml::pointer_to;
 
 /// Whose options they are.
 pub(super) enum OptionsOf<'a> {
     Kafka,
+    Registry,
     /// A cloud's; its client can be asked only if the URL says which it is.
     Cloud(Option<&'a Url>),
 }
@@ -94,6 +96,7 @@ impl Resolver<'_> {
                 .map(|found| (found.option, found.problem))
                 .collect(),
             OptionsOf::Cloud(None) => Vec::new(),
+            OptionsOf::Registry => check_registry_options(&written),
         };
         for (name, problem) in problems {
             // Problems that begin with "is" speak of the option, the others of its value.
@@ -108,6 +111,25 @@ impl Resolver<'_> {
             self.report(pointer_to(pointer, &name), place, message, suggestion);
         }
     }
+}
+
+const REGISTRY_OPTIONS: [&str; 5] = ["username", "password", "token", "ca_pem", "identity_pem"];
+
+/// Names that no registry's client knows, and names that do not go together.
+fn check_registry_options(options: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let mut problems = Vec::new();
+    for name in options.keys().filter(|name| !REGISTRY_OPTIONS.contains(&name.as_str())) {
+        let help = did_you_mean(name, REGISTRY_OPTIONS).or_else(|| one_of(REGISTRY_OPTIONS));
+        problems.push((name.clone(), format!("is no option of a registry; {}", help.unwrap_or_default())));
+    }
+    let has = |name: &str| options.contains_key(name);
+    if has("token") && (has("username") || has("password")) {
+        problems
+            .push(("token".into(), "is given beside a user name or password; give one or the other".into()));
+    } else if has("password") && !has("username") {
+        problems.push(("password".into(), "is given without its `username`; add it".into()));
+    }
+    problems
 }
 
 /// A name for the environment variable that could hold the option `name`: `AWS_ACCESS_KEY_ID`.

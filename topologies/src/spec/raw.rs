@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+use isobar_schemas::decode::Framing;
 use isobar_schemas::{FieldSpec, UnknownFields};
 use isobar_transforms::Expectation;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -44,6 +45,10 @@ pub struct Topology {
 
     /// The Kafka cluster that is read. Required.
     pub kafka: Kafka,
+
+    /// The schema registry, which Confluent's framing of `avro`, `protobuf` and `json` records refers to. Optional.
+    #[serde(default)]
+    pub registry: Option<Registry>,
 
     /// The clouds that each hold the same datasets, byte for byte: one to three, by name. A commit is decided when
     /// a majority of them holds it, so three clouds survive the loss of one. The order matters: claims are made in
@@ -121,6 +126,22 @@ pub enum Brokers {
     One(String),
     /// `[a:9092, b:9092]`.
     Many(Vec<String>),
+}
+
+/// A schema registry that speaks Confluent's API: Confluent's own, Apicurio (`…/apis/ccompat/v7`), Karapace, Redpanda.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// Where: `http://` or `https://`, several separated by commas. Required.
+    #[schemars(extend("examples" = ["https://registry:8081"]))]
+    pub url: String,
+
+    /// How to be let in and whom to trust: `username` and `password`, or `token`; `ca_pem`, certificates of the authorities
+    /// that are trusted instead of the system's; `identity_pem`, the client's own certificate and key. All by reference:
+    /// `"${env:NAME}"` or `"${file:path}"`. Default: none.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{ "username": "isobar", "password": "${env:REGISTRY_PASSWORD}" }]))]
+    pub options: Entries<OptionValue>,
 }
 
 /// How a topic is told from a later one of the same name.
@@ -238,6 +259,38 @@ pub struct Source {
     /// How payloads are encoded. Required.
     pub format: Format,
 
+    /// What stands before an encoded record and names its writer's schema. Default: `confluent` for `avro` and `protobuf`
+    /// without `schema`, otherwise `plain`.
+    #[serde(default)]
+    pub framing: Option<Framing>,
+
+    /// Files with the schemas that records were written with, relative to the spec: for `avro` one `.avsc` file or, with
+    /// `single_object`, any number of them; for `protobuf` a `.proto` file or a descriptor set (`protoc -o`), further
+    /// `.proto` files being those that it imports. Not with `confluent`, where the registry has them.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["./order.avsc", ["./order.proto", "./money.proto"]]))]
+    pub schema: Option<SchemaFiles>,
+
+    /// The Protobuf message that a record is, by its full name. With `confluent` each record names its own, and others than
+    /// this one are rejected. Default: the only one of the schema, or whichever a record names. Only for `protobuf`.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["shop.v1.Order"]))]
+    pub message: Option<String>,
+
+    /// What payloads are compressed with, by the producer itself and not by Kafka, which needs no setting. Default: `none`.
+    #[serde(default)]
+    pub payload_compression: PayloadCompression,
+
+    /// What is between two values of a record. One ASCII character. Only for `csv`. Default: `,`.
+    #[serde(default)]
+    #[schemars(extend("examples" = [";"]))]
+    pub delimiter: Option<String>,
+
+    /// The names of the values of a record in their order, where that is not the order of `fields`. Only for `csv`.
+    /// Default: all `fields`.
+    #[serde(default)]
+    pub columns: Option<Vec<String>>,
+
     /// What happens to a record with a field that is not in `fields`. Default: `quarantine`.
     #[serde(default)]
     pub unknown_fields: UnknownFields,
@@ -261,6 +314,39 @@ pub struct Source {
 pub enum Format {
     /// One JSON object per record.
     Json,
+    /// One Avro value per record, a record in Avro's sense, in the binary encoding.
+    Avro,
+    /// One Protobuf message per record, in the binary encoding.
+    Protobuf,
+    /// One line of values per record, quoted as in RFC 4180 where needed.
+    Csv,
+    /// The bytes themselves, as the only field: `binary`, or `string` if they are UTF-8.
+    Raw,
+}
+
+/// What payloads are compressed with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PayloadCompression {
+    /// They are not.
+    #[default]
+    None,
+    /// gzip, RFC 1952.
+    Gzip,
+    /// Zstandard, RFC 8878.
+    Zstd,
+}
+
+/// One file, or several.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum SchemaFiles {
+    /// `./order.avsc`
+    One(String),
+    /// `[./order.avsc, ./order-v2.avsc]`
+    Many(Vec<String>),
 }
 
 /// Where a partition without a position starts.

@@ -12,9 +12,12 @@ use isobar_schemas::{Error as SchemaError, FieldSpec, Fields, RejectReason, to_a
 use isobar_transforms::{Expectation, SQL_ERROR};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
+use url::Url;
+
+use crate::decoding::decoder;
 
 use super::check::{CheckOptions, Finding, Place};
-use super::location::{Overlap, overlap, parse_location};
+use super::location::{Overlap, has_credentials, overlap, parse_location};
 use super::options::OptionsOf;
 use super::raw;
 use super::secret::is_secret_name;
@@ -23,7 +26,8 @@ use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
 use super::{
-    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, MaintenanceSpec, SourceSpec, Text, Topology,
+    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, MaintenanceSpec, Registry, SourceSpec, Text,
+    Topology,
 };
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -66,6 +70,7 @@ impl Resolver<'_> {
     fn topology(&mut self) -> Option<Topology> {
         let name = self.required::<String>("/topology");
         let kafka = self.kafka();
+        let registry = self.registry();
         let clouds = self.clouds();
         let (commit_interval, commit_bytes_max) = self.commit();
         let fill_bytes_per_second = self.fill();
@@ -77,6 +82,7 @@ impl Resolver<'_> {
         Some(Topology {
             name: name?,
             kafka: kafka?,
+            registry: registry?,
             clouds: clouds.into_iter().collect::<Option<_>>()?,
             commit_interval,
             commit_bytes_max,
@@ -105,7 +111,7 @@ impl Resolver<'_> {
     }
 
     /// The value at `pointer` as a `T`; `None` where it is absent or wrong. What is wrong and not yet reported is.
-    fn typed<T: DeserializeOwned>(&mut self, pointer: &str) -> Option<T> {
+    pub(super) fn typed<T: DeserializeOwned>(&mut self, pointer: &str) -> Option<T> {
         let value = self.value.pointer(pointer)?;
         match serde_json::from_value(value.clone()) {
             Ok(typed) => Some(typed),
@@ -177,6 +183,32 @@ impl Resolver<'_> {
         let is_sound = self.findings.len() == found_before;
         let joined: Vec<String> = brokers.into_iter().map(|(_, broker)| broker).collect();
         is_sound.then(|| joined.join(","))
+    }
+
+    /// The registry if there is one; `None` if something is wrong with it.
+    fn registry(&mut self) -> Option<Option<Registry>> {
+        if self.value.pointer("/registry").is_none_or(Json::is_null) {
+            return Some(None);
+        }
+        let at_url = "/registry/url";
+        let written = self.required::<String>(at_url)?;
+        let found_before = self.found();
+        let mut urls = Vec::new();
+        for text in written.split(',').map(str::trim) {
+            match parse_registry_url(text) {
+                Ok(url) => urls.push(url),
+                Err((message, is_secret)) => {
+                    if is_secret {
+                        self.secret_places.push(at_url.to_owned());
+                    }
+                    let suggestion = "`https://registry:8081`, for example".to_owned();
+                    self.report(at_url, Place::Value, message, Some(suggestion));
+                }
+            }
+        }
+        let options = self.client_options("/registry/options", &OptionsOf::Registry);
+        let is_sound = self.found() == found_before;
+        is_sound.then_some(Some(Registry { urls, options: options? }))
     }
 
     /// The id becomes part of application ids, which are split at `/`.
@@ -309,20 +341,45 @@ impl Resolver<'_> {
 
     fn source(&mut self, name: &str, pointer: &str, topic: Option<String>) -> Option<SourceSpec> {
         let format = self.required(&format!("{pointer}/format"));
+        let encoding = format.and_then(|format| self.encoding(pointer, format));
+        let payload_compression = self.or_default(&format!("{pointer}/payload_compression"));
         let unknown_fields = self.or_default(&format!("{pointer}/unknown_fields"));
         let start = self.or_default(&format!("{pointer}/start"));
         let fields = self.fields(&format!("{pointer}/fields"))?;
         // Every field passed on its own, so together they do, unless there are none, which is reported.
         let schema = to_arrow_schema(&fields).ok()?;
-        Some(SourceSpec {
+        let source = SourceSpec {
             name: name.to_owned(),
             topic: topic?,
             format: format?,
+            encoding: encoding?,
+            payload_compression,
             unknown_fields,
             start,
             schema,
             fields,
-        })
+        };
+        self.check_decoder(pointer, &source);
+        Some(source)
+    }
+
+    /// The format, the schema files and the fields of a source each make sense; here it turns out whether together.
+    fn check_decoder(&mut self, pointer: &str, source: &SourceSpec) {
+        let Err(error) = decoder(source) else { return };
+        let field = match &error {
+            SchemaError::InvalidForFormat { field, .. } | SchemaError::ProtobufField { field, .. } => {
+                Some(pointer_to(&format!("{pointer}/fields"), field))
+            }
+            _ => None,
+        };
+        let schema = format!("{pointer}/schema");
+        let at = field
+            .filter(|at| self.value.pointer(at).is_some())
+            .or_else(|| self.value.pointer(&schema).map(|_| schema))
+            .unwrap_or_else(|| format!("{pointer}/format"));
+        let problem = crate::chain_of(&error);
+        let (message, suggestion) = split_help(&problem);
+        self.report(at, Place::Value, message, suggestion);
     }
 
     /// All fields, or `None` if one of them is wrong: a query is not checked against a part of them.
@@ -545,6 +602,20 @@ fn store_address(cloud: &CloudSpec) -> Vec<(&str, &str)> {
         |name: &str| ["endpoint", "account", "base_url", "emulator"].iter().any(|word| name.contains(word));
     let options = cloud.options.iter().map(|(name, text)| (name.as_str(), text.template()));
     options.filter(|(name, _)| is_address(name) && !is_secret_name(name)).collect()
+}
+
+/// The address of a registry, or what is wrong with it, and whether it holds a secret.
+fn parse_registry_url(text: &str) -> Result<Url, (String, bool)> {
+    if has_credentials(text) {
+        let message = "the URL holds a user name or a password, which belong in `options`, by reference";
+        return Err((message.to_owned(), true));
+    }
+    let url = Url::parse(text).map_err(|error| (format!("`{text}` is not a URL: {error}"), false))?;
+    let is_plain = url.query().is_none() && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !is_plain {
+        return Err((format!("`{text}` is not the address of a registry"), false));
+    }
+    Ok(url)
 }
 
 fn check_broker(broker: &str) -> Result<(), String> {

@@ -107,7 +107,7 @@ const CASES: &[Case] = &[
     Case(
         &[("memory: 384MiB\n", "memory: 384MiB\nbananas: 5\n")],
         &[
-            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `clouds`, `commit`, `fill`, `workers`, `memory`, `sources` or `datasets`",
+            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `registry`, `clouds`, `commit`, `fill`, `workers`, `memory`, `sources` or `datasets`",
         ],
     ),
     Case(
@@ -164,12 +164,69 @@ const CASES: &[Case] = &[
         &[("format: json", "format: jsn")],
         &["21:13 unknown value `jsn` for `format` | did you mean `json`?"],
     ),
-    Case(&[("format: json", "format: avro")], &["21:13 unknown value `avro` for `format` | expected `json`"]),
+    Case(
+        &[("format: json", "format: xml")],
+        &["21:13 unknown value `xml` for `format` | expected `json`, `avro`, `protobuf`, `csv` or `raw`"],
+    ),
+    Case(
+        &[("format: json", "format: avro")],
+        &[
+            "21:13 records name their schemas by ids of a registry, and there is no `registry` | add `registry: { url: \"https://…\" }`, or give the `schema` of records without a header",
+        ],
+    ),
+    Case(
+        &[("format: json", "format: avro\n    framing: plain")],
+        &[
+            "21:13 records carry no id of a registry, so their `schema` has to be given | `schema: ./record.avsc`, for example",
+        ],
+    ),
+    Case(
+        &[("format: json", "format: json\n    framing: single_object")],
+        &["22:14 `single_object` is a framing of `avro`"],
+    ),
+    Case(
+        &[("format: json", "format: avro\n    schema: no/such.avsc")],
+        &[
+            "22:13 `no/such.avsc` cannot be read: No such file or directory (os error 2) | paths are relative to the spec",
+        ],
+    ),
+    Case(
+        &[("format: json", "format: json\n    message: shop.Order\n    delimiter: \";\"")],
+        &[
+            "22:5 `message` has no meaning for `format: json` | remove it; it is for `protobuf`",
+            "23:5 `delimiter` has no meaning for `format: json` | remove it; it is for `csv`",
+        ],
+    ),
+    Case(
+        &[("format: json", "format: csv\n    delimiter: \"::\"")],
+        &[
+            "22:16 `::` cannot be a delimiter | one ASCII character that is no quote and no line break, such as `;` or a tab",
+        ],
+    ),
+    Case(
+        &[("memory: 384MiB\n", "memory: 384MiB\nregistry: { url: \"https://a:b@registry:8081\" }\n")],
+        &[
+            "18:18 the URL holds a user name or a password, which belong in `options`, by reference | `https://registry:8081`, for example",
+        ],
+    ),
+    Case(
+        &[(
+            "memory: 384MiB\n",
+            "memory: 384MiB\nregistry: { url: \"registry:8081\", options: { user: me } }\n",
+        )],
+        &[
+            "18:18 `registry:8081` is not the address of a registry | `https://registry:8081`, for example",
+            "18:46 `user` is no option of a registry | did you mean `username`?",
+        ],
+    ),
     Case(
         &[("format: json\n", "format: json\n    start: beginning\n")],
         &["22:12 unknown value `beginning` for `start` | expected `earliest` or `latest`"],
     ),
-    Case(&[("format: json\n", "format: [json]\n")], &["21:13 `format` must be `json`, found a list"]),
+    Case(
+        &[("format: json\n", "format: [json]\n")],
+        &["21:13 `format` must be `json`, `avro`, `protobuf`, `csv` or `raw`, found a list"],
+    ),
     Case(
         &[("description: One row per departed flight with a known arrival delay.", "description: 7")],
         &["31:18 `description` must be a text, found the number 7 | put it in quotes: \"7\""],

@@ -1,0 +1,260 @@
+//! Chunks on their way to a decoder: which decoder, and what the registry says of the schemas that they name.
+//!
+//! ```text
+//! chunk ─▶ does it name schemas nobody has told of? ── no ──────────────────────▶ decode
+//!                         └─ yes ─▶ wait, while the registry is asked beside ─▶ learn ─▶ decode
+//! ```
+//!
+//! While a chunk waits nothing further is read, and everything else goes on: commits, maintenance, a stop. A registry
+//! that does not answer is asked again until it does; a record is never rejected because a registry was away. One that
+//! answers that it has no such schema has answered. Ids are immutable, so each is asked for once in a process's life.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isobar_connectors::registry::{Credentials, RegistryClient, RegistryConfig, SchemaAnswer};
+use isobar_connectors::source::SourceChunk;
+use isobar_schemas::RecordChunk;
+use isobar_schemas::decode::{
+    AvroDecoder, Compression, CsvDecoder, CsvFormat, DecodeLimits, Decoded, Decoder, Framing, InflateLimits,
+    Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource, RawDecoder, RegisteredSchema,
+    SchemaKind, WriterSchema,
+};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::chain_of;
+use crate::error::Error;
+use crate::spec::{self, Encoding, PayloadCompression, SchemaFile, SourceSpec, Topology, WriterSchemas};
+
+/// Pauses before a registry that did not answer is asked again: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// The decoders of a topology's sources, by topic, and where their schemas come from.
+pub(crate) struct Decoding {
+    topics: BTreeMap<Arc<str>, TopicDecoder>,
+    registry: Option<Arc<RegistryClient>>,
+    /// A chunk whose schemas the registry is asked for.
+    waiting: Option<Waiting>,
+}
+
+/// A source's decoder.
+struct TopicDecoder {
+    source: usize,
+    decoder: Box<dyn Decoder>,
+}
+
+struct Waiting {
+    chunk: SourceChunk,
+    asking: Asking,
+}
+
+/// A question on its way, which ends with this.
+struct Asking(JoinHandle<Result<Answers, Error>>);
+
+/// What the registry has under each id.
+type Answers = Vec<(u32, WriterSchema)>;
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Decoding {
+    /// The decoders of all sources of `topology`. Nothing is asked yet.
+    pub(crate) fn start(topology: &Topology) -> Result<Self, Error> {
+        let topics = topology.sources.iter().enumerate().map(|(index, source)| {
+            let decoder = decoder(source).map_err(|error| {
+                Error::Configuration(format!("source {}: {}", source.name, chain_of(&error)))
+            })?;
+            Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
+        });
+        let topics = topics.collect::<Result<_, Error>>()?;
+        let registry = topology.registry.as_ref().map(open_registry).transpose()?;
+        Ok(Self { topics, registry, waiting: None })
+    }
+
+    /// Gives `chunk` back if it can be decoded now. Otherwise it is kept, and [`answered`](Self::answered) gives it
+    /// back when the registry has told of its schemas.
+    pub(crate) fn take(&mut self, chunk: SourceChunk) -> Result<Option<SourceChunk>, Error> {
+        debug_assert!(self.waiting.is_none(), "nothing is read while a chunk waits");
+        let missing = self.of(&chunk).decoder.missing_schemas(&chunk);
+        if missing.is_empty() {
+            return Ok(Some(chunk));
+        }
+        let registry = self.registry.clone().ok_or_else(|| {
+            Error::Bug(format!(
+                "records of {} name schemas of a registry, and there is none",
+                chunk.topic_partition()
+            ))
+        })?;
+        info!(ids = ?missing, partition = %chunk.topic_partition(), "asking the registry for schemas");
+        self.waiting = Some(Waiting { chunk, asking: Asking(tokio::spawn(ask(registry, missing))) });
+        Ok(None)
+    }
+
+    /// Whether a chunk waits for the registry.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// The chunk that waits, once the registry has answered; never while none waits. Dropping the future loses nothing.
+    pub(crate) async fn answered(&mut self) -> Result<SourceChunk, Error> {
+        let Some(waiting) = &mut self.waiting else { return std::future::pending().await };
+        let answers = (&mut waiting.asking.0).await.map_err(|died| Error::Bug(died.to_string()))??;
+        let Waiting { chunk, .. } = self.waiting.take().expect("it was there before its answers came");
+        let decoder = self.of_mut(&chunk);
+        for (id, schema) in answers {
+            decoder.decoder.learn(id, schema);
+        }
+        Ok(chunk)
+    }
+
+    /// Drops the chunk that waits: it is read again.
+    pub(crate) fn forget(&mut self) {
+        self.waiting = None;
+    }
+
+    /// The source that `chunk` is of, and what became of its records.
+    pub(crate) fn decode(&mut self, chunk: &RecordChunk) -> Result<(usize, Decoded), Error> {
+        let topic = self.of_mut(chunk);
+        let decoded =
+            topic.decoder.decode(chunk).map_err(|error| Error::damaged("decoder", error.to_string()))?;
+        Ok((topic.source, decoded))
+    }
+
+    fn of(&self, chunk: &RecordChunk) -> &TopicDecoder {
+        self.topics.get(&chunk.topic_partition().topic).expect(ASSIGNED)
+    }
+
+    fn of_mut(&mut self, chunk: &RecordChunk) -> &mut TopicDecoder {
+        self.topics.get_mut(&chunk.topic_partition().topic).expect(ASSIGNED)
+    }
+}
+
+const ASSIGNED: &str = "only topics of the specification are assigned";
+
+/// Asks until there is an answer for every id.
+async fn ask(registry: Arc<RegistryClient>, ids: Vec<u32>) -> Result<Answers, Error> {
+    let (mut pause, longest) = PAUSE;
+    loop {
+        match registry.schemas(&ids).await {
+            Ok(answers) => {
+                return Ok(ids.into_iter().zip(answers.into_iter().map(to_writer_schema)).collect());
+            }
+            Err(error @ isobar_connectors::Error::RegistryUnreachable { .. }) => {
+                warn!(error = %chain_of(&error), ?ids, "the registry does not answer, asking again; nothing is read meanwhile");
+            }
+            Err(error) => return Err(Error::connector("ask the schema registry", error)),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+fn to_writer_schema(answer: SchemaAnswer) -> WriterSchema {
+    match answer {
+        SchemaAnswer::Known(schema) => WriterSchema::Known((*schema).clone()),
+        SchemaAnswer::Unknown => WriterSchema::Unknown,
+        SchemaAnswer::Unusable(why) => WriterSchema::Unusable(why),
+    }
+}
+
+/// A client of the registry. Secrets are resolved here and live only inside it.
+fn open_registry(registry: &spec::Registry) -> Result<Arc<RegistryClient>, Error> {
+    let wrong = |problem: String| Error::Configuration(format!("registry: {problem}"));
+    let option = |name: &str| -> Result<Option<String>, Error> {
+        let text = registry.options.get(name);
+        let resolved = text.map(|text| text.resolve().map_err(|error| wrong(format!("{name}: {error}"))));
+        Ok(resolved.transpose()?.map(|secret| secret.expose().to_owned()))
+    };
+    let mut config = RegistryConfig::new(registry.urls.iter().map(|url| url.as_str()));
+    config.credentials = match (option("username")?, option("password")?, option("token")?) {
+        (Some(user), password, None) => Credentials::Basic { user, password: password.unwrap_or_default() },
+        (None, None, Some(token)) => Credentials::Bearer { token },
+        (None, None, None) => Credentials::None,
+        _ => return Err(wrong("give `username` and `password`, or `token`".to_owned())),
+    };
+    config.authorities_pem = option("ca_pem")?.map(String::into_bytes);
+    config.identity_pem = option("identity_pem")?.map(String::into_bytes);
+    let client = RegistryClient::new(&config).map_err(|error| wrong(chain_of(&error)))?;
+    Ok(Arc::new(client))
+}
+
+fn framing_and_files(schemas: &WriterSchemas) -> (Framing, &[SchemaFile]) {
+    match schemas {
+        WriterSchemas::Registry => (Framing::Confluent, &[]),
+        WriterSchemas::ByFingerprint(files) => (Framing::SingleObject, files),
+        WriterSchemas::Given(files) => (Framing::Plain, files),
+    }
+}
+
+fn avro_schema(file: &SchemaFile) -> Result<RegisteredSchema, isobar_schemas::Error> {
+    Ok(RegisteredSchema { kind: SchemaKind::Avro, text: text_of(file)?, references: Vec::new() })
+}
+
+/// The schema in a `.proto` file and those that it imports, or in a descriptor set.
+fn protobuf_schema(files: &[SchemaFile]) -> Result<ProtobufSchema, isobar_schemas::Error> {
+    let source = |file: &SchemaFile| Ok(ProtobufSource { name: file.path.clone(), text: text_of(file)? });
+    match files {
+        [only] if !only.path.ends_with(".proto") => ProtobufSchema::from_descriptor_set(&only.bytes),
+        [main, imports @ ..] => {
+            let imports = imports.iter().map(source).collect::<Result<Vec<_>, isobar_schemas::Error>>()?;
+            ProtobufSchema::from_sources(source(main)?, imports)
+        }
+        [] => Err(isobar_schemas::Error::WriterSchema { problem: "no file is given".to_owned() }),
+    }
+}
+
+fn text_of(file: &SchemaFile) -> Result<String, isobar_schemas::Error> {
+    let text = std::str::from_utf8(&file.bytes);
+    let problem = |_| isobar_schemas::Error::WriterSchema { problem: format!("{} is not UTF-8", file.path) };
+    text.map(str::to_owned).map_err(problem)
+}
+
+/// The decoder of a source.
+///
+/// # Errors
+/// If the contract and the schema files of the source do not fit each other.
+pub(crate) fn decoder(source: &SourceSpec) -> Result<Box<dyn Decoder>, isobar_schemas::Error> {
+    let limits = DecodeLimits::default();
+    let (schema, unknown_fields) = (source.schema.clone(), source.unknown_fields);
+    let decoder: Box<dyn Decoder> = match &source.encoding {
+        Encoding::Json { framed } => {
+            let decoder = JsonDecoder::new(schema, unknown_fields, limits)?;
+            Box::new(if *framed { decoder.framed() } else { decoder })
+        }
+        Encoding::Avro(schemas) => {
+            let (framing, files) = framing_and_files(schemas);
+            let writers = files.iter().map(avro_schema).collect::<Result<Vec<_>, _>>()?;
+            Box::new(AvroDecoder::new(schema, unknown_fields, limits, framing, &writers)?)
+        }
+        Encoding::Protobuf { message, schemas: WriterSchemas::Registry } => {
+            Box::new(ProtobufDecoder::with_registry(schema, message.as_deref(), unknown_fields, limits)?)
+        }
+        Encoding::Protobuf {
+            message,
+            schemas: WriterSchemas::Given(files) | WriterSchemas::ByFingerprint(files),
+        } => {
+            let files = protobuf_schema(files)?;
+            let message = match message {
+                Some(message) => files.message(message)?,
+                None => files.only_message()?,
+            };
+            Box::new(ProtobufDecoder::new(schema, &message, unknown_fields, limits)?)
+        }
+        Encoding::Csv { delimiter, columns } => {
+            let format = CsvFormat { delimiter: *delimiter, header: columns.clone() };
+            Box::new(CsvDecoder::new(schema, &format, limits)?)
+        }
+        Encoding::Raw => Box::new(RawDecoder::new(schema, limits)?),
+    };
+    let compression = match source.payload_compression {
+        PayloadCompression::None => Compression::None,
+        PayloadCompression::Gzip => Compression::Gzip,
+        PayloadCompression::Zstd => Compression::Zstd,
+    };
+    Inflating::wrap(decoder, compression, InflateLimits::default())
+}
