@@ -629,7 +629,8 @@ async fn landed(commit: &mut Option<JoinHandle<Landing>>) -> Landing {
 /// Whether maintenance may be decided before a batch. Under a backlog a batch is always due, and the many small files that
 /// makes are what maintenance is for; but a batch that is due waits for one decision at most.
 fn may_maintain(batch_is_due: bool, maintained_last: bool, is_stopping: bool) -> bool {
-    !is_stopping && !(batch_is_due && maintained_last)
+    let has_waited = batch_is_due && maintained_last;
+    !(is_stopping || has_waited)
 }
 
 fn count_rows(metrics: &Metrics, dataset: &str, rows: &RowCounts) {

@@ -22,6 +22,9 @@ use crate::Error;
 const CACHE_BYTES_MAX: usize = 32 << 20;
 /// Most ids asked for at the same time.
 const CONCURRENT_MAX: usize = 8;
+/// The largest id there can be: they are Java's `int`. Some servers do not understand a question about a larger one, which
+/// only garbage names.
+const ID_MAX: u32 = i32::MAX.unsigned_abs();
 /// How long a registry that gave no answer is not asked for what the archive has.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -173,11 +176,14 @@ impl RegistryClient {
 
     /// Whether `answer` was given for the first time, by one server, and may be out of date.
     fn is_doubtful(&self, id: u32, answer: &SchemaAnswer) -> bool {
-        *answer == SchemaAnswer::Unknown && self.cache().get(id, Instant::now()).is_none()
+        id <= ID_MAX && *answer == SchemaAnswer::Unknown && self.cache().get(id, Instant::now()).is_none()
     }
 
     /// Memory, then the registry, then the archive.
     async fn look_up(&self, id: u32, offset: usize) -> Result<SchemaAnswer, Error> {
+        if id > ID_MAX {
+            return Ok(SchemaAnswer::Unknown);
+        }
         if let Some(answer) = self.cache().get(id, Instant::now()) {
             return Ok(answer);
         }
