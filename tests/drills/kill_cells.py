@@ -294,8 +294,8 @@ def state(pid):
 def cells(arguments):
     listed = subprocess.run([arguments.isobar, "failpoints"], check=True, stdout=subprocess.PIPE, text=True).stdout
     # What only a leader with workers reaches is tested in tests/it/workers.rs. Maintenance waits for many commits of a run
-    # that goes on: tests/it/maintenance.rs and tests/it/mirrored_checkpoints.rs kill it.
-    elsewhere = ("worker.", "group.", "maintain.", "checkpoint.")
+    # that goes on: tests/it/maintenance.rs and tests/it/mirrored_checkpoints.rs kill it. A redrive is another command: tests/it/redrive.rs.
+    elsewhere = ("worker.", "group.", "maintain.", "checkpoint.", "redrive.")
     points = [line.split()[:2] for line in listed.splitlines() if not line.startswith(elsewhere)]
     for point, scope in points:
         for cloud in CLOUDS if scope == "cloud" else (None,):

@@ -140,10 +140,10 @@ async fn survives_kills(part: &str) {
     }
 }
 
-/// The parts of the work that have failpoints, each with a test below; the last two in `maintenance` and
-/// `mirrored_checkpoints`, because they take a run that goes on.
-const PARTS: [&str; 8] =
-    ["elect.", "consume.", "upload.", "decide.", "publish.", "fill.", "maintain.", "checkpoint."];
+/// The parts of the work that have failpoints, each with a test below; the last three in `maintenance`,
+/// `mirrored_checkpoints` and `redrive`, because they take a run that goes on, or another command.
+const PARTS: [&str; 9] =
+    ["elect.", "consume.", "upload.", "decide.", "publish.", "fill.", "maintain.", "checkpoint.", "redrive."];
 
 /// The parts that only several processes reach: `workers` has tests of them.
 const WORKERS_PARTS: [&str; 2] = ["worker.", "group."];
