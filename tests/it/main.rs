@@ -20,6 +20,7 @@ mod main_job;
 mod maintenance;
 mod mirrored_checkpoints;
 mod outage;
+mod redrive;
 mod scrub;
 mod sim;
 mod single_faults;

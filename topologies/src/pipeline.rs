@@ -34,7 +34,8 @@ use crate::spec::Topology;
 use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
 use crate::standby::Pulse;
 use crate::start::{self, Budget};
-use crate::workers::{Committer, Desk, Own};
+use crate::workers::wire::RedriveAnswer;
+use crate::workers::{Committer, Desk, Own, WaitingRedrive};
 
 /// How long a finished run waits for clouds that answer to publish everything.
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
@@ -174,6 +175,8 @@ pub(crate) struct Landing {
 enum Cargo {
     Batch(ClosedBatch),
     Maintenance(oneshot::Sender<Result<u64, String>>),
+    /// What was asked, and whether it was decided before and only the answer was lost.
+    Redrive(WaitingRedrive, bool),
 }
 
 /// What a commit will have done, if it is decided.
@@ -235,6 +238,9 @@ impl Pipeline<'_> {
                     stop_by = Some(tokio::time::Instant::now() + STOP_PATIENCE);
                 }
                 () = at(stop_by) => return Err(self.cannot_stop_well()),
+            }
+            if self.commit.is_none() && !self.stopping {
+                self.begin_redrive();
             }
             if self.commit.is_none() && self.is_due() {
                 self.begin_commit()?;
@@ -372,6 +378,19 @@ impl Pipeline<'_> {
         Ok(())
     }
 
+    /// Has a redrive decided in the background, if one waits for it. It goes before a batch that is due, because a person
+    /// waits, and there are few.
+    fn begin_redrive(&mut self) {
+        let Some(waiting) = self.options.desk.as_ref().and_then(Desk::take_redrive) else { return };
+        let mut committer =
+            self.committer.take().expect("the committer is here while no commit is in flight");
+        let is_known = committer.knows(&waiting.redrive.commit_id);
+        self.commit = Some(tokio::spawn(async move {
+            let outcome = committer.redrive(&waiting.redrive).await;
+            Landing { committer, cargo: Cargo::Redrive(waiting, is_known), outcome }
+        }));
+    }
+
     /// Has maintenance decided in the background, if some waits for it. A batch that becomes due waits for no more than
     /// that one decision.
     fn begin_maintenance(&mut self) {
@@ -428,6 +447,10 @@ impl Pipeline<'_> {
                 let _ = answer.send(answered);
                 return self.renew_epoch(shutdown).await;
             }
+            Cargo::Redrive(waiting, is_known) => {
+                self.answer_redrive(waiting, is_known, outcome);
+                return self.renew_epoch(shutdown).await;
+            }
         };
         match outcome {
             None => self.renew_epoch(shutdown).await,
@@ -450,6 +473,24 @@ impl Pipeline<'_> {
                 self.rewind()
             }
         }
+    }
+
+    /// Counts a redrive that is decided, and tells whoever asked for it. `None`: another process leads, and is asked next.
+    fn answer_redrive(&self, waiting: WaitingRedrive, is_known: bool, outcome: Option<CommitOutcome>) {
+        let answer = match outcome {
+            None => return,
+            Some(CommitOutcome::Committed { sequence }) if is_known => RedriveAnswer::Committed { sequence },
+            Some(CommitOutcome::Committed { sequence }) => {
+                let redrive = &waiting.redrive;
+                count_redrive(&self.options.metrics, &redrive.dataset, &redrive.rows);
+                let (dataset, rows, accepted) = (&redrive.dataset, redrive.rows.input, redrive.rows.output);
+                info!(%dataset, sequence, rows, accepted, "quarantined rows redriven");
+                RedriveAnswer::Committed { sequence }
+            }
+            Some(CommitOutcome::Stale(refusal)) => RedriveAnswer::Refused { refusal },
+            Some(CommitOutcome::NotStored(reason)) => RedriveAnswer::NotStored { reason },
+        };
+        waiting.answer(&answer);
     }
 
     fn acknowledge(&mut self, sequence: u64, closed: ClosedBatch) {
@@ -626,6 +667,18 @@ fn count_rows(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
         for (rule, rows) in by_rule {
             count(outcome, rule, *rows);
         }
+    }
+}
+
+fn count_redrive(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
+    let outcomes = [
+        ("accepted", rows.output),
+        ("rejected", rows.rejected_total()),
+        ("dropped", rows.dropped_total()),
+        ("filtered", rows.filtered),
+    ];
+    for (outcome, rows) in outcomes {
+        metrics.redriven_rows.with_label_values(&[dataset, outcome]).inc_by(rows);
     }
 }
 
