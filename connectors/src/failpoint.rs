@@ -97,6 +97,8 @@ failpoints! {
     MAINTAIN_AFTER_DECIDE: "maintain.after-decide" Process "maintenance is decided; nothing is counted or deleted",
     MAINTAIN_BEFORE_DELETE: "maintain.before-delete" Cloud "a file that a VACUUM lets go is still in the cloud",
     MAINTAIN_AFTER_DELETE: "maintain.after-delete" Cloud "a file that a VACUUM lets go is no longer in the cloud",
+    REDRIVE_BEFORE_DECIDE: "redrive.before-decide" Process "files of redriven rows are in a majority; nothing is proposed",
+    REDRIVE_AFTER_DECIDE: "redrive.after-decide" Process "a redrive is decided; whoever asked for it has not been told",
     CHECKPOINT_AFTER_BUILD: "checkpoint.after-build" Process "a checkpoint is built here, and is in no cloud",
     CHECKPOINT_BEFORE_DECIDE: "checkpoint.before-decide" Process "a checkpoint is in a majority; nothing is proposed",
     CHECKPOINT_AFTER_DECIDE: "checkpoint.after-decide" Process "a checkpoint is decided; nothing is counted",

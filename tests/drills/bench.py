@@ -13,6 +13,7 @@ from stores import CLOUDS, PARTITIONS, end
 
 DATASET = "cells"
 QUARANTINE = f"{DATASET}.quarantine"
+RULE = "shelf IS NOT NULL"
 # How long anything may take that a cell waits for. Only a hang takes longer.
 PATIENCE_SECONDS = 180
 POLL_SECONDS = 0.05
@@ -29,7 +30,7 @@ class Ledger:
     def __init__(self, seed, filler_bytes):
         self.random, self.filler_bytes = random.Random(seed), filler_bytes
         self.ids = [[] for _ in range(PARTITIONS)]
-        self.rejected = set()
+        self.rejected, self.rejects = set(), True
         self.next_id = 0
 
     def records(self, count):
@@ -42,10 +43,15 @@ class Ledger:
             if number % 10 == 7:
                 # Breaks the expectation, so that the quarantine has versions of its own.
                 record["shelf"] = None
-                self.rejected.add((partition, len(self.ids[partition])))
+                if self.rejects:
+                    self.rejected.add((partition, len(self.ids[partition])))
             self.ids[partition].append(number)
             lines.append(f"{partition}\t{json.dumps(record)}\n")
         return "".join(lines)
+
+    def relax(self):
+        """From now on nothing is rejected, and what was is to be redriven."""
+        self.rejected, self.rejects = set(), False
 
     def expected(self):
         """Where each record must lie: (table, partition, offset, id)."""
@@ -140,7 +146,7 @@ datasets:
     from: records
     sql: SELECT id, shelf, filler, _partition AS kafka_partition, _offset AS kafka_offset FROM records
     expect:
-      - {{ name: shelved, check: "shelf IS NOT NULL", action: quarantine }}
+      - {{ name: shelved, check: "{RULE}", action: quarantine }}
 {partition_by}{maintenance}"""
 
     # ---------------------------------------------------------------- what runs
@@ -168,6 +174,15 @@ datasets:
 
     def run(self, *more, failpoint=""):
         return self.start("run", "topology.yaml", *more, failpoint=failpoint)
+
+    def relax(self):
+        """The rule that rejected records lets them pass from now on."""
+        spec = self.folder / "topology.yaml"
+        spec.write_text(spec.read_text().replace(RULE, "true"))
+        self.ledger.relax()
+
+    def redrive(self, failpoint=""):
+        return self.start("quarantine", "redrive", DATASET, "--config", "topology.yaml", failpoint=failpoint)
 
     def scrub(self, *more, failpoint=""):
         return self.start("scrub", "topology.yaml", *more, failpoint=failpoint)

@@ -29,6 +29,8 @@ which time it is reached. Each has a topic, a topology and prefixes of its own:
              SIGKILL; the next one ends well, and after the next run `isobar scrub` finds nothing. (Where the point is a step in the
              other clouds, the cloud of the cell is one of those.)
     between  the same, and the topology runs between the kill and the second attempt
+    redrive  records were rejected by a rule that is then relaxed. `isobar quarantine redrive` must die by SIGKILL; the next
+             one ends well, and nothing is left in the quarantine
 
 Records are produced before and after. At the end of each cell
 
@@ -97,6 +99,9 @@ FILL_IN_READMISSION = ("repair.before-file", "repair.after-file", "repair.before
                        "repair.before-checkpoint", "repair.after-checkpoint", "repair.before-hint", "repair.after-hint")
 # A second readmission writes the keys of both generations.
 READMIT_HITS = {"readmit.before-key": (1, 2), "readmit.after-key": (1, 2)}
+# What a redrive reaches besides the points of its own. The first record of its epoch is the header.
+REDRIVE_HITS = {"upload.before-put": (1,), "upload.after-put": (1,), "decide.before-put": (2,), "decide.after-put": (2,),
+                "decide.after-majority": (1,), "publish.before-put": (1, 2), "publish.after-put": (1, 2)}
 BETWEEN = ("readmit.after-header", "readmit.after-decide", "readmit.after-record", "readmit.after-key")
 
 Cell = collections.namedtuple("Cell", "action point cloud hit")
@@ -272,8 +277,18 @@ def readmit(bench, cell):
     bench.judge()
 
 
+def redrive(bench, cell):
+    bench.produce(bench.records // 2)
+    bench.catch_up()
+    bench.relax()
+    bench.redrive(failpoint=failpoint(cell, "kill")).dies()
+    bench.redrive().ends(0)
+    bench.produce(bench.records // 2)
+    bench.judge()
+
+
 ACTIONS = {"kill": kill, "freeze": freeze, "leader": kill_in_group, "worker": kill_in_group, "repair": repair,
-           "readmit": readmit, "between": readmit}
+           "readmit": readmit, "between": readmit, "redrive": redrive}
 
 
 # ---------------------------------------------------------------- all cells
@@ -292,7 +307,7 @@ def cells(arguments):
         return [point for point in scopes if point.startswith(parts)]
 
     known = ("elect.", "consume.", "upload.", "decide.", "publish.", "fill.", "maintain.", "checkpoint.")
-    others = ("worker.", "group.", "repair.", "readmit.")
+    others = ("worker.", "group.", "repair.", "readmit.", "redrive.")
     unknown = set(scopes).difference(starting(*known, *others))
     if unknown:
         sys.exit(f"no cell is known for {', '.join(sorted(unknown))}")
@@ -312,6 +327,8 @@ def cells(arguments):
         yield from of("readmit", point, (1,))
     for point in BETWEEN:
         yield from of("between", point, (1,))
+    for point in (*starting("redrive."), *REDRIVE_HITS):
+        yield from of("redrive", point, REDRIVE_HITS.get(point, (1,)))
 
 
 def selected(arguments):

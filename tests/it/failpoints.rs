@@ -144,8 +144,9 @@ async fn survives_kills(part: &str) {
 const PARTS: [&str; 6] = ["elect.", "consume.", "upload.", "decide.", "publish.", "fill."];
 
 /// The other parts, tested elsewhere: `maintenance` and `mirrored_checkpoints` have runs that go on, `workers` several
-/// processes, `scrub_kills` another command.
-const PARTS_ELSEWHERE: [&str; 6] = ["maintain.", "checkpoint.", "worker.", "group.", "repair.", "readmit."];
+/// processes, `scrub_kills` and `redrive` another command.
+const PARTS_ELSEWHERE: [&str; 7] =
+    ["maintain.", "checkpoint.", "worker.", "group.", "repair.", "readmit.", "redrive."];
 
 #[test]
 fn every_failpoint_belongs_to_a_part_that_is_tested() {

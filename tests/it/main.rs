@@ -21,6 +21,7 @@ mod main_job;
 mod maintenance;
 mod mirrored_checkpoints;
 mod outage;
+mod redrive;
 mod scrub;
 mod scrub_kills;
 mod sim;

@@ -76,6 +76,20 @@ pub struct Counts {
     pub filtered: u64,
     /// Warned about, by rule.
     pub warned: BTreeMap<String, u64>,
+    /// Taken out of the quarantine again, each with one of the fates above once more.
+    pub redriven: u64,
+}
+
+impl Counts {
+    /// The sums as they are after redrives. A record that was rejected and then redriven is counted where it ended;
+    /// under which rule it had been rejected, the log no longer says.
+    #[must_use]
+    pub fn after_redrives(mut self) -> Self {
+        let rejected = self.rejected.values().sum::<u64>() - self.redriven;
+        self.rejected = [("any rule".to_owned(), rejected)].into();
+        self.redriven = 0;
+        self
+    }
 }
 
 /// A table's log.
@@ -202,7 +216,11 @@ impl Log {
         let mut sum = Counts::default();
         for version in &self.versions {
             let rows = &version.isobar()["rows"];
-            sum.input += rows["in"].as_u64().expect("in is a number");
+            let input = rows["in"].as_u64().expect("in is a number");
+            match version.info()["operation"] == "REDRIVE" {
+                true => sum.redriven += input,
+                false => sum.input += input,
+            }
             sum.output += rows["out"].as_u64().expect("out is a number");
             sum.filtered += rows["filtered"].as_u64().expect("filtered is a number");
             let parts =
@@ -310,6 +328,9 @@ fn problem_of_counts(
         file_rows.insert(file["path"].as_str().unwrap_or_default().to_owned(), rows);
     }
     let operation = version.info()["operation"].as_str().unwrap_or_default();
+    if operation == "REDRIVE" {
+        return problem_of_redrive(version, dataset, removed, added);
+    }
     if !["OPTIMIZE", "VACUUM"].contains(&operation) {
         return (removed > 0)
             .then(|| format!("{operation} removes {removed} rows"))
@@ -321,6 +342,34 @@ fn problem_of_counts(
     let reads = version.isobar()["offsets"].as_array().map_or(1, Vec::len) + version.actions("txn").count();
     (removed != added || changes > 0 || reads > 0 || one.counts() != Counts::default()).then(|| {
         format!("{operation}: {removed} rows removed, {added} added, {changes} changes, {reads} reads")
+    })
+}
+
+/// A redrive reads nothing from Kafka. Of the rows in the files that it removes from a quarantine each is kept, or taken and
+/// either rejected again or not; in the dataset each row taken has one fate.
+fn problem_of_redrive(version: &Version, dataset: &str, removed: u64, added: u64) -> Option<String> {
+    let parameter = |name: &str| {
+        let text = version.info()["operationParameters"][name].as_str();
+        text.map(|text| text.parse::<u64>().expect("a parameter is a number"))
+    };
+    let one = Log { dataset: dataset.to_owned(), versions: vec![version.clone()] };
+    let counts = one.counts();
+    let sum = |parts: &BTreeMap<String, u64>| parts.values().sum::<u64>();
+    let fates = counts.output + sum(&counts.rejected) + sum(&counts.dropped) + counts.filtered;
+    let files = version.actions("add").chain(version.actions("remove"));
+    let unchanged = files.filter(|file| file["dataChange"] != Json::Bool(true)).count();
+    let reads = version.isobar()["offsets"].as_array().map_or(1, Vec::len) + version.actions("txn").count();
+    let taken = parameter("rows").expect("a redrive says how many rows it takes");
+    let adds_up = match dataset.ends_with(".quarantine") {
+        true => {
+            let kept = parameter("kept").expect("a redrive says how many rows it keeps");
+            let rejected = counts.output;
+            counts.redriven == rejected && removed == taken + kept && added == kept + rejected
+        }
+        false => counts.redriven == taken && removed == 0 && added == counts.output,
+    };
+    (!adds_up || fates != counts.redriven || unchanged + reads > 0).then(|| {
+        format!("REDRIVE of {taken}: {removed} rows removed, {added} added, {counts:?}, {unchanged} unchanged, {reads} reads")
     })
 }
 

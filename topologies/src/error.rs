@@ -61,6 +61,10 @@ pub enum Error {
     /// A worker's last commit was answered by nobody: retry when a leader is there. Nothing is lost.
     #[error("{0}")]
     LeaderSilent(String),
+    /// A redrive was refused again and again, because others came first, or its files were not stored: retry. What was
+    /// decided of it stays.
+    #[error("{0}")]
+    NotDecided(String),
     /// An expectation with the action `fail` met a record that breaks it: fix the data or the expectation.
     #[error("expectation {rule} of dataset {dataset} failed at {record}: its action is `fail`")]
     ExpectationFailed {

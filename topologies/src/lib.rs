@@ -21,6 +21,7 @@ pub mod progress;
 pub mod prove;
 pub mod quarantine;
 pub mod query;
+pub mod redrive;
 pub mod scrub;
 pub mod spec;
 pub mod stage;

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub checkpoints_deleted: IntCounterVec,
     /// Maintenance that did not work and is tried again, by table.
     pub maintenance_failures: IntCounterVec,
+    /// Quarantined rows that went through the topology again, by dataset and outcome, counted when they are decided here.
+    pub redriven_rows: IntCounterVec,
     /// The epoch led.
     pub epoch: IntGauge,
     /// Workers that this leader hears.
@@ -155,6 +157,11 @@ impl Metrics {
                 "maintenance_failures_total",
                 "Maintenance that did not work and is tried again.",
                 &["table"],
+            ),
+            redriven_rows: counters(
+                "redriven_rows_total",
+                "Quarantined rows that went through the topology again, by what became of them.",
+                &["dataset", "outcome"],
             ),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
             workers: register(&registry, IntGauge::new("workers", "Workers that this leader hears.")),

@@ -34,7 +34,8 @@ use crate::spec::Topology;
 use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
 use crate::standby::Pulse;
 use crate::start::{self, Budget};
-use crate::workers::{Committer, Desk, Own};
+use crate::workers::wire::RedriveAnswer;
+use crate::workers::{Committer, Desk, Own, WaitingRedrive};
 
 /// How long a finished run waits for clouds that answer to publish everything.
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
@@ -170,6 +171,8 @@ pub(crate) struct Landing {
 enum Cargo {
     Batch(ClosedBatch),
     Maintenance(oneshot::Sender<Result<u64, String>>),
+    /// What was asked, and whether it was decided before and only the answer was lost.
+    Redrive(WaitingRedrive, bool),
 }
 
 /// What a commit will have done, if it is decided.
@@ -374,13 +377,30 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// Has what is next decided in the background: a batch that is due, or maintenance that waits. They take turns.
+    /// Has what is next decided in the background: a redrive, for which a person waits; a batch that is due, or maintenance
+    /// that waits. These two take turns.
     fn begin_next(&mut self) -> Result<(), Error> {
+        if !self.stopping && self.begin_redrive() {
+            return Ok(());
+        }
         let is_due = self.is_due();
         if may_maintain(is_due, self.maintained_last, self.stopping) && self.begin_maintenance() {
             return Ok(());
         }
         if is_due { self.begin_commit() } else { Ok(()) }
+    }
+
+    /// Has a redrive decided, if one waits for it; whether it does.
+    fn begin_redrive(&mut self) -> bool {
+        let Some(waiting) = self.options.desk.as_ref().and_then(Desk::take_redrive) else { return false };
+        let mut committer =
+            self.committer.take().expect("the committer is here while no commit is in flight");
+        let is_known = committer.knows(&waiting.redrive.commit_id);
+        self.commit = Some(tokio::spawn(async move {
+            let outcome = committer.redrive(&waiting.redrive).await;
+            Landing { committer, cargo: Cargo::Redrive(waiting, is_known), outcome }
+        }));
+        true
     }
 
     /// Has maintenance decided, if some waits for it; whether it does.
@@ -440,6 +460,10 @@ impl Pipeline<'_> {
                 let _ = answer.send(answered);
                 return self.renew_epoch(shutdown).await;
             }
+            Cargo::Redrive(waiting, is_known) => {
+                self.answer_redrive(waiting, is_known, outcome);
+                return self.renew_epoch(shutdown).await;
+            }
         };
         match outcome {
             None => self.renew_epoch(shutdown).await,
@@ -462,6 +486,24 @@ impl Pipeline<'_> {
                 self.rewind()
             }
         }
+    }
+
+    /// Counts a redrive that is decided, and tells whoever asked for it. `None`: another process leads, and is asked next.
+    fn answer_redrive(&self, waiting: WaitingRedrive, is_known: bool, outcome: Option<CommitOutcome>) {
+        let answer = match outcome {
+            None => return,
+            Some(CommitOutcome::Committed { sequence }) if is_known => RedriveAnswer::Committed { sequence },
+            Some(CommitOutcome::Committed { sequence }) => {
+                let redrive = &waiting.redrive;
+                count_redrive(&self.options.metrics, &redrive.dataset, &redrive.rows);
+                let (dataset, rows, accepted) = (&redrive.dataset, redrive.rows.input, redrive.rows.output);
+                info!(%dataset, sequence, rows, accepted, "quarantined rows redriven");
+                RedriveAnswer::Committed { sequence }
+            }
+            Some(CommitOutcome::Stale(refusal)) => RedriveAnswer::Refused { refusal },
+            Some(CommitOutcome::NotStored(reason)) => RedriveAnswer::NotStored { reason },
+        };
+        waiting.answer(&answer);
     }
 
     fn acknowledge(&mut self, sequence: u64, closed: ClosedBatch) {
@@ -646,6 +688,18 @@ fn count_rows(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
         for (rule, rows) in by_rule {
             count(outcome, rule, *rows);
         }
+    }
+}
+
+fn count_redrive(metrics: &Metrics, dataset: &str, rows: &RowCounts) {
+    let outcomes = [
+        ("accepted", rows.output),
+        ("rejected", rows.rejected_total()),
+        ("dropped", rows.dropped_total()),
+        ("filtered", rows.filtered),
+    ];
+    for (outcome, rows) in outcomes {
+        metrics.redriven_rows.with_label_values(&[dataset, outcome]).inc_by(rows);
     }
 }
 

@@ -1,13 +1,24 @@
 //! The quarantine table: every rejected record as it came, with where it came from and why it is here.
+//!
+//! [`rows`] makes rows of records, [`StoredRows`] makes records of rows again, the same ones, byte for byte. [`listing`] shows
+//! people what is there, and [`redrive`](crate::redrive) sends it through the topology once more.
 
+pub mod listing;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Array, Int64Array, RecordBatch, StringBuilder, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch,
+    StringArray, StringBuilder, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use isobar_schemas::RecordChunk;
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{
+    DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
 use isobar_schemas::decode::Reject;
+use isobar_schemas::{RecordChunk, TopicPartition};
 use isobar_transforms::RowReject;
 
 /// The reason given for records that a rule rejected.
@@ -104,4 +115,187 @@ pub fn rows(chunk: &RecordChunk, rejected: &[Rejected]) -> RecordBatch {
         Arc::new(payloads.finish()),
     ];
     RecordBatch::try_new(schema(), columns).expect("columns are built to the schema above")
+}
+
+/// Rows of a quarantine table as its files hold them.
+#[derive(Debug)]
+pub(crate) struct StoredRows {
+    batch: RecordBatch,
+    reasons: StringArray,
+    rules: StringArray,
+    messages: StringArray,
+    topics: StringArray,
+    partitions: Int32Array,
+    offsets: Int64Array,
+    timestamps: TimestampMicrosecondArray,
+    keys: BinaryArray,
+    payloads: BinaryArray,
+}
+
+impl StoredRows {
+    /// The rows of `batch`.
+    ///
+    /// # Errors
+    /// If it has not the columns of [`schema`].
+    pub(crate) fn new(batch: &RecordBatch) -> Result<Self, ArrowError> {
+        let batch = RecordBatch::try_new(schema(), batch.columns().to_vec())?;
+        let text = |index: usize| batch.column(index).as_string::<i32>().clone();
+        let bytes = |index: usize| batch.column(index).as_binary::<i32>().clone();
+        Ok(Self {
+            reasons: text(0),
+            rules: text(1),
+            messages: text(2),
+            topics: text(3),
+            partitions: batch.column(4).as_primitive::<Int32Type>().clone(),
+            offsets: batch.column(5).as_primitive::<Int64Type>().clone(),
+            timestamps: batch.column(6).as_primitive::<TimestampMicrosecondType>().clone(),
+            keys: bytes(7),
+            payloads: bytes(8),
+            batch,
+        })
+    }
+
+    /// The rows as a batch.
+    pub(crate) fn batch(&self) -> &RecordBatch {
+        &self.batch
+    }
+
+    /// The rows in pieces, each of consecutive rows of one Kafka partition at rising offsets.
+    pub(crate) fn runs(&self) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for row in 0..self.batch.num_rows() {
+            match runs.last_mut() {
+                Some(run) if self.goes_on(row) => run.end = row + 1,
+                _ => runs.push(row..row + 1),
+            }
+        }
+        runs
+    }
+
+    /// Whether `row` is of the same partition as the row before it, and after it there.
+    fn goes_on(&self, row: usize) -> bool {
+        let before = row - 1;
+        self.topics.value(before) == self.topics.value(row)
+            && self.partitions.value(before) == self.partitions.value(row)
+            && self.offsets.value(before) < self.offsets.value(row)
+    }
+
+    /// The Kafka partition that the record of `row` came from.
+    pub(crate) fn topic_partition(&self, row: usize) -> TopicPartition {
+        TopicPartition::new(self.topics.value(row), self.partitions.value(row))
+    }
+
+    /// The records of `rows`, which are of one run, as they once came from Kafka.
+    pub(crate) fn records(&self, rows: &[usize], from: TopicPartition) -> RecordChunk {
+        let mut chunk = RecordChunk::new(from);
+        for row in rows.iter().copied() {
+            // Kafka's timestamps are whole milliseconds.
+            let timestamp_ms = self.timestamps.is_valid(row).then(|| self.timestamps.value(row) / 1000);
+            let key = self.keys.is_valid(row).then(|| self.keys.value(row));
+            let payload = self.payloads.is_valid(row).then(|| self.payloads.value(row));
+            chunk.push(self.offsets.value(row), timestamp_ms, key, payload);
+        }
+        chunk
+    }
+
+    /// Whether the record of `row` was rejected for this reason before.
+    pub(crate) fn has_reason(&self, row: usize, rejected: &Rejected) -> bool {
+        let rule = self.rules.is_valid(row).then(|| self.rules.value(row));
+        self.reasons.value(row) == rejected.reason
+            && rule == rejected.rule.as_deref()
+            && self.messages.value(row) == rejected.message
+    }
+
+    /// The rows of `run` that stay: those for which `fate` says so, with their new reason where they have one.
+    pub(crate) fn staying<'r>(
+        &self,
+        run: Range<usize>,
+        fate: impl Fn(usize) -> Staying<'r>,
+    ) -> Result<RecordBatch, ArrowError> {
+        let mut stays = Vec::with_capacity(run.len());
+        let (mut reasons, mut rules) = (StringBuilder::new(), StringBuilder::new());
+        let mut messages = StringBuilder::new();
+        for row in run.clone() {
+            let fate = fate(row);
+            stays.push(!matches!(fate, Staying::Gone));
+            match fate {
+                Staying::Rejected(rejected) => {
+                    reasons.append_value(rejected.reason);
+                    rules.append_option(rejected.rule.as_deref());
+                    messages.append_value(&rejected.message);
+                }
+                Staying::Kept | Staying::Gone => {
+                    reasons.append_value(self.reasons.value(row));
+                    rules.append_option(self.rules.is_valid(row).then(|| self.rules.value(row)));
+                    messages.append_value(self.messages.value(row));
+                }
+            }
+        }
+        let part = self.batch.slice(run.start, run.len());
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(reasons.finish()), Arc::new(rules.finish()), Arc::new(messages.finish())];
+        columns.extend(part.columns()[3..].iter().cloned());
+        filter_record_batch(&RecordBatch::try_new(schema(), columns)?, &BooleanArray::from(stays))
+    }
+}
+
+/// Whether a row of a quarantine stays in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Staying<'r> {
+    /// It does, as it is.
+    Kept,
+    /// It does, for another reason.
+    Rejected(&'r Rejected),
+    /// It does not.
+    Gone,
+}
+
+#[cfg(test)]
+mod tests {
+    use isobar_schemas::RejectReason;
+
+    use super::*;
+
+    fn rejected(record: u32, message: &str) -> Rejected {
+        Rejected::undecodable(&Reject { record, reason: RejectReason::Undecodable, message: message.into() })
+    }
+
+    fn chunk(partition: i32) -> RecordChunk {
+        let mut chunk = RecordChunk::new(TopicPartition::new("t", partition));
+        chunk.push(3, None, None, None);
+        chunk.push(5, Some(-1), Some(b""), Some(b""));
+        chunk.push(9, Some(1_700_000_000_123), Some(b"k\xff"), Some(b"\x00\xff{"));
+        chunk
+    }
+
+    fn stored() -> StoredRows {
+        let all = [rejected(0, "a"), rejected(1, "b"), rejected(2, "c")];
+        let parts = [rows(&chunk(0), &all), rows(&chunk(1), &all), rows(&chunk(1), &all[..1])];
+        StoredRows::new(&arrow::compute::concat_batches(&schema(), &parts).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        let (stored, chunk) = (stored(), chunk(0));
+        assert_eq!(stored.runs(), [0..3, 3..6, 6..7]);
+        let back = stored.records(&[0, 1, 2], stored.topic_partition(0));
+        assert_eq!(back.topic_partition(), chunk.topic_partition());
+        assert_eq!((back.offsets(), back.timestamps_ms()), (chunk.offsets(), chunk.timestamps_ms()));
+        for record in 0..3 {
+            assert_eq!(back.key(record), chunk.key(record));
+            assert_eq!(back.payload(record), chunk.payload(record));
+        }
+    }
+
+    #[test]
+    fn rows_that_stay_keep_their_order_and_get_their_new_reason() {
+        let stored = stored();
+        let new = rejected(0, "new");
+        let fates = [Staying::Rejected(&new), Staying::Gone, Staying::Kept];
+        let left = StoredRows::new(&stored.staying(3..6, |row| fates[row - 3]).unwrap()).unwrap();
+        assert_eq!(left.offsets.values(), &[3, 9]);
+        assert_eq!(left.messages.iter().flatten().collect::<Vec<_>>(), ["new", "c"]);
+        assert_eq!(left.records(&[1], left.topic_partition(1)).payload(0), chunk(1).payload(2));
+        assert!(left.has_reason(0, &new) && !left.has_reason(1, &new));
+    }
 }

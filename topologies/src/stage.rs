@@ -104,32 +104,16 @@ impl DatasetStage {
         if first == chunk.len() {
             return Ok(());
         }
-        let kept = decoded.records.partition_point(|record| (*record as usize) < first);
-        let records = &decoded.records[kept..];
-        let batch = decoded.batch.slice(kept, decoded.batch.num_rows() - kept);
-        let undecodable = decoded.rejects.iter().filter(|reject| reject.record as usize >= first);
-        let mut rejected: Vec<Rejected> = undecodable.map(Rejected::undecodable).collect();
-        let outcome = transform(plan, chunk, records, batch)?;
-        if let Some(failed) = outcome.failed {
-            let offset = chunk.offsets()[records[failed.row as usize] as usize];
-            let record = format!("{} offset {offset}", chunk.topic_partition());
-            return Err(Error::ExpectationFailed { dataset: plan.name.clone(), rule: failed.rule, record });
-        }
-        for reject in &rejected {
-            *self.counts.rejected.entry(reject.label().to_owned()).or_default() += 1;
-        }
-        self.counts.input += rejected.len() as u64;
-        self.counts.add(&outcome.counts);
-        rejected.extend(outcome.rejects.into_iter().map(|reject| Rejected::by_rule(records, reject)));
+        let judged = plan.judge(chunk, decoded, first)?;
+        self.counts.add(&judged.counts);
         self.advance(topic_id, chunk, first, position);
         let from = chunk.topic_partition();
-        if !rejected.is_empty() {
-            rejected.sort_by_key(|reject| reject.record);
+        if !judged.rejected.is_empty() {
             self.rejected
-                .write(from, quarantine::rows(chunk, &rejected))
+                .write(from, quarantine::rows(chunk, &judged.rejected))
                 .map_err(|error| self.cannot_write(error))?;
         }
-        self.rows.write(from, outcome.rows).map_err(|error| self.cannot_write(error))
+        self.rows.write(from, judged.rows).map_err(|error| self.cannot_write(error))
     }
 
     fn cannot_write(&self, error: isobar_connectors::Error) -> Error {
@@ -223,7 +207,7 @@ impl DatasetStage {
     }
 }
 
-fn to_new_file(file: &StagedFile) -> NewFile {
+pub(crate) fn to_new_file(file: &StagedFile) -> NewFile {
     NewFile {
         digest: file.digest(),
         partition_values: file.partition_values.clone(),
@@ -231,15 +215,62 @@ fn to_new_file(file: &StagedFile) -> NewFile {
     }
 }
 
-fn transform(
-    plan: &mut DatasetPlan,
-    chunk: &RecordChunk,
-    records: &[u32],
-    batch: RecordBatch,
-) -> Result<isobar_transforms::TransformOutcome, Error> {
-    let batch = with_metadata(&batch, chunk, records, plan.transform.metadata_columns())
-        .map_err(|error| Error::damaged("decoded batch", error.to_string()))?;
-    let action = || format!("transform records of {} for dataset {}", chunk.topic_partition(), plan.name);
-    let action = action();
-    plan.transform.run(batch).map_err(|source| Error::Transform { action, source })
+/// What became of the records of a chunk.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// Rows of the dataset, in the order of their records.
+    pub(crate) rows: RecordBatch,
+    /// Records for the quarantine, in order.
+    pub(crate) rejected: Vec<Rejected>,
+    /// The fates of all records judged.
+    pub(crate) counts: RowCounts,
+}
+
+impl DatasetPlan {
+    /// Gives every record of `chunk` from index `first` on its one fate, by what the decoder made of it, the expectations
+    /// and the SQL: the same for records from Kafka and for those that are redriven.
+    ///
+    /// # Errors
+    /// [`Error::ExpectationFailed`] at the first record that an expectation with the action `fail` stops at.
+    pub(crate) fn judge(
+        &mut self,
+        chunk: &RecordChunk,
+        decoded: &Decoded,
+        first: usize,
+    ) -> Result<Judged, Error> {
+        let kept = decoded.records.partition_point(|record| (*record as usize) < first);
+        let records = &decoded.records[kept..];
+        let batch = decoded.batch.slice(kept, decoded.batch.num_rows() - kept);
+        let outcome = self.transform(chunk, records, batch)?;
+        if let Some(failed) = outcome.failed {
+            let offset = chunk.offsets()[records[failed.row as usize] as usize];
+            let record = format!("{} offset {offset}", chunk.topic_partition());
+            return Err(Error::ExpectationFailed { dataset: self.name.clone(), rule: failed.rule, record });
+        }
+        let undecodable = decoded.rejects.iter().filter(|reject| reject.record as usize >= first);
+        let mut rejected: Vec<Rejected> = undecodable.map(Rejected::undecodable).collect();
+        let mut counts = outcome.counts;
+        counts.input += rejected.len() as u64;
+        for reject in &rejected {
+            *counts.rejected.entry(reject.label().to_owned()).or_default() += 1;
+        }
+        rejected.extend(outcome.rejects.into_iter().map(|reject| Rejected::by_rule(records, reject)));
+        rejected.sort_by_key(|reject| reject.record);
+        Ok(Judged { rows: outcome.rows, rejected, counts })
+    }
+
+    fn transform(
+        &mut self,
+        chunk: &RecordChunk,
+        records: &[u32],
+        batch: RecordBatch,
+    ) -> Result<isobar_transforms::TransformOutcome, Error> {
+        let batch = with_metadata(&batch, chunk, records, self.transform.metadata_columns())
+            .map_err(|error| Error::damaged("decoded batch", error.to_string()))?;
+        self.transform.run(batch).map_err(|source| {
+            let action =
+                format!("transform records of {} for dataset {}", chunk.topic_partition(), self.name);
+            Error::Transform { action, source }
+        })
+    }
 }

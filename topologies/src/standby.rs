@@ -125,6 +125,14 @@ enum Watched {
     Replaced,
 }
 
+/// Whether the process at `address` leads `topology`, by its own answer.
+///
+/// # Errors
+/// Only if no client can be made to ask with.
+pub(crate) async fn leads(topology: &Topology, address: &str) -> Result<bool, Error> {
+    Ok(Listener::new(topology, None)?.ask(address).await.is_some())
+}
+
 /// Listens to whoever leads one topology.
 struct Listener {
     topology: String,

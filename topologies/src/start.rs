@@ -101,7 +101,7 @@ impl<'a> Pipeline<'a> {
 }
 
 /// Becomes the leader. While too few clouds answer it asks again, for `patience` at most.
-async fn lead(group: &Group, uploads: &Arc<FanOut>, patience: Duration) -> Result<Leader, Error> {
+pub(crate) async fn lead(group: &Group, uploads: &Arc<FanOut>, patience: Duration) -> Result<Leader, Error> {
     let begun = Instant::now();
     loop {
         match Leader::start(group, uploads.clone()).await {
@@ -342,17 +342,23 @@ fn refuse_recreated_topics(
 /// A table keeps the schema it began with until schema evolution says otherwise.
 async fn refuse_changed_schemas(group: &Group, chain: &Chain, plans: &[DatasetPlan]) -> Result<(), Error> {
     for plan in plans.iter().filter(|plan| chain.tables.contains_key(&plan.name)) {
-        let begun = first_tables(group, &plan.name).await?;
-        let differences = begun.iter().map(|table| difference(table, plan)).collect::<Result<Vec<_>, _>>()?;
-        // Clouds that contradict each other hold damage, which is the scrubber's affair.
-        if differences.iter().all(Option::is_some)
-            && let Some(difference) = differences.into_iter().flatten().next()
-        {
-            return Err(Error::Configuration(format!(
-                "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
-                plan.name
-            )));
-        }
+        refuse_changed_schema(group, plan).await?;
+    }
+    Ok(())
+}
+
+/// The same for one dataset, which exists.
+pub(crate) async fn refuse_changed_schema(group: &Group, plan: &DatasetPlan) -> Result<(), Error> {
+    let begun = first_tables(group, &plan.name).await?;
+    let differences = begun.iter().map(|table| difference(table, plan)).collect::<Result<Vec<_>, _>>()?;
+    // Clouds that contradict each other hold damage, which is the scrubber's affair.
+    if differences.iter().all(Option::is_some)
+        && let Some(difference) = differences.into_iter().flatten().next()
+    {
+        return Err(Error::Configuration(format!(
+            "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
+            plan.name
+        )));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! bytes whenever and wherever they run.
 
 mod checked;
+pub mod condition;
 pub mod error;
 pub mod expectations;
 mod normalize;
@@ -11,6 +12,7 @@ mod scan;
 mod sql;
 pub mod transform;
 
+pub use condition::Condition;
 pub use error::{Error, Location};
 pub use expectations::{Action, Expectation};
 pub use transform::{DatasetTransform, FailedRow, RowReject, SQL_ERROR, TransformOutcome, TransformSpec};

@@ -37,6 +37,7 @@ use super::actions::{
 };
 use super::maintenance::{Maintenance, MaintenanceWork, is_maintenance};
 use super::path::decode_log_path;
+use super::redrive::Redrive;
 use super::schema;
 use crate::Error;
 
@@ -137,6 +138,28 @@ impl CommitInfo {
     pub fn maintaining(maintenance: &Maintenance, timestamp_ms: i64, isobar: IsobarInfo) -> Self {
         let info = Self::new(maintenance.operation(), timestamp_ms, isobar);
         Self { operation_parameters: maintenance.parameters(), ..info }
+    }
+
+    /// One of the two entries of a redrive, at `timestamp_ms`.
+    pub fn redriving(redrive: &Redrive, timestamp_ms: i64, isobar: IsobarInfo) -> Self {
+        let info = Self::new(redrive.operation(), timestamp_ms, isobar);
+        Self { operation_parameters: redrive.parameters(), ..info }
+    }
+
+    /// The fence that an entry passes which removes files or lets them go: the version of the last such entry before it, 0
+    /// where there was none. Whoever planned on another state of the files cannot have written a body that follows. `None`
+    /// for entries without a fence, which remove nothing.
+    ///
+    /// # Errors
+    /// [`Error::LogEntry`] if the parameters are not those of the operation.
+    pub fn planned_after(&self) -> Result<Option<u64>, Error> {
+        if let Some(maintenance) = Maintenance::of(self)? {
+            return Ok(Some(maintenance.after));
+        }
+        Ok(match Redrive::of(self)? {
+            Some(Redrive::Taken { after, .. }) => Some(after),
+            Some(Redrive::Landed { .. }) | None => None,
+        })
     }
 }
 
@@ -293,7 +316,38 @@ impl CommitBody {
         self.check_table()?;
         self.check_positions()?;
         self.check_files()?;
-        self.check_maintenance()
+        self.check_maintenance()?;
+        self.check_redrive()
+    }
+
+    /// A redrive reads nothing from Kafka, and its files hold the rows that it counts. How many rows the files hold that
+    /// it removes, this body alone does not say.
+    fn check_redrive(&self) -> Result<(), Error> {
+        let Some(redrive) = Redrive::of(&self.info)? else { return Ok(()) };
+        let (operation, info) = (redrive.operation(), &self.info.isobar);
+        let is_plain = self.protocol.is_none() && self.metadata.is_none() && self.txns.is_empty();
+        require(is_plain && info.offsets.is_empty(), || format!("{operation} changes more than files"))?;
+        let mut changes = self.adds.iter().map(|add| add.data_change);
+        require(changes.all(|changes| changes), || format!("{operation} without dataChange"))?;
+        let mut changes = self.removes.iter().map(|remove| remove.data_change);
+        require(changes.all(|changes| changes), || format!("{operation} without dataChange"))?;
+        let rows = &info.rows;
+        let (counted, held) = match redrive {
+            Redrive::Landed { rows: taken } => {
+                require(self.removes.is_empty(), || format!("{operation} removes files of a dataset"))?;
+                (rows.input == taken, Some(rows.output))
+            }
+            Redrive::Taken { kept, rows: taken, .. } => {
+                require(!self.removes.is_empty(), || format!("{operation} takes rows out of no file"))?;
+                let is_rejected = rows.input == rows.output && rows.output <= taken;
+                (is_rejected, kept.checked_add(rows.output))
+            }
+        };
+        require(counted, || format!("{operation} of {} rows counts {rows:?}", redrive.rows()))?;
+        let added = info.files.iter().map(|file| file.rows).try_fold(0, u64::checked_add);
+        require(held.is_some() && added == held, || {
+            format!("{operation} adds files of {added:?} rows, not {held:?}")
+        })
     }
 
     /// Maintenance reads nothing, counts nothing, and says so of every file.
@@ -746,6 +800,115 @@ mod tests {
         let isobar = vacuum.info.isobar.clone();
         vacuum.info = CommitInfo::maintaining(&Maintenance { after: 4, work }, 1_700_000_020_000, isobar);
         assert!(vacuum.to_bytes().unwrap_err().to_string().contains("adds or removes"));
+    }
+
+    /// The two entries of a redrive of 5 rows: 3 are accepted, 1 is dropped, 1 is rejected again, and 4 were not selected.
+    fn redriven() -> [CommitBody; 2] {
+        let rows = RowCounts {
+            input: 5,
+            output: 3,
+            rejected: [("arrival_known".to_string(), 1)].into(),
+            dropped: [("departed".to_string(), 1)].into(),
+            ..RowCounts::default()
+        };
+        let rejected = RowCounts { input: 1, output: 1, ..RowCounts::default() };
+        let body = |redrive: Redrive, dataset: &str, rows: RowCounts| {
+            let mut isobar = info(3, &"44".repeat(32), rows);
+            isobar.dataset = dataset.into();
+            let mut body = CommitBody::new(CommitInfo::redriving(&redrive, 1_700_000_020_000, isobar));
+            body.info.engine_info = "isobar/0.1.0".into();
+            body
+        };
+        let file = |directory: &str, rows: u64| FileDigest {
+            path: format!("{directory}part-0000000000000003-0000000000000003-00000.parquet"),
+            size: 150,
+            sha256: "55".repeat(32),
+            rows,
+        };
+        let mut landed = body(Redrive::Landed { rows: 5 }, "flight_features", rows);
+        let values = [("month".to_string(), Some("10".to_string()))].into();
+        landed.add_file(file("month=10/", 3), values, r#"{"numRecords":3}"#.into());
+        let redrive = Redrive::Taken { after: 2, kept: 4, rows: 5 };
+        let mut taken = body(redrive, "flight_features.quarantine", rejected);
+        taken.remove_file("part-b-00000.parquet".into(), 100, BTreeMap::new());
+        taken.remove_file("part-a-00000.parquet".into(), 90, BTreeMap::new());
+        taken.add_file(file("", 5), BTreeMap::new(), r#"{"numRecords":5}"#.into());
+        [landed, taken]
+    }
+
+    #[test]
+    fn golden_redrives_are_reproduced_and_survive_a_round_trip() {
+        let [landed, taken] = redriven();
+        let golden: [(&CommitBody, &[u8]); 2] = [
+            (&landed, include_bytes!("../../../tests/golden/delta/redrive.dataset.json")),
+            (&taken, include_bytes!("../../../tests/golden/delta/redrive.quarantine.json")),
+        ];
+        for (body, golden) in golden {
+            let bytes = body.to_bytes().unwrap();
+            assert_eq!(std::str::from_utf8(&bytes).unwrap(), std::str::from_utf8(golden).unwrap());
+            assert_eq!(parse_body(&bytes).unwrap(), sorted(body));
+        }
+        assert_eq!(Redrive::of(&landed.info).unwrap(), Some(Redrive::Landed { rows: 5 }));
+        assert_eq!(landed.info.planned_after().unwrap(), None);
+        assert_eq!(taken.info.planned_after().unwrap(), Some(2));
+        assert_eq!(optimize().info.planned_after().unwrap(), Some(4));
+        assert_eq!(write(b"previous").info.planned_after().unwrap(), None);
+    }
+
+    #[test]
+    fn redrives_that_do_not_add_up_are_refused() {
+        type Break = fn(&mut CommitBody);
+        let parameter = |body: &mut CommitBody, name: &str, value: &str| {
+            body.info.operation_parameters.insert(name.into(), value.into());
+        };
+        let of_the_dataset: [(&str, Break); 6] = [
+            ("changes more", |b| b.set_position("a/b/c/0".into(), 4)),
+            ("changes more", |b| b.protocol = Some(TableDefinition::protocol())),
+            ("without dataChange", |b| b.adds[0].data_change = false),
+            ("removes files of", |b| b.remove_file("a.parquet".into(), 1, BTreeMap::new())),
+            ("adds files of", |b| {
+                b.info.isobar.rows.output = 2;
+                b.info.isobar.rows.filtered = 1;
+            }),
+            ("adds files of", |b| {
+                b.adds.clear();
+                b.info.isobar.files.clear();
+            }),
+        ];
+        let of_the_quarantine: [(&str, Break); 5] = [
+            ("changes more", |b| b.set_position("a/b/c/0".into(), 4)),
+            ("without dataChange", |b| b.removes[1].data_change = false),
+            ("out of no file", |b| b.removes.clear()),
+            ("counts", |b| {
+                b.info.isobar.rows.output = 0;
+                b.info.isobar.rows.filtered = 1;
+            }),
+            ("adds files of", |b| {
+                b.info.isobar.rows.output = 2;
+                b.info.isobar.rows.input = 2;
+            }),
+        ];
+        let breaks = of_the_dataset.map(|it| (0, it)).into_iter().chain(of_the_quarantine.map(|it| (1, it)));
+        for (body, (reason, break_one)) in breaks {
+            let mut broken = redriven()[body].clone();
+            break_one(&mut broken);
+            let error = broken.to_bytes().expect_err(reason).to_string();
+            assert!(error.contains(reason), "expected {reason:?}, got {error:?}");
+        }
+        for (body, name, value, reason) in [
+            (0, "rows", "6", "counts"),
+            (0, "rows", "05", "parameters"),
+            (0, "kept", "4", "parameters"),
+            (1, "kept", "3", "adds files of"),
+            (1, "rows", "0", "counts"),
+            (1, "rows", "-1", "parameters"),
+            (1, "more", "1", "parameters"),
+        ] {
+            let mut broken = redriven()[body].clone();
+            parameter(&mut broken, name, value);
+            let error = broken.to_bytes().expect_err(reason).to_string();
+            assert!(error.contains(reason), "{name} {value}: expected {reason:?}, got {error:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod body;
 pub mod fingerprint;
 pub mod maintenance;
 pub mod path;
+pub mod redrive;
 pub mod schema;
 
 pub use actions::{
@@ -28,3 +29,4 @@ pub use actions::{
 pub use body::{CommitBody, TableDefinition, is_sha256, next_commit_timestamp_ms, parse_body, sha256_hex};
 pub use fingerprint::record_fingerprint;
 pub use maintenance::{Maintenance, MaintenanceWork};
+pub use redrive::Redrive;

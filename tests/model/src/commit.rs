@@ -10,6 +10,8 @@ pub mod choose;
 pub mod format;
 #[path = "../../../topologies/src/commit/quorum.rs"]
 pub mod quorum;
+#[path = "../../../topologies/src/commit/redrive.rs"]
+pub mod redrive;
 #[path = "../../../topologies/src/commit/rules.rs"]
 pub mod rules;
 #[path = "../../../topologies/src/commit/upkeep.rs"]

@@ -8,6 +8,7 @@ use crate::spec::units::HumanDuration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::quarantine::listing::SHOWN_MAX;
 use crate::spec::units::ByteSize;
 
 /// isobar reads Kafka topics, transforms and validates the records with SQL, and writes one feature dataset that is
@@ -163,6 +164,20 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query \"SELECT count(*) FROM flight_features\" --config topology.yaml
   isobar query \"SELECT * FROM flight_features LIMIT 5\" --config topology.yaml --format csv")]
     Query(QueryArgs),
+
+    /// Look at rejected records, and send them through the topology again, once
+    #[command(after_help = "Examples:
+  isobar quarantine ls --config topology.yaml
+  isobar quarantine show flight_features --config topology.yaml --where \"rule = 'arrival_known'\"
+  isobar quarantine redrive flight_features --config topology.yaml --dry-run
+
+A rejected record lies in the quarantine of its dataset, as it came, with the reason. Once the
+topology is mended, a redrive takes it out of there and into the dataset in one step.")]
+    Quarantine {
+        /// What to do
+        #[command(subcommand)]
+        command: QuarantineCommand,
+    },
 
     /// Print the JSON Schema of a spec, for editors; or look at the schemas of records
     #[command(after_help = "Examples:
@@ -419,6 +434,96 @@ pub enum DrillFailure {
         #[arg(long)]
         standby: bool,
     },
+}
+
+/// What `isobar quarantine` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum QuarantineCommand {
+    /// How many rows are in the quarantines, by reason and rule
+    #[command(after_help = "Examples:
+  isobar quarantine ls --config topology.yaml
+  isobar quarantine ls --config topology.yaml --format json | jq '.quarantines[].rows'")]
+    Ls(ListArgs),
+
+    /// Show rows of a quarantine: where they came from, why they are there, and what they hold
+    #[command(after_help = "Examples:
+  isobar quarantine show flight_features --config topology.yaml
+  isobar quarantine show flight_features -c topology.yaml --where \"rule = 'arrival_known'\" --limit 5
+  isobar quarantine show flight_features -c topology.yaml --where \"topic = 'flights' AND \\\"offset\\\" = 41\"
+  isobar quarantine show flight_features -c topology.yaml --format json | jq -r .payload
+
+The columns of a condition are reason, rule, message, topic, partition, offset, timestamp, key and
+payload. Control characters are shown as escapes; with --format json, one object a line, a key or
+payload that is not UTF-8 is in key_hex or payload_hex.")]
+    Show(ShowArgs),
+
+    /// Send rows of a quarantine through the topology as it is now: each lands once, or stays
+    #[command(after_help = "Examples:
+  isobar quarantine redrive flight_features --config topology.yaml --dry-run
+  isobar quarantine redrive flight_features --config topology.yaml
+  isobar quarantine redrive flight_features -c topology.yaml --where \"rule = 'arrival_known'\"
+
+Rows that are accepted leave the quarantine and land in the dataset in one decision, so that none
+lands twice, also when the command is killed or run by two people at once. Rows that are rejected
+again stay, with their new reason. A running leader is asked to decide, if it has --metrics-addr and
+`workers.token`; it must run the same spec. If nobody leads, the command leads for the moment.
+
+Exit code 0 when all selected rows went through, whatever became of them.")]
+    Redrive(RedriveArgs),
+}
+
+/// Options of `isobar quarantine ls`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ListArgs {
+    /// The spec
+    #[arg(long, short, value_name = "TOPOLOGY")]
+    pub config: PathBuf,
+    /// How to print what is there
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// Options of `isobar quarantine show`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ShowArgs {
+    /// The dataset
+    #[arg(value_name = "DATASET")]
+    pub dataset: String,
+    /// The spec
+    #[arg(long, short, value_name = "TOPOLOGY")]
+    pub config: PathBuf,
+    /// Only rows for which this SQL condition holds
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// At most so many rows
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SHOWN_MAX)))]
+    pub limit: u32,
+    /// How to print the rows
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// Options of `isobar quarantine redrive`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct RedriveArgs {
+    /// The dataset
+    #[arg(value_name = "DATASET")]
+    pub dataset: String,
+    /// The spec, as the running leader has it
+    #[arg(long, short, value_name = "TOPOLOGY")]
+    pub config: PathBuf,
+    /// Only rows for which this SQL condition holds
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub condition: Option<String>,
+    /// Say what would become of the rows, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Lead although another process does; that one ends, and has to be started again
+    #[arg(long, conflicts_with = "dry_run")]
+    pub take_over: bool,
+    /// How to print the summary
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
 }
 
 /// Options of `isobar query`.

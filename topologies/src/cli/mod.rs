@@ -19,6 +19,7 @@ mod bars;
 mod drill;
 pub mod logs;
 pub mod output;
+mod quarantine;
 mod run;
 mod schema;
 mod scrub;
@@ -86,6 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Drill(drill_args) => drill::drill(drill_args),
         Command::Failpoints => drill::list_failpoints(),
         Command::Query(query_args) => query(&query_args),
+        Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;
             Ok(Exit::Success)

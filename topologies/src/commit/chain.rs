@@ -33,8 +33,8 @@ pub struct TableHead {
     pub sha256: String,
     /// Per app transaction (`<topology>/<cluster>/<topic id>/<partition>`), the next offset to read.
     pub positions: BTreeMap<String, i64>,
-    /// Version of the last maintenance entry, 0 where there was none: what maintenance must be planned after. Left out
-    /// where it is 0.
+    /// Version of the last entry that removed files or let them go, maintenance or redrive, 0 where there was none: what
+    /// the next one must be planned after. Left out where it is 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub maintained: u64,
     /// The newest decided checkpoint. Left out where there is none.
@@ -132,14 +132,14 @@ pub enum Refusal {
         /// Where the chain is, -1 where it has no position.
         chain: i64,
     },
-    /// Maintenance that was planned on another state of the files: drop it and plan again.
-    #[error("{dataset}: maintenance planned after version {after}, the chain was maintained at {chain}")]
+    /// Maintenance or a redrive that was planned on another state of the files: drop it and plan again.
+    #[error("{dataset}: planned after version {after}, files were removed at {chain} since")]
     Overtaken {
         /// The table.
         dataset: String,
         /// What it was planned after.
         after: u64,
-        /// The chain's last maintenance entry.
+        /// The chain's last entry that removed files or let them go.
         chain: u64,
     },
     /// Its numbers contradict each other. A bug: stop.

@@ -18,6 +18,7 @@ use super::format::{Content, Decision, Record, encode};
 use super::lane::Lane;
 use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, majority};
+use super::redrive::Redrive;
 use super::rules::{self, Standing};
 use super::state::{FileUploads, Shared, Slot, State};
 use super::takeover::Group;
@@ -229,6 +230,28 @@ impl Leader {
         let decision = self.chain.decide_upkeep(&self.topology, self.shared.epoch, now_ms, upkeep);
         let decision = decision.map_err(|error| error.to_string());
         self.decide_maintenance(decision, uploads, &failpoint::MAINTAIN_AFTER_DECIDE).await
+    }
+
+    /// Decides a redrive, whose files `uploads` brings. As [`maintain`](Self::maintain); one that is decided already is
+    /// answered with its decision, as far back as the chain remembers.
+    pub async fn redrive(
+        &mut self,
+        redrive: &Redrive,
+        uploads: Vec<FileUploads>,
+        now_ms: i64,
+    ) -> Result<CommitOutcome, Error> {
+        if let Some(sequence) = self.chain.sequence_of(&redrive.commit_id) {
+            return Ok(CommitOutcome::Committed { sequence });
+        }
+        if let Err(what) = self.prepare_maintenance(&uploads, &failpoint::REDRIVE_BEFORE_DECIDE).await? {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        if let Err(refusal) = self.chain.accept_redrive(redrive) {
+            return Ok(CommitOutcome::Stale(refusal));
+        }
+        let decision = self.chain.decide_redrive(&self.topology, self.shared.epoch, now_ms, redrive);
+        let decision = decision.map_err(|error| error.to_string());
+        self.decide_maintenance(decision, uploads, &failpoint::REDRIVE_AFTER_DECIDE).await
     }
 
     /// Decides a checkpoint, which `uploads` brings. As [`maintain`](Self::maintain).

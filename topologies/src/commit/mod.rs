@@ -15,7 +15,7 @@
 //!
 //! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one
 //! decision), [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
-//! [`checkpoint`] (may this maintenance follow?) and [`rules`] (the small decisions between). The other modules carry
+//! [`checkpoint`] (may this maintenance follow?), [`redrive`] (may these rows leave the quarantine?) and [`rules`] (the small decisions between). The other modules carry
 //! it out. Guarantee: per sequence number one decision, ever; per version of a table one content, in every cloud.
 //! Failure: with fewer than a majority of clouds nothing is decided, and nothing is lost; once a later epoch has
 //! sealed a majority, the older leader stops by itself.
@@ -32,6 +32,7 @@ pub mod merge;
 mod numbers;
 pub mod quorum;
 mod readmit;
+pub mod redrive;
 mod released;
 pub mod rules;
 mod state;
@@ -50,6 +51,7 @@ pub(crate) use lane::{hint_of, hinted_version};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CommitOutcome, Leader, Staged};
 pub(crate) use readmit::is_readmitted;
+pub use redrive::Redrive;
 pub(crate) use released::Released;
 pub use takeover::Group;
 pub(crate) use takeover::most_common;

@@ -3,8 +3,8 @@
 //! Pure functions beside those of [`chain`](super::chain). An [`Upkeep`] reads no offsets and counts no rows, so the
 //! position check cannot stop one that comes late. A fence of the same kind does: it names the maintenance entry after
 //! which it was planned ([`TableHead::maintained`](super::TableHead::maintained)), and whoever is second finds the chain
-//! elsewhere. Only maintenance removes files, so whatever was planned after the last maintenance entry names files
-//! that are still part of the table.
+//! elsewhere. Only maintenance and [redrive](super::redrive), which is fenced in the same way, remove files, so whatever was
+//! planned after the last such entry names files that are still part of the table.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -54,7 +54,7 @@ pub struct Upkeep {
     pub dataset: String,
     /// Fingerprint of the topology's plan for the table.
     pub plan: String,
-    /// The maintenance entry after which this was planned: [`TableHead::maintained`](super::TableHead::maintained).
+    /// The entry after which this was planned: [`TableHead::maintained`](super::TableHead::maintained).
     pub after: u64,
     /// The work.
     pub change: Change,
@@ -183,13 +183,13 @@ fn encode_body(info: CommitInfo, upkeep: &Upkeep) -> Result<String, isobar_conne
 /// `maintained` before.
 ///
 /// # Errors
-/// If the body is maintenance that was planned on something else.
+/// If the body removes files, or lets them go, and was planned on something else.
 pub(super) fn maintained_after(body: &CommitBody, version: u64, maintained: u64) -> Result<u64, String> {
-    match Maintenance::of(&body.info).map_err(|error| error.to_string())? {
+    match body.info.planned_after().map_err(|error| error.to_string())? {
         None => Ok(maintained),
-        Some(maintenance) if maintenance.after == maintained => Ok(version),
-        Some(maintenance) => {
-            Err(format!("maintenance planned after version {}, not {maintained}", maintenance.after))
+        Some(after) if after == maintained => Ok(version),
+        Some(after) => {
+            Err(format!("{} planned after version {after}, not {maintained}", body.info.operation))
         }
     }
 }

@@ -254,7 +254,7 @@ async fn refuse_rival(
     }
     let patience = rival::patience(topology.commit_interval);
     say(&format!("looking for {patience:?} whether another process leads {}", topology.name));
-    match rival::activity(topology, patience).await? {
+    match rival::activity(&open_clouds(topology)?, &topology.name, patience).await {
         Some(what) => Err(Error::Configuration(format!(
             "another process leads {}: {what}. Stop it first, or let the drill take over with --take-over: that process \
              ends by itself with exit code 1, nothing is lost, and it must be started again after the drill",

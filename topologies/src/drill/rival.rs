@@ -2,7 +2,7 @@
 //!
 //! A leader that has nothing to commit leaves no trace in the clouds and is not seen. It is superseded when the drill
 //! starts, ends by itself when it next wants to commit, and loses nothing; so this look spares a person a surprise, and
-//! no promise depends on it. A standby looks the same way for a leader that it cannot ask.
+//! no promise depends on it. A standby, and a redrive, look the same way for a leader that they cannot ask.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,9 +13,6 @@ use object_store::path::Path;
 
 use crate::commit::Epoch;
 use crate::commit::format::{Keys, number_of};
-use crate::error::Error;
-use crate::spec::Topology;
-use crate::start::open_clouds;
 
 /// Least and most time to look.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(90));
@@ -29,16 +26,15 @@ pub(crate) fn patience(commit_interval: Duration) -> Duration {
 pub(crate) type Trace = (u64, u64);
 
 /// What a leader did in the meantime, if one did anything.
-pub(super) async fn activity(topology: &Topology, patience: Duration) -> Result<Option<String>, Error> {
-    let clouds = open_clouds(topology)?;
-    let keys = Keys::new(&topology.name);
-    let before = traces(&clouds, &keys).await;
+pub(crate) async fn activity(clouds: &[Cloud], topology: &str, patience: Duration) -> Option<String> {
+    let keys = Keys::new(topology);
+    let before = traces(clouds, &keys).await;
     tokio::time::sleep(patience).await;
-    let after = traces(&clouds, &keys).await;
+    let after = traces(clouds, &keys).await;
     let moved = after.iter().find(|(cloud, trace)| before.get(*cloud).is_some_and(|known| known != *trace));
-    Ok(moved.map(|(cloud, (epoch, index))| {
+    moved.map(|(cloud, (epoch, index))| {
         format!("{cloud} received record {index} of epoch {epoch} within the last {patience:?}")
-    }))
+    })
 }
 
 /// The traces in the clouds that answer.

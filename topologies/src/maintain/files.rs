@@ -145,7 +145,7 @@ impl TableFiles {
         *self = Self::new(&self.table, self.small_bytes);
     }
 
-    /// The last maintenance entry up to here.
+    /// The last entry up to here that removed files or let them go.
     pub(super) fn maintained(&self) -> u64 {
         self.maintained
     }
@@ -198,9 +198,10 @@ impl TableFiles {
             return Err(wrong("it does not follow the version before".to_owned()));
         }
         let maintenance = Maintenance::of(&body.info).map_err(|error| wrong(error.to_string()))?;
+        let fence = body.info.planned_after().map_err(|error| wrong(error.to_string()))?;
         self.sha256 = delta::sha256_hex(bytes);
         self.next_version += 1;
-        if maintenance.is_some() {
+        if fence.is_some() {
             self.maintained = version;
         }
         self.replace_files(&body);
@@ -215,7 +216,7 @@ impl TableFiles {
         Ok(())
     }
 
-    /// New files come last, but those of a compaction take the place of the files they replace.
+    /// New files come last, but those of a compaction or a redrive take the place of the files they replace.
     fn replace_files(&mut self, body: &CommitBody) {
         let mut places: BTreeMap<&BTreeMap<String, Option<String>>, usize> = BTreeMap::new();
         for remove in &body.removes {

@@ -12,6 +12,7 @@ use super::checkpoints;
 use super::checks::{self, Spans};
 use super::log::{Bodies, DataFile, TableLog, list_versions};
 use super::objects::{FileTallies, check_files, count_leftovers};
+use super::redrives;
 use super::report::{
     Check, CheckResult, PartitionSummary, REPORT_FORMAT, Report, Status, TableSummary, Totals,
 };
@@ -23,7 +24,7 @@ use crate::commit::{QUARANTINE_SUFFIX, quarantine_of};
 const LISTINGS_MAX: usize = 5;
 
 /// The checks of a table in the order of the report, without those of the whole cloud.
-const TABLE_CHECKS: [Check; 13] = [
+const TABLE_CHECKS: [Check; 14] = [
     Check::Entries,
     Check::Versions,
     Check::HashChain,
@@ -31,6 +32,7 @@ const TABLE_CHECKS: [Check; 13] = [
     Check::Offsets,
     Check::Counts,
     Check::Quarantine,
+    Check::Redrives,
     Check::Replicas,
     Check::Paths,
     Check::Files,
@@ -69,6 +71,8 @@ pub(super) struct Audit<'a> {
     /// Tables with a version in some cloud.
     tables: Vec<String>,
     results: BTreeMap<(String, Check, usize), CheckResult>,
+    /// Quarantines that rows were taken out of.
+    redriven: BTreeSet<String>,
     /// How far the Kafka partitions are, by table, from the cloud that is furthest.
     spans: BTreeMap<String, Spans>,
     bytes_hashed: u64,
@@ -81,6 +85,7 @@ impl<'a> Audit<'a> {
             seats: clouds.iter().map(seat).collect(),
             tables: Vec::new(),
             results: BTreeMap::new(),
+            redriven: BTreeSet::new(),
             spans: BTreeMap::new(),
             bytes_hashed: 0,
         }
@@ -255,6 +260,27 @@ impl<'a> Audit<'a> {
         answering.map(|table| (table.clone(), seat.logs[table].files())).collect()
     }
 
+    /// Reads the files that redrives took rows out of, in every cloud.
+    pub(super) async fn check_redrives(&mut self) {
+        for table in self.tables.clone() {
+            let answering: Vec<usize> =
+                (0..self.seats.len()).filter(|index| self.seats[*index].answers()).collect();
+            let is_redriven = |index: &usize| redrives::has_any(&self.seats[*index].logs[&table]);
+            if !answering.iter().any(is_redriven) {
+                continue;
+            }
+            self.redriven.insert(table.clone());
+            let looks = answering.iter().map(|index| {
+                let seat = &self.seats[*index];
+                redrives::check(seat.cloud, &seat.logs[&table])
+            });
+            let tallies = future::join_all(looks.collect::<Vec<_>>()).await;
+            for (index, tally) in answering.into_iter().zip(tallies) {
+                self.record(&table, Check::Redrives, index, tally);
+            }
+        }
+    }
+
     /// Reads the newest checkpoint of every table in every cloud.
     pub(super) async fn check_checkpoints(&mut self) {
         for table in self.tables.clone() {
@@ -325,7 +351,12 @@ impl<'a> Audit<'a> {
         let mut checks: Vec<CheckResult> = self.seats.iter().map(answers).collect();
         for table in &self.tables {
             for check in TABLE_CHECKS {
-                if check == Check::Quarantine && !self.judges_quarantine(table) {
+                let is_asked = match check {
+                    Check::Quarantine => self.judges_quarantine(table),
+                    Check::Redrives => self.redriven.contains(table),
+                    _ => true,
+                };
+                if !is_asked {
                     continue;
                 }
                 for (index, cloud) in clouds.iter().enumerate() {

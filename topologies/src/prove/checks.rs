@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{FileDigest, Maintenance, MaintenanceWork, OffsetRange};
+use isobar_connectors::delta::{FileDigest, Maintenance, MaintenanceWork, OffsetRange, Redrive};
 use isobar_schemas::RowCounts;
 
 use super::log::{Before, Entry, Step, TableLog};
@@ -204,8 +204,9 @@ fn transactions_off(entry: &Entry) -> Vec<String> {
 }
 
 /// Per commit: every record has one fate, the files hold what is counted out, and commitInfo and `add` actions name
-/// the same files. Along the versions: no file is added twice, none is removed that was not there, and maintenance
-/// follows maintenance and removes as many rows as it adds.
+/// the same files. Along the versions: no file is added twice, none is removed that was not there, whatever removes files
+/// follows the last entry that did, maintenance removes as many rows as it adds, and a redrive takes out of the
+/// quarantine, or puts back, every row of the files that it removes.
 pub(crate) fn counts(log: &TableLog) -> Tally {
     let mut tally = Tally::default();
     let mut added: HashMap<&str, Option<u64>> = HashMap::new();
@@ -222,16 +223,17 @@ pub(crate) fn counts(log: &TableLog) -> Tally {
                 problems.push(format!("removes {path}, which is not in the table"));
             }
         }
-        if let Some(maintenance) = step.entry.maintenance() {
+        if let Some(after) = step.entry.planned_after() {
             if from_beginning {
-                problems.extend(rows_moved_off(step.entry, &maintenance, &added));
+                problems.extend(rows_moved_off(step.entry, &added));
             }
-            if from_beginning && maintenance.after != maintained {
-                problems.push(format!("maintenance after version {}, not {maintained}", maintenance.after));
+            if from_beginning && after != maintained {
+                problems.push(format!("planned after version {after}, files were removed at {maintained}"));
             }
             maintained = step.version;
         } else if !step.entry.removes.is_empty() {
-            problems.push("removes files, and is no maintenance".to_owned());
+            problems
+                .push("removes files, and is neither maintenance nor takes rows for a redrive".to_owned());
         }
         for add in &step.entry.adds {
             if added.insert(&add.path, add.rows).is_some() {
@@ -243,16 +245,16 @@ pub(crate) fn counts(log: &TableLog) -> Tally {
     tally
 }
 
-/// What is wrong with the rows of a maintenance entry, given the rows of the files `added` before it.
-fn rows_moved_off(
-    entry: &Entry,
-    maintenance: &Maintenance,
-    added: &HashMap<&str, Option<u64>>,
-) -> Option<String> {
+/// What is wrong with the rows that an entry moves, given the rows of the files `added` before it.
+fn rows_moved_off(entry: &Entry, added: &HashMap<&str, Option<u64>>) -> Option<String> {
     let rows = |path: &String| added.get(path.as_str()).copied().flatten().unwrap_or_default();
     let before = total(entry.removes.iter().map(rows));
     let after = total(entry.commit.isobar.files.iter().map(|file| file.rows));
-    let moved = match maintenance.work {
+    if let Some(Redrive::Taken { kept, rows: taken, .. }) = entry.redrive() {
+        return (before != taken.saturating_add(kept))
+            .then(|| format!("{before} rows in files removed, {taken} taken and {kept} kept"));
+    }
+    let moved = match entry.maintenance()?.work {
         MaintenanceWork::Optimize { rows } => rows,
         MaintenanceWork::Vacuum { .. } => 0,
     };
@@ -264,6 +266,10 @@ fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
     if let Err(error) = Maintenance::of(&entry.commit) {
         return vec![error.to_string()];
     }
+    let redrive = match Redrive::of(&entry.commit) {
+        Ok(redrive) => redrive,
+        Err(error) => return vec![error.to_string()],
+    };
     let info = &entry.commit.isobar;
     let rows = &info.rows;
     let mut problems = Vec::new();
@@ -275,9 +281,11 @@ fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
         ));
     }
     let records = total(info.offsets.iter().map(|range| range.records));
-    if !log.table.ends_with(QUARANTINE_SUFFIX) && records != rows.input {
+    let is_quarantine = log.table.ends_with(QUARANTINE_SUFFIX);
+    if !is_quarantine && redrive.is_none() && records != rows.input {
         problems.push(format!("{records} records in the offset ranges, {} rows in", rows.input));
     }
+    problems.extend(redrive.and_then(|redrive| redrive_off(entry, &redrive, is_quarantine)));
     for range in &info.offsets {
         let width = range.end.checked_sub(range.start).and_then(|width| u64::try_from(width).ok());
         if width.is_some_and(|width| range.records > width) {
@@ -290,14 +298,36 @@ fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
     }
     let file_rows = total(info.files.iter().map(|file| file.rows));
     // Maintenance counts no rows: those of its files were counted when they came.
-    let counted = entry.maintenance().map_or(rows.output, |_| file_rows);
+    let counted = match redrive {
+        // Rows that were not selected only move.
+        Some(Redrive::Taken { kept, .. }) => rows.output.saturating_add(kept),
+        _ => entry.maintenance().map_or(rows.output, |_| file_rows),
+    };
     if entry.maintenance().is_some() && (*rows != RowCounts::default() || !info.offsets.is_empty()) {
         problems.push("maintenance that reads or counts records".to_owned());
     }
     if file_rows != counted {
-        problems.push(format!("{file_rows} rows in files, {} rows out", rows.output));
+        problems.push(format!("{file_rows} rows in files, {counted} rows out"));
     }
     problems
+}
+
+/// What is wrong with one side of a redrive by itself.
+fn redrive_off(entry: &Entry, redrive: &Redrive, is_quarantine: bool) -> Option<String> {
+    let info = &entry.commit.isobar;
+    if !info.offsets.is_empty() || !entry.txns.is_empty() {
+        return Some("a redrive that moves positions".to_owned());
+    }
+    let (input, output) = (info.rows.input, info.rows.output);
+    match redrive {
+        Redrive::Landed { .. } if is_quarantine => Some("rows of a redrive land in a quarantine".to_owned()),
+        Redrive::Landed { rows } => {
+            (*rows != input).then(|| format!("{rows} rows redriven, {input} rows in"))
+        }
+        Redrive::Taken { .. } if !is_quarantine => Some("a redrive takes rows out of a dataset".to_owned()),
+        Redrive::Taken { rows, .. } => (input != output || output > *rows)
+            .then(|| format!("{rows} rows taken, {input} rejected again, {output} rows out")),
+    }
 }
 
 /// A sum of numbers that nobody has checked yet.
@@ -348,9 +378,12 @@ pub(crate) fn paths(log: &TableLog) -> Tally {
 struct Decided<'a> {
     commit_id: &'a str,
     rows: u64,
+    /// Rows that a redrive takes out of the quarantine.
+    redriven: u64,
 }
 
-/// Per decision, the quarantine holds exactly the records that the dataset counts as rejected.
+/// Per decision, the quarantine gets exactly the records that the dataset counts as rejected, and loses exactly those that a
+/// redrive brings to the dataset.
 pub(crate) fn quarantine(dataset: &TableLog, quarantine: &TableLog) -> Tally {
     let rejected = by_sequence(dataset, |entry| entry.commit.isobar.rows.rejected_total());
     let held = by_sequence(quarantine, |entry| entry.commit.isobar.rows.output);
@@ -365,9 +398,17 @@ pub(crate) fn quarantine(dataset: &TableLog, quarantine: &TableLog) -> Tally {
                 rejected.commit_id, held.commit_id
             )),
             (rejected, held) => {
-                let (rejected, held) =
-                    (rejected.map_or(0, |found| found.rows), held.map_or(0, |found| found.rows));
-                (rejected != held).then(|| format!("{rejected} records rejected, {held} in the quarantine"))
+                let numbers = |found: Option<&Decided<'_>>| found.map_or((0, 0), |it| (it.rows, it.redriven));
+                let ((rejected, landed), (held, taken)) = (numbers(rejected), numbers(held));
+                if rejected != held {
+                    Some(format!("{rejected} records rejected, {held} in the quarantine"))
+                } else {
+                    (landed != taken).then(|| {
+                        format!(
+                            "{landed} rows redriven into the dataset, {taken} taken out of the quarantine"
+                        )
+                    })
+                }
             }
         };
         tally.look(format_args!("decision {sequence}"), problem.as_slice());
@@ -376,7 +417,11 @@ pub(crate) fn quarantine(dataset: &TableLog, quarantine: &TableLog) -> Tally {
 }
 
 fn by_sequence<'a>(log: &'a TableLog, rows: impl Fn(&Entry) -> u64) -> BTreeMap<u64, Decided<'a>> {
-    let decided = |entry: &'a Entry| Decided { commit_id: &entry.commit.isobar.commit_id, rows: rows(entry) };
+    let decided = |entry: &'a Entry| Decided {
+        commit_id: &entry.commit.isobar.commit_id,
+        rows: rows(entry),
+        redriven: entry.redrive().map_or(0, |redrive| redrive.rows()),
+    };
     log.steps().map(|step| (step.entry.commit.isobar.sequence, decided(step.entry))).collect()
 }
 

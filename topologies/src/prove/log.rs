@@ -11,7 +11,7 @@ use futures::{TryStreamExt, future};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::BODY_BYTES_MAX;
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{Action, Add, CommitInfo, Maintenance, Metadata, Txn, sha256_hex};
+use isobar_connectors::delta::{Action, Add, CommitInfo, Maintenance, Metadata, Redrive, Txn, sha256_hex};
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 
@@ -171,6 +171,16 @@ impl Entry {
     /// counts reports those.
     pub(crate) fn maintenance(&self) -> Option<Maintenance> {
         Maintenance::of(&self.commit).ok().flatten()
+    }
+
+    /// What side of a redrive this is, in the same way.
+    pub(crate) fn redrive(&self) -> Option<Redrive> {
+        Redrive::of(&self.commit).ok().flatten()
+    }
+
+    /// The fence of an entry that removes files or lets them go, in the same way.
+    pub(crate) fn planned_after(&self) -> Option<u64> {
+        self.commit.planned_after().ok().flatten()
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```text
 //! list logs ─▶ read bodies ─▶ checks on logs (pure) ─┐
 //!                  └─▶ files of the last version ─▶ hash, footer ─┼─▶ Report
+//!                      files of redrives ─▶ positions of rows ────┤
 //!                      newest checkpoint ─▶ hash, footer ─────────┘
 //! ```
 //!
@@ -26,6 +27,7 @@ mod checkpoints;
 pub(crate) mod checks;
 pub(crate) mod log;
 pub(crate) mod objects;
+mod redrives;
 mod report;
 mod tally;
 #[cfg(test)]
@@ -138,6 +140,8 @@ pub async fn prove(
     audit.check_logs();
     progress.phase("hashing files");
     audit.check_files(progress).await;
+    progress.phase("reading redriven rows");
+    audit.check_redrives().await;
     progress.phase("reading checkpoints");
     audit.check_checkpoints().await;
     progress.phase("looking for leftovers");

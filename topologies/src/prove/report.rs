@@ -121,8 +121,10 @@ pub enum Check {
     Offsets,
     /// Every record has one fate, and the files hold the rows that are counted out.
     Counts,
-    /// The quarantine holds exactly what the dataset rejected, per decision.
+    /// Per decision, the quarantine gets what the dataset rejects, and loses what a redrive brings to the dataset.
     Quarantine,
+    /// What a redrive leaves in a quarantine was there before, row by row. Not there where nothing was redriven.
+    Redrives,
     /// Every version has the same bytes in every cloud, and every cloud has the same last version.
     Replicas,
     /// Files are named by paths that stay inside the table.
@@ -163,6 +165,7 @@ impl Check {
             Check::Offsets => ("offsets", "offsets without gap or overlap", "ranges"),
             Check::Counts => ("counts", "counts add up", "versions"),
             Check::Quarantine => ("quarantine", "rejected = quarantined", "decisions"),
+            Check::Redrives => ("redrives", "redriven rows by position", "redrives"),
             Check::Replicas => ("replicas", "log equal in all clouds", "versions"),
             Check::Paths => ("paths", "paths are relative", "paths"),
             Check::Files => ("files", "files by size and SHA-256", "files"),

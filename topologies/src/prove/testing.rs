@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
@@ -11,7 +11,7 @@ use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::{
     Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork, OffsetRange,
-    TableDefinition, sha256_hex,
+    Redrive, TableDefinition, sha256_hex,
 };
 use isobar_schemas::RowCounts;
 use object_store::memory::InMemory;
@@ -112,7 +112,7 @@ impl History {
         x: std::ops::Range<i64>,
     ) {
         let rows = x.end.abs_diff(x.start);
-        let bytes = parquet(x);
+        let bytes = if table == QUARANTINE { quarantine_parquet(x) } else { parquet(x) };
         let body = &mut self.tables.get_mut(table).unwrap()[version];
         let digest = FileDigest {
             path: isobar_connectors::delta::path::encode_log_path(object),
@@ -139,6 +139,39 @@ impl History {
         let maintenance = Maintenance { after, work };
         versions.push(CommitBody::new(CommitInfo::maintaining(&maintenance, timestamp_ms, info)));
         versions.last_mut().unwrap()
+    }
+
+    /// Redrives both quarantined rows in version 4 of the dataset and 3 of the quarantine: one lands, one is rejected again.
+    pub(crate) fn redrive(&mut self) {
+        let sequence = self.tables[DATASET].last().unwrap().info.isobar.sequence + 1;
+        let landed = RowCounts {
+            input: 2,
+            output: 1,
+            rejected: BTreeMap::from([("known".to_owned(), 1)]),
+            ..RowCounts::default()
+        };
+        let rejected = RowCounts { input: 1, output: 1, ..RowCounts::default() };
+        let taken = Redrive::Taken { after: 0, kept: 0, rows: 2 };
+        for (table, redrive, rows) in
+            [(DATASET, Redrive::Landed { rows: 2 }, landed), (QUARANTINE, taken, rejected)]
+        {
+            let versions = self.tables.get_mut(table).unwrap();
+            let mut info = versions.last().unwrap().info.isobar.clone();
+            (info.sequence, info.commit_id) = (sequence, format!("c{sequence}"));
+            (info.offsets, info.rows, info.files) = (Vec::new(), rows, Vec::new());
+            let timestamp_ms = 1000 * sequence as i64;
+            versions.push(CommitBody::new(CommitInfo::redriving(&redrive, timestamp_ms, info)));
+        }
+        for path in ["q1.parquet", "q2.parquet"] {
+            self.quarantine_version(3).remove_file(path.into(), 1, BTreeMap::new());
+        }
+        self.file(DATASET, 4, "month=3/r.parquet", "3", 15..16);
+        self.file(QUARANTINE, 3, "q3.parquet", "", 0..1);
+    }
+
+    /// A version of the quarantine, to be broken.
+    pub(crate) fn quarantine_version(&mut self, version: usize) -> &mut CommitBody {
+        &mut self.tables.get_mut(QUARANTINE).unwrap()[version]
     }
 
     /// Combines both files of `month=2` in version 4.
@@ -220,14 +253,31 @@ fn range(start: i64, end: i64, records: u64) -> OffsetRange {
     }
 }
 
+/// The same with the positions of a quarantine: the numbers are offsets as well.
+fn quarantine_parquet(x: std::ops::Range<i64>) -> Bytes {
+    let numbers = Arc::new(Int64Array::from_iter_values(x));
+    let rows = numbers.len();
+    let batch = RecordBatch::try_from_iter([
+        ("x", numbers.clone() as ArrayRef),
+        ("topic", Arc::new(StringArray::from(vec!["flights"; rows]))),
+        ("partition", Arc::new(Int32Array::from(vec![0; rows]))),
+        ("offset", numbers),
+    ]);
+    written(&batch.unwrap())
+}
+
 /// A Parquet file with one column `x`.
 pub(crate) fn parquet(x: std::ops::Range<i64>) -> Bytes {
     let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)]));
     let batch =
         RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from_iter_values(x))]).unwrap();
+    written(&batch)
+}
+
+fn written(batch: &RecordBatch) -> Bytes {
     let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();
-    writer.write(&batch).unwrap();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(batch).unwrap();
     writer.close().unwrap();
     bytes.into()
 }

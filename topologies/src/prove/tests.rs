@@ -395,6 +395,94 @@ async fn a_quarantine_that_holds_something_else_is_found() {
     assert_eq!(break_history(orphan).await, ["flights.quarantine quarantine abc"]);
 }
 
+/// A history with a redrive, and nothing after it.
+fn redriven() -> History {
+    let mut history = History::good();
+    history.redrive();
+    history
+}
+
+#[tokio::test]
+async fn a_redrive_moves_rows_and_no_offsets() {
+    let history = redriven();
+    for body in history.tables.values().flatten() {
+        body.to_bytes().expect("the history under test is one that isobar could have written");
+    }
+    let report = audit(&history.store(3).await).await;
+    assert_eq!(broken(&report), [""; 0]);
+    assert_eq!((report.totals.rows, report.totals.quarantined_rows), (16, 1));
+    assert_eq!((report.tables[0].partitions[0].next, report.tables[0].partitions[0].records), (40, 19));
+}
+
+#[tokio::test]
+async fn a_redrive_that_loses_or_doubles_rows_is_found() {
+    type Break = fn(&mut History);
+    let parameter = |body: &mut isobar_connectors::delta::CommitBody, name: &str, value: &str| {
+        body.info.operation_parameters.insert(name.into(), value.into());
+    };
+    let counts = "flights.quarantine counts abc";
+    let by_position = "flights.quarantine redrives abc";
+    let breaks: [(&[&str], Break); 9] = [
+        // A row stays in the quarantine that has also landed.
+        (&[counts, by_position], |history| _ = history.quarantine_version(3).removes.pop()),
+        (&[counts, by_position], |history| {
+            history.quarantine_version(3).removes[1].path = "q1.parquet".into();
+        }),
+        (&[counts], |history| history.quarantine_version(3).removes[1].path = "q9.parquet".into()),
+        // Another row is put back than was there.
+        (&[by_position], |history| {
+            let body = history.quarantine_version(3);
+            body.adds.clear();
+            body.info.isobar.files.clear();
+            history.file(QUARANTINE, 3, "q4.parquet", "", 7..8);
+        }),
+        // Another redrive of the same files.
+        (&[counts], |history| {
+            let again = history.quarantine_version(3).clone();
+            let mut landed = history.version(4).clone();
+            landed.adds.clear();
+            landed.info.isobar.files.clear();
+            landed.info.isobar.rows.output = 0;
+            landed.info.isobar.rows.filtered = 1;
+            for (table, mut body) in [(DATASET, landed), (QUARANTINE, again)] {
+                body.info.isobar.sequence += 1;
+                body.info.in_commit_timestamp_ms += 1;
+                body.info.timestamp_ms += 1;
+                history.tables.get_mut(table).unwrap().push(body);
+            }
+        }),
+        // More lands than was taken.
+        (&["flights counts abc"], |history| {
+            history.version(4).info.isobar.rows.output = 2;
+            history.version(4).info.isobar.rows.input = 3;
+            history.file(DATASET, 4, "month=3/s.parquet", "3", 16..17);
+        }),
+        (&["flights quarantine abc"], |history| {
+            history.version(4).info.isobar.rows.output = 2;
+            history.version(4).info.isobar.rows.input = 3;
+            history.version(4).info.operation_parameters.insert("rows".into(), "3".into());
+            history.file(DATASET, 4, "month=3/s.parquet", "3", 16..17);
+        }),
+        // The quarantine loses a row, and the dataset knows nothing of it.
+        (&["flights quarantine abc"], |history| _ = history.tables.get_mut(DATASET).unwrap().pop()),
+        (&["flights counts abc", "flights quarantine abc"], |history| {
+            history.version(4).info.operation = "WRITE".into();
+        }),
+    ];
+    for (number, (found, break_one)) in breaks.into_iter().enumerate() {
+        let mut history = redriven();
+        break_one(&mut history);
+        let report = audit(&history.store(3).await).await;
+        assert_eq!(broken(&report), found, "break {number}");
+    }
+    for (name, value) in [("rows", "3"), ("kept", "1"), ("after", "2"), ("rows", "02")] {
+        let mut history = redriven();
+        parameter(history.quarantine_version(3), name, value);
+        let report = audit(&history.store(3).await).await;
+        assert!(broken(&report).contains(&counts.to_owned()), "{name} {value}: {:?}", broken(&report));
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_is_missing_or_differs_in_one_cloud_is_found() {
     let files = ["flights files b"];

@@ -1,7 +1,8 @@
-//! The worker's side of the conversation: finds the leader, asks, and asks again until there is a definite answer.
+//! The worker's side of the conversation, and that of a redrive: finds the leader, asks, and asks again until there is a
+//! definite answer.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderValue, StatusCode, header};
 use isobar_connectors::failpoint::{self, Failpoint};
@@ -13,8 +14,11 @@ use tracing::{debug, info, warn};
 
 use super::HEARTBEAT_INTERVAL;
 use super::token::Token;
-use super::wire::{ANSWER_BYTES_MAX, Answer, Join, Problem, REQUEST_BYTES_MAX, Share, StagedCommit};
-use crate::commit::{Group, Proposal};
+use super::wire::{
+    ANSWER_BYTES_MAX, Answer, AskHead, Join, Problem, QuarantineHead, REQUEST_BYTES_MAX, RedriveAnswer,
+    Share, StagedCommit, StagedRedrive,
+};
+use crate::commit::{Group, Proposal, Redrive};
 use crate::error::Error;
 use crate::spec::Secret;
 
@@ -24,6 +28,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 const HEARTBEAT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long one question about a commit may take. Shorter than some commit intervals: it is then asked again.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a redrive looks for a leader that answers. A person waits for it, and nothing is lost when it gives up.
+const REDRIVE_PATIENCE: Duration = Duration::from_secs(120);
 /// First and longest pause before asking again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -37,7 +43,7 @@ enum Failure {
 
 /// A worker's connection to whoever leads.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
     authorization: HeaderValue,
     /// Tells who leads.
@@ -51,7 +57,7 @@ pub(super) struct Client {
 
 impl Client {
     /// A worker of `group`'s topology, whose id is the group's incarnation.
-    pub(super) fn new(token: &Secret, group: Group, plans: BTreeMap<String, String>) -> Result<Self, Error> {
+    pub(crate) fn new(token: &Secret, group: Group, plans: BTreeMap<String, String>) -> Result<Self, Error> {
         Token::new(token)?;
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_PATIENCE)
@@ -131,6 +137,48 @@ impl Client {
                 Err(Failure::Again(why)) => why,
             };
             debug!(commit_id = proposal.commit_id, why, "no answer to a commit, asking again");
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// What is decided about the quarantine of `dataset`, whose plan is `plan`.
+    pub(crate) async fn quarantine_head(&self, dataset: &str, plan: &str) -> Result<QuarantineHead, Error> {
+        let topology = self.group.topology.clone();
+        let ask = AskHead { topology, dataset: dataset.to_owned(), plan: plan.to_owned() };
+        self.ask_patiently("redrives/head", encode(&ask)).await
+    }
+
+    /// Sends a redrive until there is an answer: the same bytes each time, to whoever leads then.
+    pub(crate) async fn redrive(&self, redrive: &Redrive) -> Result<RedriveAnswer, Error> {
+        let body = encode(&StagedRedrive::new(&self.group.topology, redrive));
+        if body.len() > REQUEST_BYTES_MAX {
+            let size = body.len();
+            return Err(Error::Configuration(format!(
+                "a redrive is a request of {size} bytes, more than the {REQUEST_BYTES_MAX} that a leader takes: its rows go to too many \
+                 partitions of the dataset, select fewer of them with --where"
+            )));
+        }
+        self.ask_patiently("redrives", body).await
+    }
+
+    /// One question of a redrive, asked again until there is a definite answer or [`REDRIVE_PATIENCE`] is over.
+    async fn ask_patiently<T: DeserializeOwned>(&self, what: &str, body: bytes::Bytes) -> Result<T, Error> {
+        let begun = Instant::now();
+        let mut pause = BACKOFF.0;
+        loop {
+            let why = match self.ask(what, body.clone(), COMMIT_PATIENCE).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Never(error)) => return Err(error),
+                Err(Failure::Again(why)) => why,
+            };
+            if begun.elapsed() >= REDRIVE_PATIENCE {
+                return Err(Error::LeaderSilent(format!(
+                    "no leader answers: {why}. Whether the last step of the redrive was decided is not known here; nothing is lost or \
+                     doubled, run it again"
+                )));
+            }
+            debug!(what, why, "no answer to a redrive, asking again");
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(BACKOFF.1);
         }

@@ -18,8 +18,11 @@ use tokio::sync::watch;
 use super::client::Client;
 use super::desk::OpenDesk;
 use super::wire::{Answer, Share, SharedPartition};
+use crate::commit::chain::NewFile;
 use crate::commit::quorum::majority;
-use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, files_in_majority};
+use crate::commit::{
+    CommitOutcome, Epoch, Leader, Proposal, Redrive, Staged, files_in_majority, quarantine_of,
+};
 use crate::error::Error;
 use crate::maintain::Work;
 use crate::pipeline::now_ms;
@@ -82,6 +85,19 @@ impl Committer {
         }
     }
 
+    /// Whether a decision of this id is known here.
+    pub(crate) fn knows(&self, commit_id: &str) -> bool {
+        matches!(self, Self::Own(own) if own.leader.chain().sequence_of(commit_id).is_some())
+    }
+
+    /// Has a redrive decided whose files somebody else has stored. `None` where another process leads.
+    pub(crate) async fn redrive(&mut self, redrive: &Redrive) -> Result<Option<CommitOutcome>, Error> {
+        match self {
+            Self::Own(own) => own.redrive(redrive).await.map(Some),
+            Self::Remote(_) => Ok(None),
+        }
+    }
+
     /// The partitions of `all` that this process is to read now.
     ///
     /// # Errors
@@ -131,6 +147,26 @@ impl Own {
         Ok(outcome)
     }
 
+    async fn redrive(&mut self, redrive: &Redrive) -> Result<CommitOutcome, Error> {
+        let quarantine = quarantine_of(&redrive.dataset);
+        let accepted = redrive.accepted.iter().map(|file| (redrive.dataset.as_str(), file));
+        let looks: Vec<Look> = accepted
+            .chain(redrive.stays.iter().map(|file| (quarantine.as_str(), file)))
+            .map(|(table, file)| {
+                let (path, handles) = unsettled(&self.clouds, table, file);
+                (path, file.digest.size, handles)
+            })
+            .collect();
+        let uploads = looks.iter().map(|(path, _, handles)| (path.clone(), handles.clone())).collect();
+        let looking = look_for_files(&self.clouds, looks);
+        let (outcome, ()) = future::join(self.leader.redrive(redrive, uploads, now_ms()), looking).await;
+        let outcome = outcome?;
+        if let Some(desk) = &self.desk {
+            desk.moved(self.leader.epoch(), self.leader.chain());
+        }
+        Ok(outcome)
+    }
+
     async fn commit(&mut self, staged: Option<Staged>) -> Result<Option<CommitOutcome>, Error> {
         let Some(desk) = &self.desk else {
             let Some(staged) = staged else { return Ok(None) };
@@ -163,17 +199,18 @@ impl Own {
 
 /// A worker's proposal with uploads that are settled when its files are found.
 fn stage(clouds: &[Cloud], proposal: &Proposal) -> Staged {
-    let files = proposal
-        .tables
-        .iter()
-        .flat_map(|table| table.files.iter().map(|file| (table.dataset.as_str(), file.digest.path.as_str())));
-    let uploads = files.map(|(dataset, path)| {
-        let handles = clouds.iter().map(|cloud| UploadHandle::new(cloud.name.as_str().into()));
-        // The path was decoded when the proposal was received; one that could not be is found nowhere.
-        let path = delta::path::decode_log_path(path).unwrap_or_default();
-        (format!("datasets/{dataset}/{path}"), handles.collect())
-    });
+    let tables = proposal.tables.iter();
+    let files = tables.flat_map(|table| table.files.iter().map(|file| (table.dataset.as_str(), file)));
+    let uploads = files.map(|(dataset, file)| unsettled(clouds, dataset, file));
     Staged { proposal: proposal.clone(), uploads: uploads.collect() }
+}
+
+/// A file of `table` that somebody else has stored: its object path, and uploads that nobody has looked for yet.
+fn unsettled(clouds: &[Cloud], table: &str, file: &NewFile) -> (String, Vec<UploadHandle>) {
+    let handles = clouds.iter().map(|cloud| UploadHandle::new(cloud.name.as_str().into()));
+    // The path was decoded when the file was received; one that could not be is found nowhere.
+    let path = delta::path::decode_log_path(&file.digest.path).unwrap_or_default();
+    (format!("datasets/{table}/{path}"), handles.collect())
 }
 
 /// A file to look for: its object path, its bytes, and the upload to be settled per cloud.

@@ -1,10 +1,10 @@
 //! The desk: where requests of workers meet the pipeline that leads.
 //!
 //! HTTP handlers put commits down and wait; the pipeline takes up all that wait with its next commit and answers them.
-//! It outlives a leadership: while nobody leads here it turns everybody away. Everything is bounded: workers, commits
-//! that wait and their bytes.
+//! Redrives are put down beside them, and taken up one by one between two batches. It outlives a leadership: while nobody
+//! leads here it turns everybody away. Everything is bounded: workers, commits that wait and their bytes, redrives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -18,8 +18,11 @@ use tracing::info;
 use super::SILENCE_MAX;
 use super::shares::share_of;
 use super::token::Token;
-use super::wire::{Answer, Join, Share, SharedPartition, StagedCommit, is_id};
-use crate::commit::{Chain, CommitOutcome, Epoch, Proposal};
+use super::wire::{
+    Answer, AskHead, Join, QuarantineHead, RedriveAnswer, Share, SharedPartition, StagedCommit,
+    StagedRedrive, is_id,
+};
+use crate::commit::{Chain, CommitOutcome, Epoch, Proposal, Redrive, TableHead, quarantine_of};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::spec::Secret;
@@ -31,6 +34,8 @@ const WORKERS_MAX: usize = 256;
 const WAITING_MAX: usize = 64;
 /// Bytes of the requests that may wait.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Redrives that may wait for their decision: people ask for them.
+const REDRIVES_MAX: usize = 4;
 /// Requests whose bodies are read at the same time.
 const BODIES_MAX: usize = 4;
 
@@ -81,11 +86,12 @@ impl Drop for OpenDesk {
 #[derive(Debug)]
 struct Open {
     roster: Roster,
-    /// Per dataset and app transaction, the chain's position.
-    positions: BTreeMap<String, BTreeMap<String, i64>>,
+    /// The chain's tables.
+    tables: BTreeMap<String, TableHead>,
     /// When each worker was heard last.
     workers: BTreeMap<String, Instant>,
     waiting: Vec<Guest>,
+    redrives: VecDeque<WaitingRedrive>,
 }
 
 /// What a leader reads, altogether.
@@ -107,6 +113,24 @@ pub(crate) struct Guest {
     bytes: usize,
     /// Whoever asked; more than one when the worker asked again.
     answers: Vec<oneshot::Sender<Answer>>,
+}
+
+/// A redrive that waits for its decision.
+#[derive(Debug)]
+pub(crate) struct WaitingRedrive {
+    pub(crate) redrive: Redrive,
+    /// Whoever asked; more than one when it asked again.
+    answers: Vec<oneshot::Sender<RedriveAnswer>>,
+}
+
+impl WaitingRedrive {
+    /// Tells whoever asked what became of it.
+    pub(crate) fn answer(self, answer: &RedriveAnswer) {
+        for asked in self.answers {
+            // Who has gone meanwhile asks again under the same commit id.
+            let _ = asked.send(answer.clone());
+        }
+    }
 }
 
 /// Why a request is turned away.
@@ -160,8 +184,13 @@ impl Desk {
 
     /// This process leads.
     pub(crate) fn open(&self, roster: Roster, epoch: Epoch, chain: &Chain) -> OpenDesk {
-        let open =
-            Open { roster, positions: positions_of(chain), workers: BTreeMap::new(), waiting: Vec::new() };
+        let open = Open {
+            roster,
+            tables: chain.tables.clone(),
+            workers: BTreeMap::new(),
+            waiting: Vec::new(),
+            redrives: VecDeque::new(),
+        };
         let mut state = self.state();
         state.epoch = epoch;
         state.generation += 1;
@@ -187,7 +216,7 @@ impl Desk {
         let mut state = self.state();
         state.epoch = epoch;
         if let Some(open) = &mut state.open {
-            open.positions = positions_of(chain);
+            open.tables.clone_from(&chain.tables);
         }
     }
 
@@ -292,6 +321,50 @@ impl Desk {
         Ok(receiver)
     }
 
+    /// What is decided about the quarantine of a dataset.
+    pub(super) fn head(&self, ask: &AskHead) -> Result<QuarantineHead, Denied> {
+        let state = self.state();
+        let open = state.open.as_ref().ok_or_else(Denied::not_leading)?;
+        open.check_topology(&ask.topology)?;
+        open.check_plan(&ask.dataset, &ask.plan)?;
+        let head = open.tables.get(&quarantine_of(&ask.dataset)).cloned();
+        let head = head.ok_or_else(|| {
+            Denied::new(StatusCode::CONFLICT, format!("nothing was committed to {:.100} yet", ask.dataset))
+        })?;
+        Ok(QuarantineHead { epoch: state.epoch, head })
+    }
+
+    /// Puts a redrive down. The answer comes with its decision; the sender is dropped when this process leads no longer.
+    pub(super) fn receive_redrive(
+        &self,
+        staged: StagedRedrive,
+    ) -> Result<oneshot::Receiver<RedriveAnswer>, Denied> {
+        let mut state = self.state();
+        let open = state.open.as_mut().ok_or_else(Denied::not_leading)?;
+        open.check_topology(&staged.topology)?;
+        open.check_plan(&staged.dataset, &staged.plan)?;
+        let refuse = |what: String| Denied::new(StatusCode::UNPROCESSABLE_ENTITY, what);
+        let redrive = staged.into_redrive().map_err(refuse)?;
+        let (sender, receiver) = oneshot::channel();
+        let same = |waiting: &&mut WaitingRedrive| waiting.redrive.commit_id == redrive.commit_id;
+        if let Some(waiting) = open.redrives.iter_mut().find(same) {
+            waiting.answers.retain(|asked| !asked.is_closed());
+            waiting.answers.push(sender);
+            return Ok(receiver);
+        }
+        if open.redrives.len() >= REDRIVES_MAX {
+            let why = "too many redrives wait for their decision; ask again";
+            return Err(Denied::new(StatusCode::TOO_MANY_REQUESTS, why));
+        }
+        open.redrives.push_back(WaitingRedrive { redrive, answers: vec![sender] });
+        Ok(receiver)
+    }
+
+    /// Takes up the redrive that waits longest.
+    pub(crate) fn take_redrive(&self) -> Option<WaitingRedrive> {
+        self.state().open.as_mut()?.redrives.pop_front()
+    }
+
     fn share(&self, state: &mut State, worker: &str) -> Option<Share> {
         self.sweep(state);
         let open = state.open.as_ref()?;
@@ -332,11 +405,28 @@ impl State {
 }
 
 impl Open {
-    fn check(&self, topology: &str, worker: &str) -> Result<(), Denied> {
+    fn check_topology(&self, topology: &str) -> Result<(), Denied> {
         if topology != self.roster.topology {
             let why = format!("topology {} is led here, not {topology:.100}", self.roster.topology);
             return Err(Denied::new(StatusCode::CONFLICT, why));
         }
+        Ok(())
+    }
+
+    fn check_plan(&self, dataset: &str, plan: &str) -> Result<(), Denied> {
+        let why = match self.roster.datasets.get(dataset) {
+            Some((_, ours)) if ours == plan => return Ok(()),
+            Some(_) => format!(
+                "dataset {dataset} is made by another plan here: start the leader again with the specification that is to make \
+                 these rows"
+            ),
+            None => format!("{dataset:.100?} is no dataset of the topology that is led here"),
+        };
+        Err(Denied::new(StatusCode::CONFLICT, why))
+    }
+
+    fn check(&self, topology: &str, worker: &str) -> Result<(), Denied> {
+        self.check_topology(topology)?;
         if !is_id(worker) {
             let why = "the worker's id is not 1 to 64 letters, digits and `-`";
             return Err(Denied::new(StatusCode::UNPROCESSABLE_ENTITY, why));
@@ -368,13 +458,11 @@ impl Open {
         let id = app_id(&self.roster.topology, &cluster, &topic_id, partition.partition);
         let of_topic = self.roster.datasets.iter().filter(|(_, (topic, _))| *topic == *partition.topic);
         let positions = of_topic
-            .filter_map(|(dataset, _)| Some((dataset.clone(), *self.positions.get(dataset)?.get(&id)?)))
+            .filter_map(|(dataset, _)| {
+                Some((dataset.clone(), *self.tables.get(dataset)?.positions.get(&id)?))
+            })
             .collect();
         let (topic, partition) = (partition.topic.to_string(), partition.partition);
         SharedPartition { cluster, topic, topic_id, partition, positions }
     }
-}
-
-fn positions_of(chain: &Chain) -> BTreeMap<String, BTreeMap<String, i64>> {
-    chain.tables.iter().map(|(dataset, head)| (dataset.clone(), head.positions.clone())).collect()
 }

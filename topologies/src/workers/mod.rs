@@ -6,6 +6,8 @@
 //!        ◀── committed | stale, with positions | not stored ──┘
 //! ```
 //!
+//! Redrives ([`redrive`](crate::redrive)) are put down at the same desk and decided by the same leader, one by one.
+//!
 //! A worker runs the pipeline's own code up to the staged files; its `Remote` committer then sends the proposal to the
 //! leader, whose address is in its claim, and repeats the same bytes until there is a definite answer. The leader's
 //! [`Own`] committer looks for the files in a majority of clouds and has them decided together with its own batch.
@@ -26,9 +28,10 @@ mod shares;
 pub mod token;
 pub mod wire;
 
+pub(crate) use client::Client;
 pub(crate) use committer::{Committer, Own};
 pub use desk::Desk;
-pub(crate) use desk::Roster;
+pub(crate) use desk::{Roster, WaitingRedrive};
 pub(crate) use routes::router;
 pub use run::run;
 

@@ -1,4 +1,4 @@
-//! The leader's endpoints for workers. The token is looked at before anything of a body is read, and never logged.
+//! The leader's endpoints for workers and redrives. The token is looked at before anything of a body is read, and never logged.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use axum::routing::post;
 use serde::de::DeserializeOwned;
 
 use super::desk::{Denied, Desk};
-use super::wire::{Join, Problem, REQUEST_BYTES_MAX, StagedCommit};
+use super::wire::{AskHead, Join, Problem, REQUEST_BYTES_MAX, StagedCommit, StagedRedrive};
 
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
@@ -19,9 +19,14 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// Largest sign of life, bytes.
 const JOIN_BYTES_MAX: usize = 64 << 10;
 
-/// `POST /v1/workers` and `POST /v1/commits`.
+/// `POST /v1/workers`, `/v1/commits`, `/v1/redrives/head` and `/v1/redrives`.
 pub(crate) fn router(desk: Desk) -> Router {
-    Router::new().route("/v1/workers", post(join)).route("/v1/commits", post(commit)).with_state(desk)
+    Router::new()
+        .route("/v1/workers", post(join))
+        .route("/v1/commits", post(commit))
+        .route("/v1/redrives/head", post(head))
+        .route("/v1/redrives", post(redrive))
+        .with_state(desk)
 }
 
 async fn join(State(desk): State<Desk>, request: Request) -> Response {
@@ -49,6 +54,28 @@ async fn commit(State(desk): State<Desk>, request: Request) -> Response {
             desk.count("denied", 1);
             denied
         }
+    };
+    denied.response(&desk)
+}
+
+async fn head(State(desk): State<Desk>, request: Request) -> Response {
+    match read::<AskHead>(&desk, request, JOIN_BYTES_MAX).await.and_then(|(ask, _)| desk.head(&ask)) {
+        Ok(head) => axum::Json(head).into_response(),
+        Err(denied) => denied.response(&desk),
+    }
+}
+
+async fn redrive(State(desk): State<Desk>, request: Request) -> Response {
+    let waiting = match read::<StagedRedrive>(&desk, request, REQUEST_BYTES_MAX).await {
+        Ok((redrive, _)) => desk.receive_redrive(redrive),
+        Err(denied) => Err(denied),
+    };
+    let denied = match waiting {
+        Ok(answer) => match answer.await {
+            Ok(answer) => return axum::Json(answer).into_response(),
+            Err(_) => Denied::new(StatusCode::SERVICE_UNAVAILABLE, "this process leads no longer"),
+        },
+        Err(denied) => denied,
     };
     denied.response(&desk)
 }

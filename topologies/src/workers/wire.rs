@@ -10,7 +10,9 @@ use isobar_schemas::RowCounts;
 use serde::{Deserialize, Serialize};
 
 use crate::commit::chain::NewFile;
-use crate::commit::{Epoch, Proposal, QUARANTINE_SUFFIX, Refusal, TableProposal};
+use crate::commit::{
+    Epoch, Proposal, QUARANTINE_SUFFIX, Redrive, Refusal, RemovedFile, TableHead, TableProposal,
+};
 
 /// Largest request accepted, bytes.
 pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
@@ -140,6 +142,86 @@ pub enum Answer {
     },
 }
 
+/// `POST /v1/redrives/head`: what is decided about the quarantine of a dataset, to plan a redrive on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskHead {
+    /// The topology.
+    pub topology: String,
+    /// The dataset, without `.quarantine`.
+    pub dataset: String,
+    /// Fingerprint of its plan: leader and redrive must make the same rows.
+    pub plan: String,
+}
+
+/// The answer to [`AskHead`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineHead {
+    /// The epoch of the leader.
+    pub epoch: Epoch,
+    /// The last version decided, its hash, and the last entry that removed files.
+    pub head: TableHead,
+}
+
+/// `POST /v1/redrives`: a redrive whose files are staged in a majority of clouds, to be decided.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StagedRedrive {
+    /// The topology.
+    pub topology: String,
+    /// Unique; sent again with the same content until there is an answer.
+    pub commit_id: String,
+    /// The dataset, without `.quarantine`.
+    pub dataset: String,
+    /// Fingerprint of its plan.
+    pub plan: String,
+    /// [`Redrive::after`].
+    pub after: u64,
+    /// Files of the quarantine that rows are taken out of.
+    pub removed: Vec<TakenFile>,
+    /// Rows of these that were not selected.
+    pub kept: u64,
+    /// Files for the quarantine.
+    pub stays: Vec<StagedFile>,
+    /// Files for the dataset.
+    pub accepted: Vec<StagedFile>,
+    /// What became of the rows taken.
+    pub rows: RowCounts,
+}
+
+/// A file of a quarantine that rows are taken out of. A quarantine has no partition columns.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakenFile {
+    /// As in the log.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Rows in it.
+    pub rows: u64,
+}
+
+/// What became of a redrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum RedriveAnswer {
+    /// Decided.
+    Committed {
+        /// In this decision.
+        sequence: u64,
+    },
+    /// Nothing was proposed: plan again if the files have changed since, else it contradicts itself.
+    Refused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The leader does not find the files in a majority, or could not store the decision.
+    NotStored {
+        /// What it found.
+        reason: String,
+    },
+}
+
 /// What goes with every status but 200.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
@@ -193,6 +275,74 @@ impl StagedCommit {
     }
 }
 
+impl StagedRedrive {
+    /// What is asked to be decided.
+    pub(super) fn new(topology: &str, redrive: &Redrive) -> Self {
+        let taken =
+            |file: &RemovedFile| TakenFile { path: file.path.clone(), size: file.size, rows: file.rows };
+        Self {
+            topology: topology.to_owned(),
+            commit_id: redrive.commit_id.clone(),
+            dataset: redrive.dataset.clone(),
+            plan: redrive.plan.clone(),
+            after: redrive.after,
+            removed: redrive.removed.iter().map(taken).collect(),
+            kept: redrive.kept,
+            stays: redrive.stays.iter().map(StagedFile::new).collect(),
+            accepted: redrive.accepted.iter().map(StagedFile::new).collect(),
+            rows: redrive.rows.clone(),
+        }
+    }
+
+    /// The redrive, if it is one that can have been staged. Whether it may follow, the chain says.
+    pub(super) fn into_redrive(self) -> Result<Redrive, String> {
+        if !is_id(&self.commit_id) {
+            return Err(format!("{:.100?} is no commit id", self.commit_id));
+        }
+        let files = self.removed.len() + self.stays.len() + self.accepted.len();
+        let numbers = self.removed.iter().flat_map(|file| [file.rows, file.size]).chain([self.kept]);
+        if files > FILES_MAX || !are_credible(numbers, &self.rows, self.stays.iter().chain(&self.accepted)) {
+            return Err(format!("{}: numbers that nobody has counted", self.dataset));
+        }
+        for file in &self.removed {
+            delta::path::decode_log_path(&file.path).map_err(|error| error.to_string())?;
+        }
+        for file in self.stays.iter().chain(&self.accepted) {
+            file.check(&self.commit_id).map_err(|what| format!("{}: {what}", self.dataset))?;
+        }
+        let removed = self.removed.into_iter().map(|TakenFile { path, size, rows }| RemovedFile {
+            path,
+            size,
+            rows,
+            partition_values: BTreeMap::new(),
+        });
+        Ok(Redrive {
+            commit_id: self.commit_id,
+            dataset: self.dataset,
+            plan: self.plan,
+            after: self.after,
+            removed: removed.collect(),
+            kept: self.kept,
+            stays: self.stays.into_iter().map(StagedFile::into_file).collect(),
+            accepted: self.accepted.into_iter().map(StagedFile::into_file).collect(),
+            rows: self.rows,
+        })
+    }
+}
+
+/// Whether somebody may have counted all of these: sums of such numbers do not overflow.
+fn are_credible<'a>(
+    numbers: impl Iterator<Item = u64>,
+    rows: &RowCounts,
+    files: impl Iterator<Item = &'a StagedFile>,
+) -> bool {
+    let RowCounts { input, output, rejected, dropped, filtered, late, warned } = rows;
+    let by_rule = rejected.values().chain(dropped.values()).chain(warned.values());
+    let counts = by_rule.chain([input, output, filtered, late]).copied();
+    let mut all = numbers.chain(counts).chain(files.flat_map(|file| [file.rows, file.size]));
+    all.try_fold(0, u64::checked_add).is_some_and(|sum| sum <= COUNT_MAX)
+}
+
 impl StagedTable {
     fn check(
         &self,
@@ -221,12 +371,8 @@ impl StagedTable {
     }
 
     fn counts_are_credible(&self) -> bool {
-        let RowCounts { input, output, rejected, dropped, filtered, late, warned } = &self.rows;
-        let by_rule = rejected.values().chain(dropped.values()).chain(warned.values());
-        let files = self.files.iter().flat_map(|file| [&file.rows, &file.size]);
-        let ranges = self.offsets.iter().map(|range| &range.records);
-        let all = by_rule.chain([input, output, filtered, late]).chain(files).chain(ranges);
-        all.copied().try_fold(0, u64::checked_add).is_some_and(|sum| sum <= COUNT_MAX)
+        let records = self.offsets.iter().map(|range| range.records);
+        are_credible(records, &self.rows, self.files.iter())
     }
 
     fn into_proposal(self) -> TableProposal {
@@ -328,6 +474,46 @@ mod tests {
         let again = received.into_proposal(&plans()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{proposal:?}"));
         assert_eq!(proposal.tables[0].files[0].digest.path, "month=1/part-c1-00000.parquet");
+    }
+
+    fn redrive() -> StagedRedrive {
+        let staged = commit();
+        let (accepted, stays) = (staged.tables[0].files.clone(), staged.tables[1].files.clone());
+        StagedRedrive {
+            topology: "t".into(),
+            commit_id: "c1".into(),
+            dataset: "d".into(),
+            plan: "p".into(),
+            after: 4,
+            removed: vec![TakenFile { path: "part-c0-00000.parquet".into(), size: 9, rows: 3 }],
+            kept: 0,
+            stays,
+            accepted,
+            rows: staged.tables[0].rows.clone(),
+        }
+    }
+
+    #[test]
+    fn a_redrive_arrives_as_it_was_sent_and_numbers_nobody_counted_do_not() {
+        let sent = redrive().into_redrive().unwrap();
+        let bytes = serde_json::to_vec(&StagedRedrive::new("t", &sent)).unwrap();
+        let received: StagedRedrive = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(format!("{:?}", received.into_redrive().unwrap()), format!("{sent:?}"));
+        type Break = fn(&mut StagedRedrive);
+        let breaks: [(&str, Break); 6] = [
+            ("no commit id", |r| r.commit_id = "a/b".into()),
+            ("nobody", |r| r.kept = u64::MAX),
+            ("nobody", |r| r.removed[0].rows = COUNT_MAX + 1),
+            ("nobody", |r| r.rows.filtered = u64::MAX),
+            ("segment", |r| r.removed[0].path = "../part-c0-00000.parquet".into()),
+            ("no file of commit", |r| r.stays[0].path = "part-c0-00000.parquet".into()),
+        ];
+        for (reason, break_one) in breaks {
+            let mut broken = redrive();
+            break_one(&mut broken);
+            let error = broken.into_redrive().expect_err(reason);
+            assert!(error.contains(reason), "expected {reason:?}, got {error:?}");
+        }
     }
 
     #[test]
