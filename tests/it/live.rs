@@ -37,6 +37,8 @@ use url::Url;
 
 /// How often the process is killed.
 const KILLS: usize = 50;
+/// The value of `workers.token`, which the test sets.
+const TOKEN: &str = "\"${env:ISOBAR_TEST_TOKEN}\"";
 /// How long one request to Kafka may take.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -133,8 +135,53 @@ impl Live {
     }
 
     fn start(&self, spec: &Path, log: &str, further: &[&str]) -> Background {
+        self.start_with(spec, log, further, &[])
+    }
+
+    fn start_with(&self, spec: &Path, log: &str, further: &[&str], env: &[(&str, &str)]) -> Background {
         let arguments = [&["--log-format", "json", "run", spec.to_str().unwrap()], further].concat();
-        Background::start(&mut self.command(&arguments), &self.directory.path().join(log))
+        let mut command = self.command(&arguments);
+        command.envs(env.iter().copied());
+        Background::start(&mut command, &self.directory.path().join(log))
+    }
+
+    /// Gives the topic more partitions, so many altogether.
+    async fn grow_to(&self, partitions: usize) {
+        let more = NewPartitions::new(&self.name, partitions);
+        let grown = self.admin().create_partitions(&[more], &Self::admin_options()).await.unwrap();
+        assert!(grown.iter().all(Result::is_ok), "{grown:?}");
+    }
+
+    /// Produces `count` records to each of `partitions`, with a producer of its own: it learns of new partitions when it
+    /// connects.
+    fn produce_to(&mut self, partitions: &[i32], records: &mut Generator, count: usize) {
+        let producer = self.producer();
+        for partition in partitions {
+            for record in records.records(count) {
+                let produced = ProducedRecord {
+                    topic: &self.name,
+                    partition: *partition,
+                    key: record.key.as_deref(),
+                    payload: record.payload.as_deref(),
+                    timestamp_ms: Some(record.timestamp_ms),
+                };
+                producer.produce(produced).unwrap();
+                self.ledger.push(&self.name, *partition, record);
+            }
+        }
+        producer.flush(KAFKA_PATIENCE).unwrap();
+    }
+
+    /// Whether every store has everything that was produced.
+    async fn is_complete(&self) -> bool {
+        let ends = self.ledger.ends(&self.name);
+        for (_, store) in self.stores() {
+            let positions = Log::read(&*store, FEATURES).await.positions();
+            if !ends.iter().all(|(partition, end)| positions.get(partition) == Some(end)) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Everything produced is in every store, once and right: by our own readers, by `prove`, and by the oracle.
@@ -179,6 +226,13 @@ impl Live {
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         oracle(&all).await.assert(0, &[]);
     }
+}
+
+/// A copy of the spec with one of its texts replaced.
+fn changed(spec: &Path, name: &str, text: &str, by: &str) -> PathBuf {
+    let written = std::fs::read_to_string(spec).unwrap();
+    assert_eq!(written.matches(text).count(), 1, "{text:?} in {written}");
+    write_file(&spec.with_file_name(name), &written.replace(text, by))
 }
 
 /// Produces in turn to all partitions; the ledger notes it once the broker has it all.
@@ -399,7 +453,7 @@ async fn aborted_transactions_and_control_records_leave_holes_that_are_no_gaps()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_added_later_are_read_from_their_first_record() {
+async fn partitions_added_between_two_runs_are_read_from_their_first_record() {
     let Some(mut live) = Live::begin("partitions").await else { return };
     let seed = Seed::of("live_partitions");
     let mut records = Generator::mixed(seed.prng());
@@ -407,25 +461,42 @@ async fn partitions_added_later_are_read_from_their_first_record() {
     let producer = live.producer();
     live.produce(&producer, records.records(500));
     live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
-    let more = NewPartitions::new(&live.name, 7);
-    let grown = live.admin().create_partitions(&[more], &Live::admin_options()).await.unwrap();
-    assert!(grown.iter().all(Result::is_ok), "{grown:?}");
-    let topic = live.name.clone();
-    // A producer of its own: it learns of the new partitions when it connects.
+    live.grow_to(7).await;
+    live.produce_to(&[4, 5, 6], &mut records, 70);
+    // `latest` is about a topic of which nothing was read yet.
+    let latest = changed(&spec, "latest.yaml", "format: json", "format: json\n    start: latest");
+    live.run(&["run", latest.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    live.assert_complete(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_while_a_leader_and_a_worker_run_are_read_without_a_restart() {
+    let Some(mut live) = Live::begin("growth").await else { return };
+    let seed = Seed::of("live_growth");
+    let mut records = Generator::mixed(seed.prng());
+    let spec = live.spec("500ms");
     let producer = live.producer();
-    for partition in [4, 5, 6] {
-        for record in records.records(70) {
-            let (key, payload) = (record.key.clone(), record.payload.clone());
-            let (key, payload, timestamp_ms) =
-                (key.as_deref(), payload.as_deref(), Some(record.timestamp_ms));
-            producer
-                .produce(ProducedRecord { topic: &topic, partition, key, payload, timestamp_ms })
-                .unwrap();
-            live.ledger.push(&topic, partition, record);
-        }
-    }
-    producer.flush(KAFKA_PATIENCE).unwrap();
+    live.produce(&producer, records.records(500));
     live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    let latest = changed(&spec, "latest.yaml", "format: json", "format: json\n    start: latest");
+    let shared =
+        changed(&latest, "shared.yaml", "memory:", &format!("workers: {{ token: {TOKEN} }}\nmemory:"));
+    let token = [("ISOBAR_TEST_TOKEN", "a-token-of-sufficient-length")];
+    let leader = live.start_with(&shared, "leader.log", &["--metrics-addr", "127.0.0.1:0"], &token);
+    leader.says("\"consuming\"").await;
+    let worker = live.start_with(&shared, "worker.log", &["--worker"], &token);
+    worker.says("\"working\"").await;
+    // The first growth is noticed with records in it; both processes go on with what they have.
+    for (partitions, new) in [(7, &[4, 5, 6][..]), (9, &[7, 8][..])] {
+        live.grow_to(partitions).await;
+        live.produce_to(new, &mut records, 70);
+        live.produce(&producer, records.records(200));
+        until("the new partitions are committed", async || live.is_complete().await).await;
+    }
+    for process in [worker, leader] {
+        process.signal("TERM").await;
+        process.ended().await.assert(0, &["reading another share"]);
+    }
     live.assert_complete(&spec).await;
 }
 

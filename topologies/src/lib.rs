@@ -26,6 +26,7 @@ pub mod stage;
 pub mod standby;
 pub mod start;
 mod throttle;
+mod topics;
 pub mod workers;
 
 pub use error::Error;

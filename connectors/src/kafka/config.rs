@@ -28,10 +28,14 @@ pub struct KafkaConfig {
     pub chunk_bytes_max: usize,
     /// How long a record may wait for its chunk to fill.
     pub linger: Duration,
+    /// How long a partition may be unknown to the brokers before anything was heard of it: a new one is known to
+    /// some brokers earlier than to others.
+    pub unknown_patience: Duration,
 }
 
 impl KafkaConfig {
-    /// The defaults: 96 MiB of memory, chunks of at most 16,384 records or 4 MiB, 75 ms of waiting.
+    /// The defaults: 96 MiB of memory, chunks of at most 16,384 records or 4 MiB, 75 ms of waiting, half a minute for
+    /// new partitions.
     pub fn new(brokers: impl IntoIterator<Item = impl Into<String>>, group_id: impl Into<String>) -> Self {
         Self {
             brokers: brokers.into_iter().map(Into::into).collect(),
@@ -41,6 +45,7 @@ impl KafkaConfig {
             chunk_records_max: 16_384,
             chunk_bytes_max: 4 << 20,
             linger: Duration::from_millis(75),
+            unknown_patience: Duration::from_secs(30),
         }
     }
 
@@ -93,6 +98,7 @@ impl fmt::Debug for KafkaConfig {
             .field("chunk_records_max", &self.chunk_records_max)
             .field("chunk_bytes_max", &self.chunk_bytes_max)
             .field("linger", &self.linger)
+            .field("unknown_patience", &self.unknown_patience)
             .finish()
     }
 }

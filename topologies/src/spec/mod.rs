@@ -103,7 +103,7 @@ pub struct SourceSpec {
     pub format: Format,
     /// What happens to a record with a field that is not in `fields`.
     pub unknown_fields: UnknownFields,
-    /// Where a partition starts that the datasets hold no position for yet.
+    /// Where a dataset begins that has read nothing of the topic yet.
     pub start: StartPosition,
     /// The columns of decoded batches: `fields`, in their order.
     pub schema: SchemaRef,

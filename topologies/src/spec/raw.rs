@@ -242,7 +242,8 @@ pub struct Source {
     #[serde(default)]
     pub unknown_fields: UnknownFields,
 
-    /// Where a partition starts that the datasets hold no position for yet. Default: `earliest`.
+    /// Where a dataset begins that has read nothing of the topic yet. A partition that the topic gets later is read from
+    /// its first record in any case. Default: `earliest`.
     #[serde(default)]
     pub start: StartPosition,
 
@@ -263,7 +264,7 @@ pub enum Format {
     Json,
 }
 
-/// Where a partition without a position starts.
+/// Where a dataset begins that has read nothing of a topic yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]

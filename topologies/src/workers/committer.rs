@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::client::Client;
 use super::desk::OpenDesk;
-use super::wire::{Answer, Share, SharedPartition};
+use super::wire::{Answer, Share};
 use crate::commit::quorum::majority;
 use crate::commit::{CommitOutcome, Epoch, Leader, Proposal, Staged, files_in_majority};
 use crate::error::Error;
@@ -57,6 +57,14 @@ pub(crate) struct Remote {
     positions: BTreeMap<(String, TopicPartition), i64>,
 }
 
+/// What a process is to read.
+pub(crate) struct Reads {
+    /// These.
+    pub(crate) partitions: BTreeSet<TopicPartition>,
+    /// And these, once it sees them in Kafka itself: the leader was told of them earlier.
+    pub(crate) unseen: BTreeSet<TopicPartition>,
+}
+
 impl Committer {
     /// Has `staged` decided, if there is anything, and what workers have sent. The outcome of `staged`.
     pub(crate) async fn commit(&mut self, staged: Option<Staged>) -> Result<Option<CommitOutcome>, Error> {
@@ -86,16 +94,23 @@ impl Committer {
     ///
     /// # Errors
     /// [`Error::Configuration`] if the leader means others than this worker sees.
-    pub(crate) fn share(
-        &self,
-        all: &BTreeMap<TopicPartition, PartitionIdentity>,
-    ) -> Result<BTreeSet<TopicPartition>, Error> {
+    pub(crate) fn reads(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) -> Result<Reads, Error> {
         match self {
             Self::Own(own) => {
                 let share = own.desk.as_ref().and_then(|desk| desk.own_share());
-                Ok(share.unwrap_or_else(|| all.keys().cloned().collect()))
+                let partitions = share.unwrap_or_else(|| all.keys().cloned().collect());
+                Ok(Reads { partitions, unseen: BTreeSet::new() })
             }
-            Self::Remote(remote) => remote.share(all),
+            Self::Remote(remote) => remote.reads(all),
+        }
+    }
+
+    /// There are more partitions, `all` together, and each has its first position: they are given to workers too.
+    pub(crate) fn announce(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) {
+        if let Self::Own(own) = self
+            && let Some(desk) = &own.desk
+        {
+            desk.grow(all.clone());
         }
     }
 
@@ -248,21 +263,20 @@ impl Remote {
     }
 
     /// Commits of other partitions than the leader's would be stale for ever, and nobody would read what is missing here.
-    fn share(
-        &self,
-        all: &BTreeMap<TopicPartition, PartitionIdentity>,
-    ) -> Result<BTreeSet<TopicPartition>, Error> {
-        let check = |shared: &SharedPartition| {
+    fn reads(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) -> Result<Reads, Error> {
+        let mut reads = Reads { partitions: BTreeSet::new(), unseen: BTreeSet::new() };
+        for shared in &self.share.partitions {
             let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
             let theirs =
                 PartitionIdentity { cluster: shared.cluster.clone(), topic_id: shared.topic_id.clone() };
-            if all.get(&partition) == Some(&theirs) {
-                Ok(partition)
-            } else {
-                Err(other_partition(&partition, &theirs))
+            // Every topic has a first partition, and all partitions of a topic have the same ids.
+            if all.get(&TopicPartition { partition: 0, ..partition.clone() }) != Some(&theirs) {
+                return Err(other_partition(&partition, &theirs));
             }
-        };
-        self.share.partitions.iter().map(check).collect()
+            let to = if all.contains_key(&partition) { &mut reads.partitions } else { &mut reads.unseen };
+            to.insert(partition);
+        }
+        Ok(reads)
     }
 
     fn listen(&mut self) {
@@ -323,8 +337,8 @@ impl Remote {
 fn other_partition(partition: &TopicPartition, theirs: &PartitionIdentity) -> Error {
     let PartitionIdentity { cluster, topic_id } = theirs;
     Error::Configuration(format!(
-        "the leader reads {partition} as topic {topic_id} of cluster {cluster}, and this worker does not see that: start it again if the topic \
-         has more partitions now, else point both to the same Kafka cluster, with the same kafka.cluster_id and kafka.topic_identity"
+        "the leader reads {partition} as topic {topic_id} of cluster {cluster}, and this worker sees another one: point both to the same Kafka \
+         cluster, with the same kafka.cluster_id and kafka.topic_identity"
     ))
 }
 

@@ -191,6 +191,16 @@ impl Desk {
         }
     }
 
+    /// The topics have more partitions, `all` together. The chain has been [`moved`](Self::moved) to where each has its
+    /// first position.
+    pub(crate) fn grow(&self, all: BTreeMap<TopicPartition, PartitionIdentity>) {
+        let mut state = self.state();
+        if let Some(open) = &mut state.open {
+            open.roster.partitions = all;
+            state.generation += 1;
+        }
+    }
+
     /// The partitions that the leader itself reads; `None` while the desk is closed: all.
     pub(crate) fn own_share(&self) -> Option<BTreeSet<TopicPartition>> {
         let mut state = self.state();

@@ -26,7 +26,7 @@ mod shares;
 pub mod token;
 pub mod wire;
 
-pub(crate) use committer::{Committer, Own};
+pub(crate) use committer::{Committer, Own, Reads};
 pub use desk::Desk;
 pub(crate) use desk::Roster;
 pub(crate) use routes::router;
