@@ -25,6 +25,7 @@ mod sim;
 mod single_faults;
 mod standby;
 mod takeover;
+mod topics;
 mod wire;
 mod wire_battery;
 mod wire_faults;

@@ -63,7 +63,7 @@ impl<'a> Parts<'a> {
         let kafka = start::kafka_config(topology, &budget)?;
         let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
             .map_err(|error| Error::connector("configure the Kafka client", error))?;
-        let cluster = topics::describe(topology, &questions).await;
+        let cluster = topics::describe(topology, &questions, None).await;
         let cluster = cluster.map_err(|error| Error::connector("ask Kafka about the topics", error))?;
         let uploads = start::start_uploads(&clouds, &budget);
         let group = Group::new(&topology.name, clouds);

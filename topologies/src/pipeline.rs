@@ -125,12 +125,6 @@ pub async fn run(
     pipeline.stop(result).await
 }
 
-/// A source's decoder, by topic.
-pub(crate) struct TopicDecoder {
-    pub(crate) source: usize,
-    pub(crate) decoder: JsonDecoder,
-}
-
 /// One running topology.
 pub(crate) struct Pipeline<'a> {
     pub(crate) topology: &'a Topology,
@@ -141,7 +135,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) source: Box<dyn Source>,
     /// Returns when a topic is no longer the one that is read, or the leader does not want this worker.
     pub(crate) guards: JoinSet<Error>,
-    pub(crate) decoders: BTreeMap<Arc<str>, TopicDecoder>,
+    /// A decoder per source.
+    pub(crate) decoders: Vec<JsonDecoder>,
     pub(crate) plans: Vec<DatasetPlan>,
     /// The topics as far as they are taken up: every partition has its first position.
     pub(crate) topics: Topics,
@@ -311,7 +306,7 @@ impl Pipeline<'_> {
         let added = topics.identities.len().saturating_sub(self.topics.identities.len());
         self.topics = topics;
         if let Some(committer) = &self.committer {
-            committer.announce(&self.topics.identities);
+            committer.announce(&self.topics);
         }
         info!(added, partitions = self.topics.identities.len(), "more partitions are read");
     }
@@ -321,7 +316,7 @@ impl Pipeline<'_> {
     fn follow_share(&mut self) -> Result<(), Error> {
         let Some(committer) = self.committer.as_mut().filter(|_| !self.stopping) else { return Ok(()) };
         committer.listen();
-        let Reads { partitions, unseen } = committer.reads(&self.topics.identities)?;
+        let Reads { partitions, unseen } = committer.reads(&self.topics)?;
         self.wait_for_unseen(unseen.first())?;
         if partitions == self.reads {
             return Ok(());
@@ -375,16 +370,12 @@ impl Pipeline<'_> {
         reach(&failpoint::CONSUME_BEFORE_ABSORB)?;
         tokio::task::block_in_place(|| {
             let topic = &chunk.topic_partition().topic;
-            let decoder =
-                self.decoders.get_mut(topic).expect("only topics of the specification are assigned");
-            let decoded = decoder
-                .decoder
+            let source = self.topics.source_of(topic).expect("only topics of a source are assigned");
+            let decoded = self.decoders[source]
                 .decode(chunk)
                 .map_err(|error| Error::damaged("decoder", error.to_string()))?;
             let topic_id = &self.topics.identities[chunk.topic_partition()].topic_id;
-            for (index, plan) in
-                self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == decoder.source)
-            {
+            for (index, plan) in self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == source) {
                 let position = &mut self.positions[index].get_mut(chunk.topic_partition());
                 let position =
                     position.as_mut().expect("every assigned partition has a position in every dataset");
@@ -615,7 +606,7 @@ impl Pipeline<'_> {
         self.options.metrics.batches_retried.inc();
         self.batch = Batch::open(&self.plans, &self.uploads)?;
         let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
-        let reads = committer.reads(&self.topics.identities)?.partitions;
+        let reads = committer.reads(&self.topics)?.partitions;
         self.positions = start::positions(self.topology, committer, &self.plans, &self.topics, &reads)?;
         // Caught up is what has been committed: every partition must reach its end once more.
         self.behind = reads.clone();

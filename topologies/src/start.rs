@@ -25,11 +25,11 @@ use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, Table
 use crate::error::Error;
 use crate::maintain::Maintenance;
 use crate::parts::Parts;
-use crate::pipeline::{Pipeline, RunOptions, TopicDecoder, now_ms};
+use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
-use crate::spec::{Compression, SourceSpec, StartPosition, Topology};
+use crate::spec::{Compression, SourceSpec, SourceTopics, StartPosition, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
-use crate::topics::{Sighting, Topics, app_id};
+use crate::topics::{self, Sighting, Topics, app_id};
 use crate::workers::{Committer, Own, Roster};
 
 /// How long a question to Kafka may take at the start.
@@ -68,6 +68,7 @@ impl<'a> Pipeline<'a> {
         let topics = Topics::resolve(topology, &parts.cluster)?;
         let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         refuse_recreated_topics(topology, leader.chain(), &parts.plans, &topics)?;
+        topics::refuse_lost(topology, &parts.questions, leader.chain(), &topics).await?;
         refuse_changed_schemas(&parts.group, leader.chain(), &parts.plans).await?;
         let partitions: Vec<TopicPartition> = topics.identities.keys().cloned().collect();
         let watermarks = parts
@@ -173,16 +174,14 @@ fn compression(compression: Compression) -> dataset::Compression {
     }
 }
 
-pub(crate) fn decoders(topology: &Topology) -> Result<BTreeMap<Arc<str>, TopicDecoder>, Error> {
+/// A decoder per source.
+pub(crate) fn decoders(topology: &Topology) -> Result<Vec<JsonDecoder>, Error> {
     topology
         .sources
         .iter()
-        .enumerate()
-        .map(|(index, source)| {
-            let decoder =
-                JsonDecoder::new(source.schema.clone(), source.unknown_fields, DecodeLimits::default())
-                    .map_err(|error| Error::Configuration(format!("source {}: {error}", source.name)))?;
-            Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
+        .map(|source| {
+            JsonDecoder::new(source.schema.clone(), source.unknown_fields, DecodeLimits::default())
+                .map_err(|error| Error::Configuration(format!("source {}: {error}", source.name)))
         })
         .collect()
 }
@@ -241,13 +240,13 @@ fn refuse_recreated_topics(
         let Some(head) = chain.tables.get(&plan.name).filter(|head| !head.positions.is_empty()) else {
             continue;
         };
-        let topic = &source_of(topology, plan).topic;
+        let names = &source_of(topology, plan).topics;
         let known = topics
             .of_source(plan.source)
             .any(|(partition, identity)| head.positions.contains_key(&app_id(topology, partition, identity)));
         if !known {
             return Err(Error::Gap(format!(
-                "dataset {} has positions, but none in topic {topic} as it is now: the topic was deleted and created again, \
+                "dataset {} has positions, but none in topic {names} as it is now: the topic was deleted and created again, \
                  or this is another cluster. Point the topology at the original topic, or start a new topology name for the new one",
                 plan.name
             )));
@@ -341,12 +340,12 @@ async fn declare(
     let chain = leader.chain();
     let mut tables = Vec::new();
     for plan in plans {
-        let read_already = topics_read(topology, chain, plan, topics);
+        let begun = topics_begun(topology, chain, plan, topics);
         let start = source_of(topology, plan).start;
         let offsets = first_positions(topology, chain, plan, topics, |partition| {
             let Watermarks { low, high } = watermarks[partition];
             Ok(match start {
-                StartPosition::Latest if !read_already.contains(&partition.topic) => high,
+                StartPosition::Latest if !begun.contains(&partition.topic) => high,
                 StartPosition::Latest | StartPosition::Earliest => low,
             })
         })?;
@@ -371,18 +370,21 @@ async fn declare(
     Ok(())
 }
 
-/// The topics of which the dataset has a position. A partition of such a topic without one was added since: it is read
-/// from its first record, as it would have been had the topology run (see [`topics`](crate::topics)).
-fn topics_read(
+/// The topics that the dataset has begun with: those of which it has a position and, once its table exists, those that
+/// match its pattern. A partition of such a topic without a position appeared since: it is read from its first record, as
+/// it would have been had the topology run (see [`topics`](crate::topics)).
+fn topics_begun(
     topology: &Topology,
     chain: &Chain,
     plan: &DatasetPlan,
     topics: &Topics,
 ) -> BTreeSet<Arc<str>> {
-    let read = topics.of_source(plan.source).filter(|(partition, identity)| {
-        chain.position(&plan.name, &app_id(topology, partition, identity)).is_some()
+    let by_pattern = matches!(source_of(topology, plan).topics, SourceTopics::Matching(_));
+    let all = by_pattern && chain.tables.contains_key(&plan.name);
+    let begun = topics.of_source(plan.source).filter(|(partition, identity)| {
+        all || chain.position(&plan.name, &app_id(topology, partition, identity)).is_some()
     });
-    read.map(|(partition, _)| partition.topic.clone()).collect()
+    begun.map(|(partition, _)| partition.topic.clone()).collect()
 }
 
 /// The first positions of those partitions of the dataset that have none in `chain`; `first` says where each begins.
@@ -478,15 +480,12 @@ pub(crate) fn positions(
 
 /// What workers are told and asked about.
 fn roster(topology: &Topology, plans: &[DatasetPlan], topics: &Topics) -> Roster {
-    let describe = |plan: &DatasetPlan| {
-        let (topic, plan_id) =
-            (source_of(topology, plan).topic.clone(), plan.transform.fingerprint().to_owned());
-        (plan.name.clone(), (topic, plan_id))
-    };
+    let describe =
+        |plan: &DatasetPlan| (plan.name.clone(), (plan.source, plan.transform.fingerprint().to_owned()));
     Roster {
         topology: topology.name.clone(),
         datasets: plans.iter().map(describe).collect(),
-        partitions: topics.identities.clone(),
+        topics: topics.clone(),
     }
 }
 

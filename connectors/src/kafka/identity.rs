@@ -70,6 +70,18 @@ impl KafkaCluster {
         Ok(Self { consumer: Arc::new(consumer), brokers: config.brokers(), timeout })
     }
 
+    /// The names of all topics that may be described, in no order.
+    pub async fn topic_names(&self) -> Result<Vec<String>, Error> {
+        self.ask(|cluster| {
+            let all = cluster.consumer.fetch_metadata(None, cluster.timeout).map_err(|error| {
+                let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+                cluster.failure("ask for the topics", code, error.to_string())
+            })?;
+            Ok(all.topics().iter().map(|topic| topic.name().to_owned()).collect())
+        })
+        .await
+    }
+
     /// The cluster's id, and ids and partitions of `topics`.
     pub async fn describe(&self, topics: &[String]) -> Result<ClusterInfo, Error> {
         let topics = topics.to_vec();
@@ -123,6 +135,9 @@ impl KafkaCluster {
     }
 
     fn topics(&self, names: &[String]) -> Result<Vec<TopicInfo>, Error> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let described = ffi::describe_topics(self.consumer.client(), names, self.timeout)
             .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
         names

@@ -27,6 +27,7 @@ pub mod secret;
 mod sql;
 mod structure;
 mod suggest;
+pub mod topics;
 pub mod units;
 pub mod yaml;
 
@@ -40,6 +41,7 @@ pub use problem::{Colour, Position, Problem, SpecErrors};
 pub use raw::{Format, StartPosition, TopicIdentity};
 pub use schema::json_schema;
 pub use secret::{Secret, SecretError, Text};
+pub use topics::{SourceTopics, TopicPattern};
 
 /// A checked topology.
 #[derive(Debug, Clone)]
@@ -92,13 +94,13 @@ pub struct CloudSpec {
     pub options: BTreeMap<String, Text>,
 }
 
-/// A topic and what its records look like.
+/// Topics and what their records look like.
 #[derive(Debug, Clone)]
 pub struct SourceSpec {
     /// Its name, which is the table name in SQL: `[a-z_][a-z0-9_]{0,63}`.
     pub name: String,
-    /// The Kafka topic.
-    pub topic: String,
+    /// The Kafka topics, whose records look alike. No other source reads one of them.
+    pub topics: SourceTopics,
     /// How payloads are encoded.
     pub format: Format,
     /// What happens to a record with a field that is not in `fields`.

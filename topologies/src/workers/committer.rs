@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::maintain::Work;
 use crate::pipeline::now_ms;
 use crate::stage::PartitionIdentity;
+use crate::topics::Topics;
 
 /// Files of workers that are looked for at the same time.
 const LOOKS_IN_FLIGHT: usize = 16;
@@ -90,27 +91,27 @@ impl Committer {
         }
     }
 
-    /// The partitions of `all` that this process is to read now.
+    /// The partitions of `topics` that this process is to read now.
     ///
     /// # Errors
     /// [`Error::Configuration`] if the leader means others than this worker sees.
-    pub(crate) fn reads(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) -> Result<Reads, Error> {
+    pub(crate) fn reads(&self, topics: &Topics) -> Result<Reads, Error> {
         match self {
             Self::Own(own) => {
                 let share = own.desk.as_ref().and_then(|desk| desk.own_share());
-                let partitions = share.unwrap_or_else(|| all.keys().cloned().collect());
+                let partitions = share.unwrap_or_else(|| topics.identities.keys().cloned().collect());
                 Ok(Reads { partitions, unseen: BTreeSet::new() })
             }
-            Self::Remote(remote) => remote.reads(all),
+            Self::Remote(remote) => remote.reads(topics),
         }
     }
 
-    /// There are more partitions, `all` together, and each has its first position: they are given to workers too.
-    pub(crate) fn announce(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) {
+    /// These are the topics now, and every partition has its first position: workers are given them too.
+    pub(crate) fn announce(&self, topics: &Topics) {
         if let Self::Own(own) = self
             && let Some(desk) = &own.desk
         {
-            desk.grow(all.clone());
+            desk.grow(topics.clone());
         }
     }
 
@@ -263,15 +264,18 @@ impl Remote {
     }
 
     /// Commits of other partitions than the leader's would be stale for ever, and nobody would read what is missing here.
-    fn reads(&self, all: &BTreeMap<TopicPartition, PartitionIdentity>) -> Result<Reads, Error> {
+    fn reads(&self, topics: &Topics) -> Result<Reads, Error> {
+        let all = &topics.identities;
         let mut reads = Reads { partitions: BTreeSet::new(), unseen: BTreeSet::new() };
         for shared in &self.share.partitions {
             let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
             let theirs =
                 PartitionIdentity { cluster: shared.cluster.clone(), topic_id: shared.topic_id.clone() };
             // Every topic has a first partition, and all partitions of a topic have the same ids.
-            if all.get(&TopicPartition { partition: 0, ..partition.clone() }) != Some(&theirs) {
-                return Err(other_partition(&partition, &theirs));
+            match all.get(&TopicPartition { partition: 0, ..partition.clone() }) {
+                Some(ours) if *ours == theirs => {}
+                None if topics.awaits(&partition.topic) => {}
+                Some(_) | None => return Err(other_partition(&partition, &theirs)),
             }
             let to = if all.contains_key(&partition) { &mut reads.partitions } else { &mut reads.unseen };
             to.insert(partition);

@@ -61,7 +61,7 @@ async fn start<'a>(
     info!(worker = client.worker(), epoch = %share.epoch, generation = share.generation, "working");
     let committer = Committer::Remote(Box::new(Remote::new(client, parts.group.clouds.len(), share)));
     // What is not seen yet is read as soon as it is.
-    let reads = committer.reads(&topics.identities)?.partitions;
+    let reads = committer.reads(&topics)?.partitions;
     let reading = parts.reading(&committer, topics, reads)?;
     let pipeline = parts.consume(committer, reading, guards, topic_watch)?;
     pipeline.options.ready.store(true, Ordering::Relaxed);
