@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use isobar_connectors::clouds::{self, Cloud, read_register};
 use isobar_connectors::dataset::{self, TableLayout};
 use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
-use isobar_connectors::kafka::{KafkaConfig, Watermarks};
+use isobar_connectors::kafka::{KafkaConfig, Lookup, TokenSource, Watermarks};
 use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_schemas::decode::{DecodeLimits, JsonDecoder};
 use isobar_schemas::{RowCounts, TopicPartition};
@@ -214,13 +214,26 @@ pub(crate) fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
 }
 
 pub(crate) fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
-    let options = topology.kafka.options.iter().map(|(name, text)| {
+    let (about_tokens, others): (Vec<_>, Vec<_>) =
+        topology.kafka.options.iter().partition(|(name, _)| TokenSource::is_option(name));
+    let options = others.into_iter().map(|(name, text)| {
         let value =
             text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
         Ok((name.clone(), value.expose().to_owned()))
     });
+    // Looked up for every token anew: they are rotated while the topology runs.
+    let lookups = about_tokens.into_iter().map(|(name, text)| {
+        let text = text.clone();
+        let lookup: Lookup = Arc::new(move || {
+            let found = text.resolve().map_err(|error| crate::chain_of(&error))?;
+            Ok(found.expose().to_owned())
+        });
+        (name.clone(), lookup)
+    });
     let mut config = KafkaConfig::new(topology.kafka.brokers.split(','), &topology.name);
     config.options = options.collect::<Result<_, Error>>()?;
+    config.tokens = TokenSource::from_options(&lookups.collect())
+        .map_err(|error| Error::connector("configure the Kafka client", error))?;
     config.memory_bytes_max = budget.source_bytes;
     Ok(config)
 }

@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{Error, nearest::nearest};
 
+/// How long to listen to what the client has to say. With no time at all a single log line would end it.
+const SERVE_TIME: Duration = Duration::from_millis(10);
+
 /// What a cluster says about itself and some of its topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterInfo {
@@ -65,8 +68,8 @@ impl KafkaCluster {
         let mut client = config.client()?;
         // The end of a partition is then the end of what a source can read.
         client.set("isolation.level", "read_committed");
-        let consumer =
-            client.create_with_context(QuestionContext::default()).map_err(|error| client_error(&error))?;
+        let consumer = client.create_with_context(QuestionContext::new(config.tokens.clone()));
+        let consumer = consumer.map_err(|error| client_error(&error))?;
         Ok(Self { consumer: Arc::new(consumer), brokers: config.brokers(), timeout })
     }
 
@@ -128,10 +131,27 @@ impl KafkaCluster {
         question: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let cluster = self.clone();
-        let answer = tokio::task::spawn_blocking(move || question(&cluster)).await;
+        let answer = tokio::task::spawn_blocking(move || {
+            cluster.serve();
+            match cluster.consumer.client().context().token_problem() {
+                None => question(&cluster),
+                Some(reason) => Err(cluster.denied(reason)),
+            }
+        })
+        .await;
         answer.unwrap_or_else(|error| {
             Err(Error::Kafka { action: "ask the kafka cluster".into(), reason: error.to_string() })
         })
+    }
+
+    /// Serves errors, which fill the context, and the wish for a token, without which nothing is asked. Without an
+    /// assignment there are no records to lose.
+    fn serve(&self) {
+        while self.consumer.poll(SERVE_TIME).is_some() {}
+    }
+
+    fn denied(&self, reason: String) -> Error {
+        Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason }
     }
 
     fn topics(&self, names: &[String]) -> Result<Vec<TopicInfo>, Error> {
@@ -223,11 +243,10 @@ impl KafkaCluster {
 
     /// Why a whole question failed: errors that librdkafka told on the side say more than its time-out.
     fn failure(&self, action: &str, code: i32, reason: String) -> Error {
-        // Serves the error events, which fill the context. Without an assignment there are no records to lose.
-        while self.consumer.poll(Duration::ZERO).is_some() {}
+        self.serve();
         let context = self.consumer.client().context();
         if let Some(reason) = context.denied() {
-            return Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason };
+            return self.denied(reason);
         }
         let unreachable = [
             Code::RD_KAFKA_RESP_ERR__TIMED_OUT,
@@ -244,7 +263,7 @@ impl KafkaCluster {
             };
         }
         if is_denied(code) {
-            return Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason };
+            return self.denied(reason);
         }
         Error::Kafka { action: action.to_string(), reason }
     }

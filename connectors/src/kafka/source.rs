@@ -137,7 +137,7 @@ impl Reader {
         status: &Arc<SourceStatus>,
         assignment: Vec<(TopicPartition, i64)>,
     ) -> Result<Self, Error> {
-        let context = SourceContext::new(config.brokers(), Arc::clone(status));
+        let context = SourceContext::new(config.brokers(), Arc::clone(status), config.tokens.clone());
         let client = config.consumer()?.create_with_context(context);
         let consumer: Arc<BaseConsumer<SourceContext>> =
             Arc::new(client.map_err(|error| client_error(&error))?);
