@@ -12,6 +12,7 @@ mod drill;
 mod elect;
 mod failpoints;
 mod fill;
+mod gap;
 mod gcs;
 mod helpers;
 mod leader;

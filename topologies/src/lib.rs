@@ -10,6 +10,7 @@ pub mod commit;
 pub mod demo;
 pub mod drill;
 pub mod error;
+pub mod gap;
 pub mod http;
 mod maintain;
 pub mod metrics;

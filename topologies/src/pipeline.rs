@@ -38,7 +38,7 @@ use crate::topics::{self, TopicWatch, Topics};
 use crate::workers::{Committer, Desk, Own, Reads};
 
 /// How long a finished run waits for clouds that answer to publish everything.
-const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stop waits for the last commit.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause before a batch that could not be stored is read again.

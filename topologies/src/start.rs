@@ -536,7 +536,8 @@ fn refuse_gaps(
     }
     let gaps: Vec<String> = gaps.into_iter().collect();
     Err(Error::Gap(format!(
-        "Kafka no longer holds what comes next, so rows would be missing silently; stopped instead:\n  {}",
+        "Kafka no longer holds what comes next, so rows would be missing silently; stopped instead:\n  {}\n\
+         what is gone can be restored, or gone without: isobar accept-gap",
         gaps.join("\n  ")
     )))
 }
