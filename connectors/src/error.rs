@@ -245,15 +245,15 @@ fn position_lost(partition: &TopicPartition, next: i64, start: Option<i64>, end:
     match (start, end) {
         (Some(start), _) if next < start => format!(
             "{partition} now starts at offset {start}, but {next} is the next one to read: retention removed offsets \
-             {next} to {start} before they were read; restore them, or accept the gap explicitly"
+             {next} to {start} before they were read; restore them, or accept the gap: isobar accept-gap"
         ),
         (_, Some(end)) if next > end => format!(
             "{partition} ends at offset {end}, but {next} is the next one to read: the topic was truncated or created \
-             anew; restore it, or accept the gap explicitly"
+             anew; restore it, or start a new topology name: positions never go back"
         ),
         _ => format!(
             "{partition} cannot be read at offset {next}, the next one to read: the broker has lost it; restore the \
-             topic, or accept the gap explicitly"
+             topic, or accept the gap: isobar accept-gap"
         ),
     }
 }

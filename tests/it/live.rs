@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use isobar_connectors::clouds;
 use isobar_connectors::kafka::{Compression, KafkaCluster, KafkaConfig, KafkaProducer, ProducedRecord};
 use isobar_tests::delta::{Log, Table, latest_version};
@@ -36,11 +38,15 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::process::Command;
 use url::Url;
 
 /// How often the process is killed.
 const KILLS: usize = 50;
+/// The value of `workers.token`, which the test sets.
+const TOKEN: &str = "\"${env:ISOBAR_TEST_TOKEN}\"";
 /// How long one request to Kafka may take.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -92,7 +98,11 @@ impl Live {
     }
 
     async fn create_topic(&self) {
-        let topic = NewTopic::new(&self.name, PARTITIONS, TopicReplication::Fixed(1));
+        self.create(&self.name).await;
+    }
+
+    async fn create(&self, name: &str) {
+        let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
         let created = self.admin().create_topics(&[topic], &Self::admin_options()).await.unwrap();
         assert!(created.iter().all(Result::is_ok), "{created:?}");
     }
@@ -137,8 +147,53 @@ impl Live {
     }
 
     fn start(&self, spec: &Path, log: &str, further: &[&str]) -> Background {
+        self.start_with(spec, log, further, &[])
+    }
+
+    fn start_with(&self, spec: &Path, log: &str, further: &[&str], env: &[(&str, &str)]) -> Background {
         let arguments = [&["--log-format", "json", "run", spec.to_str().unwrap()], further].concat();
-        Background::start(&mut self.command(&arguments), &self.directory.path().join(log))
+        let mut command = self.command(&arguments);
+        command.envs(env.iter().copied());
+        Background::start(&mut command, &self.directory.path().join(log))
+    }
+
+    /// Gives the topic more partitions, so many altogether.
+    async fn grow_to(&self, partitions: usize) {
+        let more = NewPartitions::new(&self.name, partitions);
+        let grown = self.admin().create_partitions(&[more], &Self::admin_options()).await.unwrap();
+        assert!(grown.iter().all(Result::is_ok), "{grown:?}");
+    }
+
+    /// Produces `count` records to each of `partitions`, with a producer of its own: it learns of new partitions when it
+    /// connects.
+    fn produce_to(&mut self, partitions: &[i32], records: &mut Generator, count: usize) {
+        let producer = self.producer();
+        for partition in partitions {
+            for record in records.records(count) {
+                let produced = ProducedRecord {
+                    topic: &self.name,
+                    partition: *partition,
+                    key: record.key.as_deref(),
+                    payload: record.payload.as_deref(),
+                    timestamp_ms: Some(record.timestamp_ms),
+                };
+                producer.produce(produced).unwrap();
+                self.ledger.push(&self.name, *partition, record);
+            }
+        }
+        producer.flush(KAFKA_PATIENCE).unwrap();
+    }
+
+    /// Whether every store has everything that was produced.
+    async fn is_complete(&self) -> bool {
+        let ends = self.ledger.ends(&self.name);
+        for (_, store) in self.stores() {
+            let positions = Log::read(&*store, FEATURES).await.positions();
+            if !ends.iter().all(|(partition, end)| positions.get(partition) == Some(end)) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Everything produced is in every store, once and right: by our own readers, by `prove`, and by the oracle.
@@ -183,6 +238,13 @@ impl Live {
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         oracle(&all).await.assert(0, &[]);
     }
+}
+
+/// A copy of the spec with one of its texts replaced.
+fn changed(spec: &Path, name: &str, text: &str, by: &str) -> PathBuf {
+    let written = std::fs::read_to_string(spec).unwrap();
+    assert_eq!(written.matches(text).count(), 1, "{text:?} in {written}");
+    write_file(&spec.with_file_name(name), &written.replace(text, by))
 }
 
 /// Produces in turn to all partitions; the ledger notes it once the broker has it all.
@@ -403,7 +465,7 @@ async fn aborted_transactions_and_control_records_leave_holes_that_are_no_gaps()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_added_later_are_read_from_their_first_record() {
+async fn partitions_added_between_two_runs_are_read_from_their_first_record() {
     let Some(mut live) = Live::begin("partitions").await else { return };
     let seed = Seed::of("live_partitions");
     let mut records = Generator::mixed(seed.prng());
@@ -411,26 +473,90 @@ async fn partitions_added_later_are_read_from_their_first_record() {
     let producer = live.producer();
     live.produce(&producer, records.records(500));
     live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
-    let more = NewPartitions::new(&live.name, 7);
-    let grown = live.admin().create_partitions(&[more], &Live::admin_options()).await.unwrap();
-    assert!(grown.iter().all(Result::is_ok), "{grown:?}");
-    let topic = live.name.clone();
-    // A producer of its own: it learns of the new partitions when it connects.
-    let producer = live.producer();
-    for partition in [4, 5, 6] {
-        for record in records.records(70) {
-            let (key, payload) = (record.key.clone(), record.payload.clone());
-            let (key, payload, timestamp_ms) =
-                (key.as_deref(), payload.as_deref(), Some(record.timestamp_ms));
-            producer
-                .produce(ProducedRecord { topic: &topic, partition, key, payload, timestamp_ms })
-                .unwrap();
-            live.ledger.push(&topic, partition, record);
-        }
-    }
-    producer.flush(KAFKA_PATIENCE).unwrap();
-    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    live.grow_to(7).await;
+    live.produce_to(&[4, 5, 6], &mut records, 70);
+    // `latest` is about a topic of which nothing was read yet.
+    let latest = changed(&spec, "latest.yaml", "format: json", "format: json\n    start: latest");
+    live.run(&["run", latest.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
     live.assert_complete(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_while_a_leader_and_a_worker_run_are_read_without_a_restart() {
+    let Some(mut live) = Live::begin("growth").await else { return };
+    let seed = Seed::of("live_growth");
+    let mut records = Generator::mixed(seed.prng());
+    let spec = live.spec("500ms");
+    let producer = live.producer();
+    live.produce(&producer, records.records(500));
+    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    let latest = changed(&spec, "latest.yaml", "format: json", "format: json\n    start: latest");
+    let shared =
+        changed(&latest, "shared.yaml", "memory:", &format!("workers: {{ token: {TOKEN} }}\nmemory:"));
+    let token = [("ISOBAR_TEST_TOKEN", "a-token-of-sufficient-length")];
+    let leader = live.start_with(&shared, "leader.log", &["--metrics-addr", "127.0.0.1:0"], &token);
+    leader.says("\"consuming\"").await;
+    let worker = live.start_with(&shared, "worker.log", &["--worker"], &token);
+    worker.says("\"working\"").await;
+    // The first growth is noticed with records in it; both processes go on with what they have.
+    for (partitions, new) in [(7, &[4, 5, 6][..]), (9, &[7, 8][..])] {
+        live.grow_to(partitions).await;
+        live.produce_to(new, &mut records, 70);
+        live.produce(&producer, records.records(200));
+        until("the new partitions are committed", async || live.is_complete().await).await;
+    }
+    for process in [worker, leader] {
+        process.signal("TERM").await;
+        process.ended().await.assert(0, &["reading another share"]);
+    }
+    live.assert_complete(&spec).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_match_are_read_and_one_that_is_gone_is_a_hard_stop() {
+    let Some(live) = Live::begin("matching").await else { return };
+    let seed = Seed::of("live_matching");
+    let mut records = Generator::mixed(seed.prng());
+    let producer = live.producer();
+    let names = [live.name.clone(), format!("{}-b", live.name), format!("{}-c", live.name)];
+    produce(&producer, &names[0], records.records(100), &mut Ledger::default());
+    let named = live.spec("500ms");
+    let topics = format!("topics: {{ pattern: \"^{}.*\" }}\n    start: latest", live.name);
+    let spec = changed(&named, "matching.yaml", &format!("topic: {}", live.name), &topics);
+    let path = spec.to_str().unwrap();
+    let process = live.start(&spec, "matching.log", &[]);
+    process.says("\"consuming\"").await;
+    for name in &names[1..] {
+        live.create(name).await;
+        produce(&producer, name, records.records(100), &mut Ledger::default());
+    }
+    // What lay in the first topic before is left out, what lay in the others when they were noticed is not.
+    let positions = async || {
+        let positions = Log::read(&*live.stores()[0].1, FEATURES).await.app_positions();
+        (positions.len(), positions.values().sum::<i64>())
+    };
+    until("all topics are read", async || positions().await == (3 * PARTITIONS as usize, 300)).await;
+    process.signal("TERM").await;
+    process.ended().await.assert(0, &[]);
+    for (_, store) in live.stores() {
+        let (dataset, quarantine) = (
+            Table::read(&*store, FEATURES).await,
+            Table::read(&*store, &format!("{FEATURES}.quarantine")).await,
+        );
+        assert_eq!(dataset.rows().count() + quarantine.rows().count(), 200);
+    }
+    live.run(&["prove", "--config", path]).await.assert(0, &[FEATURES]);
+
+    // A topic that is left out is not gone, until it is.
+    let two = format!("topics: [{}, {}]", names[0], names[1]);
+    let fewer = changed(&named, "fewer.yaml", &format!("topic: {}", live.name), &two);
+    let fewer = fewer.to_str().unwrap();
+    live.run(&["run", fewer, "--until-caught-up"]).await.assert(0, &["no longer read", &names[2]]);
+    let deleted = live.admin().delete_topics(&[names[2].as_str()], &Live::admin_options()).await.unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    for spec in [path, fewer] {
+        live.run(&["run", spec, "--until-caught-up"]).await.assert(1, &["there is no such topic any more"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -496,6 +622,109 @@ async fn a_topic_that_is_deleted_while_it_is_read_is_a_hard_stop() {
     let deleted = live.admin().delete_topics(&[live.name.as_str()], &Live::admin_options()).await.unwrap();
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     process.ended().await.assert(1, &["was deleted while it was read"]);
+}
+
+/// An unsigned token that is good for `seconds`, which the test broker accepts.
+fn token_for(seconds: i64) -> String {
+    let now = chrono::Utc::now().timestamp();
+    let encode = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let claims = serde_json::json!({ "sub": "isobar", "iat": now, "exp": now + seconds });
+    format!("{}.{}.", encode(serde_json::json!({ "alg": "none" })), encode(claims))
+}
+
+/// Puts a token where isobar looks for it, as a whole.
+fn rotate(path: &Path, token: &str) {
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, token).unwrap();
+    std::fs::rename(aside, path).unwrap();
+}
+
+/// An OIDC token endpoint that gives everybody a token; its URL.
+async fn token_endpoint() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/token", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"grant_type=client_credentials") {
+                if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let body = format!("{{\"access_token\":\"{}\",\"expires_in\":60}}", token_for(60));
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let _ = connection.write_all(format!("{head}{body}").as_bytes()).await;
+        }
+    });
+    url
+}
+
+/// The broker ends a session with its token, so only new tokens keep a connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_renewed_while_a_topology_runs_and_waited_for_while_there_are_none() {
+    const LIFETIME_S: i64 = 8;
+    let Some(mut live) = Live::begin("oauth").await else { return };
+    let brokers = std::env::var("ISOBAR_KAFKA_SASL_BROKERS").unwrap_or_default();
+    if brokers.is_empty() {
+        println!("skipped: there is no listener with SASL");
+        return;
+    }
+    let plain = live.spec("300ms");
+    let without = format!("brokers: {}", live.services.brokers);
+    let with_options = |name: &str, options: &str| {
+        let options = format!(
+            "brokers: {brokers}\n  options: {{ security.protocol: SASL_PLAINTEXT, sasl.mechanism: OAUTHBEARER, {options} }}"
+        );
+        changed(&plain, name, &without, &options)
+    };
+    let spec = with_options("oauth.yaml", "sasl.oauthbearer.token: \"${file:token}\"");
+    let path = spec.to_str().unwrap().to_owned();
+    let token = live.directory.path().join("token");
+
+    rotate(&token, &token_for(-60));
+    live.run(&["run", &path, "--until-caught-up"]).await.assert(2, &["denied access", "expired"]);
+    rotate(&token, "no-token");
+    live.run(&["run", &path, "--until-caught-up"]).await.assert(2, &["denied access"]);
+
+    let producer = live.producer();
+    let seed = Seed::of("live_oauth");
+    let mut records = Generator::mixed(seed.prng());
+    rotate(&token, &token_for(LIFETIME_S));
+    let first_ends = chrono::Utc::now().timestamp() + LIFETIME_S;
+    let process = live.start(&spec, "oauth.log", &[]);
+    live.produce(&producer, records.records(100));
+    until("it reads with the first token", async || live.is_complete().await).await;
+    until("it reads with later tokens", async || {
+        rotate(&token, &token_for(LIFETIME_S));
+        live.produce(&producer, records.records(20));
+        until("it reads on", async || live.is_complete().await).await;
+        chrono::Utc::now().timestamp() > first_ends + LIFETIME_S
+    })
+    .await;
+
+    // Nobody rotates it for a while.
+    process.says("no token for kafka").await;
+    live.produce(&producer, records.records(100));
+    rotate(&token, &token_for(600));
+    process.says("there is a token for kafka again").await;
+    until("it reads on", async || live.is_complete().await).await;
+    process.signal("TERM").await;
+    let output = process.ended().await;
+    output.assert(0, &[]);
+    let secret = std::fs::read_to_string(&token).unwrap();
+    assert!(!output.text().contains(&secret[..secret.len() - 1]), "a token is in the log");
+
+    live.produce(&producer, records.records(50));
+    let client = format!(
+        "sasl.oauthbearer.method: oidc, sasl.oauthbearer.token.endpoint.url: \"{}\", sasl.oauthbearer.client.id: me, \
+         sasl.oauthbearer.client.secret: \"${{env:ISOBAR_TEST_SECRET}}\"",
+        token_endpoint().await
+    );
+    let spec = with_options("oidc.yaml", &client);
+    let mut command = live.command(&["run", spec.to_str().unwrap(), "--until-caught-up"]);
+    run(command.env("ISOBAR_TEST_SECRET", "hunter2")).await.assert(0, &[]);
+    live.assert_complete(&plain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

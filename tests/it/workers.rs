@@ -24,6 +24,8 @@ use isobar_topologies::workers::wire::{Answer, Join, Problem, Share, StagedCommi
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::topics;
+
 const TOKEN: &str = "a-token-of-sufficient-length";
 
 fn token() -> Secret {
@@ -281,6 +283,45 @@ async fn a_worker_that_was_given_up_and_comes_back_is_stale_and_goes_on() {
     zombie.stop().await.unwrap();
     leader.stop().await;
     lab.catch_up_and_assert_whole(&topology).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_appear_are_shared_with_workers() {
+    let seed = Seed::of("workers_topics");
+    let mut records = Generator::mixed(seed.prng());
+    let lab = Lab::new(&["orders-1"], 3, false);
+    let topology = topics::matching(&lab, "^orders-.*");
+    let attentive = || topics::attentive(options(&lab));
+    let mut leading = attentive();
+    leading.desk = Some(Desk::new(&token(), leading.metrics.clone()).unwrap());
+    let leader = LeaderProcess::start_with(&topology, leading).await;
+    // The second one describes the topics only when it is given one that it does not see.
+    let drowsy = RunOptions { topics_interval: Duration::from_secs(3600), ..options(&lab) };
+    let workers = [attentive(), drowsy].map(|options| Running::start_worker(&topology, options, &token()));
+    for worker in &workers {
+        worker.ready().await;
+    }
+    leader.hears(2).await;
+    let mut topics = vec!["orders-1"];
+    for topic in ["orders-2", "orders-3"] {
+        lab.create_topic(topic);
+        topics.push(topic);
+        let before = [workers[0].sequence(), workers[1].sequence()];
+        until("both workers commit what they were given", async || {
+            for topic in &topics {
+                lab.produce(topic, records.records(40));
+            }
+            topics::stands_at_the_end(&lab, &topics).await;
+            workers.iter().zip(before).all(|(worker, before)| worker.sequence() > before)
+        })
+        .await;
+        until("everything is read", async || topics::stands_at_the_end(&lab, &topics).await).await;
+    }
+    for worker in workers {
+        worker.stop().await.unwrap();
+    }
+    leader.stop().await;
+    topics::assert_landed(&lab, &topics).await;
 }
 
 /// Sends `request` with these headers; status and body of the answer.

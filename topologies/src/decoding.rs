@@ -9,7 +9,6 @@
 //! that does not answer is asked again until it does; a record is never rejected because a registry was away. One that
 //! answers that it has no such schema has answered. Ids are immutable, so each is asked for once in a process's life.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,21 +30,16 @@ use crate::spec::{self, Encoding, PayloadCompression, SchemaFile, SourceSpec, To
 /// Pauses before a registry that did not answer is asked again: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// The decoders of a topology's sources, by topic, and where their schemas come from.
+/// The decoders of a topology's sources, in their order, and where their schemas come from.
 pub(crate) struct Decoding {
-    topics: BTreeMap<Arc<str>, TopicDecoder>,
+    decoders: Vec<Box<dyn Decoder>>,
     registry: Option<Arc<RegistryClient>>,
     /// A chunk whose schemas the registry is asked for.
     waiting: Option<Waiting>,
 }
 
-/// A source's decoder.
-struct TopicDecoder {
-    source: usize,
-    decoder: Box<dyn Decoder>,
-}
-
 struct Waiting {
+    source: usize,
     chunk: SourceChunk,
     asking: Asking,
 }
@@ -65,33 +59,23 @@ impl Drop for Asking {
 impl Decoding {
     /// The decoders of all sources of `topology`. Nothing is asked yet.
     pub(crate) fn start(topology: &Topology) -> Result<Self, Error> {
-        let topics = topology.sources.iter().enumerate().map(|(index, source)| {
-            let decoder = decoder(source).map_err(|error| {
+        let decoders = topology.sources.iter().map(|source| {
+            decoder(source).map_err(|error| {
                 Error::Configuration(format!("source {}: {}", source.name, chain_of(&error)))
-            })?;
-            Ok((Arc::from(source.topic.as_str()), TopicDecoder { source: index, decoder }))
+            })
         });
-        let topics = topics.collect::<Result<_, Error>>()?;
+        let decoders = decoders.collect::<Result<_, Error>>()?;
         let registry = topology.registry.as_ref().map(open_registry).transpose()?;
-        Ok(Self { topics, registry, waiting: None })
+        Ok(Self { decoders, registry, waiting: None })
     }
 
-    /// Gives `chunk` back if it can be decoded now. Otherwise it is kept, and [`answered`](Self::answered) gives it
-    /// back when the registry has told of its schemas.
-    pub(crate) fn take(&mut self, chunk: SourceChunk) -> Result<Option<SourceChunk>, Error> {
+    /// Gives `chunk` of a source back if it can be decoded now. Otherwise it is kept, and [`answered`](Self::answered)
+    /// gives it back when the registry has told of its schemas.
+    pub(crate) fn take(&mut self, source: usize, chunk: SourceChunk) -> Result<Option<SourceChunk>, Error> {
         debug_assert!(self.waiting.is_none(), "nothing is read while a chunk waits");
-        let missing = self.of(&chunk).decoder.missing_schemas(&chunk);
-        if missing.is_empty() {
-            return Ok(Some(chunk));
-        }
-        let registry = self.registry.clone().ok_or_else(|| {
-            Error::Bug(format!(
-                "records of {} name schemas of a registry, and there is none",
-                chunk.topic_partition()
-            ))
-        })?;
-        info!(ids = ?missing, partition = %chunk.topic_partition(), "asking the registry for schemas");
-        self.waiting = Some(Waiting { chunk, asking: Asking(tokio::spawn(ask(registry, missing))) });
+        let asking = self.ask_about(source, &chunk)?.map(|question| Asking(tokio::spawn(question)));
+        let Some(asking) = asking else { return Ok(Some(chunk)) };
+        self.waiting = Some(Waiting { source, chunk, asking });
         Ok(None)
     }
 
@@ -104,11 +88,9 @@ impl Decoding {
     pub(crate) async fn answered(&mut self) -> Result<SourceChunk, Error> {
         let Some(waiting) = &mut self.waiting else { return std::future::pending().await };
         let answers = (&mut waiting.asking.0).await.map_err(|died| Error::Bug(died.to_string()))??;
-        let Waiting { chunk, .. } = self.waiting.take().expect("it was there before its answers came");
-        let decoder = self.of_mut(&chunk);
-        for (id, schema) in answers {
-            decoder.decoder.learn(id, schema);
-        }
+        let Waiting { source, chunk, .. } =
+            self.waiting.take().expect("it was there before its answers came");
+        self.learn(source, answers);
         Ok(chunk)
     }
 
@@ -117,24 +99,51 @@ impl Decoding {
         self.waiting = None;
     }
 
-    /// The source that `chunk` is of, and what became of its records.
-    pub(crate) fn decode(&mut self, chunk: &RecordChunk) -> Result<(usize, Decoded), Error> {
-        let topic = self.of_mut(chunk);
-        let decoded =
-            topic.decoder.decode(chunk).map_err(|error| Error::damaged("decoder", error.to_string()))?;
-        Ok((topic.source, decoded))
+    /// What became of the records of a chunk of a source.
+    pub(crate) fn decode(&mut self, source: usize, chunk: &RecordChunk) -> Result<Decoded, Error> {
+        let decoded = self.decoders[source].decode(chunk);
+        decoded.map_err(|error| Error::damaged("decoder", error.to_string()))
     }
 
-    fn of(&self, chunk: &RecordChunk) -> &TopicDecoder {
-        self.topics.get(&chunk.topic_partition().topic).expect(ASSIGNED)
+    /// The same where waiting does no harm: the registry is asked first, if it must be.
+    ///
+    /// # Panics
+    /// On a thread that may not block.
+    pub(crate) fn decode_blocking(&mut self, source: usize, chunk: &RecordChunk) -> Result<Decoded, Error> {
+        if let Some(question) = self.ask_about(source, chunk)? {
+            let answers = tokio::runtime::Handle::current().block_on(question)?;
+            self.learn(source, answers);
+        }
+        self.decode(source, chunk)
     }
 
-    fn of_mut(&mut self, chunk: &RecordChunk) -> &mut TopicDecoder {
-        self.topics.get_mut(&chunk.topic_partition().topic).expect(ASSIGNED)
+    /// What the registry has to be asked before `chunk` can be decoded.
+    fn ask_about(
+        &self,
+        source: usize,
+        chunk: &RecordChunk,
+    ) -> Result<Option<impl Future<Output = Result<Answers, Error>> + use<>>, Error> {
+        let missing = self.decoders[source].missing_schemas(chunk);
+        if missing.is_empty() {
+            return Ok(None);
+        }
+        let partition = chunk.topic_partition();
+        let registry = self.registry.clone().ok_or_else(|| {
+            Error::Bug(format!("records of {partition} name schemas of a registry, and there is none"))
+        })?;
+        match missing[..] {
+            [id] => info!(id, %partition, "asking the registry for a schema"),
+            _ => info!(schemas = missing.len(), %partition, "asking the registry for schemas"),
+        }
+        Ok(Some(ask(registry, missing)))
+    }
+
+    fn learn(&mut self, source: usize, answers: Answers) {
+        for (id, schema) in answers {
+            self.decoders[source].learn(id, schema);
+        }
     }
 }
-
-const ASSIGNED: &str = "only topics of the specification are assigned";
 
 /// Asks until there is an answer for every id.
 async fn ask(registry: Arc<RegistryClient>, ids: Vec<u32>) -> Result<Answers, Error> {
@@ -145,7 +154,7 @@ async fn ask(registry: Arc<RegistryClient>, ids: Vec<u32>) -> Result<Answers, Er
                 return Ok(ids.into_iter().zip(answers.into_iter().map(to_writer_schema)).collect());
             }
             Err(error @ isobar_connectors::Error::RegistryUnreachable { .. }) => {
-                warn!(error = %chain_of(&error), ?ids, "the registry does not answer, asking again; nothing is read meanwhile");
+                warn!(error = %chain_of(&error), "the registry does not answer, asking again; nothing is read meanwhile");
             }
             Err(error) => return Err(Error::connector("ask the schema registry", error)),
         }

@@ -11,6 +11,7 @@ mod decoding;
 pub mod demo;
 pub mod drill;
 pub mod error;
+pub mod gap;
 pub mod http;
 mod maintain;
 pub mod metrics;
@@ -28,6 +29,7 @@ pub mod stage;
 pub mod standby;
 pub mod start;
 mod throttle;
+mod topics;
 pub mod workers;
 
 pub use error::Error;

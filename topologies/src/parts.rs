@@ -15,8 +15,9 @@ use crate::error::Error;
 use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions};
 use crate::spec::Topology;
-use crate::stage::{DatasetPlan, PartitionIdentity};
+use crate::stage::DatasetPlan;
 use crate::start::{self, Budget};
+use crate::topics::{self, TopicWatch, Topics, Watcher};
 use crate::workers::Committer;
 
 /// See the [module](self).
@@ -37,9 +38,9 @@ pub(crate) struct Parts<'a> {
 
 /// What a process reads.
 pub(crate) struct Reading {
-    /// Every partition of every source.
-    identities: BTreeMap<TopicPartition, PartitionIdentity>,
-    /// Those of them that are read here.
+    /// The topics of every source.
+    topics: Topics,
+    /// Those of their partitions that are read here.
     reads: BTreeSet<TopicPartition>,
     /// Per dataset, the next offset to take from each of these.
     positions: Vec<BTreeMap<TopicPartition, i64>>,
@@ -65,29 +66,32 @@ impl<'a> Parts<'a> {
         let kafka = start::kafka_config(topology, &budget)?;
         let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
             .map_err(|error| Error::connector("configure the Kafka client", error))?;
-        let cluster = start::describe_topics(topology, &questions).await?;
+        let cluster = topics::describe(topology, &questions, None).await;
+        let cluster = cluster.map_err(|error| Error::connector("ask Kafka about the topics", error))?;
         let uploads = start::start_uploads(&clouds, &budget);
         let group = Group::new(&topology.name, clouds);
         Ok(Self { topology, options, budget, plans, decoding, group, uploads, kafka, questions, cluster })
     }
 
-    /// Begins to watch that the topics stay the ones that were found; ends with an error when one does not.
-    pub(crate) fn guards(&self) -> JoinSet<Error> {
-        let identity = self.topology.kafka.topic_identity;
+    /// Begins to watch that the topics stay the ones that were found, which ends with an error when one does not, and
+    /// what to hear of more partitions by.
+    pub(crate) fn guards(&self) -> Result<(JoinSet<Error>, TopicWatch), Error> {
+        let (cluster, interval) = (self.cluster.clone(), self.options.topics_interval);
+        let (watcher, heard) = Watcher::new(self.topology, self.questions.clone(), cluster, interval)?;
         let mut guards = JoinSet::new();
-        guards.spawn(start::watch_topics(identity, self.questions.clone(), self.cluster.clone()));
-        guards
+        guards.spawn(watcher.run());
+        Ok((guards, heard))
     }
 
-    /// `reads` of the partitions `identities`, from where the chain of `committer` ends.
+    /// `reads` of the partitions of `topics`, from where the chain of `committer` ends.
     pub(crate) fn reading(
         &self,
         committer: &Committer,
-        identities: BTreeMap<TopicPartition, PartitionIdentity>,
+        topics: Topics,
         reads: BTreeSet<TopicPartition>,
     ) -> Result<Reading, Error> {
-        let positions = start::positions(self.topology, committer, &self.plans, &identities, &reads)?;
-        Ok(Reading { identities, reads, positions })
+        let positions = start::positions(self.topology, committer, &self.plans, &topics, &reads)?;
+        Ok(Reading { topics, reads, positions })
     }
 
     /// Begins to consume, as a worker does: whoever leads adds its watch and the maintenance. The pipeline ends with
@@ -97,6 +101,7 @@ impl<'a> Parts<'a> {
         committer: Committer,
         reading: Reading,
         guards: JoinSet<Error>,
+        topic_watch: TopicWatch,
     ) -> Result<Pipeline<'a>, Error> {
         let source = KafkaSource::start(&self.kafka, reading.assignment())
             .map_err(|error| Error::connector("start consuming", error))?;
@@ -111,7 +116,9 @@ impl<'a> Parts<'a> {
             source: Box::new(source),
             guards,
             plans: self.plans,
-            identities: reading.identities,
+            topics: reading.topics,
+            topic_watch,
+            unseen_since: None,
             positions: reading.positions,
             behind: reading.reads.clone(),
             reads: reading.reads,

@@ -31,18 +31,22 @@ use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
 use crate::progress::{Committed, Progress};
 use crate::spec::Topology;
-use crate::stage::{DatasetPlan, DatasetStage, PartitionIdentity};
+use crate::stage::{DatasetPlan, DatasetStage};
 use crate::standby::Pulse;
 use crate::start::{self, Budget};
+use crate::topics::{self, TopicWatch, Topics};
 use crate::workers::wire::RedriveAnswer;
-use crate::workers::{Committer, Desk, Own, WaitingRedrive};
+use crate::workers::{Committer, Desk, Own, Reads, WaitingRedrive};
 
 /// How long a finished run waits for clouds that answer to publish everything.
-const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stop waits for the last commit.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const ASSIGNED: &str = "only topics of a source are assigned";
 /// Pause before a batch that could not be stored is read again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a worker may be told of partitions that it does not see in Kafka itself.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(120);
 /// How often gauges are refreshed.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -69,6 +73,8 @@ pub struct RunOptions {
     pub address: Option<String>,
     /// Shows whoever leads: the epoch's own watch, another one after each take-over from itself.
     pub leader: watch::Sender<Option<LeaderWatch>>,
+    /// How often Kafka is asked whether the topics are still the same ones and have more partitions.
+    pub topics_interval: Duration,
 }
 
 impl RunOptions {
@@ -85,6 +91,7 @@ impl RunOptions {
             desk: None,
             address: None,
             leader: watch::Sender::new(None),
+            topics_interval: topics::TOPICS_INTERVAL,
         }
     }
 }
@@ -132,7 +139,12 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) guards: JoinSet<Error>,
     pub(crate) decoding: Decoding,
     pub(crate) plans: Vec<DatasetPlan>,
-    pub(crate) identities: BTreeMap<TopicPartition, PartitionIdentity>,
+    /// The topics as far as they are taken up: every partition has its first position.
+    pub(crate) topics: Topics,
+    /// Tells of more partitions.
+    pub(crate) topic_watch: TopicWatch,
+    /// Since when the leader gives this worker partitions that it does not see.
+    pub(crate) unseen_since: Option<Instant>,
     /// The partitions that this process reads: all, or its share beside other workers.
     pub(crate) reads: BTreeSet<TopicPartition>,
     /// Per dataset, the next offset to take from each partition: the chain's, plus what was absorbed since.
@@ -170,9 +182,11 @@ pub(crate) struct Landing {
 /// What a decision was about.
 enum Cargo {
     Batch(ClosedBatch),
+    /// The first positions of more partitions.
+    Growth(Topics),
     Maintenance(oneshot::Sender<Result<u64, String>>),
     /// What was asked, and whether it was decided before and only the answer was lost.
-    Redrive(WaitingRedrive, bool),
+    Redrive(Box<WaitingRedrive>, bool),
 }
 
 /// What a commit will have done, if it is decided.
@@ -249,13 +263,14 @@ impl Pipeline<'_> {
     }
 
     /// What is due without any record: a leader that was superseded says so and ends, one that was half superseded
-    /// takes a new epoch, and a share that has changed is taken up.
+    /// takes a new epoch, and partitions that are new or a share that has changed are taken up.
     async fn look_around(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
         if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_superseded()) {
             return Err(Error::Superseded { epoch: watch.progress().epoch });
         }
         if self.committer.is_some() {
             self.renew_epoch(shutdown).await?;
+            self.follow_topics()?;
             self.follow_share()?;
         }
         if let Some(watch) = &self.watch {
@@ -268,23 +283,100 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// Reads what is this process's share now. What was read of another one and not decided is dropped.
+    /// Takes up partitions that are new. Who leads has their first positions decided first, and only then are they read
+    /// or given to a worker; a worker waits to be given them. A run that ends when all is caught up leaves them to the
+    /// next one: they were not there at its start.
+    fn follow_topics(&mut self) -> Result<(), Error> {
+        if self.stopping || self.options.until_caught_up {
+            return Ok(());
+        }
+        let Some(sighting) = self.topic_watch.news() else { return Ok(()) };
+        let Some(Committer::Own(own)) = &self.committer else {
+            self.topics = sighting.topics;
+            return Ok(());
+        };
+        match start::growth(self.topology, own.leader.chain(), &self.plans, &sighting)? {
+            Some(proposal) => {
+                let staged = Some(Staged { proposal, uploads: Vec::new() });
+                self.decide(Cargo::Growth(sighting.topics), |mut committer| async move {
+                    let outcome = committer.commit(staged).await;
+                    (committer, outcome)
+                });
+            }
+            None => self.take_up(sighting.topics),
+        }
+        Ok(())
+    }
+
+    /// Every partition of `topics` has its first position: they can be read.
+    fn take_up(&mut self, topics: Topics) {
+        let added = topics.identities.len().saturating_sub(self.topics.identities.len());
+        self.topics = topics;
+        if let Some(committer) = &self.committer {
+            committer.announce(&self.topics);
+        }
+        info!(added, partitions = self.topics.identities.len(), "more partitions are read");
+    }
+
+    /// Reads what is this process's share now. A share that only grew leaves what was read of it in the batch; otherwise
+    /// what was read and not decided is dropped, because somebody else may read it now.
     fn follow_share(&mut self) -> Result<(), Error> {
         let Some(committer) = self.committer.as_mut().filter(|_| !self.stopping) else { return Ok(()) };
         committer.listen();
-        if committer.share(&self.identities)? == self.reads {
+        let Reads { partitions, unseen } = committer.reads(&self.topics)?;
+        self.wait_for_unseen(unseen.first())?;
+        if partitions == self.reads {
             return Ok(());
         }
-        self.rewind()?;
-        // What somebody else reads now is not behind here.
-        self.options.metrics.consumer_lag.reset();
-        info!(partitions = self.reads.len(), of = self.identities.len(), "reading another share");
+        if partitions.is_superset(&self.reads) {
+            self.widen(partitions)?;
+        } else {
+            self.rewind()?;
+            // What somebody else reads now is not behind here.
+            self.options.metrics.consumer_lag.reset();
+        }
+        info!(partitions = self.reads.len(), of = self.topics.identities.len(), "reading another share");
+        Ok(())
+    }
+
+    /// The leader may see a partition before this worker does; one that is never seen is in another cluster.
+    fn wait_for_unseen(&mut self, unseen: Option<&TopicPartition>) -> Result<(), Error> {
+        let Some(partition) = unseen else {
+            self.unseen_since = None;
+            return Ok(());
+        };
+        self.topic_watch.look_now();
+        let waited = self.unseen_since.get_or_insert_with(Instant::now).elapsed();
+        if waited > UNSEEN_PATIENCE {
+            let waited_s = waited.as_secs();
+            return Err(Error::Configuration(format!(
+                "the leader has had this worker read {partition} for {waited_s} s, and the brokers do not show it here: point \
+                 both to the same Kafka cluster"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Reads `share` from now on, which holds everything that is read already: that goes on where it is.
+    fn widen(&mut self, share: BTreeSet<TopicPartition>) -> Result<(), Error> {
+        let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
+        let added: BTreeSet<TopicPartition> = share.difference(&self.reads).cloned().collect();
+        let first = start::positions(self.topology, committer, &self.plans, &self.topics, &added)?;
+        for (positions, first) in self.positions.iter_mut().zip(first) {
+            positions.extend(first);
+        }
+        self.behind.extend(added);
+        self.reads = share;
+        self.decoding.forget();
+        // Chunks on their way are dropped and fetched again: the positions are those of the batch, not of the client.
+        self.source.reassign(start::assignment(&self.positions));
         Ok(())
     }
 
     /// Takes a chunk in, unless the registry must be asked about it first.
     fn take(&mut self, chunk: SourceChunk) -> Result<(), Error> {
-        match self.decoding.take(chunk)? {
+        let source = self.topics.source_of(&chunk.topic_partition().topic).expect(ASSIGNED);
+        match self.decoding.take(source, chunk)? {
             Some(chunk) => self.absorb(&chunk),
             None => Ok(()),
         }
@@ -294,8 +386,9 @@ impl Pipeline<'_> {
     fn absorb(&mut self, chunk: &RecordChunk) -> Result<(), Error> {
         reach(&failpoint::CONSUME_BEFORE_ABSORB)?;
         tokio::task::block_in_place(|| {
-            let (source, decoded) = self.decoding.decode(chunk)?;
-            let topic_id = &self.identities[chunk.topic_partition()].topic_id;
+            let source = self.topics.source_of(&chunk.topic_partition().topic).expect(ASSIGNED);
+            let decoded = self.decoding.decode(source, chunk)?;
+            let topic_id = &self.topics.identities[chunk.topic_partition()].topic_id;
             for (index, plan) in self.plans.iter_mut().enumerate().filter(|(_, plan)| plan.source == source) {
                 let position = &mut self.positions[index].get_mut(chunk.topic_partition());
                 let position =
@@ -368,13 +461,24 @@ impl Pipeline<'_> {
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
         let staged = (!staged.proposal.tables.is_empty()).then_some(staged);
-        let mut committer =
-            self.committer.take().expect("the committer is here while no commit is in flight");
-        self.commit = Some(tokio::spawn(async move {
+        self.decide(Cargo::Batch(closed), |mut committer| async move {
             let outcome = committer.commit(staged).await;
-            Landing { committer, cargo: Cargo::Batch(closed), outcome }
-        }));
+            (committer, outcome)
+        });
         Ok(())
+    }
+
+    /// Has `cargo` decided in the background, by `ask`.
+    fn decide<F>(&mut self, cargo: Cargo, ask: impl FnOnce(Committer) -> F)
+    where
+        F: Future<Output = (Committer, Result<Option<CommitOutcome>, Error>)> + Send + 'static,
+    {
+        let committer = self.committer.take().expect("the committer is here while no commit is in flight");
+        let asked = ask(committer);
+        self.commit = Some(tokio::spawn(async move {
+            let (committer, outcome) = asked.await;
+            Landing { committer, cargo, outcome }
+        }));
     }
 
     /// Has what is next decided in the background: a redrive, for which a person waits; a batch that is due, or maintenance
@@ -393,13 +497,13 @@ impl Pipeline<'_> {
     /// Has a redrive decided, if one waits for it; whether it does.
     fn begin_redrive(&mut self) -> bool {
         let Some(waiting) = self.options.desk.as_ref().and_then(Desk::take_redrive) else { return false };
-        let mut committer =
-            self.committer.take().expect("the committer is here while no commit is in flight");
+        let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
         let is_known = committer.knows(&waiting.redrive.commit_id);
-        self.commit = Some(tokio::spawn(async move {
-            let outcome = committer.redrive(&waiting.redrive).await;
-            Landing { committer, cargo: Cargo::Redrive(waiting, is_known), outcome }
-        }));
+        let redrive = waiting.redrive.clone();
+        self.decide(Cargo::Redrive(Box::new(waiting), is_known), |mut committer| async move {
+            let outcome = committer.redrive(&redrive).await;
+            (committer, outcome)
+        });
         true
     }
 
@@ -407,12 +511,10 @@ impl Pipeline<'_> {
     fn begin_maintenance(&mut self) -> bool {
         let Some(request) = self.maintenance.next_request() else { return false };
         self.maintained_last = true;
-        let mut committer =
-            self.committer.take().expect("the committer is here while no commit is in flight");
-        self.commit = Some(tokio::spawn(async move {
+        self.decide(Cargo::Maintenance(request.answer), |mut committer| async move {
             let outcome = committer.maintain(&request.work, request.uploads).await;
-            Landing { committer, cargo: Cargo::Maintenance(request.answer), outcome }
-        }));
+            (committer, outcome)
+        });
         true
     }
 
@@ -430,7 +532,7 @@ impl Pipeline<'_> {
                 continue;
             }
             closed.positions.extend(stage.positions().map(|(partition, next)| (partition.clone(), next)));
-            let staged = stage.close(plan, &self.identities)?;
+            let staged = stage.close(plan, &self.topics.identities)?;
             closed.rows.push((plan.name.clone(), staged.tables[0].rows.clone()));
             for file in staged.files {
                 uploads.push((file.object_path.to_string(), file.uploads));
@@ -449,6 +551,15 @@ impl Pipeline<'_> {
         let outcome = outcome?;
         let closed = match cargo {
             Cargo::Batch(closed) => closed,
+            Cargo::Growth(topics) => {
+                match outcome {
+                    Some(CommitOutcome::Committed { .. }) => self.take_up(topics),
+                    // Only this process declares positions, it brings no files, and nothing was read there.
+                    other => return Err(Error::Bug(format!("first positions were not decided: {other:?}"))),
+                }
+                self.follow_share()?;
+                return self.renew_epoch(shutdown).await;
+            }
             Cargo::Maintenance(answer) => {
                 let answered = match outcome {
                     Some(CommitOutcome::Committed { sequence }) => Ok(sequence),
@@ -461,7 +572,7 @@ impl Pipeline<'_> {
                 return self.renew_epoch(shutdown).await;
             }
             Cargo::Redrive(waiting, is_known) => {
-                self.answer_redrive(waiting, is_known, outcome);
+                self.answer_redrive(*waiting, is_known, outcome);
                 return self.renew_epoch(shutdown).await;
             }
         };
@@ -563,8 +674,8 @@ impl Pipeline<'_> {
         self.batch = Batch::open(&self.plans, &self.uploads)?;
         self.decoding.forget();
         let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
-        let reads = committer.share(&self.identities)?;
-        self.positions = start::positions(self.topology, committer, &self.plans, &self.identities, &reads)?;
+        let reads = committer.reads(&self.topics)?.partitions;
+        self.positions = start::positions(self.topology, committer, &self.plans, &self.topics, &reads)?;
         // Caught up is what has been committed: every partition must reach its end once more.
         self.behind = reads.clone();
         self.reads = reads;

@@ -54,8 +54,8 @@ pub struct CommitPlan {
 pub struct SourcePlan {
     /// Its name, the table name in SQL.
     pub name: String,
-    /// The Kafka topic.
-    pub topic: String,
+    /// The Kafka topics: their names, separated by commas, or the pattern of their names, between slashes.
+    pub topics: String,
     /// How payloads are encoded.
     pub format: Json,
     /// What happens to a record with an unknown field.
@@ -191,7 +191,7 @@ fn source_plan(source: &SourceSpec) -> SourcePlan {
     });
     SourcePlan {
         name: source.name.clone(),
-        topic: source.topic.clone(),
+        topics: source.topics.to_string(),
         format: as_written(source.format),
         unknown_fields: as_written(source.unknown_fields),
         start: as_written(source.start),
@@ -323,7 +323,7 @@ fn word(value: &Json) -> &str {
 impl SourcePlan {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\nsource {}", self.name)?;
-        writeln!(out, "  topic {}, {}, from {}", self.topic, word(&self.format), word(&self.start))?;
+        writeln!(out, "  topics {}, {}, from {}", self.topics, word(&self.format), word(&self.start))?;
         writeln!(out, "  records with unknown fields: {}", word(&self.unknown_fields))?;
         let rows = self.columns.iter().map(|column| {
             let nullable = if column.nullable { "" } else { "not null" };

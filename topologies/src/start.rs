@@ -13,11 +13,11 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use isobar_connectors::clouds::{self, Cloud, read_register};
 use isobar_connectors::dataset::{self, TableLayout};
 use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
-use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, Watermarks};
+use isobar_connectors::kafka::{KafkaConfig, Lookup, TokenSource, Watermarks};
 use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_schemas::{RowCounts, TopicPartition};
 use isobar_transforms::{DatasetTransform, TransformSpec};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
@@ -26,8 +26,9 @@ use crate::maintain::Maintenance;
 use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
-use crate::spec::{Compression, SourceSpec, StartPosition, TopicIdentity, Topology};
+use crate::spec::{Compression, SourceSpec, SourceTopics, StartPosition, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
+use crate::topics::{self, Sighting, Topics, app_id};
 use crate::workers::{Committer, Own, Roster};
 
 /// How long a question to Kafka may take at the start.
@@ -37,8 +38,6 @@ const CLOUDS_PAUSE: Duration = Duration::from_secs(2);
 /// How often all clouds are asked for the schema of a table that exists, and how long to wait in between.
 const SCHEMA_ATTEMPTS_MAX: u32 = 10;
 const SCHEMA_PAUSE: Duration = Duration::from_secs(1);
-/// How often it is checked that the topics are still the same ones.
-const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How the memory budget is divided.
 #[derive(Debug, Clone, Copy)]
@@ -65,28 +64,28 @@ impl<'a> Pipeline<'a> {
         let mut parts = Parts::prepare(topology, options).await?;
         parts.group.address = parts.options.address.clone();
         parts.group.fill_bytes_per_second = topology.fill_bytes_per_second;
-        let identities = identities(topology, &parts.cluster)?;
+        let topics = Topics::resolve(topology, &parts.cluster)?;
         let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
-        refuse_recreated_topics(topology, leader.chain(), &parts.plans, &identities)?;
+        refuse_recreated_topics(topology, leader.chain(), &parts.plans, &topics)?;
+        topics::refuse_lost(topology, &parts.questions, leader.chain(), &topics).await?;
         refuse_changed_schemas(&parts.group, leader.chain(), &parts.plans).await?;
-        let partitions: Vec<TopicPartition> = identities.keys().cloned().collect();
+        let partitions: Vec<TopicPartition> = topics.identities.keys().cloned().collect();
         let watermarks = parts
             .questions
             .watermarks(&partitions)
             .await
             .map_err(|error| Error::connector("ask Kafka for the ends of partitions", error))?;
-        declare(topology, &mut leader, &parts.plans, &identities, &watermarks).await?;
+        declare(topology, &mut leader, &parts.plans, &topics, &watermarks).await?;
         let watch = leader.watch();
         // Until all is caught up, all is read here: how far a worker is cannot be told.
         let desk = parts.options.desk.as_ref().filter(|_| !parts.options.until_caught_up);
-        let desk = desk.map(|desk| {
-            desk.open(roster(topology, &parts.plans, &identities), leader.epoch(), leader.chain())
-        });
+        let desk = desk
+            .map(|desk| desk.open(roster(topology, &parts.plans, &topics), leader.epoch(), leader.chain()));
         let committer = Committer::Own(Box::new(Own { leader, clouds: parts.group.clouds.clone(), desk }));
-        let reading = parts.reading(&committer, identities, partitions.into_iter().collect())?;
+        let reading = parts.reading(&committer, topics, partitions.into_iter().collect())?;
         refuse_gaps(&reading.assignment(), &watermarks)?;
-        let guards = parts.guards();
-        let mut pipeline = parts.consume(committer, reading, guards)?;
+        let (guards, watch_of_topics) = parts.guards()?;
+        let mut pipeline = parts.consume(committer, reading, guards, watch_of_topics)?;
         if !pipeline.options.until_caught_up {
             let Pipeline { plans, group, uploads, options, .. } = &pipeline;
             pipeline.maintenance =
@@ -95,7 +94,7 @@ impl<'a> Pipeline<'a> {
         pipeline.options.leader.send_replace(Some(watch.clone()));
         pipeline.watch = Some(watch);
         pipeline.options.ready.store(true, Ordering::Relaxed);
-        info!(partitions = pipeline.identities.len(), datasets = pipeline.plans.len(), "consuming");
+        info!(partitions = pipeline.topics.identities.len(), datasets = pipeline.plans.len(), "consuming");
         Ok(pipeline)
     }
 }
@@ -202,111 +201,28 @@ pub(crate) fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
 }
 
 pub(crate) fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
-    let options = topology.kafka.options.iter().map(|(name, text)| {
+    let (about_tokens, others): (Vec<_>, Vec<_>) =
+        topology.kafka.options.iter().partition(|(name, _)| TokenSource::is_option(name));
+    let options = others.into_iter().map(|(name, text)| {
         let value =
             text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
         Ok((name.clone(), value.expose().to_owned()))
     });
+    // Looked up for every token anew: they are rotated while the topology runs.
+    let lookups = about_tokens.into_iter().map(|(name, text)| {
+        let text = text.clone();
+        let lookup: Lookup = Arc::new(move || {
+            let found = text.resolve().map_err(|error| crate::chain_of(&error))?;
+            Ok(found.expose().to_owned())
+        });
+        (name.clone(), lookup)
+    });
     let mut config = KafkaConfig::new(topology.kafka.brokers.split(','), &topology.name);
     config.options = options.collect::<Result<_, Error>>()?;
+    config.tokens = TokenSource::from_options(&lookups.collect())
+        .map_err(|error| Error::connector("configure the Kafka client", error))?;
     config.memory_bytes_max = budget.source_bytes;
     Ok(config)
-}
-
-pub(crate) async fn describe_topics(
-    topology: &Topology,
-    cluster: &KafkaCluster,
-) -> Result<ClusterInfo, Error> {
-    let topics: Vec<String> = topology.sources.iter().map(|source| source.topic.clone()).collect();
-    let described = describe(topology.kafka.topic_identity, cluster, &topics).await;
-    described.map_err(|error| Error::connector("ask Kafka about the topics", error))
-}
-
-async fn describe(
-    identity: TopicIdentity,
-    cluster: &KafkaCluster,
-    topics: &[String],
-) -> Result<ClusterInfo, isobar_connectors::Error> {
-    match identity {
-        TopicIdentity::Id => cluster.describe(topics).await,
-        TopicIdentity::Name => cluster.describe_by_name(topics).await,
-    }
-}
-
-/// Asks for the topics from time to time, and returns when one is gone, or is another one of the same name: the
-/// source does not notice. Brokers that do not answer are the source's affair.
-pub(crate) async fn watch_topics(
-    identity: TopicIdentity,
-    cluster: KafkaCluster,
-    known: ClusterInfo,
-) -> Error {
-    let names: Vec<String> = known.topics.iter().map(|topic| topic.name.clone()).collect();
-    loop {
-        tokio::time::sleep(TOPICS_INTERVAL).await;
-        let now = match describe(identity, &cluster, &names).await {
-            Ok(now) => now,
-            Err(isobar_connectors::Error::TopicMissing { topic, .. }) => {
-                return Error::Gap(format!(
-                    "topic {topic} was deleted while it was read; what it still held is not in the datasets"
-                ));
-            }
-            Err(error) => {
-                debug!(error = %crate::chain_of(&error), "topics not described");
-                continue;
-            }
-        };
-        for (before, after) in known.topics.iter().zip(&now.topics) {
-            if before.id != after.id {
-                return Error::Gap(format!(
-                    "topic {} was deleted and created again while it was read: the new one is not read under the old \
-                     one's positions. Start a new topology name for it",
-                    before.name
-                ));
-            }
-            if before.partitions < after.partitions {
-                warn!(
-                    topic = before.name,
-                    before = before.partitions,
-                    now = after.partitions,
-                    "topic has more partitions, which are read from their beginning after the next start"
-                );
-            }
-        }
-    }
-}
-
-/// How every partition of every source is named in the chain.
-pub(crate) fn identities(
-    topology: &Topology,
-    cluster: &ClusterInfo,
-) -> Result<BTreeMap<TopicPartition, PartitionIdentity>, Error> {
-    let cluster_id =
-        topology.kafka.cluster_id.clone().or_else(|| cluster.cluster_id.clone()).ok_or_else(|| {
-            Error::Configuration(
-                "the brokers do not tell a cluster id: set kafka.cluster_id to a name of your own".into(),
-            )
-        })?;
-    let mut identities = BTreeMap::new();
-    for topic in &cluster.topics {
-        let topic_id = match topology.kafka.topic_identity {
-            TopicIdentity::Name => topic.name.clone(),
-            TopicIdentity::Id => topic.id.clone().ok_or_else(|| {
-                let name = &topic.name;
-                Error::Configuration(format!(
-                    "the brokers tell no id for topic {name}: set kafka.topic_identity to name"
-                ))
-            })?,
-        };
-        for partition in 0..topic.partitions {
-            let identity = PartitionIdentity { cluster: cluster_id.clone(), topic_id: topic_id.clone() };
-            identities.insert(TopicPartition::new(topic.name.as_str(), partition), identity);
-        }
-    }
-    Ok(identities)
-}
-
-fn app_id(topology: &Topology, partition: &TopicPartition, identity: &PartitionIdentity) -> String {
-    delta::actions::app_id(&topology.name, &identity.cluster, &identity.topic_id, partition.partition)
 }
 
 fn source_of<'t>(topology: &'t Topology, plan: &DatasetPlan) -> &'t SourceSpec {
@@ -318,19 +234,19 @@ fn refuse_recreated_topics(
     topology: &Topology,
     chain: &Chain,
     plans: &[DatasetPlan],
-    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+    topics: &Topics,
 ) -> Result<(), Error> {
     for plan in plans {
         let Some(head) = chain.tables.get(&plan.name).filter(|head| !head.positions.is_empty()) else {
             continue;
         };
-        let topic = &source_of(topology, plan).topic;
-        let partitions = || identities.iter().filter(|(partition, _)| *partition.topic == **topic);
-        let known = partitions()
+        let names = &source_of(topology, plan).topics;
+        let known = topics
+            .of_source(plan.source)
             .any(|(partition, identity)| head.positions.contains_key(&app_id(topology, partition, identity)));
         if !known {
             return Err(Error::Gap(format!(
-                "dataset {} has positions, but none in topic {topic} as it is now: the topic was deleted and created again, \
+                "dataset {} has positions, but none in topic {names} as it is now: the topic was deleted and created again, \
                  or this is another cluster. Point the topology at the original topic, or start a new topology name for the new one",
                 plan.name
             )));
@@ -424,26 +340,21 @@ async fn declare(
     topology: &Topology,
     leader: &mut Leader,
     plans: &[DatasetPlan],
-    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+    topics: &Topics,
     watermarks: &BTreeMap<TopicPartition, Watermarks>,
 ) -> Result<(), Error> {
     let chain = leader.chain();
     let mut tables = Vec::new();
     for plan in plans {
-        let source = source_of(topology, plan);
-        let fresh = identities.iter().filter(|(partition, identity)| {
-            *partition.topic == *source.topic
-                && chain.position(&plan.name, &app_id(topology, partition, identity)).is_none()
-        });
-        let offsets: Vec<OffsetRange> = fresh
-            .map(|(partition, identity)| {
-                let start = match source.start {
-                    StartPosition::Earliest => watermarks[partition].low,
-                    StartPosition::Latest => watermarks[partition].high,
-                };
-                first_position(partition, identity, start)
+        let begun = topics_begun(topology, chain, plan, topics);
+        let start = source_of(topology, plan).start;
+        let offsets = first_positions(topology, chain, plan, topics, |partition| {
+            let Watermarks { low, high } = watermarks[partition];
+            Ok(match start {
+                StartPosition::Latest if !begun.contains(&partition.topic) => high,
+                StartPosition::Latest | StartPosition::Earliest => low,
             })
-            .collect();
+        })?;
         let is_new = !chain.tables.contains_key(&plan.name);
         if is_new || !offsets.is_empty() {
             tables.push(nothing_read(&plan.name, plan, is_new.then(|| plan.table.clone()), offsets));
@@ -463,6 +374,58 @@ async fn declare(
         CommitOutcome::NotStored(what) => return Err(Error::Bug(what)),
     }
     Ok(())
+}
+
+/// The topics that the dataset has begun with: those of which it has a position and, once its table exists, those that
+/// match its pattern. A partition of such a topic without a position appeared since: it is read from its first record, as
+/// it would have been had the topology run (see [`topics`](crate::topics)).
+fn topics_begun(
+    topology: &Topology,
+    chain: &Chain,
+    plan: &DatasetPlan,
+    topics: &Topics,
+) -> BTreeSet<Arc<str>> {
+    let by_pattern = matches!(source_of(topology, plan).topics, SourceTopics::Matching(_));
+    let all = by_pattern && chain.tables.contains_key(&plan.name);
+    let begun = topics.of_source(plan.source).filter(|(partition, identity)| {
+        all || chain.position(&plan.name, &app_id(topology, partition, identity)).is_some()
+    });
+    begun.map(|(partition, _)| partition.topic.clone()).collect()
+}
+
+/// The first positions of those partitions of the dataset that have none in `chain`; `first` says where each begins.
+fn first_positions(
+    topology: &Topology,
+    chain: &Chain,
+    plan: &DatasetPlan,
+    topics: &Topics,
+    first: impl Fn(&TopicPartition) -> Result<i64, Error>,
+) -> Result<Vec<OffsetRange>, Error> {
+    let new = topics.of_source(plan.source).filter(|(partition, identity)| {
+        chain.position(&plan.name, &app_id(topology, partition, identity)).is_none()
+    });
+    new.map(|(partition, identity)| Ok(first_position(partition, identity, first(partition)?))).collect()
+}
+
+/// What has to be decided before the partitions of `sighting` are read; `None` if every one has its position.
+pub(crate) fn growth(
+    topology: &Topology,
+    chain: &Chain,
+    plans: &[DatasetPlan],
+    sighting: &Sighting,
+) -> Result<Option<Proposal>, Error> {
+    let mut tables = Vec::new();
+    for plan in plans {
+        let offsets = first_positions(topology, chain, plan, &sighting.topics, |partition| {
+            let first = sighting.first_offsets.get(partition).copied();
+            first.ok_or_else(|| Error::Bug(format!("{partition} was there at the start and not declared")))
+        })?;
+        if !offsets.is_empty() {
+            tables.push(nothing_read(&plan.name, plan, None, offsets));
+        }
+    }
+    let commit_id = uuid::Uuid::new_v4().to_string();
+    Ok((!tables.is_empty()).then_some(Proposal { commit_id, tables }))
 }
 
 fn first_position(partition: &TopicPartition, identity: &PartitionIdentity, start: i64) -> OffsetRange {
@@ -499,17 +462,17 @@ pub(crate) fn positions(
     topology: &Topology,
     committer: &Committer,
     plans: &[DatasetPlan],
-    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
+    topics: &Topics,
     reads: &BTreeSet<TopicPartition>,
 ) -> Result<Vec<BTreeMap<TopicPartition, i64>>, Error> {
     plans
         .iter()
         .map(|plan| {
-            let topic = &source_of(topology, plan).topic;
-            let partitions = reads.iter().filter(|partition| *partition.topic == **topic);
+            let partitions =
+                reads.iter().filter(|partition| topics.source_of(&partition.topic) == Some(plan.source));
             partitions
                 .map(|partition| {
-                    let app_id = app_id(topology, partition, &identities[partition]);
+                    let app_id = app_id(topology, partition, &topics.identities[partition]);
                     let position = committer.position(&plan.name, partition, &app_id);
                     let position = position.ok_or_else(|| {
                         Error::Bug(format!("{partition} was not declared for {}", plan.name))
@@ -522,20 +485,13 @@ pub(crate) fn positions(
 }
 
 /// What workers are told and asked about.
-fn roster(
-    topology: &Topology,
-    plans: &[DatasetPlan],
-    identities: &BTreeMap<TopicPartition, PartitionIdentity>,
-) -> Roster {
-    let describe = |plan: &DatasetPlan| {
-        let (topic, plan_id) =
-            (source_of(topology, plan).topic.clone(), plan.transform.fingerprint().to_owned());
-        (plan.name.clone(), (topic, plan_id))
-    };
+fn roster(topology: &Topology, plans: &[DatasetPlan], topics: &Topics) -> Roster {
+    let describe =
+        |plan: &DatasetPlan| (plan.name.clone(), (plan.source, plan.transform.fingerprint().to_owned()));
     Roster {
         topology: topology.name.clone(),
         datasets: plans.iter().map(describe).collect(),
-        partitions: identities.clone(),
+        topics: topics.clone(),
     }
 }
 
@@ -573,7 +529,8 @@ fn refuse_gaps(
     }
     let gaps: Vec<String> = gaps.into_iter().collect();
     Err(Error::Gap(format!(
-        "Kafka no longer holds what comes next, so rows would be missing silently; stopped instead:\n  {}",
+        "Kafka no longer holds what comes next, so rows would be missing silently; stopped instead:\n  {}\n\
+         what is gone can be restored, or gone without: isobar accept-gap",
         gaps.join("\n  ")
     )))
 }

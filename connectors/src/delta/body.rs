@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 use super::actions::{
     Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
 };
+use super::gap::AcceptedGap;
 use super::maintenance::{Maintenance, MaintenanceWork, is_maintenance};
 use super::path::decode_log_path;
 use super::redrive::Redrive;
@@ -132,6 +133,12 @@ impl CommitInfo {
             txn_id: isobar.commit_id.clone(),
             isobar,
         }
+    }
+
+    /// The acceptance of `gap` at `timestamp_ms`.
+    pub fn accepting(gap: &AcceptedGap, timestamp_ms: i64, isobar: IsobarInfo) -> Self {
+        let info = Self::new(AcceptedGap::OPERATION, timestamp_ms, isobar);
+        Self { operation_parameters: gap.parameters(), ..info }
     }
 
     /// A maintenance entry at `timestamp_ms`.
@@ -317,7 +324,8 @@ impl CommitBody {
         self.check_positions()?;
         self.check_files()?;
         self.check_maintenance()?;
-        self.check_redrive()
+        self.check_redrive()?;
+        self.check_gap()
     }
 
     /// A redrive reads nothing from Kafka, and its files hold the rows that it counts. How many rows the files hold that
@@ -347,6 +355,24 @@ impl CommitBody {
         let added = info.files.iter().map(|file| file.rows).try_fold(0, u64::checked_add);
         require(held.is_some() && added == held, || {
             format!("{operation} adds files of {added:?} rows, not {held:?}")
+        })
+    }
+
+    /// Accepting a gap moves one position over offsets of which nothing was read, and does nothing else.
+    fn check_gap(&self) -> Result<(), Error> {
+        let Some(gap) = AcceptedGap::of(&self.info)? else { return Ok(()) };
+        let is_plain = self.protocol.is_none() && self.metadata.is_none() && self.txns.len() == 1;
+        let has_files = !self.adds.is_empty() || !self.removes.is_empty();
+        let info = &self.info.isobar;
+        require(is_plain && !has_files && info.rows == RowCounts::default(), || {
+            "an accepted gap changes more than a position".into()
+        })?;
+        let is_it = |range: &OffsetRange| {
+            (&range.topic, range.partition, range.start, range.end, range.records)
+                == (&gap.topic, gap.partition, gap.from, gap.to, 0)
+        };
+        require(info.offsets.len() == 1 && info.offsets.iter().all(is_it), || {
+            "an accepted gap is not the range of its body".into()
         })
     }
 
@@ -747,6 +773,52 @@ mod tests {
         let digest = FileDigest { path, size: 150, sha256: "55".repeat(32), rows: 7 };
         body.add_file(digest, values, r#"{"numRecords":7}"#.into());
         body
+    }
+
+    fn accepting() -> CommitBody {
+        let isobar = info(3, &"44".repeat(32), RowCounts::default());
+        let (topic, reason) = ("flights".to_owned(), "outage of 3 May".to_owned());
+        let gap = AcceptedGap { topic: topic.clone(), partition: 0, from: 5, to: 9, reason };
+        let mut body = CommitBody::new(CommitInfo::accepting(&gap, 1_700_000_020_000, isobar));
+        body.advance(OffsetRange {
+            cluster: "k".into(),
+            topic,
+            topic_id: "id".into(),
+            partition: 0,
+            start: 5,
+            end: 9,
+            records: 0,
+            last_fingerprint: None,
+        });
+        body
+    }
+
+    #[test]
+    fn an_accepted_gap_survives_a_round_trip_with_fixed_bytes_and_does_nothing_else() {
+        let bytes = accepting().to_bytes().unwrap();
+        let read = parse_body(&bytes).unwrap();
+        assert_eq!(read, accepting());
+        let gap = AcceptedGap::of(&read.info).unwrap().unwrap();
+        assert_eq!((gap.from, gap.to, &*gap.reason), (5, 9, "outage of 3 May"));
+        let expected = r#""operation":"ACCEPT GAP","operationParameters":{"from":"5","partition":"0","reason":"outage of 3 May","to":"9","topic":"flights"}"#;
+        let text = std::str::from_utf8(&bytes).unwrap();
+        assert!(text.contains(expected), "{text}");
+
+        type Break = fn(&mut CommitBody);
+        let breaks: [Break; 7] = [
+            |body| body.info.isobar.offsets[0].partition = 1,
+            |body| (body.info.isobar.offsets[0].end, body.txns[0].version) = (10, 10),
+            |body| body.set_position("t/k/id/7".into(), 1),
+            |body| body.info.isobar.rows = RowCounts { input: 1, filtered: 1, ..RowCounts::default() },
+            |body| _ = body.info.operation_parameters.remove("reason"),
+            |body| _ = body.info.operation_parameters.insert("from".into(), "05".into()),
+            |body| _ = body.info.operation_parameters.insert("more".into(), "1".into()),
+        ];
+        for (number, break_one) in breaks.into_iter().enumerate() {
+            let mut broken = accepting();
+            break_one(&mut broken);
+            assert!(broken.to_bytes().is_err(), "break {number}");
+        }
     }
 
     #[test]

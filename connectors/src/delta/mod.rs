@@ -18,6 +18,7 @@
 pub mod actions;
 pub mod body;
 pub mod fingerprint;
+pub mod gap;
 pub mod maintenance;
 pub mod path;
 pub mod redrive;
@@ -28,5 +29,6 @@ pub use actions::{
 };
 pub use body::{CommitBody, TableDefinition, is_sha256, next_commit_timestamp_ms, parse_body, sha256_hex};
 pub use fingerprint::record_fingerprint;
+pub use gap::AcceptedGap;
 pub use maintenance::{Maintenance, MaintenanceWork};
 pub use redrive::Redrive;

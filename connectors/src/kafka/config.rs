@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
 
+use super::oauth::{self, TokenSource};
 use crate::{Error, nearest::nearest};
 
 /// How to reach a Kafka cluster, and how much to read ahead.
@@ -19,6 +20,8 @@ pub struct KafkaConfig {
     pub group_id: String,
     /// librdkafka properties by name, secrets resolved. [`check_options`] tells which are accepted.
     pub options: BTreeMap<String, String>,
+    /// Where tokens come from, for SASL OAUTHBEARER.
+    pub tokens: Option<TokenSource>,
     /// Bytes of memory the source may use: records fetched and waiting in the client, and chunks on their way to
     /// the consumer.
     pub memory_bytes_max: usize,
@@ -28,19 +31,25 @@ pub struct KafkaConfig {
     pub chunk_bytes_max: usize,
     /// How long a record may wait for its chunk to fill.
     pub linger: Duration,
+    /// How long a partition may be unknown to the brokers before anything was heard of it: a new one is known to
+    /// some brokers earlier than to others.
+    pub unknown_patience: Duration,
 }
 
 impl KafkaConfig {
-    /// The defaults: 96 MiB of memory, chunks of at most 16,384 records or 4 MiB, 75 ms of waiting.
+    /// The defaults: 96 MiB of memory, chunks of at most 16,384 records or 4 MiB, 75 ms of waiting, half a minute for
+    /// new partitions.
     pub fn new(brokers: impl IntoIterator<Item = impl Into<String>>, group_id: impl Into<String>) -> Self {
         Self {
             brokers: brokers.into_iter().map(Into::into).collect(),
             group_id: group_id.into(),
             options: BTreeMap::new(),
+            tokens: None,
             memory_bytes_max: 96 << 20,
             chunk_records_max: 16_384,
             chunk_bytes_max: 4 << 20,
             linger: Duration::from_millis(75),
+            unknown_patience: Duration::from_secs(30),
         }
     }
 
@@ -51,7 +60,7 @@ impl KafkaConfig {
 
     /// What every kind of client has in common.
     pub(crate) fn client(&self) -> Result<ClientConfig, Error> {
-        if let Some(OptionProblem { option, problem }) = check_options(&self.options).into_iter().next() {
+        if let Some(OptionProblem { option, problem }) = check_each(&self.options).next() {
             return Err(Error::KafkaOption { option, problem });
         }
         let mut client = ClientConfig::new();
@@ -89,10 +98,12 @@ impl fmt::Debug for KafkaConfig {
             .field("brokers", &self.brokers)
             .field("group_id", &self.group_id)
             .field("options", &self.options.keys())
+            .field("tokens", &self.tokens)
             .field("memory_bytes_max", &self.memory_bytes_max)
             .field("chunk_records_max", &self.chunk_records_max)
             .field("chunk_bytes_max", &self.chunk_bytes_max)
             .field("linger", &self.linger)
+            .field("unknown_patience", &self.unknown_patience)
             .finish()
     }
 }
@@ -189,18 +200,27 @@ pub struct OptionProblem {
 /// Every problem with the user's librdkafka properties: those that are isobar's, unknown names, bad values. Opens no
 /// file and no connection.
 pub fn check_options(options: &BTreeMap<String, String>) -> Vec<OptionProblem> {
-    options
-        .iter()
-        .filter_map(|(option, value)| {
-            let problem = problem_of(option, value)?;
-            Some(OptionProblem { option: option.clone(), problem })
-        })
-        .collect()
+    check_each(options).chain(oauth::check_together(options)).collect()
+}
+
+fn check_each(options: &BTreeMap<String, String>) -> impl Iterator<Item = OptionProblem> {
+    options.iter().filter_map(|(option, value)| {
+        let problem = problem_of(option, value)?;
+        Some(OptionProblem { option: option.clone(), problem })
+    })
 }
 
 fn problem_of(option: &str, value: &str) -> Option<String> {
     if let Some((_, reason)) = REFUSED.iter().find(|(name, _)| *name == option) {
         return Some(format!("is set by isobar: {reason}"));
+    }
+    if TokenSource::is_option(option) {
+        return oauth::check_value(option, value);
+    }
+    if option.starts_with("sasl.oauthbearer.") || option == "enable.sasl.oauthbearer.unsecure.jwt" {
+        let how =
+            "isobar gets tokens itself; set `sasl.oauthbearer.token`, or `sasl.oauthbearer.method: oidc`";
+        return Some(format!("is not supported: {how}"));
     }
     let mut probe = ClientConfig::new();
     probe.set(option, value);
@@ -222,14 +242,15 @@ fn problem_of(option: &str, value: &str) -> Option<String> {
 }
 
 /// Properties people set, to suggest from.
-const COMMON: [&str; 24] = [
+const COMMON: [&str; 25] = [
     "security.protocol",
     "sasl.mechanism",
     "sasl.mechanisms",
     "sasl.username",
     "sasl.password",
-    "sasl.oauthbearer.config",
+    "sasl.oauthbearer.token",
     "sasl.oauthbearer.method",
+    "sasl.oauthbearer.scope",
     "sasl.oauthbearer.client.id",
     "sasl.oauthbearer.client.secret",
     "sasl.oauthbearer.token.endpoint.url",
@@ -293,6 +314,19 @@ mod tests {
         assert_eq!(options, ["enable.auto.commit", "sasl.pasword", "security.protocol"]);
         assert!(found[1].problem.contains("did you mean sasl.password?"), "{:?}", found[1]);
         assert!(found.iter().all(|found| !found.problem.contains("hunter2")));
+    }
+
+    #[test]
+    fn tokens_are_isobars_affair_and_their_options_are_checked() {
+        let mechanism = ("sasl.mechanism", "OAUTHBEARER");
+        assert_eq!(problems(&[mechanism, ("sasl.oauthbearer.token", "${file:/run/token}")]), []);
+        let found = problems(&[
+            mechanism,
+            ("sasl.oauthbearer.config", "principal=x"),
+            ("sasl.oauthbearer.method", "OIDC"),
+        ]);
+        let options: Vec<&str> = found.iter().map(|found| found.option.as_str()).collect();
+        assert_eq!(options, ["sasl.oauthbearer.config", "sasl.oauthbearer.method", "sasl.mechanism"]);
     }
 
     #[test]

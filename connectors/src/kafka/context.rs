@@ -1,15 +1,17 @@
 //! What librdkafka tells about itself on the side: errors, statistics, log lines, results of commits.
 //!
 //! Connection trouble is noise while librdkafka works on it: it is turned into one state, connected or not, logged
-//! when it changes. Errors that no waiting will cure are kept for the reader to stop on.
+//! when it changes. Errors that no waiting will cure are kept for the reader to stop on. A token that cannot be had
+//! at the moment is none of them: librdkafka asks for it again.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use rdkafka::{
     ClientContext, TopicPartitionList,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, KafkaResult},
@@ -17,6 +19,7 @@ use rdkafka::{
 };
 use serde::Deserialize;
 
+use super::oauth::TokenSource;
 use crate::{Error, source::SourceStatus};
 
 /// The context of a source's client.
@@ -24,11 +27,12 @@ pub(super) struct SourceContext {
     brokers: String,
     status: Arc<SourceStatus>,
     fatal: Mutex<Option<Error>>,
+    tokens: Tokens,
 }
 
 impl SourceContext {
-    pub(super) fn new(brokers: String, status: Arc<SourceStatus>) -> Self {
-        Self { brokers, status, fatal: Mutex::default() }
+    pub(super) fn new(brokers: String, status: Arc<SourceStatus>, tokens: Option<TokenSource>) -> Self {
+        Self { brokers, status, fatal: Mutex::default(), tokens: Tokens::from(tokens) }
     }
 
     /// Takes the error that ends reading, if one has come.
@@ -50,6 +54,12 @@ impl SourceContext {
 }
 
 impl ClientContext for SourceContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Ok(self.tokens.next()?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
@@ -72,6 +82,10 @@ impl ClientContext for SourceContext {
             // Told again by the consumer's queue, with topic and partition.
             RDKafkaErrorCode::PartitionEOF => {}
             RDKafkaErrorCode::AllBrokersDown => self.set_connected(false),
+            // Nobody is surprised that an old token is refused while no new one can be had.
+            code if denied(code) && (is_about_token(reason) || self.tokens.problem().is_some()) => {
+                tracing::debug!(?code, reason, "no token for kafka");
+            }
             code if denied(code) => self.fail(Error::KafkaDenied {
                 what: format!("the brokers {}", self.brokers),
                 reason: reason.to_string(),
@@ -113,13 +127,22 @@ struct BrokerStatistics {
 }
 
 /// The context of a client that asks a few questions and goes: keeps the last reason why something did not work.
-#[derive(Default)]
 pub(super) struct QuestionContext {
     reason: Mutex<Option<String>>,
     denied: Mutex<Option<String>>,
+    tokens: Tokens,
 }
 
 impl QuestionContext {
+    pub(super) fn new(tokens: Option<TokenSource>) -> Self {
+        Self { reason: Mutex::default(), denied: Mutex::default(), tokens: Tokens::from(tokens) }
+    }
+
+    /// Why there is no token, if one is needed.
+    pub(super) fn token_problem(&self) -> Option<String> {
+        self.tokens.problem()
+    }
+
     /// The last trouble, in librdkafka's words.
     pub(super) fn reason(&self) -> Option<String> {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -132,6 +155,15 @@ impl QuestionContext {
 }
 
 impl ClientContext for QuestionContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let token = self.tokens.next()?;
+        // What the last token was refused for is over.
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(token)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Only the log says why a connection failed: `[thrd:…]: host:port/…: Connect to … failed: Connection refused …`.
         if facility == "FAIL" {
@@ -145,7 +177,7 @@ impl ClientContext for QuestionContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let KafkaError::Global(code) = error {
-            if denied(code) {
+            if denied(code) && !is_about_token(reason) {
                 *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
             }
             // "All brokers down" says less than what brought the last one down.
@@ -157,6 +189,50 @@ impl ClientContext for QuestionContext {
 }
 
 impl ConsumerContext for QuestionContext {}
+
+/// The tokens of one client, and whether there is one.
+struct Tokens {
+    source: Option<TokenSource>,
+    problem: Mutex<Option<String>>,
+}
+
+impl From<Option<TokenSource>> for Tokens {
+    fn from(source: Option<TokenSource>) -> Self {
+        Self { source, problem: Mutex::default() }
+    }
+}
+
+impl Tokens {
+    /// A token for librdkafka. Whether there is one is logged when it changes.
+    fn next(&self) -> Result<OAuthToken, String> {
+        let token = match &self.source {
+            Some(source) => source.token(),
+            None => Err("nothing says where tokens come from".to_owned()),
+        };
+        let problem = token.as_ref().err().cloned();
+        let before = std::mem::replace(&mut *self.lock(), problem.clone());
+        match (before, problem) {
+            (None, Some(problem)) => tracing::warn!(problem, "no token for kafka, asking again"),
+            (Some(_), None) => tracing::info!("there is a token for kafka again"),
+            _ => {}
+        }
+        token
+    }
+
+    fn problem(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        // Replaced as a whole, so it is sound even if a holder of the lock has panicked.
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an error only repeats that no token could be had, which is known here.
+fn is_about_token(reason: &str) -> bool {
+    reason.starts_with("Failed to acquire SASL OAUTHBEARER token")
+}
 
 /// Whether an error of the whole client means that its credentials do not do. Being denied the group is not one: it
 /// only costs the lag shown by tools.

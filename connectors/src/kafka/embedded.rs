@@ -63,6 +63,12 @@ impl EmbeddedBroker {
         self.bootstrap_servers.clone()
     }
 
+    /// Creates another topic.
+    pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.run(move |cluster| cluster.create_topic(&name, partitions, 1))
+    }
+
     /// Makes the broker refuse connections, or accept them again. Its records stay.
     pub fn set_down(&self, down: bool) -> Result<(), Error> {
         self.run(move |cluster| if down { cluster.broker_down(-1) } else { cluster.broker_up(-1) })

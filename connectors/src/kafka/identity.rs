@@ -24,6 +24,8 @@ use crate::{Error, nearest::nearest};
 
 /// Most events served at a time. Some log lines and an error come with each attempt to connect.
 const EVENTS_MAX: usize = 100;
+/// How long to wait for the first of them: a new client wants a token in the moment it begins.
+const SERVE_TIME: Duration = Duration::from_millis(10);
 
 /// What a cluster says about itself and some of its topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +70,21 @@ impl KafkaCluster {
         let mut client = config.client()?;
         // The end of a partition is then the end of what a source can read.
         client.set("isolation.level", "read_committed");
-        let consumer =
-            client.create_with_context(QuestionContext::default()).map_err(|error| client_error(&error))?;
+        let consumer = client.create_with_context(QuestionContext::new(config.tokens.clone()));
+        let consumer = consumer.map_err(|error| client_error(&error))?;
         Ok(Self { consumer: Arc::new(consumer), brokers: config.brokers(), timeout })
+    }
+
+    /// The names of all topics that may be described, in no order.
+    pub async fn topic_names(&self) -> Result<Vec<String>, Error> {
+        self.ask(|cluster| {
+            let all = cluster.consumer.fetch_metadata(None, cluster.timeout).map_err(|error| {
+                let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+                cluster.failure("ask for the topics", code, error.to_string())
+            })?;
+            Ok(all.topics().iter().map(|topic| topic.name().to_owned()).collect())
+        })
+        .await
     }
 
     /// The cluster's id, and ids and partitions of `topics`.
@@ -119,13 +133,37 @@ impl KafkaCluster {
         question: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let cluster = self.clone();
-        let answer = tokio::task::spawn_blocking(move || question(&cluster)).await;
+        let answer = tokio::task::spawn_blocking(move || {
+            cluster.serve();
+            match cluster.consumer.client().context().token_problem() {
+                None => question(&cluster),
+                Some(reason) => Err(cluster.denied(reason)),
+            }
+        })
+        .await;
         answer.unwrap_or_else(|error| {
             Err(Error::Kafka { action: "ask the kafka cluster".into(), reason: error.to_string() })
         })
     }
 
+    /// Serves errors, which fill the context, and the wish for a token, without which nothing is asked. Without an
+    /// assignment there are no records to lose.
+    fn serve(&self) {
+        let _ = self.consumer.poll(SERVE_TIME);
+        // A log line counts as an event, and there is no telling it from the end of the queue.
+        for _ in 0..EVENTS_MAX {
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
+    }
+
+    fn denied(&self, reason: String) -> Error {
+        Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason }
+    }
+
     fn topics(&self, names: &[String]) -> Result<Vec<TopicInfo>, Error> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let described =
             ffi::describe_topics(self.consumer.client(), names, self.timeout, || self.is_refused())
                 .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
@@ -147,10 +185,7 @@ impl KafkaCluster {
 
     /// Whether the brokers have refused the credentials: the client goes on asking, and gets the same answer.
     fn is_refused(&self) -> bool {
-        // A log line counts as an event, and there is no telling it from the end of the queue.
-        for _ in 0..EVENTS_MAX {
-            let _ = self.consumer.poll(Duration::ZERO);
-        }
+        self.serve();
         self.consumer.client().context().denied().is_some()
     }
 
@@ -221,11 +256,10 @@ impl KafkaCluster {
 
     /// Why a whole question failed: errors that librdkafka told on the side say more than its time-out.
     fn failure(&self, action: &str, code: i32, reason: String) -> Error {
-        // Serves the error events, which fill the context. Without an assignment there are no records to lose.
-        while self.consumer.poll(Duration::ZERO).is_some() {}
+        self.serve();
         let context = self.consumer.client().context();
         if let Some(reason) = context.denied() {
-            return Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason };
+            return self.denied(reason);
         }
         let unreachable = [
             Code::RD_KAFKA_RESP_ERR__TIMED_OUT,
@@ -242,7 +276,7 @@ impl KafkaCluster {
             };
         }
         if is_denied(code) {
-            return Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason };
+            return self.denied(reason);
         }
         Error::Kafka { action: action.to_string(), reason }
     }

@@ -10,11 +10,13 @@ mod context;
 mod embedded;
 mod ffi;
 mod identity;
+mod oauth;
 mod producer;
 mod source;
 
 pub use config::{KafkaConfig, OptionProblem, check_options};
 pub use embedded::EmbeddedBroker;
 pub use identity::{ClusterInfo, KafkaCluster, TopicInfo, Watermarks};
+pub use oauth::{Lookup, TokenSource};
 pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
 pub use source::KafkaSource;

@@ -17,8 +17,8 @@
 //! its records arrive nowhere. The old client leaves in the background; so does the last one when the brokers are away,
 //! because librdkafka waits for them up to a minute.
 //!
-//! Trouble that librdkafka gets over by itself (brokers down, leaders moving) only shows in
-//! [`SourceStatus::connected`]. Anything that would lose or hide records ends the reading: a position that the
+//! Trouble that librdkafka gets over by itself (brokers down, leaders moving, a new partition that some brokers do not
+//! know yet) only shows in [`SourceStatus::connected`]. Anything that would lose or hide records ends the reading: a position that the
 //! broker does not have, a partition that is gone, denied access, a batch whose checksum is wrong. A whole topic that is
 //! deleted while it is read is not noticed here: librdkafka only logs that. Whoever reads asks for the topics'
 //! descriptions from time to time ([`KafkaCluster`](super::KafkaCluster)), which also shows a topic created anew.
@@ -137,7 +137,7 @@ impl Reader {
         status: &Arc<SourceStatus>,
         assignment: Vec<(TopicPartition, i64)>,
     ) -> Result<Self, Error> {
-        let context = SourceContext::new(config.brokers(), Arc::clone(status));
+        let context = SourceContext::new(config.brokers(), Arc::clone(status), config.tokens.clone());
         let client = config.consumer()?.create_with_context(context);
         let consumer: Arc<BaseConsumer<SourceContext>> =
             Arc::new(client.map_err(|error| client_error(&error))?);
@@ -151,6 +151,7 @@ impl Reader {
             stopping: Arc::clone(&stopping),
             events: sender,
             limits: Limits::of(config),
+            unknown_until: Instant::now() + config.unknown_patience,
             partitions: Vec::new(),
             index: HashMap::new(),
             last: None,
@@ -229,6 +230,10 @@ struct Partition {
     chunk: RecordChunk,
     /// When the first record came into `chunk`.
     opened: Option<Instant>,
+    /// Whether a record or the end came: the partition exists.
+    is_heard: bool,
+    /// Why it is not there, in librdkafka's words, if that was told.
+    unknown: Option<String>,
 }
 
 /// The state of the poll thread.
@@ -240,6 +245,8 @@ struct Poller {
     stopping: Arc<AtomicBool>,
     events: UnboundedSender<SourceEvent>,
     limits: Limits,
+    /// Until then a partition of which nothing was heard may be unknown.
+    unknown_until: Instant,
     partitions: Vec<Partition>,
     /// Topic and partition number to the place in `partitions`.
     index: HashMap<Arc<str>, HashMap<i32, usize>>,
@@ -318,6 +325,7 @@ impl Poller {
         let bytes = key.map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len);
         partition.chunk.push(offset, message.timestamp_ms(), key, payload);
         partition.next_offset = offset + 1;
+        partition.is_heard = true;
         if partition.opened.is_none() {
             partition.opened = Some(arrived);
             self.due.get_or_insert(arrived + self.limits.linger);
@@ -362,6 +370,12 @@ impl Poller {
         let Some(place) = place else {
             return Some(Error::Kafka { action: "read from kafka".into(), reason: message.error_text() });
         };
+        let partition = &mut self.partitions[place];
+        if is_gone(code) && !partition.is_heard && Instant::now() < self.unknown_until {
+            // Said once; librdkafka looks for the partition again every ten seconds.
+            partition.unknown = Some(message.error_text());
+            return None;
+        }
         let partition = &self.partitions[place];
         Some(self.partition_error(partition, code, message.error_text()))
     }
@@ -369,6 +383,7 @@ impl Poller {
     fn end_of_partition(&mut self, place: usize, next_offset: i64) {
         self.flush(place);
         let partition = &mut self.partitions[place];
+        partition.is_heard = true;
         // Above the last record when the partition ends in aborted or control records.
         partition.next_offset = partition.next_offset.max(next_offset);
         let topic_partition = partition.topic_partition.clone();
@@ -465,6 +480,9 @@ impl Poller {
             return;
         }
         self.published = Some(now);
+        if now >= self.unknown_until {
+            self.refuse_unknown();
+        }
         let partitions = self.partitions.iter().map(|partition| {
             let (log_start, log_end) =
                 ffi::cached_watermarks(self.consumer.client(), &partition.topic_partition);
@@ -472,6 +490,18 @@ impl Poller {
             (partition.topic_partition.clone(), PartitionStatus { next_offset, log_start, log_end })
         });
         self.status.set_partitions(partitions.collect::<BTreeMap<_, _>>());
+    }
+
+    /// A partition that was not there and of which nothing was heard since is gone.
+    fn refuse_unknown(&mut self) {
+        let gone = self.partitions.iter().filter(|partition| !partition.is_heard).find_map(|partition| {
+            let reason = partition.unknown.clone()?;
+            let (topic_partition, next_offset) = (partition.topic_partition.clone(), partition.next_offset);
+            Some(Error::PartitionGone { topic_partition, next_offset, reason })
+        });
+        if let Some(error) = gone {
+            self.fail(error);
+        }
     }
 
     /// Gives up reading: hands out what is complete, then the error.
@@ -513,6 +543,8 @@ impl Poller {
                 next_offset: *next_offset,
                 chunk: RecordChunk::new(topic_partition.clone()),
                 opened: None,
+                is_heard: false,
+                unknown: None,
             });
         }
         self.queue = Some(queue);

@@ -165,6 +165,14 @@ impl Lab {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Creates another topic.
+    ///
+    /// # Panics
+    /// If the broker does not.
+    pub fn create_topic(&self, topic: &str) {
+        self.broker.create_topic(topic, PARTITIONS).expect("the embedded broker creates topics");
+    }
+
     /// Produces `records` in turn to the partitions of `topic`, and waits until the broker has them.
     ///
     /// # Panics

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::spec::units::HumanDuration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use isobar_schemas::TopicPartition;
 
 use crate::quarantine::listing::SHOWN_MAX;
 use crate::spec::units::ByteSize;
@@ -126,6 +127,16 @@ May run while the topology runs; --readmit ends that run, to be started again. W
 in a table is kept under control/<topology>/foreign/. Exit code 0 only when all is well, or was
 repaired and read back.")]
     Scrub(ScrubArgs),
+
+    /// Go on without offsets that Kafka lost, and write down that and why
+    #[command(after_help = "Examples:
+  isobar accept-gap topology.yaml --partition orders:3 --from 1200 --to 1850 --reason \"retention, outage of 3 May\"
+
+For a topology that stopped because Kafka no longer holds what comes next; its message names the
+offsets. --from is where the datasets stand, --to an offset that the broker still has. The gap is decided and
+published like a commit; the history of every table shows it for ever, and so does prove. This process
+leads the topology for a moment: one that runs is superseded.")]
+    AcceptGap(AcceptGapArgs),
 
     /// Run the whole job on real data, with nothing to start beforehand
     #[command(after_help = "Examples:
@@ -354,6 +365,35 @@ pub struct ScrubArgs {
     /// How to print the report
     #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
     pub format: ReportFormat,
+}
+
+/// Options of `isobar accept-gap`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct AcceptGapArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// The partition
+    #[arg(long, value_name = "TOPIC:NUMBER", value_parser = parse_partition)]
+    pub partition: TopicPartition,
+    /// The first offset that is missing: where the datasets stand
+    #[arg(long, value_name = "OFFSET")]
+    pub from: i64,
+    /// The offset to go on at
+    #[arg(long, value_name = "OFFSET")]
+    pub to: i64,
+    /// Why, on one line, for whoever reads the history of the tables
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `topic:3`. Names of topics hold no colon.
+fn parse_partition(text: &str) -> Result<TopicPartition, String> {
+    let malformed =
+        || format!("`{text}` is no partition: write the topic, a colon and the number, such as `orders:3`");
+    let (topic, number) =
+        text.split_once(':').filter(|(topic, _)| !topic.is_empty()).ok_or_else(malformed)?;
+    Ok(TopicPartition::new(topic, number.parse::<u16>().map_err(|_| malformed())?.into()))
 }
 
 /// Options of `isobar demo`.

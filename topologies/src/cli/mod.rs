@@ -11,6 +11,7 @@ use clap::CommandFactory;
 use tracing::debug;
 
 use crate::demo::DemoOptions;
+use crate::gap::GapRequest;
 use crate::query::RowsFormat;
 use crate::spec::{self, CheckOptions, SpecErrors, Topology};
 
@@ -25,7 +26,8 @@ mod schema;
 mod scrub;
 
 use args::{
-    Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat, SchemaCommand,
+    AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat,
+    SchemaCommand,
 };
 
 /// How a command ended.
@@ -83,6 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Plan(plan_args) => plan(&plan_args),
         Command::Prove(prove_args) => prove(&prove_args),
         Command::Scrub(scrub_args) => scrub::scrub(&scrub_args),
+        Command::AcceptGap(gap_args) => accept_gap(gap_args),
         Command::Demo(demo_args) => demo(demo_args),
         Command::Drill(drill_args) => drill::drill(drill_args),
         Command::Failpoints => drill::list_failpoints(),
@@ -163,6 +166,19 @@ fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {
         Format::Json => report.to_json(),
     })?;
     Ok(if report.holds() { Exit::Success } else { Exit::Failure })
+}
+
+fn accept_gap(args: AcceptGapArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.topology)?;
+    let AcceptGapArgs { topology: _, partition, from, to, reason } = args;
+    let request = GapRequest { partition, from, to, reason };
+    let accepted = runtime()?.block_on(crate::gap::accept(&topology, &request))?;
+    let GapRequest { partition, from, to, .. } = request;
+    let (sequence, datasets) = (accepted.sequence, accepted.datasets.join(", "));
+    output::print(&format!(
+        "accepted in decision {sequence}: {datasets} will go on at offset {to} of {partition}, without [{from}, {to})\n"
+    ))?;
+    Ok(Exit::Success)
 }
 
 fn demo(args: DemoArgs) -> anyhow::Result<Exit> {

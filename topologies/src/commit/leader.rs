@@ -15,6 +15,7 @@ use super::chain::{Chain, Proposal, Refusal};
 use super::checkpoint::CheckpointProposal;
 use super::environment::Task;
 use super::format::{Content, Decision, Record, encode};
+use super::gap::GapProposal;
 use super::lane::Lane;
 use super::merge::{Merged, Verdict, merge};
 use super::quorum::{CloudState, majority};
@@ -211,6 +212,19 @@ impl Leader {
                 outcomes[index] = outcome_of(verdict, self.chain.sequence);
             }
         }
+    }
+
+    /// Decides that the offsets of `gap` are not read. Anything wrong with it is answered: nothing was proposed then.
+    pub async fn accept_gap(&mut self, gap: &GapProposal, now_ms: i64) -> Result<CommitOutcome, Error> {
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+        if let Err(refusal) = self.chain.accept_gap(&self.topology, gap) {
+            return Ok(CommitOutcome::Stale(refusal));
+        }
+        let decision = self.chain.decide_gap(&self.topology, self.shared.epoch, now_ms, gap);
+        let decision = decision.map_err(|error| Error::Bug(error.to_string()))?;
+        let prepared = self.prepare(decision, Vec::new())?;
+        self.decide(prepared).await?;
+        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
     }
 
     /// Decides maintenance, whose files `uploads` brings. As [`commit`](Self::commit), but whatever is wrong with it is

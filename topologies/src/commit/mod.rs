@@ -15,7 +15,8 @@
 //!
 //! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one
 //! decision), [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
-//! [`checkpoint`] (may this maintenance follow?), [`redrive`] (may these rows leave the quarantine?) and [`rules`] (the small decisions between). The other modules carry
+//! [`checkpoint`] (may this maintenance follow?), [`redrive`] (may these rows leave the quarantine?), [`gap`] (may these offsets
+//! be left out?) and [`rules`] (the small decisions between). The other modules carry
 //! it out. Guarantee: per sequence number one decision, ever; per version of a table one content, in every cloud.
 //! Failure: with fewer than a majority of clouds nothing is decided, and nothing is lost; once a later epoch has
 //! sealed a majority, the older leader stops by itself.
@@ -26,6 +27,7 @@ pub mod checkpoint;
 pub mod choose;
 mod environment;
 pub mod format;
+pub mod gap;
 mod lane;
 mod leader;
 pub mod merge;
@@ -47,6 +49,7 @@ pub use chain::{
 pub use checkpoint::CheckpointProposal;
 pub use environment::{Environment, System, Task};
 pub use format::{Epoch, UNPUBLISHED_MAX};
+pub use gap::GapProposal;
 pub(crate) use lane::{hint_of, hinted_version};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CommitOutcome, Leader, Staged};

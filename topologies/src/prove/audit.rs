@@ -14,7 +14,7 @@ use super::log::{Bodies, DataFile, TableLog, list_versions};
 use super::objects::{FileTallies, check_files, count_leftovers};
 use super::redrives;
 use super::report::{
-    Check, CheckResult, PartitionSummary, REPORT_FORMAT, Report, Status, TableSummary, Totals,
+    Check, CheckResult, GapSummary, PartitionSummary, REPORT_FORMAT, Report, Status, TableSummary, Totals,
 };
 use super::tally::Tally;
 use super::{ProveProgress, dataset_of};
@@ -393,6 +393,7 @@ impl<'a> Audit<'a> {
                     first: span.first,
                     next: span.next,
                     records: span.records,
+                    accepted_gaps: span.accepted_gaps.iter().map(GapSummary::from).collect(),
                 })
                 .collect(),
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{FileDigest, Maintenance, MaintenanceWork, OffsetRange, Redrive};
+use isobar_connectors::delta::{AcceptedGap, FileDigest, Maintenance, MaintenanceWork, OffsetRange, Redrive};
 use isobar_schemas::RowCounts;
 
 use super::log::{Before, Entry, Step, TableLog};
@@ -112,6 +112,8 @@ pub(crate) struct PartitionSpan {
     pub(crate) next: i64,
     /// Records read.
     pub(crate) records: u64,
+    /// Offsets that somebody decided to go on without.
+    pub(crate) accepted_gaps: Vec<AcceptedGap>,
 }
 
 /// Spans by cluster, topic id and partition.
@@ -133,13 +135,16 @@ pub(crate) fn offsets(log: &TableLog) -> (Tally, Spans) {
         for range in &step.entry.commit.isobar.offsets {
             let key = (range.cluster.clone(), range.topic_id.clone(), range.partition);
             let position = spans.get(&key).filter(|_| known.contains(&key)).map(|span| span.next);
+            let gap = step.entry.accepted_gap();
             let problem = breaks_tiling(range, position, from_beginning);
+            let problem = problem.or_else(|| passes_over(range, gap.as_ref()));
             tally.look(named(step.version, range), problem.as_slice());
             known.insert(key.clone());
             let span = spans.entry(key).or_insert_with(|| PartitionSpan::beginning(range));
             span.next = range.end;
             span.topic.clone_from(&range.topic);
             span.records = span.records.saturating_add(range.records);
+            span.accepted_gaps.extend(gap);
         }
         for problem in transactions_off(step.entry) {
             tally.fail(format!("version {}: {problem}", step.version));
@@ -150,7 +155,8 @@ pub(crate) fn offsets(log: &TableLog) -> (Tally, Spans) {
 
 impl PartitionSpan {
     fn beginning(range: &OffsetRange) -> Self {
-        Self { topic: range.topic.clone(), first: range.start, next: range.end, records: 0 }
+        let topic = range.topic.clone();
+        Self { topic, first: range.start, next: range.end, records: 0, accepted_gaps: Vec::new() }
     }
 }
 
@@ -177,6 +183,21 @@ fn breaks_tiling(range: &OffsetRange, position: Option<i64>, from_beginning: boo
             Some(format!("an overlap: offsets [{}, {covered_twice}) are in two versions", range.start))
         }
         Some(_) => None,
+    }
+}
+
+/// What is wrong with `range` if it moves the position and read nothing: only an accepted gap, the same one, may do that.
+fn passes_over(range: &OffsetRange, gap: Option<&AcceptedGap>) -> Option<String> {
+    let named = gap.map(|gap| (&*gap.topic, gap.partition, gap.from, gap.to));
+    let passed = (&*range.topic, range.partition, range.start, range.end);
+    match named {
+        Some(named) if named != passed || range.records > 0 => {
+            Some("is not the gap that was accepted".into())
+        }
+        None if range.start < range.end && range.records == 0 => {
+            Some("no record was read, and nobody accepted a gap".to_owned())
+        }
+        Some(_) | None => None,
     }
 }
 
@@ -270,6 +291,9 @@ fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
         Ok(redrive) => redrive,
         Err(error) => return vec![error.to_string()],
     };
+    if let Err(error) = AcceptedGap::of(&entry.commit) {
+        return vec![error.to_string()];
+    }
     let info = &entry.commit.isobar;
     let rows = &info.rows;
     let mut problems = Vec::new();

@@ -11,7 +11,9 @@ use futures::{TryStreamExt, future};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::BODY_BYTES_MAX;
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{Action, Add, CommitInfo, Maintenance, Metadata, Redrive, Txn, sha256_hex};
+use isobar_connectors::delta::{
+    AcceptedGap, Action, Add, CommitInfo, Maintenance, Metadata, Redrive, Txn, sha256_hex,
+};
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 
@@ -181,6 +183,11 @@ impl Entry {
     /// The fence of an entry that removes files or lets them go, in the same way.
     pub(crate) fn planned_after(&self) -> Option<u64> {
         self.commit.planned_after().ok().flatten()
+    }
+
+    /// The gap that this accepts, if it does.
+    pub(crate) fn accepted_gap(&self) -> Option<AcceptedGap> {
+        AcceptedGap::of(&self.commit).ok().flatten()
     }
 }
 

@@ -42,7 +42,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use isobar_connectors::clouds::Cloud;
 
 pub use self::report::{
-    Check, CheckResult, PartitionSummary, REPORT_FORMAT, Report, Status, Style, TableSummary, Totals,
+    Check, CheckResult, GapSummary, PartitionSummary, REPORT_FORMAT, Report, Status, Style, TableSummary,
+    Totals,
 };
 
 use self::audit::Audit;

@@ -19,6 +19,7 @@ use std::fmt::Write;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
+use isobar_connectors::delta::AcceptedGap;
 use serde::Serialize;
 
 use super::tally::Tally;
@@ -100,6 +101,27 @@ pub struct PartitionSummary {
     pub next: i64,
     /// Records read.
     pub records: u64,
+    /// Offsets that somebody decided to go on without. Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accepted_gaps: Vec<GapSummary>,
+}
+
+/// Offsets that somebody decided to go on without: `isobar accept-gap`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct GapSummary {
+    /// The first offset that is missing.
+    pub from: i64,
+    /// The offset at which reading went on.
+    pub to: i64,
+    /// Why, in their words.
+    pub reason: String,
+}
+
+impl From<&AcceptedGap> for GapSummary {
+    fn from(gap: &AcceptedGap) -> Self {
+        Self { from: gap.from, to: gap.to, reason: gap.reason.clone() }
+    }
 }
 
 /// The questions an audit asks, in the order of the report.
@@ -281,6 +303,17 @@ impl Report {
         let mut text = String::new();
         if !self.tables.is_empty() {
             let _ = writeln!(text, "{}\n", self.grid(style));
+        }
+        for table in &self.tables {
+            for partition in &table.partitions {
+                for GapSummary { from, to, reason } in &partition.accepted_gaps {
+                    let (table, topic, number) = (&table.table, &partition.topic, partition.partition);
+                    let _ = writeln!(
+                        text,
+                        "{table} goes without {topic}[{number}] offsets [{from}, {to}), accepted: {reason}"
+                    );
+                }
+            }
         }
         let failures: Vec<&CheckResult> = self.failures().collect();
         for alike in failures.chunk_by(|a, b| a.is_like(b)) {

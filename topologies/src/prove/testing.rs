@@ -10,8 +10,8 @@ use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::{
-    Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork, OffsetRange,
-    Redrive, TableDefinition, sha256_hex,
+    AcceptedGap, Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork,
+    OffsetRange, Redrive, TableDefinition, sha256_hex,
 };
 use isobar_schemas::RowCounts;
 use object_store::memory::InMemory;
@@ -172,6 +172,21 @@ impl History {
     /// A version of the quarantine, to be broken.
     pub(crate) fn quarantine_version(&mut self, version: usize) -> &mut CommitBody {
         &mut self.tables.get_mut(QUARANTINE).unwrap()[version]
+    }
+
+    /// Accepts, in the version that follows in the dataset, that offsets 40 up to `to` are not read.
+    pub(crate) fn accept_gap(&mut self, to: i64) {
+        let versions = self.tables.get_mut(DATASET).unwrap();
+        let mut info = versions.last().unwrap().info.isobar.clone();
+        info.sequence += 1;
+        info.commit_id = format!("c{}", info.sequence);
+        (info.offsets, info.rows, info.files) = (Vec::new(), RowCounts::default(), Vec::new());
+        let timestamp_ms = 1000 * info.sequence as i64;
+        let reason = "outage of 3 May".to_owned();
+        let gap = AcceptedGap { topic: "flights".into(), partition: 0, from: 40, to, reason };
+        let mut body = CommitBody::new(CommitInfo::accepting(&gap, timestamp_ms, info));
+        body.advance(range(40, to, 0));
+        versions.push(body);
     }
 
     /// Combines both files of `month=2` in version 4.

@@ -250,6 +250,52 @@ async fn positions_that_differ_from_the_ranges_are_found() {
 }
 
 #[tokio::test]
+async fn a_gap_is_no_loss_where_it_was_accepted_and_one_elsewhere() {
+    let mut history = History::good();
+    history.accept_gap(70);
+    history.version(4).to_bytes().expect("the history under test is one that isobar could have written");
+    let report = audit(&history.store(3).await).await;
+    assert_eq!(broken(&report), [""; 0]);
+    let partition = &report.tables[0].partitions[0];
+    assert_eq!((partition.next, partition.accepted_gaps.len()), (70, 1));
+    let text = report.to_text(Style { rich: false });
+    assert!(
+        text.contains("flights goes without flights[0] offsets [40, 70), accepted: outage of 3 May"),
+        "{text}"
+    );
+
+    type Break = fn(&mut History);
+    let breaks: [(Break, &[&str]); 4] = [
+        // Nobody accepted it.
+        (
+            |history| {
+                let info = &mut history.version(4).info;
+                info.operation = "WRITE".into();
+                info.operation_parameters = [("mode".to_owned(), "Append".to_owned())].into();
+            },
+            &["flights offsets abc"],
+        ),
+        // Another one was.
+        (
+            |history| (history.range(4).end, history.version(4).txns[0].version) = (80, 80),
+            &["flights offsets abc"],
+        ),
+        // It was read nevertheless.
+        (|history| history.range(4).records = 1, &["flights offsets abc", "flights counts abc"]),
+        // Nobody says why.
+        (
+            |history| _ = history.version(4).info.operation_parameters.remove("reason"),
+            &["flights offsets abc", "flights counts abc"],
+        ),
+    ];
+    for (number, (break_one, found)) in breaks.into_iter().enumerate() {
+        let mut broken_one = history.clone();
+        break_one(&mut broken_one);
+        assert_eq!(broken(&audit(&broken_one.store(3).await).await), found, "break {number}");
+    }
+}
+
+#[tokio::test]
 async fn the_order_of_decisions_is_checked() {
     let order = ["flights order abc"];
     assert_eq!(break_history(|history| history.version(3).info.isobar.epoch = 1).await, order);

@@ -30,6 +30,7 @@ use self::decider::{Decided, Decider};
 use self::round::{Judge, Round};
 use self::source::{LiveFile, Source};
 use crate::commit::{Group, TableHead, quarantine_of};
+use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::prove::ProveProgress;
 use crate::quarantine;
@@ -116,9 +117,8 @@ impl Work {
         let dataset = dataset.unwrap_or(&options.dataset).to_owned();
         let plan = start::compile(topology)?.into_iter().find(|plan| plan.name == dataset);
         let plan = plan.ok_or_else(|| quarantine::listing::unknown_dataset(topology, &dataset))?;
-        let topic = topology.sources[plan.source].topic.clone();
-        let decoder = start::decoders(topology)?.remove(topic.as_str());
-        let decoder = decoder.ok_or_else(|| Error::Bug(format!("topic {topic} has no decoder")))?.decoder;
+        let topics = topology.sources[plan.source].topics.clone();
+        let decoding = Decoding::start(topology)?;
         let condition = options.condition.as_deref().map(quarantine::listing::condition).transpose()?;
         let clouds = match &options.clouds {
             Some(clouds) => clouds.clone(),
@@ -130,7 +130,7 @@ impl Work {
         Ok(Self {
             uploads: start::start_uploads(&clouds, &budget),
             source: Source { clouds, table: quarantine_of(&dataset) },
-            judge: Judge { plan, decoder, topic, condition },
+            judge: Judge { plan, decoding, topics, condition },
             group,
             rows_bytes: budget.rows_bytes,
             finished: HashSet::new(),

@@ -15,13 +15,15 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use isobar_connectors::dataset::{DatasetWriter, StagedFile};
 use isobar_connectors::upload::{FanOut, UploadHandle};
-use isobar_schemas::{JsonDecoder, RowCounts};
+use isobar_schemas::RowCounts;
 use isobar_transforms::Condition;
 
 use super::source::LiveFile;
 use crate::commit::redrive::Redrive;
+use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::quarantine::{Rejected, Staying, StoredRows};
+use crate::spec::SourceTopics;
 use crate::stage::{DatasetPlan, to_new_file};
 
 /// Files of a quarantine that one decision takes rows out of, and about the most bytes of them: entries, temporary files
@@ -32,9 +34,9 @@ const BYTES_MAX: u64 = 256 << 20;
 /// What gives a record of the quarantine its fate: the topology as it is now.
 pub(super) struct Judge {
     pub(super) plan: DatasetPlan,
-    pub(super) decoder: JsonDecoder,
-    /// The topic that the dataset is made of.
-    pub(super) topic: String,
+    pub(super) decoding: Decoding,
+    /// The topics that the dataset is made of.
+    pub(super) topics: SourceTopics,
     /// `None`: every row is selected.
     pub(super) condition: Option<Condition>,
 }
@@ -168,12 +170,11 @@ impl Round {
         let mut fates: BTreeMap<usize, Option<&Rejected>> = taken.iter().map(|row| (*row, None)).collect();
         let judged;
         if !taken.is_empty() {
-            if *from.topic != *judge.topic {
-                return Err(other_topic(&judge.plan.name, &from.topic, &judge.topic));
+            if !judge.topics.contains(&from.topic) {
+                return Err(other_topic(&judge.plan.name, &from.topic));
             }
             let chunk = rows.records(&taken, from.clone());
-            let decoded = judge.decoder.decode(&chunk);
-            let decoded = decoded.map_err(|error| Error::damaged("decoder", error.to_string()))?;
+            let decoded = judge.decoding.decode_blocking(judge.plan.source, &chunk)?;
             judged = judge.plan.judge(&chunk, &decoded, 0)?;
             self.counts.add(&judged.counts);
             let still: Vec<(usize, &Rejected)> =
@@ -235,9 +236,9 @@ fn cannot_write(error: isobar_connectors::Error) -> Error {
     Error::connector("write redriven rows", error)
 }
 
-fn other_topic(dataset: &str, found: &str, reads: &str) -> Error {
+fn other_topic(dataset: &str, found: &str) -> Error {
     Error::Configuration(format!(
-        "dataset {dataset} is made of topic {reads} now, and its quarantine has records of topic {found}: leave them out with \
-         --where \"topic = '{reads}'\""
+        "dataset {dataset} is not made of topic {found} any more, and its quarantine has records of it: leave them out with \
+         --where \"topic <> '{found}'\""
     ))
 }

@@ -28,6 +28,7 @@ pub mod secret;
 mod sql;
 mod structure;
 mod suggest;
+pub mod topics;
 pub mod units;
 pub mod yaml;
 
@@ -44,6 +45,7 @@ pub use raw::{Format, PayloadCompression, StartPosition, TopicIdentity};
 pub use schema::json_schema;
 pub use secret::{Secret, SecretError, Text};
 pub(crate) use suggest::did_you_mean;
+pub use topics::{SourceTopics, TopicPattern};
 
 /// A checked topology.
 #[derive(Debug, Clone)]
@@ -107,13 +109,13 @@ pub struct CloudSpec {
     pub options: BTreeMap<String, Text>,
 }
 
-/// A topic and what its records look like.
+/// Topics and what their records look like.
 #[derive(Debug, Clone)]
 pub struct SourceSpec {
     /// Its name, which is the table name in SQL: `[a-z_][a-z0-9_]{0,63}`.
     pub name: String,
-    /// The Kafka topic.
-    pub topic: String,
+    /// The Kafka topics, whose records look alike. No other source reads one of them.
+    pub topics: SourceTopics,
     /// How payloads are encoded.
     pub format: Format,
     /// The same with all that belongs to it.
@@ -122,7 +124,7 @@ pub struct SourceSpec {
     pub payload_compression: PayloadCompression,
     /// What happens to a record with a field that is not in `fields`.
     pub unknown_fields: UnknownFields,
-    /// Where a partition starts that the datasets hold no position for yet.
+    /// Where a dataset begins that has read nothing of the topic yet.
     pub start: StartPosition,
     /// The columns of decoded batches: `fields`, in their order.
     pub schema: SchemaRef,

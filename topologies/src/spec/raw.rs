@@ -248,13 +248,21 @@ pub struct Workers {
     pub token: OptionValue,
 }
 
-/// A topic and what its records look like.
+/// Topics and what their records look like.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The Kafka topic. No two sources read the same one. Required.
-    #[schemars(regex(pattern = TOPIC_PATTERN))]
-    pub topic: String,
+    /// The Kafka topic. No two sources read the same one. Required, unless there is `topics`.
+    #[serde(default)]
+    #[schemars(regex(pattern = TOPIC_PATTERN), extend("examples" = ["flights"]))]
+    pub topic: Option<String>,
+
+    /// Several Kafka topics whose records look alike, in place of `topic`: a list of names, which all must exist, or
+    /// `{ pattern: "^orders-.*" }`, a regular expression that begins with `^` and matches whole names. A topic that
+    /// begins to match later is read from its first record, as a partition that is added; the column `_topic` tells
+    /// rows apart. At most 1,000 topics. Default: none.
+    #[serde(default)]
+    pub topics: Option<Topics>,
 
     /// How payloads are encoded. Required.
     pub format: Format,
@@ -295,7 +303,8 @@ pub struct Source {
     #[serde(default)]
     pub unknown_fields: UnknownFields,
 
-    /// Where a partition starts that the datasets hold no position for yet. Default: `earliest`.
+    /// Where a dataset begins that has read nothing of the topic yet. A partition that the topic gets later is read from
+    /// its first record in any case. Default: `earliest`.
     #[serde(default)]
     pub start: StartPosition,
 
@@ -305,6 +314,46 @@ pub struct Source {
     /// `map<string, type>`. Required.
     #[schemars(extend("minProperties" = 1))]
     pub fields: Entries<FieldSpec>,
+}
+
+/// Several topics.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum Topics {
+    /// By their names.
+    Named(Vec<TopicName>),
+    /// By a pattern of their names.
+    Matching(TopicMatch),
+}
+
+/// All topics whose names match.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub struct TopicMatch {
+    /// A regular expression that begins with `^` and matches whole names; at most 256 bytes. Required.
+    #[schemars(extend("examples" = ["^orders-.*"]))]
+    pub pattern: String,
+}
+
+/// The name of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct TopicName(pub String);
+
+impl JsonSchema for TopicName {
+    fn schema_name() -> Cow<'static, str> {
+        "TopicName".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": TOPIC_PATTERN })
+    }
 }
 
 /// How payloads are encoded.
@@ -349,7 +398,7 @@ pub enum SchemaFiles {
     Many(Vec<String>),
 }
 
-/// Where a partition without a position starts.
+/// Where a dataset begins that has read nothing of a topic yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]

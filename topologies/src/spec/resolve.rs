@@ -26,8 +26,8 @@ use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
 use super::{
-    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, MaintenanceSpec, Registry, SourceSpec, Text,
-    Topology,
+    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, MaintenanceSpec, Registry, SourceSpec,
+    SourceTopics, Text, TopicPattern, Topology,
 };
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -320,26 +320,105 @@ impl Resolver<'_> {
 
     /// Every source by its name, also those that are wrong: datasets may refer to them.
     fn sources(&mut self) -> Vec<(String, Option<SourceSpec>)> {
-        let mut source_of_topic: BTreeMap<String, String> = BTreeMap::new();
+        let mut topics_of: Vec<(String, SourceTopics)> = Vec::new();
         let mut sources = Vec::new();
         for name in self.names("/sources") {
             let pointer = pointer_to("/sources", &name);
-            let topic = self.required::<String>(&format!("{pointer}/topic"));
-            let earlier = topic.as_ref().and_then(|topic| source_of_topic.get(topic));
-            if let (Some(topic), Some(earlier)) = (&topic, earlier) {
-                let message = format!("topic `{topic}` is read by the source `{earlier}` already");
-                let suggestion = format!("let the datasets of `{name}` read from `{earlier}`");
-                self.report(format!("{pointer}/topic"), Place::Value, message, Some(suggestion));
-            } else if let Some(topic) = &topic {
-                source_of_topic.insert(topic.clone(), name.clone());
+            let topics = self.topics(&name, &pointer);
+            if let Some((at, topics)) = &topics {
+                self.check_read_once(&name, at, topics, &topics_of);
+                topics_of.push((name.clone(), topics.clone()));
             }
-            let source = self.source(&name, &pointer, topic);
+            let source = self.source(&name, &pointer, topics.map(|(_, topics)| topics));
             sources.push((name, source));
         }
         sources
     }
 
-    fn source(&mut self, name: &str, pointer: &str, topic: Option<String>) -> Option<SourceSpec> {
+    /// The topics of a source, and where they are written: `topic` or `topics`, not both.
+    fn topics(&mut self, name: &str, pointer: &str) -> Option<(String, SourceTopics)> {
+        let [one, several] = ["topic", "topics"].map(|field| format!("{pointer}/{field}"));
+        let is_written = |at: &str| self.locations.contains_key(at);
+        match (is_written(&one), is_written(&several)) {
+            (true, true) => {
+                let message = format!("`{name}` has both `topic` and `topics`");
+                self.report(several, Place::Key, message, Some("keep one of them".into()));
+                None
+            }
+            (true, false) => match self.required::<Option<String>>(&one)? {
+                Some(topic) => Some((one, SourceTopics::Named(vec![topic]))),
+                None => {
+                    self.report(
+                        one,
+                        Place::Key,
+                        "`topic` is empty",
+                        Some("expected the name of a topic".into()),
+                    );
+                    None
+                }
+            },
+            (false, true) => Some((several.clone(), self.several_topics(&several)?)),
+            (false, false) => {
+                // A misspelt field is one mistake: it is reported as unknown, not as missing too.
+                let below = format!("{pointer}/");
+                let may_be_meant = self.findings.iter().any(|found| {
+                    found.pointer.starts_with(&below) && found.message.starts_with("unknown field")
+                });
+                if !may_be_meant {
+                    let message = format!("missing field `topic` in `{name}`");
+                    let suggestion = "add `topic: flights`, or `topics` for several";
+                    self.report(pointer, Place::Key, message, Some(suggestion.into()));
+                }
+                None
+            }
+        }
+    }
+
+    fn several_topics(&mut self, pointer: &str) -> Option<SourceTopics> {
+        let written = self.required::<Option<raw::Topics>>(pointer)?;
+        match written.unwrap_or(raw::Topics::Named(Vec::new())) {
+            raw::Topics::Named(names) => {
+                let names: Vec<String> = names.into_iter().map(|raw::TopicName(name)| name).collect();
+                if names.is_empty() {
+                    self.report(pointer, Place::Key, "`topics` is empty", Some("name at least one".into()));
+                    return None;
+                }
+                for (index, name) in names.iter().enumerate() {
+                    if names[..index].contains(name) {
+                        let message = format!("`{name}` is here twice");
+                        self.report(format!("{pointer}/{index}"), Place::Value, message, None);
+                    }
+                }
+                Some(SourceTopics::Named(names))
+            }
+            raw::Topics::Matching(raw::TopicMatch { pattern }) => match TopicPattern::new(&pattern) {
+                Ok(pattern) => Some(SourceTopics::Matching(pattern)),
+                Err(problem) => {
+                    let (message, suggestion) = split_help(&problem);
+                    self.report(format!("{pointer}/pattern"), Place::Value, message, suggestion);
+                    None
+                }
+            },
+        }
+    }
+
+    /// Two patterns that match the same topic are found when the topics are described.
+    fn check_read_once(
+        &mut self,
+        name: &str,
+        at: &str,
+        topics: &SourceTopics,
+        earlier: &[(String, SourceTopics)],
+    ) {
+        let shared = earlier.iter().find_map(|(other, theirs)| Some((other, topics.shared_with(theirs)?)));
+        if let Some((other, topic)) = shared {
+            let message = format!("topic `{topic}` is read by the source `{other}` already");
+            let suggestion = format!("let the datasets of `{name}` read from `{other}`");
+            self.report(at, Place::Value, message, Some(suggestion));
+        }
+    }
+
+    fn source(&mut self, name: &str, pointer: &str, topics: Option<SourceTopics>) -> Option<SourceSpec> {
         let format = self.required(&format!("{pointer}/format"));
         let encoding = format.and_then(|format| self.encoding(pointer, format));
         let payload_compression = self.or_default(&format!("{pointer}/payload_compression"));
@@ -350,7 +429,7 @@ impl Resolver<'_> {
         let schema = to_arrow_schema(&fields).ok()?;
         let source = SourceSpec {
             name: name.to_owned(),
-            topic: topic?,
+            topics: topics?,
             format: format?,
             encoding: encoding?,
             payload_compression,

@@ -53,7 +53,7 @@ fn the_example_is_a_topology() {
     assert_eq!(topology.commit_bytes_max, 256 << 20);
     assert_eq!(topology.memory_bytes_max, 384 << 20);
     let source = &topology.sources[0];
-    assert_eq!((source.name.as_str(), source.topic.as_str()), ("flights", "flights"));
+    assert_eq!((source.name.as_str(), source.topics.named()), ("flights", &["flights".to_owned()][..]));
     assert_eq!((source.format, source.start), (Format::Json, StartPosition::Earliest));
     assert_eq!(source.unknown_fields, UnknownFields::Quarantine);
     let columns: Vec<&String> = source.schema.fields().iter().map(|field| field.name()).collect();
@@ -385,6 +385,42 @@ const CASES: &[Case] = &[
         &["28:3 no dataset reads from the source `unread` | remove it, or add a dataset with `from: unread`"],
     ),
     Case(
+        &[("    topic: flights\n", "")],
+        &["19:3 missing field `topic` in `flights` | add `topic: flights`, or `topics` for several"],
+    ),
+    Case(
+        &[("    topic: flights\n", "    topics: [a, b/c, a]\n")],
+        &[
+            "20:17 `b/c` is not the name of a Kafka topic: only ASCII letters, digits, `.`, `_` and `-`, at most 249 characters",
+        ],
+    ),
+    Case(&[("    topic: flights\n", "    topics: [a, b, a]\n")], &["20:20 `a` is here twice"]),
+    Case(&[("    topic: flights\n", "    topics: []\n")], &["20:5 `topics` is empty | name at least one"]),
+    Case(
+        &[("    topic: flights\n", "    topics: { pattern: \"flights.*\" }\n")],
+        &[
+            "20:24 `flights.*` does not say where a name begins | begin it with `^`: the whole name must match",
+        ],
+    ),
+    Case(
+        &[("    topic: flights\n", "    topics: { pattern: \"^flights(\" }\n")],
+        &["20:24 not a regular expression: unclosed group"],
+    ),
+    Case(
+        &[("    topic: flights\n", "    topic: flights\n    topics: [a]\n")],
+        &["21:5 `flights` has both `topic` and `topics` | keep one of them"],
+    ),
+    Case(
+        &[(
+            "datasets:\n",
+            "  again: { topics: { pattern: \"^f.*\" }, format: json, fields: { a: int32 } }\ndatasets:\n",
+        )],
+        &[
+            "28:3 no dataset reads from the source `again` | remove it, or add a dataset with `from: again`",
+            "28:20 topic `flights` is read by the source `flights` already | let the datasets of `again` read from `flights`",
+        ],
+    ),
+    Case(
         &[("    topic: flights\n", "    topic: flights/2013\n")],
         &[
             "20:12 `flights/2013` is not the name of a Kafka topic: only ASCII letters, digits, `.`, `_` and `-`, at most 249 characters",
@@ -478,7 +514,7 @@ const CASES: &[Case] = &[
             ("compression: zstd(1)", "compresion: zstd(1)"),
         ],
         &[
-            "4:3 unknown field `topics` in `kafka` | expected `brokers`, `cluster_id`, `topic_identity` or `options`",
+            "4:3 unknown field `topics` in `kafka` | `topics` is a field of each of `sources`",
             "17:21 `interval` is 1ms; it can be from 100ms to 1h",
             "28:16 `sting` is not a type | did you mean `string`?",
             "39:70 unknown value `quarantin` for `action` | did you mean `quarantine`?",

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::client::Client;
 use super::desk::OpenDesk;
-use super::wire::{Answer, Share, SharedPartition};
+use super::wire::{Answer, Share};
 use crate::commit::chain::NewFile;
 use crate::commit::quorum::majority;
 use crate::commit::{
@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::maintain::Work;
 use crate::pipeline::now_ms;
 use crate::stage::PartitionIdentity;
+use crate::topics::Topics;
 
 /// Files of workers that are looked for at the same time.
 const LOOKS_IN_FLIGHT: usize = 16;
@@ -58,6 +59,14 @@ pub(crate) struct Remote {
     shares: watch::Receiver<Option<Share>>,
     /// Per dataset and partition, the highest position that a leader has told.
     positions: BTreeMap<(String, TopicPartition), i64>,
+}
+
+/// What a process is to read.
+pub(crate) struct Reads {
+    /// These.
+    pub(crate) partitions: BTreeSet<TopicPartition>,
+    /// And these, once it sees them in Kafka itself: the leader was told of them earlier.
+    pub(crate) unseen: BTreeSet<TopicPartition>,
 }
 
 impl Committer {
@@ -98,20 +107,27 @@ impl Committer {
         }
     }
 
-    /// The partitions of `all` that this process is to read now.
+    /// The partitions of `topics` that this process is to read now.
     ///
     /// # Errors
     /// [`Error::Configuration`] if the leader means others than this worker sees.
-    pub(crate) fn share(
-        &self,
-        all: &BTreeMap<TopicPartition, PartitionIdentity>,
-    ) -> Result<BTreeSet<TopicPartition>, Error> {
+    pub(crate) fn reads(&self, topics: &Topics) -> Result<Reads, Error> {
         match self {
             Self::Own(own) => {
                 let share = own.desk.as_ref().and_then(|desk| desk.own_share());
-                Ok(share.unwrap_or_else(|| all.keys().cloned().collect()))
+                let partitions = share.unwrap_or_else(|| topics.identities.keys().cloned().collect());
+                Ok(Reads { partitions, unseen: BTreeSet::new() })
             }
-            Self::Remote(remote) => remote.share(all),
+            Self::Remote(remote) => remote.reads(topics),
+        }
+    }
+
+    /// These are the topics now, and every partition has its first position: workers are given them too.
+    pub(crate) fn announce(&self, topics: &Topics) {
+        if let Self::Own(own) = self
+            && let Some(desk) = &own.desk
+        {
+            desk.grow(topics.clone());
         }
     }
 
@@ -285,21 +301,23 @@ impl Remote {
     }
 
     /// Commits of other partitions than the leader's would be stale for ever, and nobody would read what is missing here.
-    fn share(
-        &self,
-        all: &BTreeMap<TopicPartition, PartitionIdentity>,
-    ) -> Result<BTreeSet<TopicPartition>, Error> {
-        let check = |shared: &SharedPartition| {
+    fn reads(&self, topics: &Topics) -> Result<Reads, Error> {
+        let all = &topics.identities;
+        let mut reads = Reads { partitions: BTreeSet::new(), unseen: BTreeSet::new() };
+        for shared in &self.share.partitions {
             let partition = TopicPartition::new(shared.topic.as_str(), shared.partition);
             let theirs =
                 PartitionIdentity { cluster: shared.cluster.clone(), topic_id: shared.topic_id.clone() };
-            if all.get(&partition) == Some(&theirs) {
-                Ok(partition)
-            } else {
-                Err(other_partition(&partition, &theirs))
+            // Every topic has a first partition, and all partitions of a topic have the same ids.
+            match all.get(&TopicPartition { partition: 0, ..partition.clone() }) {
+                Some(ours) if *ours == theirs => {}
+                None if topics.awaits(&partition.topic) => {}
+                Some(_) | None => return Err(other_partition(&partition, &theirs)),
             }
-        };
-        self.share.partitions.iter().map(check).collect()
+            let to = if all.contains_key(&partition) { &mut reads.partitions } else { &mut reads.unseen };
+            to.insert(partition);
+        }
+        Ok(reads)
     }
 
     fn listen(&mut self) {
@@ -360,8 +378,8 @@ impl Remote {
 fn other_partition(partition: &TopicPartition, theirs: &PartitionIdentity) -> Error {
     let PartitionIdentity { cluster, topic_id } = theirs;
     Error::Configuration(format!(
-        "the leader reads {partition} as topic {topic_id} of cluster {cluster}, and this worker does not see that: start it again if the topic \
-         has more partitions now, else point both to the same Kafka cluster, with the same kafka.cluster_id and kafka.topic_identity"
+        "the leader reads {partition} as topic {topic_id} of cluster {cluster}, and this worker sees another one: point both to the same Kafka \
+         cluster, with the same kafka.cluster_id and kafka.topic_identity"
     ))
 }
 

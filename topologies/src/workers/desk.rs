@@ -27,6 +27,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::spec::Secret;
 use crate::stage::PartitionIdentity;
+use crate::topics::Topics;
 
 /// Workers of one leader.
 const WORKERS_MAX: usize = 256;
@@ -99,10 +100,10 @@ struct Open {
 pub(crate) struct Roster {
     /// The topology.
     pub(crate) topology: String,
-    /// By dataset, its topic and the fingerprint of its plan.
-    pub(crate) datasets: BTreeMap<String, (String, String)>,
-    /// All partitions of all topics.
-    pub(crate) partitions: BTreeMap<TopicPartition, PartitionIdentity>,
+    /// By dataset, the index of its source and the fingerprint of its plan.
+    pub(crate) datasets: BTreeMap<String, (usize, String)>,
+    /// All topics.
+    pub(crate) topics: Topics,
 }
 
 /// A commit of a worker that waits for a decision.
@@ -217,6 +218,15 @@ impl Desk {
         state.epoch = epoch;
         if let Some(open) = &mut state.open {
             open.tables.clone_from(&chain.tables);
+        }
+    }
+
+    /// There are more partitions now. The chain has been [`moved`](Self::moved) to where each has its first position.
+    pub(crate) fn grow(&self, topics: Topics) {
+        let mut state = self.state();
+        if let Some(open) = &mut state.open {
+            open.roster.topics = topics;
+            state.generation += 1;
         }
     }
 
@@ -441,7 +451,7 @@ impl Open {
 
     /// The partitions of a worker, none if it is not there, or of the leader.
     fn share(&self, worker: Option<&str>) -> Vec<TopicPartition> {
-        let partitions: Vec<&TopicPartition> = self.roster.partitions.keys().collect();
+        let partitions: Vec<&TopicPartition> = self.roster.topics.identities.keys().collect();
         let index = match worker {
             None => Some(0),
             Some(worker) => self.workers.keys().position(|known| known == worker).map(|place| place + 1),
@@ -454,9 +464,10 @@ impl Open {
     }
 
     fn describe(&self, partition: &TopicPartition) -> SharedPartition {
-        let PartitionIdentity { cluster, topic_id } = self.roster.partitions[partition].clone();
+        let PartitionIdentity { cluster, topic_id } = self.roster.topics.identities[partition].clone();
         let id = app_id(&self.roster.topology, &cluster, &topic_id, partition.partition);
-        let of_topic = self.roster.datasets.iter().filter(|(_, (topic, _))| *topic == *partition.topic);
+        let reader = self.roster.topics.source_of(&partition.topic);
+        let of_topic = self.roster.datasets.iter().filter(|(_, (source, _))| Some(*source) == reader);
         let positions = of_topic
             .filter_map(|(dataset, _)| {
                 Some((dataset.clone(), *self.tables.get(dataset)?.positions.get(&id)?))

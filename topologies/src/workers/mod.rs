@@ -29,7 +29,7 @@ pub mod token;
 pub mod wire;
 
 pub(crate) use client::Client;
-pub(crate) use committer::{Committer, Own};
+pub(crate) use committer::{Committer, Own, Reads};
 pub use desk::Desk;
 pub(crate) use desk::{Roster, WaitingRedrive};
 pub(crate) use routes::router;

@@ -16,7 +16,7 @@ use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, Summary};
 use crate::spec::{Secret, Topology};
 use crate::stage::DatasetPlan;
-use crate::start;
+use crate::topics::Topics;
 
 /// Reads and transforms for whoever leads `topology`, until `shutdown` or until an error stops it. Waits for a leader as
 /// long as there is none.
@@ -50,19 +50,20 @@ async fn start<'a>(
     token: &Secret,
 ) -> Result<Pipeline<'a>, Error> {
     let parts = Parts::prepare(topology, options).await?;
-    let identities = start::identities(topology, &parts.cluster)?;
+    let topics = Topics::resolve(topology, &parts.cluster)?;
     let fingerprint = |plan: &DatasetPlan| (plan.name.clone(), plan.transform.fingerprint().to_owned());
     let fingerprints: BTreeMap<String, String> = parts.plans.iter().map(fingerprint).collect();
     let client = Arc::new(Client::new(token, parts.group.clone(), fingerprints)?);
-    let mut guards = parts.guards();
+    let (mut guards, topic_watch) = parts.guards()?;
     let staying = client.clone();
     guards.spawn(async move { staying.stay().await });
     let share = first_share(&client, &mut guards).await?;
     info!(worker = client.worker(), epoch = %share.epoch, generation = share.generation, "working");
     let committer = Committer::Remote(Box::new(Remote::new(client, parts.group.clouds.len(), share)));
-    let reads = committer.share(&identities)?;
-    let reading = parts.reading(&committer, identities, reads)?;
-    let pipeline = parts.consume(committer, reading, guards)?;
+    // What is not seen yet is read as soon as it is.
+    let reads = committer.reads(&topics)?.partitions;
+    let reading = parts.reading(&committer, topics, reads)?;
+    let pipeline = parts.consume(committer, reading, guards, topic_watch)?;
     pipeline.options.ready.store(true, Ordering::Relaxed);
     Ok(pipeline)
 }

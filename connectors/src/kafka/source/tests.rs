@@ -231,7 +231,7 @@ async fn a_position_after_the_end_fails_and_says_what_to_do() {
     let Error::PositionLost { next_offset: 17, log_end: Some(0), .. } = error else { panic!("{error:?}") };
     let text = error.to_string();
     assert!(text.contains("t[0] ends at offset 0, but 17 is the next one"), "{text}");
-    assert!(text.contains("accept the gap"), "{text}");
+    assert!(text.contains("positions never go back"), "{text}");
 
     // A failed assignment can be replaced.
     source.reassign(from_start(1));
@@ -255,7 +255,35 @@ async fn a_position_that_retention_has_passed_fails_instead_of_jumping() {
         panic!("{error:?}")
     };
     assert!(log_start > 0);
-    assert!(error.to_string().contains("retention removed offsets 0 to"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("retention removed offsets 0 to") && text.contains("accept-gap"), "{text}");
+}
+
+#[tokio::test]
+async fn a_partition_that_does_not_exist_is_waited_for_and_then_fails() {
+    let broker = EmbeddedBroker::start(&[(TOPIC, 1)]).unwrap();
+    let beyond = || vec![(TopicPartition::new(TOPIC, 0), 0), (TopicPartition::new(TOPIC, 9), 0)];
+    let patient = KafkaSource::start(&config(&broker), beyond()).unwrap();
+    let mut patient: Box<dyn Source> = Box::new(patient);
+    // The end of the other partition is told, and the source goes on.
+    let (_, ends) = read_to_end(&mut *patient, 1).await;
+    assert_eq!(ends[&0], 0);
+    producer(&broker, Compression::None)
+        .produce(ProducedRecord { topic: TOPIC, payload: Some(b"x"), ..Default::default() })
+        .unwrap();
+    assert!(matches!(next(&mut *patient).await, SourceEvent::Chunk(chunk) if chunk.len() == 1));
+    patient.close().await;
+
+    let hasty = KafkaConfig { unknown_patience: Duration::ZERO, ..config(&broker) };
+    let mut source = KafkaSource::start(&hasty, beyond()).unwrap();
+    let error = loop {
+        match next(&mut source).await {
+            SourceEvent::Failed(error) => break error,
+            event => drop(event),
+        }
+    };
+    let Error::PartitionGone { topic_partition, next_offset: 0, .. } = error else { panic!("{error:?}") };
+    assert_eq!(topic_partition, TopicPartition::new(TOPIC, 9));
 }
 
 #[tokio::test]
