@@ -6,7 +6,7 @@ use std::time::Duration;
 use isobar_connectors::kafka::EmbeddedBroker;
 use isobar_tests::delta::Table;
 use isobar_tests::events::{self, Content, Event, Fate, Generator, Record, Row, TOPIC, Value, bad_payloads};
-use isobar_tests::lab::Lab;
+use isobar_tests::lab::{Lab, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::script::{Kind, Verdict};
 use isobar_topologies::Error;
@@ -370,4 +370,39 @@ async fn a_changed_schema_is_refused_although_the_first_version_is_hard_to_read(
     lab.script.clear();
     lab.run_until_caught_up(&lab.features()).await.unwrap();
     lab.assert_features_complete().await;
+}
+
+/// A roll-out that breaks the records of a topic must not fill the quarantine.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_bad_records_than_may_be_stop_the_topology_before_they_are_committed() {
+    let lab = Lab::in_memory();
+    let limited = |fail_above: &str| {
+        let limits = format!("    limits: {{ undecodable: {{ fail_above: {fail_above} }} }}\n");
+        let datasets = format!("{}{limits}", events::FEATURES_YAML);
+        // All that is there in one batch.
+        Spec { commit: "{ interval: 10m, size: 256MiB }".into(), ..lab.spec(events::SOURCE, &datasets) }
+            .resolved()
+    };
+    let good = |ids: std::ops::Range<i64>| ids.map(|id| Record::of(Event::plain(id)));
+    let bad = |records: usize| (0..records).map(|_| Record::bad(Some(b"{"), "undecodable"));
+    // One in five at most.
+    lab.produce(TOPIC, good(0..320).chain(bad(80)));
+    lab.run_until_caught_up(&limited("20%")).await.unwrap();
+    let before = lab.versions(events::FEATURES).await;
+    lab.produce(TOPIC, good(320..420).chain(bad(300)));
+    // Whoever starts meets the same records.
+    for _ in 0..2 {
+        let error = lab.run_until_caught_up(&limited("20%")).await.unwrap_err();
+        match error {
+            Error::RateAbove { dataset, rule, missed: 300, records: 400, .. } => {
+                assert_eq!((dataset.as_str(), rule.as_str()), (events::FEATURES, "undecodable"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lab.versions(events::FEATURES).await, before, "nothing of it was committed");
+    // The limit is raised, so all of them land where they belong.
+    lab.run_until_caught_up(&limited("80%")).await.unwrap();
+    lab.assert_features_complete().await;
+    lab.assert_proved().await;
 }

@@ -75,6 +75,25 @@ pub enum Error {
         /// Topic, partition and offset.
         record: String,
     },
+    /// More records missed a rule than its `fail_above` allows: fix the records, the schema or the limit. The batch was not
+    /// committed, and the next run reads it again.
+    #[error(
+        "dataset {dataset}: {missed} of the last {records} records missed `{rule}`, which is above its `fail_above` of {limit}; the batch is \
+         not committed and nothing is lost. Mend the records' producer or the schema; or raise the limit, and redrive the \
+         quarantine later"
+    )]
+    RateAbove {
+        /// The dataset.
+        dataset: String,
+        /// The expectation, `undecodable` or `sql_error`.
+        rule: String,
+        /// Records that missed it.
+        missed: u64,
+        /// Of so many.
+        records: u64,
+        /// The limit.
+        limit: crate::spec::units::Percent,
+    },
     /// Something in a cloud is not what isobar wrote: inspect it, then `isobar prove`.
     #[error("{what} is damaged: {detail}")]
     Damaged {
@@ -114,6 +133,7 @@ impl Error {
             self,
             Error::Gap(_)
                 | Error::ExpectationFailed { .. }
+                | Error::RateAbove { .. }
                 | Error::Transform { .. }
                 | Error::Bug(_)
                 | Error::Connector {

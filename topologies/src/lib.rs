@@ -13,6 +13,7 @@ pub mod drill;
 pub mod error;
 pub mod gap;
 pub mod http;
+mod limits;
 mod maintain;
 pub mod metrics;
 mod parts;

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::commit::Group;
 use crate::decoding::Decoding;
 use crate::error::Error;
+use crate::limits::Rates;
 use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions};
 use crate::spec::Topology;
@@ -111,6 +112,12 @@ impl<'a> Parts<'a> {
             budget: self.budget,
             decoding: self.decoding,
             batch: Batch::open(&self.plans, &self.uploads)?,
+            rates: self
+                .topology
+                .datasets
+                .iter()
+                .map(|dataset| (dataset.name.clone(), Rates::new(&dataset.limits)))
+                .collect(),
             group: self.group,
             uploads: self.uploads,
             source: Box::new(source),

@@ -27,6 +27,7 @@ use crate::commit::{CommitOutcome, Epoch, Group, Leader, LeaderProgress, LeaderW
 use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::http::Readiness;
+use crate::limits::{Above, Rates};
 use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
 use crate::progress::{Committed, Progress};
@@ -156,6 +157,8 @@ pub(crate) struct Pipeline<'a> {
     /// The epoch that this process leads; `None` in a worker.
     pub(crate) watch: Option<LeaderWatch>,
     pub(crate) batch: Batch,
+    /// By dataset, how many records may miss its rules.
+    pub(crate) rates: BTreeMap<String, Rates>,
     pub(crate) commit: Option<JoinHandle<Landing>>,
     pub(crate) maintenance: Maintenance,
     /// Whether the last decision was one of maintenance.
@@ -460,6 +463,7 @@ impl Pipeline<'_> {
         reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
+        self.judge_rates(&closed)?;
         let staged = (!staged.proposal.tables.is_empty()).then_some(staged);
         self.decide(Cargo::Batch(closed), |mut committer| async move {
             let outcome = committer.commit(staged).await;
@@ -516,6 +520,21 @@ impl Pipeline<'_> {
             (committer, outcome)
         });
         true
+    }
+
+    /// Stops before a batch of which more records missed a rule than may.
+    fn judge_rates(&mut self, closed: &ClosedBatch) -> Result<(), Error> {
+        for (dataset, rows) in &closed.rows {
+            let Some(rates) = self.rates.get_mut(dataset) else { continue };
+            let findings = rates.judge(rows);
+            for Above { rule, missed, records, limit } in findings.warnings {
+                warn!(%dataset, rule, missed, records, warn_above = %limit, "more records miss a rule than expected");
+            }
+            if let Some(Above { rule, missed, records, limit }) = findings.fatal {
+                return Err(Error::RateAbove { dataset: dataset.clone(), rule, missed, records, limit });
+            }
+        }
+        Ok(())
     }
 
     fn close(&self, batch: Batch) -> Result<(Staged, ClosedBatch), Error> {
@@ -628,6 +647,9 @@ impl Pipeline<'_> {
         }
         for (dataset, rows) in &closed.rows {
             count_rows(metrics, dataset, rows);
+            if let Some(rates) = self.rates.get_mut(dataset) {
+                rates.note(rows);
+            }
         }
         debug!(sequence, latency_ms = latency.as_millis(), files = closed.files.len(), "committed");
         let progress: Vec<_> =

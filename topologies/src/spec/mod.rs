@@ -145,12 +145,28 @@ pub struct DatasetSpec {
     pub sql: String,
     /// Conditions on the source's records, in the order they are checked. Names are unique.
     pub expectations: Vec<Expectation>,
+    /// How large a share of the records may miss a rule, each rule once.
+    pub limits: Vec<LimitSpec>,
     /// Columns of the output whose values become folders. They exist, and are not all columns.
     pub partition_by: Vec<String>,
     /// Compression of the Parquet files.
     pub compression: Compression,
     /// What is done to the files while the topology runs.
     pub maintenance: MaintenanceSpec,
+}
+
+/// The name of the limit on records that cannot be decoded, whatever the reason.
+pub const UNDECODABLE_LIMIT: &str = "undecodable";
+
+/// How large a share of the records may miss a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSpec {
+    /// An expectation, `sql_error`, or [`UNDECODABLE_LIMIT`].
+    pub rule: String,
+    /// The share above which a warning is logged.
+    pub warn_above: Option<units::Percent>,
+    /// The share above which the topology stops.
+    pub fail_above: Option<units::Percent>,
 }
 
 /// What is done to the files of a dataset and of its quarantine.

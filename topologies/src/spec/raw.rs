@@ -16,7 +16,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use super::units::{ByteSize, HumanDuration};
+use super::units::{ByteSize, HumanDuration, Percent};
 
 /// What names of topologies look like: they become folder names and the first part of application ids.
 pub const TOPOLOGY_NAME_PATTERN: &str = "^[a-z0-9_-]{1,64}$";
@@ -432,6 +432,12 @@ pub struct Dataset {
     #[serde(default)]
     pub expect: Vec<Expectation>,
 
+    /// How large a share of the records may miss a rule before somebody is told, or the topology stops: by the name of an
+    /// expectation, or `undecodable` for records that cannot be decoded, whatever the reason, or `sql_error`. The share is
+    /// that of the last 100 records or more, the batch about to be committed included. Default: no limits.
+    #[serde(default)]
+    pub limits: Entries<RateLimit>,
+
     /// Columns of the query's output whose values become folders, Hive style (`month=1/`). Choose columns with few
     /// values: each combination is a file per commit. Default: none.
     #[serde(default)]
@@ -448,6 +454,18 @@ pub struct Dataset {
     /// every version is kept, every 100th has a checkpoint.
     #[serde(default)]
     pub maintenance: Maintenance,
+}
+
+/// How large a share of the records may miss a rule.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// Above this share a warning is logged, once until the share has fallen again. Default: never.
+    pub warn_above: Option<Percent>,
+
+    /// Above this share the topology stops before the batch is committed, so that a roll-out that broke does not fill the
+    /// quarantine. It stops at the same records again until they, the schema or the limit have changed. Default: never.
+    pub fail_above: Option<Percent>,
 }
 
 /// What is done to the files of a dataset while the topology runs.

@@ -26,8 +26,8 @@ use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
 use super::{
-    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, MaintenanceSpec, Registry, SourceSpec,
-    SourceTopics, Text, TopicPattern, Topology,
+    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, LimitSpec, MaintenanceSpec, Registry,
+    SourceSpec, SourceTopics, Text, TopicPattern, Topology, UNDECODABLE_LIMIT,
 };
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -516,6 +516,7 @@ impl Resolver<'_> {
             None => Some(Compression::default()),
         };
         let maintenance = self.maintenance(&format!("{pointer}/maintenance"));
+        let limits = self.limits(&format!("{pointer}/limits"), &expectations, are_complete);
         let (source, sql) = (source?, sql?);
         let input = sources[source].1.as_ref();
         if let Some(input) = input {
@@ -530,11 +531,39 @@ impl Resolver<'_> {
             description,
             sql,
             expectations,
+            limits,
             partition_by,
             compression: compression?,
             maintenance,
         };
         are_complete.then_some(dataset)
+    }
+
+    /// Limits on rules that there are; `are_all` says whether `expectations` are all that were written.
+    fn limits(
+        &mut self,
+        pointer: &str,
+        expectations: &[(usize, Expectation)],
+        are_all: bool,
+    ) -> Vec<LimitSpec> {
+        let mut limits = Vec::new();
+        for rule in self.names(pointer) {
+            let below = pointer_to(pointer, &rule);
+            let Some(limit) = self.typed::<raw::RateLimit>(&below) else { continue };
+            let named = expectations.iter().map(|(_, expectation)| expectation.name.as_str());
+            let known: Vec<&str> = named.chain([UNDECODABLE_LIMIT, SQL_ERROR]).collect();
+            if are_all && !known.contains(&rule.as_str()) {
+                let message = format!("`{rule}` is no expectation of this dataset");
+                self.report(&below, Place::Key, message, did_you_mean(&rule, known));
+            } else if limit.warn_above.is_none() && limit.fail_above.is_none() {
+                let message = format!("the limit `{rule}` limits nothing");
+                let suggestion = "give it `warn_above` or `fail_above`, such as `fail_above: 20%`";
+                self.report(&below, Place::Value, message, Some(suggestion.to_owned()));
+            }
+            let raw::RateLimit { warn_above, fail_above } = limit;
+            limits.push(LimitSpec { rule, warn_above, fail_above });
+        }
+        limits
     }
 
     fn maintenance(&mut self, pointer: &str) -> MaintenanceSpec {

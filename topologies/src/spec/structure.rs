@@ -81,6 +81,11 @@ const PATTERNS: &[Pattern] = &[
         check: |text| checked(text.parse::<units::HumanDuration>()),
     },
     Pattern {
+        pattern: units::PERCENT_PATTERN,
+        what: "a share",
+        check: |text| checked(text.parse::<units::Percent>()),
+    },
+    Pattern {
         pattern: units::SIZE_PATTERN,
         what: "a size",
         check: |text| checked(text.parse::<units::ByteSize>()),

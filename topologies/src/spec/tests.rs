@@ -617,6 +617,36 @@ fn maintenance_is_read_as_written() {
 }
 
 #[test]
+fn limits_are_read_as_written() {
+    let limited = |limits: &str| {
+        edited(&[(
+            "    compression: zstd(1)\n",
+            &format!("    compression: zstd(1)\n    limits: {limits}\n"),
+        )])
+    };
+    let text =
+        limited("{ undecodable: { warn_above: 1%, fail_above: 20% }, sql_error: { fail_above: 0.5% } }");
+    let topology = check(&text).unwrap_or_else(|errors| panic!("{}", errors.render(Colour::None)));
+    let percent = |text: &str| Some(text.parse().unwrap());
+    let limit = |rule: &str, warn_above, fail_above| LimitSpec { rule: rule.into(), warn_above, fail_above };
+    assert_eq!(
+        topology.datasets[0].limits,
+        [limit("undecodable", percent("1%"), percent("20%")), limit("sql_error", None, percent("0.5%"))]
+    );
+    assert_eq!(check(EXAMPLE).unwrap().datasets[0].limits, []);
+    for (wrong, said) in [
+        ("{ undecodeable: { fail_above: 20% } }", "did you mean `undecodable`?"),
+        ("{ undecodable: {} }", "the limit `undecodable` limits nothing"),
+        ("{ undecodable: { fail_above: 20 } }", "`fail_above`"),
+        ("{ undecodable: { fail_above: 101% } }", "101%"),
+        ("{ undecodable: { fails_above: 1% } }", "did you mean `fail_above`?"),
+    ] {
+        let found = problems(&limited(wrong));
+        assert!(found.len() == 1 && found[0].contains(said), "{wrong}: {found:?}");
+    }
+}
+
+#[test]
 fn whole_files_that_are_no_specs_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let load = |name: &str, content: &[u8]| {

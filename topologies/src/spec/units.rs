@@ -1,7 +1,7 @@
-//! Durations and sizes as people write them: `10s`, `500ms`, `1m30s`, `128MiB`, `64kB`.
+//! Durations, sizes and shares as people write them: `10s`, `500ms`, `1m30s`, `128MiB`, `64kB`, `20%`.
 //!
 //! A number without a unit is refused: `10` could be seconds or milliseconds, and a wrong guess shows only under
-//! load. Both types write themselves back in the shortest form that reads as the same value. The patterns here are
+//! load. All types write themselves back in the shortest form that reads as the same value. The patterns here are
 //! the ones in the JSON Schema, so an editor and `isobar check` accept the same texts.
 
 use std::borrow::Cow;
@@ -17,6 +17,9 @@ pub const DURATION_PATTERN: &str = "^([0-9]+(ms|s|m|h))+$";
 
 /// What a [`ByteSize`] looks like.
 pub const SIZE_PATTERN: &str = "^[0-9]+ ?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$";
+
+/// What a [`Percent`] looks like.
+pub const PERCENT_PATTERN: &str = "^[0-9]{1,3}([.][0-9]{1,4})?%$";
 
 const DURATION_UNITS_MS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
@@ -43,6 +46,9 @@ pub enum UnitError {
     /// Not a number of bytes.
     #[error("`{0}` is not a size: write a whole number and a unit, such as `128MiB` or `64kB`")]
     Size(String),
+    /// Not a share of 100.
+    #[error("`{0}` is not a share: write a number from 0 to 100 and a percent sign, such as `20%` or `0.5%`")]
+    Percent(String),
     /// The number does not fit.
     #[error("`{0}` is too large")]
     TooLarge(String),
@@ -55,6 +61,19 @@ pub struct HumanDuration(pub Duration);
 /// A number of bytes: `128MiB` is 134,217,728 and `128MB` is 128,000,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
+
+/// A share, in steps of a millionth: `20%`, `0.5%`. At most `100%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent {
+    parts_per_million: u32,
+}
+
+impl Percent {
+    /// Whether `part` is a larger share of `whole`.
+    pub fn is_exceeded_by(self, part: u64, whole: u64) -> bool {
+        u128::from(part) * 1_000_000 > u128::from(whole) * u128::from(self.parts_per_million)
+    }
+}
 
 /// Splits `text` into its leading decimal digits and the rest.
 fn split_digits(text: &str) -> (&str, &str) {
@@ -133,6 +152,38 @@ impl fmt::Display for ByteSize {
     }
 }
 
+impl FromStr for Percent {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let malformed = || UnitError::Percent(text.to_owned());
+        let number = text.strip_suffix('%').ok_or_else(malformed)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let is_number = |digits: &str, most: usize| {
+            (1..=most).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        if !is_number(whole, 3) || !is_number(fraction, 4) {
+            return Err(malformed());
+        }
+        let parse = |digits: &str| digits.parse::<u32>().map_err(|_| malformed());
+        let parts_per_million = parse(whole)? * 10_000 + parse(&format!("{fraction:0<4}"))?;
+        if parts_per_million > 1_000_000 {
+            return Err(malformed());
+        }
+        Ok(Self { parts_per_million })
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, fraction) = (self.parts_per_million / 10_000, self.parts_per_million % 10_000);
+        match fraction {
+            0 => write!(f, "{whole}%"),
+            _ => write!(f, "{whole}.{}%", format!("{fraction:04}").trim_end_matches('0')),
+        }
+    }
+}
+
 /// Serde by `FromStr` and `Display`, and a JSON Schema of a patterned string.
 macro_rules! as_text {
     ($type:ty, $name:literal, $pattern:expr, $examples:expr) => {
@@ -167,6 +218,7 @@ macro_rules! as_text {
 
 as_text!(HumanDuration, "Duration", DURATION_PATTERN, ["10s", "500ms", "1m30s"]);
 as_text!(ByteSize, "Size", SIZE_PATTERN, ["256MiB", "64kB"]);
+as_text!(Percent, "Percent", PERCENT_PATTERN, ["20%", "0.5%"]);
 
 #[cfg(test)]
 mod tests {
@@ -193,6 +245,28 @@ mod tests {
         }
         let huge = format!("{}h", u64::MAX);
         assert_eq!(huge.parse::<HumanDuration>(), Err(UnitError::TooLarge(huge)));
+    }
+
+    #[test]
+    fn shares_read_and_write_and_compare_exactly() {
+        for (text, shortest) in [
+            ("20%", "20%"),
+            ("0.5%", "0.5%"),
+            ("100%", "100%"),
+            ("0%", "0%"),
+            ("1.2500%", "1.25%"),
+            ("0.0001%", "0.0001%"),
+        ] {
+            let share: Percent = text.parse().unwrap();
+            assert_eq!(share.to_string(), shortest);
+            assert_eq!(shortest.parse(), Ok(share));
+        }
+        for text in ["", "20", "%", "-1%", "101%", "100.0001%", "1.%", ".5%", "0.00001%", "20 %", "1e1%"] {
+            assert_eq!(text.parse::<Percent>(), Err(UnitError::Percent(text.into())), "{text}");
+        }
+        let fifth: Percent = "20%".parse().unwrap();
+        assert!(!fifth.is_exceeded_by(1, 5) && fifth.is_exceeded_by(200_001, 1_000_000));
+        assert!(fifth.is_exceeded_by(u64::MAX, u64::MAX) && !fifth.is_exceeded_by(0, 0));
     }
 
     #[test]
