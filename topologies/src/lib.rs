@@ -24,6 +24,7 @@ pub mod prove;
 pub mod quarantine;
 pub mod query;
 pub mod redrive;
+mod schema_archive;
 pub mod scrub;
 pub mod spec;
 pub mod stage;

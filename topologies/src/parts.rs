@@ -58,11 +58,12 @@ impl<'a> Parts<'a> {
     /// Compiles the datasets of `topology`, opens its clouds and asks Kafka about its topics.
     pub(crate) async fn prepare(topology: &'a Topology, options: RunOptions) -> Result<Self, Error> {
         let plans = start::compile(topology)?;
-        let decoding = Decoding::start(topology)?;
+        let mut decoding = Decoding::start(topology)?;
         let clouds = match &options.clouds {
             Some(clouds) => clouds.clone(),
             None => start::open_clouds(topology)?,
         };
+        decoding.recall(&clouds).await;
         let budget = Budget::new(topology.memory_bytes_max);
         let kafka = start::kafka_config(topology, &budget)?;
         let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)

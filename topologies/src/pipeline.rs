@@ -655,6 +655,7 @@ impl Pipeline<'_> {
         let progress: Vec<_> =
             closed.positions.iter().map(|(partition, next)| (partition.clone(), *next)).collect();
         self.source.report_progress(&progress);
+        self.decoding.record(&self.group.clouds);
         self.options.progress.committed(|committed| {
             committed.sequence = sequence;
             committed.files += closed.files.len() as u64;
@@ -750,6 +751,7 @@ impl Pipeline<'_> {
             commit.abort();
         }
         self.source.close().await;
+        self.decoding.finish().await;
         result?;
         let committer = self.committer.take().expect("a pipeline that ended well has no commit in flight");
         let leader = match committer {
