@@ -291,11 +291,8 @@ pub(crate) async fn run(brokers: &str, records: u64, memory: &str, json: bool) -
     let mut rows = Vec::new();
     for format in Format::ALL {
         let payloads = payloads(format)?;
-        let topic =
-            topic::fill(brokers, &format!("bench_flights_{}_{records}", format.name()), &payloads, |topic| {
-                topic.records >= records
-            });
-        let topic = topic.await?;
+        let name = format!("bench_flights_{}_{records}", format.name());
+        let topic = topic::fill(brokers, &name, &payloads, |topic| topic.records >= records).await?;
         let alone = decode(format, &payloads)?;
         eprintln!("{}, decoder alone: {alone}", format.name());
         let directory = tempfile::tempdir()?;
