@@ -26,6 +26,7 @@ pub mod query;
 pub mod redrive;
 mod schema_archive;
 pub mod scrub;
+pub mod span;
 pub mod spec;
 pub mod stage;
 pub mod standby;
