@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::DFSchema;
@@ -59,7 +59,9 @@ impl Condition {
                     false => Error::execution(error),
                 },
             )?;
-        Ok(prep_null_mask_filter(as_boolean_array(&evaluated).map_err(Error::execution)?))
+        let matches = as_boolean_array(&evaluated).map_err(Error::execution)?;
+        // The function takes no array without nulls.
+        Ok(if matches.null_count() > 0 { prep_null_mask_filter(matches) } else { matches.clone() })
     }
 }
 
@@ -70,7 +72,7 @@ pub fn in_brackets(sql: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, BinaryArray, Int64Array, StringArray};
+    use arrow::array::{BinaryArray, Int64Array, StringArray};
 
     use super::*;
 

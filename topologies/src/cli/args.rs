@@ -80,7 +80,7 @@ pub enum Command {
                                                           lead when nobody else does
   isobar run topology.yaml --worker                       read and transform for whoever leads
   isobar run backfill.yaml --from earliest --to start-of:topology.yaml
-                                                          what lies before the beginning of another topology
+                                                          what came before another topology
 
 With --standby, start as many processes as there may be losses, in any order, on different machines:
 one leads, the others listen to it and take over when it is silent. Without it, a process takes over

@@ -555,7 +555,10 @@ impl Resolver<'_> {
             if are_all && !known.contains(&rule.as_str()) {
                 let message = format!("`{rule}` is no expectation of this dataset");
                 self.report(&below, Place::Key, message, did_you_mean(&rule, known));
-            } else if limit.warn_above.is_none() && limit.fail_above.is_none() {
+            } else if !["warn_above", "fail_above"]
+                .iter()
+                .any(|share| self.is_given(&format!("{below}/{share}")))
+            {
                 let message = format!("the limit `{rule}` limits nothing");
                 let suggestion = "give it `warn_above` or `fail_above`, such as `fail_above: 20%`";
                 self.report(&below, Place::Value, message, Some(suggestion.to_owned()));

@@ -268,9 +268,9 @@ async fn a_partition_that_does_not_exist_is_waited_for_and_then_fails() {
     // The end of the other partition is told, and the source goes on.
     let (_, ends) = read_to_end(&mut *patient, 1).await;
     assert_eq!(ends[&0], 0);
-    producer(&broker, Compression::None)
-        .produce(ProducedRecord { topic: TOPIC, payload: Some(b"x"), ..Default::default() })
-        .unwrap();
+    let producer = producer(&broker, Compression::None);
+    producer.produce(ProducedRecord { topic: TOPIC, payload: Some(b"x"), ..Default::default() }).unwrap();
+    producer.flush(PATIENCE).unwrap();
     assert!(matches!(next(&mut *patient).await, SourceEvent::Chunk(chunk) if chunk.len() == 1));
     patient.close().await;
 
