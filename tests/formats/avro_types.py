@@ -117,7 +117,7 @@ FIELDS = [
     Field("decimal_small", logical(fixed("Small", 2), "decimal", precision=4, scale=4), "decimal(4,4)", scaled(4, 4), most(4, 4)),
     Field("decimal_up", logical("bytes", "decimal", precision=9, scale=3), "decimal(20,7)", scaled(9, 3), most(9, 3), to_scale(7)),
     Field("decimal_down", logical("bytes", "decimal", precision=12, scale=4), "decimal(6,2)", lambda r: scaled(6, 2)(r), most(6, 2),
-          refused=[(Decimal("0.0001"), "wrong_type"), (Decimal("10000"), "out_of_range"), (Decimal("99999999.99"), "out_of_range")]),
+          refused=[(Decimal("0.0001"), "invalid_value"), (Decimal("10000"), "out_of_range"), (Decimal("99999999.99"), "out_of_range")]),
     Field("uuid_", logical("string", "uuid"), "string", uuid_of, [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)], str),
     Field("enum_", {"type": "enum", "name": "sky.Cover", "symbols": ["CLEAR", "FEW", "OVERCAST"], "default": "CLEAR"}, "string",
           lambda r: r.choice(["CLEAR", "FEW", "OVERCAST"]), ["CLEAR", "OVERCAST"]),
