@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import typing
 import uuid
 
 import duckdb
@@ -59,9 +60,9 @@ class Bad:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """It is either: in quarantine for whatever reason, or the row that another implementation reads."""
+    """It is either: in quarantine for whatever reason, or the row that another implementation reads; None: any row."""
 
-    values: dict
+    values: typing.Optional[dict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +211,7 @@ def verdict(topic, payload, fate, row, quarantined):
         return difference("", {"payload": payload, "topic": topic}, kept)
     if isinstance(fate, Bad):
         return f"expected in quarantine for {' or '.join(fate.reasons)}, found the row {shown(values_of(row))}"
-    return difference("", fate.values, values_of(row))
+    return None if fate.values is None else difference("", fate.values, values_of(row))
 
 
 # ---------------------------------------------------------------- clouds
