@@ -2,7 +2,6 @@
 
 import dataclasses
 import decimal
-import struct
 import typing
 import uuid
 
@@ -68,6 +67,18 @@ def number(value, wide):
     return wide(value[1] if isinstance(value, tuple) else value)
 
 
+def nearest32(value):
+    """The nearest float to a whole number, rounded once: by way of a double it would be twice."""
+    sign, magnitude = (-1, -value) if value < 0 else (1, value)
+    shift = max(magnitude.bit_length() - 24, 0)
+    low = magnitude >> shift
+    rest = magnitude - (low << shift)
+    half = 1 << shift >> 1
+    if shift and (rest > half or rest == half and low & 1):
+        low += 1
+    return float(sign * (low << shift))
+
+
 INT, LONG = int_edges(32), int_edges(64)
 DECIMAL = logical("bytes", "decimal", precision=12, scale=2)
 
@@ -84,7 +95,7 @@ FIELDS = [
     Field("long_8", "long", "int8", integer(8), int_edges(8), refused=[(2**7, "out_of_range"), (-(2**63), "out_of_range")]),
     Field("long_16", "long", "int16", integer(16), int_edges(16), refused=[(-(2**15) - 1, "out_of_range")]),
     Field("long_32", "long", "int32", integer(32), INT, refused=[(2**31, "out_of_range"), (2**63 - 1, "out_of_range")]),
-    Field("long_f32", "long", "float32", integer(64), LONG, lambda v: struct.unpack("f", struct.pack("f", nearest32(v)))[0]),
+    Field("long_f32", "long", "float32", integer(64), LONG, nearest32),
     Field("long_f64", "long", "float64", integer(64), [*LONG, 2**53 + 1], float),
     Field("long_decimal", "long", "decimal(20,1)", integer(64), LONG, lambda v: to_scale(1)(Decimal(v))),
     Field("long_small", "long", "decimal(4,1)", integer(9), [999, -999], lambda v: to_scale(1)(Decimal(v)),
@@ -116,7 +127,7 @@ FIELDS = [
     Field("decimal_fixed", logical(fixed("Money", 16), "decimal", precision=38, scale=0), "decimal(38,0)", scaled(38, 0), most(38, 0)),
     Field("decimal_small", logical(fixed("Small", 2), "decimal", precision=4, scale=4), "decimal(4,4)", scaled(4, 4), most(4, 4)),
     Field("decimal_up", logical("bytes", "decimal", precision=9, scale=3), "decimal(20,7)", scaled(9, 3), most(9, 3), to_scale(7)),
-    Field("decimal_down", logical("bytes", "decimal", precision=12, scale=4), "decimal(6,2)", lambda r: scaled(6, 2)(r), most(6, 2),
+    Field("decimal_down", logical("bytes", "decimal", precision=12, scale=4), "decimal(6,2)", scaled(6, 2), most(6, 2),
           refused=[(Decimal("0.0001"), "invalid_value"), (Decimal("10000"), "out_of_range"), (Decimal("99999999.99"), "out_of_range")]),
     Field("uuid_", logical("string", "uuid"), "string", uuid_of, [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)], str),
     Field("enum_", {"type": "enum", "name": "sky.Cover", "symbols": ["CLEAR", "FEW", "OVERCAST"], "default": "CLEAR"}, "string",
@@ -168,18 +179,6 @@ FIELDS = [
 ]
 
 
-def nearest32(value):
-    """The nearest float to a whole number, rounded once: by way of a double it would be twice."""
-    sign, magnitude = (-1, -value) if value < 0 else (1, value)
-    shift = max(magnitude.bit_length() - 24, 0)
-    low = magnitude >> shift
-    rest = magnitude - (low << shift)
-    half = 1 << shift >> 1
-    if shift and (rest > half or rest == half and low & 1):
-        low += 1
-    return float(sign * (low << shift))
-
-
 def schema(with_point):
     """The record of all fields; `geo.Point` inside it, or to be found elsewhere."""
     fields = []
@@ -197,8 +196,12 @@ def contract():
 
 def records(rng, number):
     """Pairs of a value for fastavro and what is to become of it: the row, or reason and field."""
-    base = lambda: {field.name: field.pick(rng) for field in FIELDS}
-    expected = lambda value: {field.name: field.expect(value[field.name]) for field in FIELDS}
+    def base():
+        return {field.name: field.pick(rng) for field in FIELDS}
+
+    def expected(value):
+        return {field.name: field.expect(value[field.name]) for field in FIELDS}
+
     for _ in range(number):
         value = base()
         yield value, expected(value), None

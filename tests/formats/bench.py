@@ -133,9 +133,9 @@ def difference(path, expected, found):
 class Source:
     """A topic, the source that reads it and the dataset that is made of it, and what was produced."""
 
-    def __init__(self, bench, name, settings, fields, expect=(), partitions=1, nullable=True):
-        self.bench, self.name = bench, name
-        self.topic = f"{bench.prefix}-{name}"
+    def __init__(self, prefix, name, settings, fields, expect=(), partitions=1):
+        self.name = name
+        self.topic = f"{prefix}-{name}"
         self.partitions = partitions
         self.spec = {"topic": self.topic, **settings, "fields": fields}
         self.expect = list(expect)
@@ -291,7 +291,7 @@ class Bench:
         self.log = ""
 
     def source(self, name, settings, fields, **further):
-        self.sources[name] = Source(self, name, settings, fields, **further)
+        self.sources[name] = Source(self.prefix, name, settings, fields, **further)
         return self.sources[name]
 
     def file(self, name, content):
@@ -353,10 +353,17 @@ class Bench:
         self.succeed("check", self.spec())
         self.succeed("run", self.spec(), "--until-caught-up", "--progress", "never")
 
-    def judge(self, name):
-        """Every record of this topic is where it belongs, in every cloud."""
-        for cloud in self.clouds:
-            self.sources[name].judge(cloud)
+    def judge(self, *names):
+        """Every record of these topics is where it belongs, in every cloud; what is wrong is said of all of them."""
+        problems = []
+        for name in names:
+            for cloud in self.clouds:
+                try:
+                    self.sources[name].judge(cloud)
+                except Wrong as wrong:
+                    problems.append(str(wrong))
+        if problems:
+            raise Wrong("\n".join(problems))
 
     def prove(self):
         """The program's own audit of all clouds holds, dataset by dataset."""

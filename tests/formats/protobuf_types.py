@@ -188,7 +188,7 @@ def to_decimal(scale):
 
 COVERS = [0, 1, 8]
 NUMBERS = {"CLEAR": 0, "FEW": 1, "OVERCAST": 8, "UNKNOWN": 0, "EUR": 1, "USD": -2}
-MONEY = "struct<units: int64, nanos: sint32, currency: string>".replace("sint32", "int32")
+MONEY = "struct<units: int64, nanos: int32, currency: string>"
 INT, LONG = int_edges(32), int_edges(64)
 U32, U64 = [0, 1, 2**31, 2**32 - 1], [0, 1, 2**63 - 1, 2**64 - 1]
 

@@ -1,6 +1,6 @@
 """Registries: names of subjects by every strategy, several kinds of records in one topic, references in a diamond, TLS.
 
-The registry is reached over TLS with a certificate of the client, and by way of a first URL at which nobody answers.
+The registry is reached over TLS with a certificate of the client, and by way of a first URL where nobody answers.
 """
 
 import json
@@ -113,16 +113,17 @@ class Registry(unittest.TestCase):
                     "total": "struct<cents: int64>"}
         source = cls.bench.source("diamond", {"format": "avro"}, contract)
         serializer = AvroSerializer(cls.bench.registry, Schema(json.dumps(order), "AVRO", [money, item, fee]))
-        money_of = lambda: {"cents": integer(64)(cls.rng)}
+
+        def money_of():
+            return {"cents": integer(64)(cls.rng)}
+
         for number in range(ROUNDS):
             items = [{"price": money_of(), "name": text(cls.rng)} for _ in range(number % 4)]
             value = {"items": items, "fee": {"amount": money_of()} if number % 2 else None, "total": money_of()}
             source.serialised(serializer, value, Row(value))
 
     def judge(self, format):
-        for strategy in STRATEGIES:
-            with self.subTest(strategy):
-                self.bench.judge(f"{format}_{strategy}")
+        self.bench.judge(*(f"{format}_{strategy}" for strategy in STRATEGIES))
 
     def test_avro_by_every_strategy(self):
         self.judge("avro")
