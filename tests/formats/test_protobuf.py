@@ -95,8 +95,13 @@ class Protobuf(unittest.TestCase):
 
     @classmethod
     def legacy(cls, rng):
-        kind = message_class(protobuf_types.pool_of(protobuf_types.descriptor_set("legacy.proto")), "test.Legacy")
+        """With a registry that has the descriptor, and with a descriptor set and with the text."""
+        descriptors = protobuf_types.descriptor_set("legacy.proto")
+        kind = message_class(protobuf_types.pool_of(descriptors), "test.Legacy")
         source = cls.bench.source("legacy", {"format": "protobuf"}, LEGACY)
+        files = {"legacy.binpb": descriptors, "legacy.proto": (PROTO / "legacy.proto").read_text()}
+        given = [cls.bench.source(name.replace(".", "_"), {"format": "protobuf", "schema": cls.bench.file(name, content)}, LEGACY)
+                 for name, content in files.items()]
         serializer = cls.serializer(kind)
         for _ in range(30):
             values = {"id": integer(64)(rng), "number": integer(32)(rng), "zigzag": integer(64)(rng), "name": rng.choice(TEXTS), "level": 1,
@@ -105,6 +110,9 @@ class Protobuf(unittest.TestCase):
             source.serialised(serializer, message, Row(read(message)))
         header = source.records[0][0][:6]
         source.add(header + kind(number=1).SerializePartialToString(), bad("missing_field"))
+        for payload, fate in source.records:
+            for other in given:
+                other.add(payload[len(header):], fate)
 
     def test_with_a_registry_that_has_compiled_descriptors(self):
         self.bench.judge("registry")
@@ -122,6 +130,9 @@ class Protobuf(unittest.TestCase):
         self.bench.judge("descriptors")
 
     def test_what_only_proto2_has(self):
+        self.bench.judge("legacy_binpb", "legacy_proto")
+
+    def test_what_only_proto2_has_with_a_registry(self):
         self.bench.judge("legacy")
 
     def test_prove_holds(self):
