@@ -105,6 +105,9 @@ pub(crate) type Parsed<T> = Result<T, Box<Fault>>;
 /// Longest part of a name or number that a message repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 64;
 
+/// Longest part of what a compiler of schemas says that a message repeats, in characters.
+const EXCERPT_CHARS_MAX: usize = 200;
+
 impl Fault {
     #[cold]
     pub(crate) fn new(reason: RejectReason, problem: impl Into<String>) -> Box<Self> {
@@ -148,7 +151,16 @@ impl Fault {
 
 /// `text`, cut to what a message may repeat.
 pub(crate) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+    beginning(text, QUOTED_CHARS_MAX)
+}
+
+/// The beginning of what a compiler of schemas says, which may repeat a whole schema: with each record that names it.
+pub(crate) fn excerpt(text: &str) -> String {
+    beginning(text, EXCERPT_CHARS_MAX)
+}
+
+fn beginning(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

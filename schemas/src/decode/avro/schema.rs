@@ -13,16 +13,13 @@ use apache_avro::schema::{FixedSchema, InnerDecimalSchema, RecordSchema, UuidSch
 use serde_json::{Map, Value, json};
 
 use crate::decode::registered::SchemaReference;
-use crate::decode::reject::shortened;
+use crate::decode::reject::{excerpt, shortened};
 
 /// Largest schema with all that it refers to, in bytes.
 const SCHEMA_BYTES_MAX: usize = 4 << 20;
 
 /// How deep the JSON of a schema may be nested; a record in a record takes three levels, in a union four.
 const SCHEMA_DEPTH_MAX: usize = 100;
-
-/// Longest part of what `apache-avro` says of a schema that a message repeats, in characters.
-const PROBLEM_CHARS_MAX: usize = 200;
 
 /// The name of the record that holds a schema and those it refers to, so that all are read as one. Without a
 /// namespace, because what is inside would inherit it.
@@ -171,14 +168,6 @@ fn strip(value: &mut Value, depth_left: usize) -> Result<(), String> {
             members.values_mut().try_for_each(|member| strip(member, depth_left))
         }
         _ => Ok(()),
-    }
-}
-
-/// The beginning of what `apache-avro` or `serde_json` says, which may repeat a whole schema.
-fn excerpt(text: &str) -> String {
-    match text.char_indices().nth(PROBLEM_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }
 

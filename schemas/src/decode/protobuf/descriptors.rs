@@ -4,13 +4,20 @@
 //! were given, or one of Google's well-known ones (`google/protobuf/timestamp.proto` and its neighbours), or an error.
 //! Texts may come from a registry, so they are bounded before they are parsed: together [`SOURCE_BYTES_MAX`] bytes,
 //! [`SOURCES_MAX`] texts, and [`BRACKETS_DEPTH_MAX`] brackets open at any byte.
+//!
+//! In a registry a text may also be a compiled descriptor in Base64: the clients for Python and .NET register their schemas
+//! so. Confluent's registry makes text of it, others give back what they were given.
 
 use std::collections::HashMap;
 
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorProto;
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use crate::decode::json::base64;
+use crate::decode::reject::excerpt;
 use crate::decode::{RegisteredSchema, SchemaKind};
 use crate::error::Error;
 
@@ -68,7 +75,7 @@ impl ProtobufSchema {
         resolver.add(texts);
         resolver.add(GoogleFileResolver::new());
         let mut compiler = Compiler::with_file_resolver(resolver);
-        compiler.open_file(&name).map_err(|error| invalid(error.to_string()))?;
+        compiler.open_file(&name).map_err(|error| invalid(excerpt(&error.to_string())))?;
         let pool = compiler.descriptor_pool();
         let main = pool.get_file_by_name(&name);
         Ok(Self { pool, main })
@@ -159,11 +166,23 @@ struct Texts(HashMap<String, String>);
 
 impl FileResolver for Texts {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        match self.0.get(name) {
-            Some(text) => File::from_source(name, text),
-            None => Err(protox::Error::file_not_found(name)),
+        let Some(text) = self.0.get(name) else { return Err(protox::Error::file_not_found(name)) };
+        match descriptor(text) {
+            // It is asked for by the name that others import it by, whatever it was compiled as.
+            Some(descriptor) => Ok(File::from_file_descriptor_proto(FileDescriptorProto {
+                name: Some(name.to_owned()),
+                ..descriptor
+            })),
+            None => File::from_source(name, text),
         }
     }
+}
+
+/// The descriptor that `text` is in Base64, if it is one. No text in Protobuf's own language is: that has spaces.
+fn descriptor(text: &str) -> Option<FileDescriptorProto> {
+    let mut bytes = Vec::new();
+    base64::decode(text.trim_end().as_bytes(), &mut bytes)?;
+    if bytes.is_empty() { None } else { FileDescriptorProto::decode(bytes.as_slice()).ok() }
 }
 
 fn invalid(problem: impl Into<String>) -> Error {

@@ -929,6 +929,32 @@ fn references_are_imports() {
     assert!(message.contains("other.proto") && message.contains("(schema 1)"), "{message}");
 }
 
+/// As Confluent's client for Python registers them: `message M { N n = 1; optional int32 a = 2; }`, importing
+/// `message N { int32 n = 1; }`.
+#[test]
+fn schemas_may_be_descriptors_in_base64() {
+    const OTHER: &str = "CgtvdGhlci5wcm90byIRCgFOEgwKAW4YASABKAVSAW5iBnByb3RvMw==";
+    const MAIN: &str = "CgtvcmRlci5wcm90bxIEc2hvcBoLb3RoZXIucHJvdG8iLgoBTRIQCgFuGAEgASgLMgIuTlIBbhIRCgFhGAIgASgFSABSAWGIAQFCBAoCX2FiBnByb3RvMw==";
+    let as_text = r#"syntax = "proto3"; message N { int32 n = 1; }"#;
+    for other in [OTHER, as_text] {
+        let reference = SchemaReference { name: "other.proto".to_owned(), text: other.to_owned() };
+        let schema = RegisteredSchema { references: vec![reference], ..registered(MAIN) };
+        let mut decoder = with_registry(&[("n", "struct<n: int32>"), ("a", "int32")], Some("shop.M"));
+        decoder.learn(1, WriterSchema::Known(schema));
+        let payload = framed(1, &[0], new().inner(1, new().varint(1, 7)));
+        assert_eq!(fate(&mut decoder, &payload).unwrap(), "{n: {n: 7}, a: null}");
+    }
+}
+
+#[test]
+fn what_is_no_schema_is_not_repeated_at_length() {
+    let mut decoder = with_registry(&[("a", "int32")], None);
+    decoder.learn(1, WriterSchema::Known(registered(&"x".repeat(100_000))));
+    let (reason, message) = fate(&mut decoder, &framed(1, &[0], new().varint(1, 1))).unwrap_err();
+    assert_eq!(reason, RejectReason::IncompatibleSchema);
+    assert!(message.len() < 400, "{message}");
+}
+
 #[test]
 fn compressed_records_name_their_schema_inside() {
     let payload = framed(7, &[0], new().varint(1, 5));
