@@ -7,10 +7,13 @@
 
 use std::collections::HashMap;
 
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorSet;
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use crate::decode::reject::shortened;
 use crate::decode::{RegisteredSchema, SchemaKind};
 use crate::error::Error;
 
@@ -48,6 +51,7 @@ impl ProtobufSchema {
     /// If it is too large or not a descriptor set, or lacks what its files import.
     pub fn from_descriptor_set(bytes: &[u8]) -> Result<Self, Error> {
         check_bytes(bytes.len())?;
+        check_syntax(bytes)?;
         // With Google's well-known files, which descriptor sets often leave out. It is a copy: nothing is shared.
         let mut pool = DescriptorPool::global();
         pool.decode_file_descriptor_set(bytes)
@@ -175,6 +179,20 @@ fn check_bytes(bytes: usize) -> Result<(), Error> {
         return Err(invalid(format!("{bytes} bytes, more than the limit of {SOURCE_BYTES_MAX}")));
     }
     Ok(())
+}
+
+/// Refuses editions, and whatever else is neither proto2 nor proto3: `prost-reflect` panics at them.
+fn check_syntax(descriptor_set: &[u8]) -> Result<(), Error> {
+    let files = FileDescriptorSet::decode(descriptor_set)
+        .map_err(|error| invalid(format!("descriptor set: {error}")))?
+        .file;
+    match files.iter().find(|file| !matches!(file.syntax.as_deref(), None | Some("proto2" | "proto3"))) {
+        None => Ok(()),
+        Some(file) => {
+            let [name, syntax] = [file.name(), file.syntax()].map(shortened);
+            Err(invalid(format!("descriptor set: `{name}` is `{syntax}`, neither proto2 nor proto3")))
+        }
+    }
 }
 
 fn check_sources(main: &ProtobufSource, imports: &[ProtobufSource]) -> Result<(), Error> {

@@ -714,6 +714,26 @@ fn a_descriptor_set_is_as_good_as_its_text() {
     assert!(ProtobufSchema::from_descriptor_set(b"garbage").is_err());
 }
 
+/// What `protoc` writes for `edition = "2023";`, and what nobody writes.
+#[test]
+fn a_descriptor_set_of_another_syntax_is_refused() {
+    for (syntax, expected) in [
+        ("proto2", None),
+        ("", Some("neither")),
+        ("editions", Some("`m.proto` is `editions`")),
+        ("protm3", Some("neither")),
+    ] {
+        let message = new().bytes(1, "M");
+        let file = new().bytes(1, "m.proto").inner(4, message).bytes(12, syntax);
+        let schema = ProtobufSchema::from_descriptor_set(&new().inner(1, file).0);
+        match (schema, expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (schema, _) => panic!("{syntax}: {schema:?}"),
+        }
+    }
+}
+
 /// Descriptor sets need not be what a compiler wrote; those that are accepted must do no harm.
 #[test]
 fn mutilated_schemas_are_refused_or_used_but_never_panic() {
