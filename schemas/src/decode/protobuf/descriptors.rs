@@ -11,13 +11,13 @@
 use std::collections::HashMap;
 
 use prost_reflect::prost::Message as _;
-use prost_reflect::prost_types::FileDescriptorProto;
+use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
 use crate::decode::json::base64;
-use crate::decode::reject::excerpt;
+use crate::decode::reject::{excerpt, shortened};
 use crate::decode::{RegisteredSchema, SchemaKind};
 use crate::error::Error;
 
@@ -55,6 +55,10 @@ impl ProtobufSchema {
     /// If it is too large or not a descriptor set, or lacks what its files import.
     pub fn from_descriptor_set(bytes: &[u8]) -> Result<Self, Error> {
         check_bytes(bytes.len())?;
+        let files = FileDescriptorSet::decode(bytes)
+            .map_err(|error| invalid(format!("descriptor set: {error}")))?
+            .file;
+        files.iter().try_for_each(|file| check_syntax(file).map_err(invalid))?;
         // With Google's well-known files, which descriptor sets often leave out. It is a copy: nothing is shared.
         let mut pool = DescriptorPool::global();
         pool.decode_file_descriptor_set(bytes)
@@ -169,10 +173,11 @@ impl FileResolver for Texts {
         let Some(text) = self.0.get(name) else { return Err(protox::Error::file_not_found(name)) };
         match descriptor(text) {
             // It is asked for by the name that others import it by, whatever it was compiled as.
-            Some(descriptor) => Ok(File::from_file_descriptor_proto(FileDescriptorProto {
-                name: Some(name.to_owned()),
-                ..descriptor
-            })),
+            Some(descriptor) => {
+                let file = FileDescriptorProto { name: Some(name.to_owned()), ..descriptor };
+                check_syntax(&file).map_err(protox::Error::new)?;
+                Ok(File::from_file_descriptor_proto(file))
+            }
             None => File::from_source(name, text),
         }
     }
@@ -194,6 +199,15 @@ fn check_bytes(bytes: usize) -> Result<(), Error> {
         return Err(invalid(format!("{bytes} bytes, more than the limit of {SOURCE_BYTES_MAX}")));
     }
     Ok(())
+}
+
+/// Refuses editions, and whatever else is neither proto2 nor proto3: `prost-reflect` panics at them.
+fn check_syntax(file: &FileDescriptorProto) -> Result<(), String> {
+    if matches!(file.syntax.as_deref(), None | Some("proto2" | "proto3")) {
+        return Ok(());
+    }
+    let [name, syntax] = [file.name(), file.syntax()].map(shortened);
+    Err(format!("descriptor set: `{name}` is `{syntax}`, neither proto2 nor proto3"))
 }
 
 fn check_sources(main: &ProtobufSource, imports: &[ProtobufSource]) -> Result<(), Error> {

@@ -714,6 +714,26 @@ fn a_descriptor_set_is_as_good_as_its_text() {
     assert!(ProtobufSchema::from_descriptor_set(b"garbage").is_err());
 }
 
+/// What `protoc` writes for `edition = "2023";`, and what nobody writes.
+#[test]
+fn a_descriptor_set_of_another_syntax_is_refused() {
+    for (syntax, expected) in [
+        ("proto2", None),
+        ("", Some("neither")),
+        ("editions", Some("`m.proto` is `editions`")),
+        ("protm3", Some("neither")),
+    ] {
+        let message = new().bytes(1, "M");
+        let file = new().bytes(1, "m.proto").inner(4, message).bytes(12, syntax);
+        let schema = ProtobufSchema::from_descriptor_set(&new().inner(1, file).0);
+        match (schema, expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (schema, _) => panic!("{syntax}: {schema:?}"),
+        }
+    }
+}
+
 /// Descriptor sets need not be what a compiler wrote; those that are accepted must do no harm.
 #[test]
 fn mutilated_schemas_are_refused_or_used_but_never_panic() {
@@ -944,6 +964,17 @@ fn schemas_may_be_descriptors_in_base64() {
         let payload = framed(1, &[0], new().inner(1, new().varint(1, 7)));
         assert_eq!(fate(&mut decoder, &payload).unwrap(), "{n: {n: 7}, a: null}");
     }
+}
+
+#[test]
+fn a_descriptor_in_base64_of_another_syntax_is_refused() {
+    // File `m.proto` with a message `M`, of syntax `editions`.
+    const TEXT: &str = "CgdtLnByb3RvIgMKAU1iCGVkaXRpb25z";
+    let mut decoder = with_registry(&[("a", "int32")], None);
+    decoder.learn(1, WriterSchema::Known(registered(TEXT)));
+    let (reason, message) = fate(&mut decoder, &framed(1, &[0], new().varint(1, 1))).unwrap_err();
+    assert_eq!(reason, RejectReason::IncompatibleSchema);
+    assert!(message.contains("neither proto2 nor proto3"), "{message}");
 }
 
 #[test]
