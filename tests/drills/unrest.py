@@ -17,9 +17,10 @@ Meanwhile
                 takes over its partitions, and nothing can be read or produced until it is back
     leader      every 120 s the leader dies (SIGKILL), and a new one starts
 
-The first time of each comes earlier, and an interval is at most as long as the unrest: a short run has all of them. A worker that waits for the broker when it is
-to stop is left to start: while all of them wait, a rebalance falls through, which is counted. Nothing but what is said
-here may end: a process that ends by itself fails the drill.
+The first time of each comes earlier, and an interval is at most as long as the unrest, so that a short run has all of them.
+A worker that waits for the broker when it is to stop is left to start: while all of them wait, a rebalance falls through,
+which is counted. A process that finds no broker for 30 s when it starts ends with exit code 1 and is started again, as
+whoever watches it would; that is counted too. Any other process that ends by itself fails the drill.
 
 Then nobody produces any more. The leader and its workers, as they are then, must commit all that is left, and stop
 well. At the end, as in kill_cells.py, `isobar run --until-caught-up` must end with exit code 0, `isobar prove` must hold,
@@ -45,7 +46,7 @@ import tempfile
 import time
 
 import tables
-from bench import DATASET, POLL_SECONDS, WORKS, Bench, Shape, Wrong, last_words
+from bench import DATASET, LEADS, POLL_SECONDS, WORKS, Bench, Shape, Wrong, last_words
 from stores import (CLOUDS, ROOT, SERVICES, Children, Stores, exit_on_signals, know_services, new_services, oracle_python,
                     start_gcs, start_producer, traffic)
 
@@ -56,6 +57,8 @@ RECORDS_PER_SECOND = 1_000
 FIRST = {"rebalance": 0.5, "kill": 0.5, "restart": 0.25, "leader": 0.75}
 # How long a worker may take to stop well. It has 30 s for its last commit.
 STOP_SECONDS_MAX = 60
+# What a process says that cannot start without a broker.
+NO_BROKER = "error: ask Kafka about the topics"
 # What the logs say that is counted.
 SAID = {"joins": "worker joins", "silences": "worker is silent", "shares": "reading another share", "stale": "batch is stale"}
 
@@ -77,7 +80,6 @@ class Broker:
             self.restarting.wait()
 
     def restart(self):
-        self.wait()
         self.began = time.monotonic()
         command = [SERVICES, "restart", "kafka", "--dir", self.folder]
         self.restarting = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -115,11 +117,11 @@ class Unrest:
         began = time.monotonic()
         due = {action: interval * FIRST[action] for action, interval in intervals.items() if interval > 0}
         while (now := time.monotonic() - began) < seconds:
+            self.look()
             for action in due:
                 if due[action] <= now:
                     due[action] += intervals[action]
                     actions[action]()
-            self.look()
             time.sleep(POLL_SECONDS)
         missing = [action for action in due if self.done[action] == 0]
         if missing:
@@ -128,7 +130,7 @@ class Unrest:
     # ---------------------------------------------------------------- what is done
 
     def rebalance(self):
-        working = [worker for worker in self.workers if worker.says(WORKS)]
+        working = [worker for worker in self.workers if has_begun(worker)]
         if not working:
             self.done["fell through"] += 1
             return
@@ -145,16 +147,21 @@ class Unrest:
         self.done["kill"] += 1
 
     def restart(self):
-        self.broker.restart()
-        self.done["restart"] += 1
+        # On a slow machine it may still be on its way.
+        if self.broker.restarting is None:
+            self.broker.restart()
+            self.done["restart"] += 1
 
     def kill_leader(self):
         self.leader.is_killed()
-        self.leader = self.bench.start_leader()
+        self.replace(self.leader)
         self.done["leader"] += 1
 
-    def replace(self, worker):
-        self.workers[self.workers.index(worker)] = self.bench.start_worker()
+    def replace(self, program):
+        if program is self.leader:
+            self.leader = self.bench.start_leader()
+        else:
+            self.workers[self.workers.index(program)] = self.bench.start_worker()
 
     # ---------------------------------------------------------------- what follows
 
@@ -163,7 +170,10 @@ class Unrest:
         self.broker.look()
         for program in (self.leader, *self.workers):
             if program.has_ended():
-                raise ended(program, "by itself ")
+                if not found_no_broker(program):
+                    raise ended(program, "by itself ")
+                self.replace(program)
+                self.done["gave up"] += 1
         for worker, stop_by in self.stopping:
             if worker.has_ended() and worker.process.returncode != 0:
                 raise ended(worker)
@@ -184,9 +194,18 @@ class Unrest:
             self.bench.until(f"everything is committed in {cloud}", is_done)
         seconds = time.monotonic() - began
         self.bench.until("who was to stop has stopped", lambda: self.look() or not self.stopping)
+        self.bench.until("everybody has begun", lambda: self.look() or all(map(has_begun, (*self.workers, self.leader))))
         for program in (*self.workers, self.leader):
             program.stops()
         return seconds
+
+
+def has_begun(program):
+    return program.says(LEADS) or program.says(WORKS)
+
+
+def found_no_broker(program):
+    return program.process.returncode == 1 and program.says(NO_BROKER) and not has_begun(program)
 
 
 def ended(program, how=""):
@@ -220,7 +239,7 @@ def figures(bench, unrest, catch_up_seconds):
         "rebalances": unrest.done["rebalance"], "rebalances_fallen_through": unrest.done["fell through"],
         "kills": unrest.done["kill"], "leader_kills": unrest.done["leader"],
         "broker_restarts": unrest.done["restart"], "broker_restart_seconds": unrest.broker.seconds,
-        "processes": len(bench.logs), "said": said(bench),
+        "processes": len(bench.logs), "gave_up_without_broker": unrest.done["gave up"], "said": said(bench),
         "versions": operations, "commits_of_several": united, "pause_seconds": pause_seconds,
         "catch_up_seconds": round(catch_up_seconds, 1),
     }
@@ -233,6 +252,7 @@ def show(found):
         "rebalances": f"{found['rebalances']} (a worker stopped well and another one came), {found['rebalances_fallen_through']} fell through",
         "kills": f"{found['kills']} of a worker, {found['leader_kills']} of the leader",
         "restarts": f"{found['broker_restarts']} of the broker, which took {', '.join(map(str, found['broker_restart_seconds']))} s",
+        "processes": f"{found['processes']} in all, {found['gave_up_without_broker']} of which found no broker for 30 s and were started again",
         "shares": f"{words['joins']} workers joined, {words['silences']} were given up as silent; {words['shares']} times a process read another share",
         "stale": f"{words['stale']} batches were dropped as stale and read again",
         "versions": f"{versions}; {found['commits_of_several']} of them unite commits of several processes",
