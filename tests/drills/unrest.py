@@ -19,8 +19,9 @@ Meanwhile
 
 The first time of each comes earlier, and an interval is at most as long as the unrest, so that a short run has all of them.
 A worker that waits for the broker when it is to stop is left to start: while all of them wait, a rebalance falls through,
-which is counted. A process that finds no broker for 30 s when it starts ends with exit code 1 and is started again, as
-whoever watches it would; that is counted too. Any other process that ends by itself fails the drill.
+which is counted. Where the machine is so slow that a process finds no broker for 30 s when it starts, or a worker that
+is to stop no leader for 30 s, it ends with exit code 1; the first is started again, as whoever watches it would, and both
+are counted. Any other process that ends by itself, or does not stop well, fails the drill.
 
 Then nobody produces any more. The leader and its workers, as they are then, must commit all that is left, and stop
 well. At the end, as in kill_cells.py, `isobar run --until-caught-up` must end with exit code 0, `isobar prove` must hold,
@@ -57,8 +58,9 @@ RECORDS_PER_SECOND = 1_000
 FIRST = {"rebalance": 0.5, "kill": 0.5, "restart": 0.25, "leader": 0.75}
 # How long a worker may take to stop well. It has 30 s for its last commit.
 STOP_SECONDS_MAX = 60
-# What a process says that cannot start without a broker.
+# What a process says that cannot start without a broker, and a worker that cannot stop well without a leader.
 NO_BROKER = "error: ask Kafka about the topics"
+NO_LEADER = "error: cannot commit before stopping: no leader answers"
 # What the logs say that is counted.
 SAID = {"joins": "worker joins", "silences": "worker is silent", "shares": "reading another share", "stale": "batch is stale"}
 
@@ -107,8 +109,10 @@ class Unrest:
         self.bench, self.broker, self.choice = bench, broker, random.Random(seed)
         self.leader = bench.lead()
         self.workers = [bench.work() for _ in range(WORKERS)]
-        # Who was asked to stop, and by when it must have.
+        # Who was asked to stop, and when.
         self.stopping = []
+        # When there was no leader last.
+        self.leaderless = 0.0
         self.done = collections.Counter()
 
     def go_on(self, seconds, intervals):
@@ -136,7 +140,7 @@ class Unrest:
             return
         worker = self.choice.choice(working)
         worker.signal(signal.SIGTERM)
-        self.stopping.append((worker, time.monotonic() + STOP_SECONDS_MAX))
+        self.stopping.append((worker, time.monotonic()))
         self.replace(worker)
         self.done["rebalance"] += 1
 
@@ -173,13 +177,17 @@ class Unrest:
                 if not found_no_broker(program):
                     raise ended(program, "by itself ")
                 self.replace(program)
-                self.done["gave up"] += 1
-        for worker, stop_by in self.stopping:
+                self.done["started without broker"] += 1
+        if not has_begun(self.leader):
+            self.leaderless = time.monotonic()
+        for worker, since in self.stopping:
             if worker.has_ended() and worker.process.returncode != 0:
-                raise ended(worker)
-            if not worker.has_ended() and time.monotonic() > stop_by:
+                if self.leaderless < since or not found_no_leader(worker):
+                    raise ended(worker)
+                self.done["stopped without leader"] += 1
+            if not worker.has_ended() and time.monotonic() > since + STOP_SECONDS_MAX:
                 raise Wrong("\n".join([f"{worker.what} did not stop within {STOP_SECONDS_MAX} s", *last_words(worker.log)]))
-        self.stopping = [(worker, stop_by) for worker, stop_by in self.stopping if not worker.has_ended()]
+        self.stopping = [(worker, since) for worker, since in self.stopping if not worker.has_ended()]
 
     def calm_down(self):
         """Nothing is produced any more: what is left is committed, and everybody stops well. How long the first took."""
@@ -206,6 +214,10 @@ def has_begun(program):
 
 def found_no_broker(program):
     return program.process.returncode == 1 and program.says(NO_BROKER) and not has_begun(program)
+
+
+def found_no_leader(worker):
+    return worker.process.returncode == 1 and worker.says(NO_LEADER)
 
 
 def ended(program, how=""):
@@ -239,7 +251,8 @@ def figures(bench, unrest, catch_up_seconds):
         "rebalances": unrest.done["rebalance"], "rebalances_fallen_through": unrest.done["fell through"],
         "kills": unrest.done["kill"], "leader_kills": unrest.done["leader"],
         "broker_restarts": unrest.done["restart"], "broker_restart_seconds": unrest.broker.seconds,
-        "processes": len(bench.logs), "gave_up_without_broker": unrest.done["gave up"], "said": said(bench),
+        "processes": len(bench.logs), "started_without_broker": unrest.done["started without broker"],
+        "stopped_without_leader": unrest.done["stopped without leader"], "said": said(bench),
         "versions": operations, "commits_of_several": united, "pause_seconds": pause_seconds,
         "catch_up_seconds": round(catch_up_seconds, 1),
     }
@@ -252,7 +265,8 @@ def show(found):
         "rebalances": f"{found['rebalances']} (a worker stopped well and another one came), {found['rebalances_fallen_through']} fell through",
         "kills": f"{found['kills']} of a worker, {found['leader_kills']} of the leader",
         "restarts": f"{found['broker_restarts']} of the broker, which took {', '.join(map(str, found['broker_restart_seconds']))} s",
-        "processes": f"{found['processes']} in all, {found['gave_up_without_broker']} of which found no broker for 30 s and were started again",
+        "processes": f"{found['processes']} in all, {found['started_without_broker']} of which found no broker for 30 s when they started, and "
+                     f"{found['stopped_without_leader']} no leader when they stopped",
         "shares": f"{words['joins']} workers joined, {words['silences']} were given up as silent; {words['shares']} times a process read another share",
         "stale": f"{words['stale']} batches were dropped as stale and read again",
         "versions": f"{versions}; {found['commits_of_several']} of them unite commits of several processes",
