@@ -137,7 +137,7 @@ class Program:
     def dies(self):
         self.ends(-signal.SIGKILL)
 
-    def is_killed(self):
+    def kill(self):
         self.signal(signal.SIGKILL)
         self.dies()
 

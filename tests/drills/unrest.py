@@ -146,7 +146,7 @@ class Unrest:
 
     def kill(self):
         worker = self.choice.choice(self.workers)
-        worker.is_killed()
+        worker.kill()
         self.replace(worker)
         self.done["kill"] += 1
 
@@ -157,7 +157,7 @@ class Unrest:
             self.done["restart"] += 1
 
     def kill_leader(self):
-        self.leader.is_killed()
+        self.leader.kill()
         self.replace(self.leader)
         self.done["leader"] += 1
 
