@@ -1,7 +1,8 @@
-"""What a kill cell works with: a topic, a topology and prefixes of its own, programs, and a ledger of what was produced."""
+"""What a drill with a ledger works with: a topic, a topology and prefixes of its own, programs, and what was produced."""
 
 import base64
 import collections
+import dataclasses
 import json
 import os
 import random
@@ -9,34 +10,52 @@ import signal
 import subprocess
 import time
 
-from stores import CLOUDS, PARTITIONS, end
+from stores import CLOUDS, PARTITIONS, end, start_producer
 
+# The topology is called so as well.
 DATASET = "cells"
 QUARANTINE = f"{DATASET}.quarantine"
 RULE = "shelf IS NOT NULL"
 # How long anything may take that a cell waits for. Only a hang takes longer.
 PATIENCE_SECONDS = 180
 POLL_SECONDS = 0.05
+# What a leader and a worker say when they have begun.
+LEADS, WORKS = " consuming", " working"
 TOKEN = "token-of-the-kill-cells-0123456789abcdef"
 
 
 class Wrong(Exception):
-    """A cell does not pass; the text says why."""
+    """A cell or a drill does not pass; the text says why."""
+
+
+@dataclasses.dataclass
+class Shape:
+    """What the topic and the topology of a bench are like."""
+
+    partitions: int = PARTITIONS
+    # Of random bytes in each record.
+    filler_bytes: int = 24
+    commit: str = "{ interval: 200ms, size: 1MiB }"
+    # The option of that name, or empty.
+    partition_by: str = "[shelf]"
+    # The option of that name, or empty.
+    maintenance: str = ""
+    has_workers: bool = False
 
 
 class Ledger:
     """What was produced: per partition, the payload's id at each offset. Kept here, by nobody else."""
 
-    def __init__(self, seed, filler_bytes):
-        self.random, self.filler_bytes = random.Random(seed), filler_bytes
-        self.ids = [[] for _ in range(PARTITIONS)]
+    def __init__(self, seed, shape):
+        self.random, self.filler_bytes = random.Random(seed), shape.filler_bytes
+        self.ids = [[] for _ in range(shape.partitions)]
         self.rejected, self.rejects = set(), True
         self.next_id = 0
 
     def records(self, count):
         lines = []
         for _ in range(count):
-            number, partition = self.next_id, self.random.randrange(PARTITIONS)
+            number, partition = self.next_id, self.random.randrange(len(self.ids))
             self.next_id += 1
             filler = base64.b64encode(self.random.randbytes(self.filler_bytes)).decode()
             record = {"id": number, "shelf": f"s{number % 3}", "filler": filler}
@@ -63,13 +82,22 @@ class Ledger:
         return places
 
 
-def places(stores, cloud, prefix):
-    """Where each record lies in `cloud`, as an independent reader sees it."""
+def delta_table(stores, cloud, prefix, table):
     from deltalake import DeltaTable
 
+    return DeltaTable(f"{stores.urls(prefix)[cloud]}/datasets/{table}", storage_options=stores.python_options(cloud))
+
+
+def rows(stores, cloud, prefix):
+    """How many rows dataset and quarantine have in `cloud` by the statistics of their files, as an independent reader sees it."""
+    return sum(delta_table(stores, cloud, prefix, table).count() for table in (DATASET, QUARANTINE))
+
+
+def places(stores, cloud, prefix):
+    """Where each record lies in `cloud`, as an independent reader sees it."""
     found = collections.Counter()
     for table, columns in ((DATASET, ("kafka_partition", "kafka_offset")), (QUARANTINE, ("partition", "offset"))):
-        delta = DeltaTable(f"{stores.urls(prefix)[cloud]}/datasets/{table}", storage_options=stores.python_options(cloud))
+        delta = delta_table(stores, cloud, prefix, table)
         names = [*columns, "id"] if table == DATASET else [*columns, "payload"]
         for partition, offset, last in zip(*delta.to_pyarrow_table(columns=names).to_pydict().values()):
             number = last if table == DATASET else json.loads(last)["id"]
@@ -109,32 +137,34 @@ class Program:
     def dies(self):
         self.ends(-signal.SIGKILL)
 
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self.dies()
+
     def stops(self):
         self.signal(signal.SIGTERM)
         self.ends(0)
 
 
 class Bench:
-    """The topic, the topology and the folder of one cell. `maintenance` is the option of that name, or empty."""
+    """The topic, the topology and the folder of one cell or drill. `records`: how many a cell produces altogether."""
 
-    def __init__(self, arguments, stores, children, folder, name, seed, records, is_large=False, maintenance="", has_workers=False):
+    def __init__(self, arguments, stores, children, folder, name, seed, shape, records=0):
         self.arguments, self.stores, self.children, self.folder, self.name = arguments, stores, children, folder, name
-        self.records, self.ledger = records, Ledger(seed, 768 if is_large else 24)
+        self.shape, self.records, self.ledger = shape, records, Ledger(seed, shape)
         self.logs = []
         self.folder.mkdir()
         (folder / "gcs.json").write_text(stores.key)
-        (folder / "topology.yaml").write_text(self.topology(is_large, maintenance, has_workers))
+        (folder / "topology.yaml").write_text(self.topology())
 
-    def topology(self, is_large, maintenance, has_workers):
-        # A large file needs all rows in one commit and in one file.
-        commit = "{ interval: 3s, size: 256MiB }" if is_large else "{ interval: 200ms, size: 1MiB }"
-        partition_by = "" if is_large else "    partition_by: [shelf]\n"
-        maintenance = f"    maintenance: {maintenance}\n" if maintenance else ""
-        workers = 'workers: { token: "${env:ISOBAR_WORKER_TOKEN}" }\n' if has_workers else ""
-        return f"""topology: cells
+    def topology(self):
+        partition_by = f"    partition_by: {self.shape.partition_by}\n" if self.shape.partition_by else ""
+        maintenance = f"    maintenance: {self.shape.maintenance}\n" if self.shape.maintenance else ""
+        workers = 'workers: { token: "${env:ISOBAR_WORKER_TOKEN}" }\n' if self.shape.has_workers else ""
+        return f"""topology: {DATASET}
 kafka:
   brokers: "{os.environ['ISOBAR_KAFKA_BROKERS']}"
-{self.stores.yaml(self.name)}commit: {commit}
+{self.stores.yaml(self.name)}commit: {self.shape.commit}
 memory: 256MiB
 {workers}sources:
   records:
@@ -152,8 +182,7 @@ datasets:
     # ---------------------------------------------------------------- what runs
 
     def produce(self, count):
-        command = [self.arguments.bin / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], self.name, str(PARTITIONS)]
-        producer = self.children.start(command, stdin=subprocess.PIPE, text=True)
+        producer = start_producer(self.children, self.arguments.bin, self.name, self.shape.partitions)
         producer.communicate(self.ledger.records(count), timeout=PATIENCE_SECONDS)
         if producer.returncode != 0:
             raise Wrong(f"the producer ended with {producer.returncode}")
@@ -174,6 +203,26 @@ datasets:
 
     def run(self, *more, failpoint=""):
         return self.start("run", "topology.yaml", *more, failpoint=failpoint)
+
+    def start_leader(self, failpoint=""):
+        """Starts a process that takes workers."""
+        return self.run("--metrics-addr", "127.0.0.1:0", failpoint=failpoint)
+
+    def start_worker(self, failpoint=""):
+        return self.run("--worker", failpoint=failpoint)
+
+    def lead(self, failpoint=""):
+        return self.begun(self.start_leader(failpoint), LEADS)
+
+    def work(self, failpoint=""):
+        return self.begun(self.start_worker(failpoint), WORKS)
+
+    def begun(self, program, words):
+        """Waits until `program` says `words`."""
+        self.until(f"{program.what} says{words}", lambda: program.says(words) or program.has_ended())
+        if not program.says(words):
+            raise Wrong(f"{program.what} ended with {program.process.returncode} before it said{words}")
+        return program
 
     def relax(self):
         """The rule that rejected records lets them pass from now on."""
@@ -214,6 +263,14 @@ datasets:
     def has_everything(self, cloud):
         return places(self.stores, cloud, self.name) == self.ledger.expected()
 
+    def has_as_many(self, cloud):
+        """Whether there are as many rows as there should be: quicker than looking at each."""
+        return rows(self.stores, cloud, self.name) >= self.ledger.next_id
+
+    def keeps_the_token(self):
+        if any(TOKEN in log.read_text(errors="replace") for log in self.logs):
+            raise Wrong("a log has the token of the workers in it")
+
     def judge(self):
         """Everything is read to its end; `prove` holds; and each record lies where the ledger says, in every cloud."""
         self.catch_up()
@@ -228,5 +285,10 @@ datasets:
 
     def last_words(self):
         """The ends of the newest logs, for whoever looks at a cell that failed."""
-        return [line for log in self.logs[-3:] for line in log.read_text(errors="replace").splitlines()[:1]
-                + log.read_text(errors="replace").splitlines()[1:][-12:]]
+        return [line for log in self.logs[-3:] for line in last_words(log)]
+
+
+def last_words(log):
+    """The first line of a log, which says what was started, and its end."""
+    first, *rest = log.read_text(errors="replace").splitlines()
+    return [first, *rest[-12:]]

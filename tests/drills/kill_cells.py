@@ -55,8 +55,8 @@ import tempfile
 import time
 
 import tables
-from bench import DATASET, QUARANTINE, TOKEN, Bench, Wrong
-from stores import CLOUDS, ROOT, Children, Stores, exit_on_signals, start_gcs
+from bench import DATASET, LEADS, QUARANTINE, Bench, Shape, Wrong
+from stores import CLOUDS, ROOT, Children, Stores, exit_on_signals, oracle_python, start_gcs
 
 ROLES = dict(zip(CLOUDS, ("first", "second", "third")))
 # Half of the large ones are two parts of a multipart upload, also after compression.
@@ -105,19 +105,6 @@ REDRIVE_HITS = {"upload.before-put": (1,), "upload.after-put": (1,), "decide.bef
 BETWEEN = ("readmit.after-header", "readmit.after-decide", "readmit.after-record", "readmit.after-key")
 
 Cell = collections.namedtuple("Cell", "action point cloud hit")
-
-
-def oracle_python():
-    """Starts this script again with an interpreter that has deltalake, if this one does not."""
-    try:
-        import deltalake  # noqa: F401
-    except ImportError:
-        if os.environ.get("ISOBAR_CELLS_PYTHON"):
-            sys.exit("the interpreter of tests/oracle has no deltalake")
-        command = [ROOT / "tests/services/services", "python", ROOT / "tests/oracle/requirements.txt"]
-        python = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-        os.environ["ISOBAR_CELLS_PYTHON"] = python
-        os.execv(python, [python, *sys.argv])
 
 
 # ---------------------------------------------------------------- one cell
@@ -179,7 +166,7 @@ def freeze(bench, cell):
     bench.until("the first process is frozen", lambda: frozen.state() == "T")
     since = time.monotonic()
     second = bench.run()
-    bench.until("the second process leads", lambda: second.says("consuming"))
+    bench.until("the second process leads", lambda: second.says(LEADS))
     bench.produce(bench.records // 2)
     # Longer than any time-out of the frozen process: its requests, its connections, its patience.
     time.sleep(max(0.0, bench.arguments.freeze_seconds - (time.monotonic() - since)))
@@ -193,38 +180,25 @@ def freeze(bench, cell):
     bench.judge()
 
 
-def lead(bench, failpoint=""):
-    leader = bench.run("--metrics-addr", "127.0.0.1:0", failpoint=failpoint)
-    bench.until("the leader leads", lambda: leader.says(" consuming"))
-    return leader
-
-
-def work(bench, failpoint=""):
-    worker = bench.run("--worker", failpoint=failpoint)
-    bench.until("the worker works", lambda: worker.says(" working"))
-    return worker
-
-
 def kill_in_group(bench, cell):
     dies_first, armed = cell.action, failpoint(cell, "kill")
     bench.create_topic()
-    leader = lead(bench, armed if dies_first == "leader" else "")
-    worker = work(bench, armed if dies_first == "worker" else "")
+    leader = bench.lead(armed if dies_first == "leader" else "")
+    worker = bench.work(armed if dies_first == "worker" else "")
     doomed = leader if dies_first == "leader" else worker
     bench.flows_until(f"{cell.point} is reached", doomed.has_ended)
     doomed.dies()
     bench.produce(bench.records // 2)
     if dies_first == "leader":
-        leader = lead(bench)
+        leader = bench.lead()
     else:
-        worker = work(bench)
+        worker = bench.work()
     bench.produce(bench.records // 2)
     for cloud in CLOUDS:
         bench.until(f"everything is committed in {cloud}", lambda: bench.has_everything(cloud))
     worker.stops()
     leader.stops()
-    if any(TOKEN in log.read_text(errors="replace") for log in bench.logs):
-        raise Wrong("a log has the token of the workers in it")
+    bench.keeps_the_token()
     bench.judge()
 
 
@@ -401,12 +375,14 @@ def run_one(arguments, stores, folder, number, cell):
     maintenance = MAINTAINED if cell.point.startswith(("maintain.", "checkpoint.")) else ""
     if cell.action in ("repair", "readmit", "between"):
         maintenance = CHECKPOINTED
-    is_large = cell.point in LARGE
+    shape = Shape(maintenance=maintenance, has_workers=cell.action in ("leader", "worker"))
+    if cell.point in LARGE:
+        # A large file needs all rows in one commit and in one file.
+        shape.commit, shape.partition_by, shape.filler_bytes = "{ interval: 3s, size: 256MiB }", "", 768
     # What the cell has started ends with it.
     with Children() as children:
         bench = Bench(arguments, stores, children, folder / str(number), f"cells-{arguments.stamp}-{number}",
-                      arguments.seed + number, RECORDS_LARGE if is_large else RECORDS_SMALL, is_large=is_large,
-                      maintenance=maintenance, has_workers=cell.action in ("leader", "worker"))
+                      arguments.seed + number, shape, RECORDS_LARGE if cell.point in LARGE else RECORDS_SMALL)
         try:
             ACTIONS[cell.action](bench, cell)
         except Exception as error:  # Whatever it is, the other cells are run.

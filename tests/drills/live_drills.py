@@ -20,18 +20,15 @@ that it started.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 
-from stores import CLOUDS, PARTITIONS, ROOT, Children, Stores, end, exit_on_signals, start_gcs
+from stores import CLOUDS, PARTITIONS, ROOT, end, exit_on_signals, new_services, start_producer, traffic
 
 RECORDS_PER_SECOND = 1_000
 PAUSE_MAX = {"away": 3.0, "standby": 15.0, "restart": 15.0, "long": 3.0}
@@ -56,49 +53,16 @@ datasets:
 """
 
 
-@contextlib.contextmanager
-def traffic(arguments, children, topic):
-    """Records at a steady rate, until the block ends."""
-    command = [arguments.bin / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], topic, str(PARTITIONS)]
-    producer = children.start(command, stdin=subprocess.PIPE, text=True)
-    stop = threading.Event()
+class Numbers:
+    """Records with rising numbers, dealt to the partitions in turn."""
 
-    def produce():
-        began, produced = time.monotonic(), 0
-        while not stop.wait(0.01):
-            due = int((time.monotonic() - began) * RECORDS_PER_SECOND)
-            for number in range(produced, due):
-                producer.stdin.write(f'{number % PARTITIONS}\t{{"id":{number},"shelf":"s{number % 3}"}}\n')
-            producer.stdin.flush()
-            produced = due
+    def __init__(self):
+        self.next = 0
 
-    thread = threading.Thread(target=produce)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        producer.stdin.close()
-        if producer.wait(120) != 0:
-            raise SystemExit("the producer failed")
-
-
-@contextlib.contextmanager
-def services(arguments, folder):
-    """Kafka and the stores, started anew; how to reach the stores, and what ends with them."""
-    program = ROOT / "tests/services/services"
-    with Children() as children:
-        starting = children.start([program, "start", "kafka", "s3", "azure", "--dir", folder], stdout=subprocess.DEVNULL)
-        try:
-            if starting.wait() != 0:
-                raise SystemExit("the services did not start")
-            lines = (folder / "services.env").read_text().splitlines()
-            os.environ.update(line.split("=", 1) for line in lines if "=" in line)
-            yield Stores(start_gcs(children, arguments.bin)), children
-        finally:
-            end(starting)
-            subprocess.run([program, "stop", "--dir", folder], check=True, stdout=subprocess.DEVNULL, start_new_session=True)
+    def records(self, count):
+        numbers = range(self.next, self.next + count)
+        self.next += count
+        return "".join(f'{number % PARTITIONS}\t{{"id":{number},"shelf":"s{number % 3}"}}\n' for number in numbers)
 
 
 def drill(arguments, stores, children, home, name, commit, failure):
@@ -106,7 +70,8 @@ def drill(arguments, stores, children, home, name, commit, failure):
     topic = f"drill-{name}"
     (home / "gcs.json").write_text(stores.key)
     (home / "topology.yaml").write_text(topology(topic, stores, commit))
-    with traffic(arguments, children, topic):
+    producer = start_producer(children, arguments.bin, topic, PARTITIONS)
+    with traffic(producer, RECORDS_PER_SECOND, Numbers().records):
         # The topic is there before it is read.
         time.sleep(2)
         command = [arguments.bin / "isobar", "drill", "--config", "topology.yaml", "--take-over", "--report", "report", *failure]
@@ -169,7 +134,7 @@ def main():
                 continue
             home = folder / name
             home.mkdir(parents=True)
-            with services(arguments, home / "services") as (stores, children):
+            with new_services(arguments.bin, home / "services") as (stores, children):
                 report = drill(arguments, stores, children, home, name, commit, failure)
             reports.setdefault(kind, []).append(report)
             wrong += filter(None, [judge(kind, name, report)])

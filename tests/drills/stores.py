@@ -1,12 +1,15 @@
-"""What the drills have in common: the real services, as `tests/services/services` started them, and processes that end
-with the script."""
+"""What the drills have in common: the real services, as `tests/services/services` started them, steady traffic, and
+processes that end with the script."""
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Of every topic.
@@ -14,6 +17,25 @@ PARTITIONS = 4
 CLOUDS = ("aws", "azure", "gcp")
 # How long a process has between SIGTERM and SIGKILL.
 GRACE_SECONDS = 30
+# How long a producer may take to hand over what it holds.
+DELIVERY_SECONDS = 120
+SERVICES = ROOT / "tests/services/services"
+
+
+def oracle_python():
+    """Starts this script again with an interpreter that has deltalake, if this one does not."""
+    try:
+        import deltalake  # noqa: F401
+    except ImportError:
+        if os.environ.get("ISOBAR_DRILLS_PYTHON"):
+            sys.exit("the interpreter of tests/oracle has no deltalake")
+        command = [SERVICES, "python", ROOT / "tests/oracle/requirements.txt"]
+        python = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        os.environ["ISOBAR_DRILLS_PYTHON"] = python
+        os.execv(python, [python, *sys.argv])
+
+
+# ---------------------------------------------------------------- services
 
 
 class Stores:
@@ -99,17 +121,18 @@ class Objects:
 
 
 class Children:
-    """The processes that a script has started. When the block ends, however it ends, so do they."""
+    """The processes that a script has started. When the block ends, however it ends, so do they: within `grace_seconds`, by
+    SIGTERM, and then by SIGKILL."""
 
-    def __init__(self):
-        self.processes = []
+    def __init__(self, grace_seconds=GRACE_SECONDS):
+        self.processes, self.grace_seconds = [], grace_seconds
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         for process in reversed(self.processes):
-            end(process)
+            end(process, self.grace_seconds)
 
     def start(self, command, **options):
         """Starts a process in a session of its own: an interrupt at the terminal reaches only this script, which decides
@@ -120,14 +143,14 @@ class Children:
         return process
 
 
-def end(process):
+def end(process, grace_seconds=GRACE_SECONDS):
     """Ends a process and what it has started: by SIGTERM, and if that takes too long by SIGKILL."""
     if process.poll() is None:
         # It may have been frozen.
         for number in (signal.SIGTERM, signal.SIGCONT):
             os.killpg(process.pid, number)
         try:
-            process.wait(GRACE_SECONDS)
+            process.wait(grace_seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -150,3 +173,67 @@ def start_gcs(children, programs):
     """Starts the simulator of Google's store; where it is."""
     process = children.start([programs / "isobar-gcs-sim", "127.0.0.1:0", "isobar"], stdout=subprocess.PIPE, text=True)
     return process.stdout.readline().strip()
+
+
+def know_services(folder):
+    """Takes the addresses of the services that were started under `folder` into the environment."""
+    lines = (folder / "services.env").read_text().splitlines()
+    os.environ.update(line.split("=", 1) for line in lines if "=" in line)
+
+
+@contextlib.contextmanager
+def new_services(programs, folder):
+    """Kafka and the stores, started anew; how to reach the stores, and what ends with them."""
+    with Children() as children:
+        starting = children.start([SERVICES, "start", "kafka", "s3", "azure", "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            if starting.wait() != 0:
+                raise SystemExit("the services did not start")
+            know_services(folder)
+            yield Stores(start_gcs(children, programs)), children
+        finally:
+            end(starting)
+            subprocess.run([SERVICES, "stop", "--dir", folder], check=True, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+# ---------------------------------------------------------------- records
+
+
+def start_producer(children, programs, topic, partitions):
+    """Starts a producer of lines `PARTITION<TAB>PAYLOAD`, which makes the topic if it is not there."""
+    command = [programs / "isobar-produce", os.environ["ISOBAR_KAFKA_BROKERS"], topic, str(partitions)]
+    return children.start(command, stdin=subprocess.PIPE, text=True)
+
+
+@contextlib.contextmanager
+def traffic(producer, records_per_second, lines):
+    """Has `producer` produce at a steady rate, until the block ends; then the broker has everything. `lines(count)` is the
+    text of the next records. What could not be produced while the broker was away follows at once."""
+    stop = threading.Event()
+
+    def produce():
+        began, produced = time.monotonic(), 0
+        # A producer that has ended is noticed at the end.
+        with contextlib.suppress(BrokenPipeError):
+            while not stop.wait(0.01):
+                due = int((time.monotonic() - began) * records_per_second)
+                producer.stdin.write(lines(due - produced))
+                producer.stdin.flush()
+                produced = due
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        # Nobody asks any more what was produced.
+        producer.kill()
+        raise
+    finally:
+        stop.set()
+        thread.join()
+        with contextlib.suppress(BrokenPipeError):
+            producer.stdin.close()
+        code = producer.wait(DELIVERY_SECONDS)
+    if code != 0:
+        raise SystemExit(f"the producer ended with {code}")
