@@ -269,7 +269,8 @@ pub(crate) fn describe_topics<C: ClientContext>(
     // once, and the names outlive the collection. Everything reached from the event is copied before its release.
     unsafe {
         let collection = rd::rd_kafka_TopicCollection_of_topic_names(name_pointers.as_mut_ptr(), names.len());
-        let options = admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
+        let options =
+            admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
         let queue = rd::rd_kafka_queue_new(native);
         rd::rd_kafka_DescribeTopics(native, collection, options, queue);
         rd::rd_kafka_AdminOptions_destroy(options);
@@ -410,7 +411,8 @@ pub(crate) fn describe_settings<C: ClientContext>(
         let kind = rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         let mut resources: Vec<*mut rd::rd_kafka_ConfigResource_t> =
             names.iter().map(|name| rd::rd_kafka_ConfigResource_new(kind, name.as_ptr())).collect();
-        let options = admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout);
+        let options =
+            admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout);
         let queue = rd::rd_kafka_queue_new(native);
         rd::rd_kafka_DescribeConfigs(native, resources.as_mut_ptr(), resources.len(), options, queue);
         rd::rd_kafka_AdminOptions_destroy(options);
@@ -459,7 +461,10 @@ unsafe fn settings_of(resource: *const rd::rd_kafka_ConfigResource_t) -> TopicSe
             name: text(rd::rd_kafka_ConfigResource_name(resource)),
             settings: open
                 .map(|entry| {
-                    (text(rd::rd_kafka_ConfigEntry_name(*entry)), text(rd::rd_kafka_ConfigEntry_value(*entry)))
+                    (
+                        text(rd::rd_kafka_ConfigEntry_name(*entry)),
+                        text(rd::rd_kafka_ConfigEntry_value(*entry)),
+                    )
                 })
                 .collect(),
             error: (code != 0).then(|| (code, text(rd::rd_kafka_ConfigResource_error_string(resource)))),

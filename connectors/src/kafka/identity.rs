@@ -151,7 +151,11 @@ impl KafkaCluster {
             Ok(ClusterOverview {
                 cluster_id: cluster.consumer.client().fetch_cluster_id(cluster.timeout),
                 brokers: all.brokers().len(),
-                topics: all.topics().iter().map(|topic| (topic.name().to_owned(), partitions(topic))).collect(),
+                topics: all
+                    .topics()
+                    .iter()
+                    .map(|topic| (topic.name().to_owned(), partitions(topic)))
+                    .collect(),
             })
         })
         .await
@@ -173,9 +177,10 @@ impl KafkaCluster {
             if topics.is_empty() {
                 return Ok(BTreeMap::new());
             }
-            let described = ffi::describe_settings(cluster.consumer.client(), &topics, cluster.timeout, || {
-                cluster.is_refused()
-            });
+            let described =
+                ffi::describe_settings(cluster.consumer.client(), &topics, cluster.timeout, || {
+                    cluster.is_refused()
+                });
             let described = described
                 .map_err(|(code, reason)| cluster.failure("ask for the settings of topics", code, reason))?;
             let settings = described.into_iter().map(|topic| {
@@ -492,7 +497,8 @@ mod tests {
         let broker = EmbeddedBroker::start(&[("flights", 3), ("weather", 1)]).unwrap();
         let overview = cluster(&broker).overview().await.unwrap();
         assert_eq!(overview.brokers, 1);
-        let topics: Vec<_> = overview.topics.iter().map(|(name, parts)| (name.as_str(), parts.len())).collect();
+        let topics: Vec<_> =
+            overview.topics.iter().map(|(name, parts)| (name.as_str(), parts.len())).collect();
         assert_eq!(topics, [("flights", 3), ("weather", 1)]);
         let partition = PartitionOverview { partition: 2, has_leader: true, replicas: 1, in_sync: 1 };
         assert_eq!(overview.topics["flights"][2], partition);

@@ -540,7 +540,8 @@ impl Lane {
     async fn released_after(&self, body: &TableBody, hashes: &[String]) -> Step<Released> {
         let (walks, dataset) = (&self.shared.walks, &body.dataset);
         let (mut noted, mut released) = walks.released(self.cloud, dataset, body.version);
-        let looked_through = usize::try_from(noted.saturating_sub(body.version)).unwrap_or(usize::MAX).min(hashes.len());
+        let looked_through =
+            usize::try_from(noted.saturating_sub(body.version)).unwrap_or(usize::MAX).min(hashes.len());
         let ahead = stream::iter(looked_through..hashes.len());
         let version_of = |index: usize| body.version + 1 + index as u64;
         let read = ahead.map(|index| self.read_version_elsewhere(dataset, version_of(index), &hashes[index]));
