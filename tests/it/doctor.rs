@@ -392,9 +392,10 @@ async fn the_command_prints_a_table_or_json_and_ends_by_what_it_found() {
     // A directory that went away, then one that is empty in its place, as where nothing is mounted.
     let folder = lab.clouds[1].folder.as_ref().unwrap();
     std::fs::rename(folder, folder.with_extension("away")).unwrap();
-    doctor(&[]).await.assert(1, &["is missing, or is not the directory that was registered"]);
+    let gone = ["is missing, or is not the directory that was registered"];
+    doctor(&["--format", "json"]).await.assert(1, &gone);
     std::fs::create_dir(folder).unwrap();
-    doctor(&[]).await.assert(1, &["is missing, or is not the directory that was registered"]);
+    doctor(&["--format", "json"]).await.assert(1, &gone);
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0, "nothing was written");
 
     doctor(&["--timeout", "0s"]).await.assert(2, &["from 1s to 1h"]);

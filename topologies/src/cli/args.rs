@@ -113,12 +113,12 @@ Nothing is contacted and nothing is written: neither Kafka nor a cloud.")]
     /// Connect to everything a topology names, and say what is well, what is not, and what to do about it
     #[command(after_help = "Examples:
   isobar doctor topology.yaml
-  isobar doctor topology.yaml --outage 72h                can it be down so long without losing records?
+  isobar doctor topology.yaml --outage 72h                may it be down so long and lose nothing?
   isobar doctor topology.yaml --format json | jq '.checks[] | select(.status == \"problem\")'
   isobar doctor topology.yaml --strict --timeout 10s      in a pipeline, before a roll-out
 
-May run before the first start, and while the topology runs. Nothing of the topology is written: only
-objects that show what each cloud allows, which are removed again where that is allowed.
+May run before the first start, and while the topology runs. Nothing of the topology is written,
+only objects that show what each cloud allows; they are removed again where that is allowed.
 
 Exit codes: 0 no problems, 1 problems (with --strict also warnings), 2 the spec is wrong.")]
     Doctor(DoctorArgs),

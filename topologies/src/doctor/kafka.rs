@@ -150,7 +150,10 @@ async fn check_group(
     patience: Duration,
 ) -> Look<()> {
     let cluster = KafkaCluster::of_group(config, timeout)?;
-    within(patience, async { Ok(cluster.check_group(&[partition]).await?) }).await
+    let outcome = within(patience, async { Ok(cluster.check_group(&[partition]).await?) }).await;
+    // A client with a group takes its time to leave, and nobody has to wait for it.
+    tokio::task::spawn_blocking(move || drop(cluster));
+    outcome
 }
 
 /// Whom to ask about a topic, and for how long.
