@@ -21,8 +21,6 @@ async fn a_real_broker_tells_settings_and_real_stores_what_they_allow() {
     live.produce(&producer, Generator::mixed(Seed::of("live_doctor").prng()).records(100));
     let spec = live.spec("1s");
     let spec = spec.to_str().unwrap();
-    let doctor = async |more: &[&str]| run(&mut live.command(&[&["doctor", spec][..], more].concat())).await;
-
     run(&mut live.command(&["run", spec, "--until-caught-up"])).await.assert(0, &[]);
     // Once nothing can be missed any more.
     let settings = AlterConfig::new(ResourceSpecifier::Topic(&live.name))
@@ -31,7 +29,7 @@ async fn a_real_broker_tells_settings_and_real_stores_what_they_allow() {
     let altered = live.admin().alter_configs(&[settings], &Live::admin_options()).await.unwrap();
     assert!(altered.iter().all(Result::is_ok), "{altered:?}");
 
-    let output = doctor(&["--format", "json"]).await;
+    let output = run(&mut live.command(&["doctor", spec, "--format", "json"])).await;
     output.assert(0, &["0 offsets not read yet", "it counts"]);
     let report: Json = serde_json::from_str(&output.stdout).unwrap();
     for (id, found) in [

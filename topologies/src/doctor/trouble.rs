@@ -9,6 +9,9 @@ use crate::chain_of;
 use crate::error::Error;
 use crate::spec::units::HumanDuration;
 
+/// Characters of what was said that are kept: a server may answer with anything.
+const WORDS_MAX: usize = 1000;
+
 /// See the [module](self).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trouble {
@@ -39,7 +42,11 @@ pub(super) type Look<T> = Result<T, Trouble>;
 
 impl Trouble {
     pub(super) fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into() }
+        let what: String = what.into();
+        match what.char_indices().nth(WORDS_MAX) {
+            Some((end, _)) => Self { kind, what: format!("{}…", &what[..end]) },
+            None => Self { kind, what },
+        }
     }
 
     fn late(patience: Duration) -> Self {
@@ -143,6 +150,13 @@ mod tests {
         let wrapped =
             Error::connector("ask", ConnectorError::KafkaDenied { what: "t".into(), reason: "n".into() });
         assert_eq!(Trouble::from(wrapped).kind, Kind::Denied);
+    }
+
+    #[test]
+    fn an_answer_of_any_length_is_shortened() {
+        let long = Trouble::new(Kind::Failed, "é".repeat(5000));
+        assert_eq!(long.what.chars().count(), WORDS_MAX + 1);
+        assert_eq!(Trouble::new(Kind::Failed, "é".repeat(WORDS_MAX)).what.chars().count(), WORDS_MAX);
     }
 
     #[tokio::test]

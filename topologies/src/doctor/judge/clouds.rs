@@ -32,7 +32,13 @@ pub(super) fn judge(facts: &CloudFacts, is_first_start: bool) -> Vec<Finding> {
         findings.extend(unknown(&about, why).into_iter().filter(|finding| finding.id != "cloud.reachable"));
         return findings;
     };
-    let looks = looks(access.list.as_ref().map(|_| ()), access.identity.as_ref().map(|_| ()), writing);
+    let list = access.list.as_ref().map(|_| ());
+    // Without a bucket nothing is found in it either, which reading alone does not tell from an object that is not there.
+    let read = match list {
+        Err(trouble) if trouble.kind == Kind::Absent => Err(trouble),
+        _ => access.identity.as_ref().map(|_| ()),
+    };
+    let looks = looks(list, read, writing);
     if let Some(trouble) = silence(&looks) {
         findings.push(Finding::problem(
             "cloud.reachable",
@@ -217,6 +223,18 @@ mod tests {
         assert_eq!(conditional.status, Status::Problem);
         assert!(conditional.way_out.as_ref().unwrap().contains("keeps its word"));
         assert_eq!(of(&findings, "cloud.write").status, Status::Ok);
+    }
+
+    #[test]
+    fn a_bucket_that_is_not_there_is_not_read_either() {
+        let mut facts = facts();
+        facts.access.as_mut().unwrap().list = Err(trouble(Kind::Absent));
+        let findings = judge(&facts, false);
+        for id in ["cloud.list", "cloud.read"] {
+            let finding = of(&findings, id);
+            assert_eq!(finding.status, Status::Problem);
+            assert!(finding.way_out.as_ref().unwrap().contains("bucket"), "{finding:?}");
+        }
     }
 
     #[test]
