@@ -28,8 +28,8 @@ pub(super) struct KafkaFacts {
     pub(super) brokers: String,
     /// What the cluster says about itself.
     pub(super) overview: Look<ClusterOverview>,
-    /// Whether the brokers tell the ids of topics.
-    pub(super) ids: Look<()>,
+    /// Whether the brokers tell the ids of topics; `None` if no topic was described.
+    pub(super) ids: Option<Look<()>>,
     /// Whether the progress of the group may be looked at; `None` if there is no topic to ask about.
     pub(super) group: Option<Look<()>>,
     /// Every topic that is named, or matches.
@@ -61,8 +61,8 @@ impl KafkaFacts {
     fn silent(topology: &Topology, why: Trouble) -> Self {
         Self {
             brokers: topology.kafka.brokers.clone(),
-            overview: Err(why.clone()),
-            ids: Err(why),
+            overview: Err(why),
+            ids: None,
             group: None,
             topics: Vec::new(),
         }
@@ -105,7 +105,17 @@ pub(super) async fn look(topology: &Topology, outage: Duration, patience: Durati
         let settings = settings.into_iter().map(|(name, found)| (name, found.map(Settings::from)));
         settings.collect::<BTreeMap<_, _>>()
     });
-    let ids = described.as_ref().map(|_| ()).map_err(Clone::clone);
+    let ids = match &described {
+        Err(why) => Some(Err(why.clone())),
+        Ok(topics) => {
+            let mut found = topics.iter().flatten().peekable();
+            let is_any = found.peek().is_some();
+            is_any.then(|| match found.any(|topic| topic.id.is_some()) {
+                true => Ok(()),
+                false => Err(Trouble::new(Kind::Unsupported, "the brokers tell no topic ids")),
+            })
+        }
+    };
     let mut by_id: BTreeMap<String, _> =
         described.map(|topics| names.iter().cloned().zip(topics).collect()).unwrap_or_default();
     let topics = names.into_iter().map(|name| {

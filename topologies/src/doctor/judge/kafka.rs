@@ -22,7 +22,8 @@ pub(super) fn judge(topology: &Topology, facts: &KafkaFacts) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("kafka.reachable", about, answers)];
     let told = overview.cluster_id.as_deref();
     findings.push(cluster_id(topology.kafka.cluster_id.as_deref(), told));
-    findings.push(topic_ids(topology.kafka.topic_identity, facts.ids.is_ok()));
+    let ids = facts.ids.as_ref().map(|ids| ids.as_ref().map(|_| ()));
+    findings.push(topic_ids(topology.kafka.topic_identity, ids));
     findings.push(match &facts.group {
         None => Finding::skipped("kafka.group", about, "there is no topic to ask about"),
         Some(Ok(())) => {
@@ -89,25 +90,28 @@ fn cluster_id(configured: Option<&str>, told: Option<&str>) -> Finding {
     }
 }
 
-fn topic_ids(identity: TopicIdentity, are_told: bool) -> Finding {
+fn topic_ids(identity: TopicIdentity, ids: Option<Result<(), &Trouble>>) -> Finding {
     let (id, about) = ("kafka.topic_ids", &About::Kafka);
-    match (identity, are_told) {
-        (TopicIdentity::Id, true) => {
+    let Some(ids) = ids else {
+        return Finding::skipped(id, about, "no topic was described");
+    };
+    match (identity, ids) {
+        (TopicIdentity::Id, Ok(())) => {
             Finding::ok(id, about, "the brokers tell topic ids: a topic that is created anew is noticed")
         }
-        (TopicIdentity::Id, false) => Finding::problem(
+        (TopicIdentity::Id, Err(trouble)) => Finding::problem(
             id,
             about,
-            "the brokers tell no topic ids",
+            &trouble.what,
             "use brokers of version 2.8 or newer, or set `kafka.topic_identity: name` before the first start",
         ),
-        (TopicIdentity::Name, true) => Finding::ok(
+        (TopicIdentity::Name, Ok(())) => Finding::ok(
             id,
             about,
             "topics are told apart by name, and the brokers would tell ids: a new topology is better off with \
              `topic_identity: id`, since a topic that is created anew is then noticed",
         ),
-        (TopicIdentity::Name, false) => {
+        (TopicIdentity::Name, Err(_)) => {
             Finding::ok(id, about, "topics are told apart by name; the brokers tell no ids")
         }
     }
@@ -129,12 +133,14 @@ mod tests {
 
     #[test]
     fn topic_ids_are_missed_only_where_they_are_asked_for() {
-        assert_eq!(topic_ids(TopicIdentity::Id, false).status, Status::Problem);
-        for (identity, are_told) in
-            [(TopicIdentity::Id, true), (TopicIdentity::Name, true), (TopicIdentity::Name, false)]
+        let none = Trouble::new(Kind::Unsupported, "none");
+        assert_eq!(topic_ids(TopicIdentity::Id, Some(Err(&none))).status, Status::Problem);
+        for (identity, ids) in
+            [(TopicIdentity::Id, Ok(())), (TopicIdentity::Name, Ok(())), (TopicIdentity::Name, Err(&none))]
         {
-            assert_eq!(topic_ids(identity, are_told).status, Status::Ok, "{identity:?} {are_told}");
+            assert_eq!(topic_ids(identity, Some(ids)).status, Status::Ok, "{identity:?} {ids:?}");
         }
+        assert_eq!(topic_ids(TopicIdentity::Id, None).status, Status::Skipped);
     }
 
     #[test]
