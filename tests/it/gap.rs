@@ -15,7 +15,7 @@ use isobar_topologies::prove::Style;
 const REASON: &str = "retention during the outage of 3 May";
 
 /// Produces more to a partition than the embedded broker keeps; the first offset that it still has.
-async fn overrun(lab: &Lab, partition: i32) -> i64 {
+pub(crate) async fn overrun(lab: &Lab, partition: i32) -> i64 {
     let producer = start_producer(&lab.broker);
     let payload = vec![b'x'; 100_000];
     for _ in 0..100 {

@@ -19,7 +19,7 @@ use isobar_schemas::RecordChunk;
 use isobar_schemas::decode::{
     AvroDecoder, Compression, CsvDecoder, CsvFormat, DecodeLimits, Decoded, Decoder, Framing, InflateLimits,
     Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource, RawDecoder, RegisteredSchema,
-    SchemaKind, WriterSchema,
+    SchemaKind, WriterSchema, avro_problems,
 };
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -233,7 +233,7 @@ fn to_writer_schema(answer: SchemaAnswer) -> WriterSchema {
 }
 
 /// A client of the registry. Secrets are resolved here and live only inside it.
-fn open_registry(registry: &spec::Registry) -> Result<Arc<RegistryClient>, Error> {
+pub(crate) fn open_registry(registry: &spec::Registry) -> Result<Arc<RegistryClient>, Error> {
     let wrong = |problem: String| Error::Configuration(format!("registry: {problem}"));
     let option = |name: &str| -> Result<Option<String>, Error> {
         let text = registry.options.get(name);
@@ -282,6 +282,43 @@ fn text_of(file: &SchemaFile) -> Result<String, isobar_schemas::Error> {
     let text = std::str::from_utf8(&file.bytes);
     let problem = |_| isobar_schemas::Error::WriterSchema { problem: format!("{} is not UTF-8", file.path) };
     text.map(str::to_owned).map_err(problem)
+}
+
+/// Everything that keeps records written with an Avro or Protobuf schema from becoming rows of `source`, in words; `None`
+/// for a schema in a language that isobar does not read records by.
+pub(crate) fn registered_problems(source: &SourceSpec, schema: &RegisteredSchema) -> Option<Vec<String>> {
+    match (schema.kind, &source.encoding) {
+        (SchemaKind::Json, _) => None,
+        (SchemaKind::Avro, _) => Some(avro_problems(schema, &source.schema, source.unknown_fields)),
+        (SchemaKind::Protobuf, encoding) => {
+            let message = match encoding {
+                Encoding::Protobuf { message, .. } => message.as_deref(),
+                _ => None,
+            };
+            let problem = match ProtobufSchema::from_registered(schema) {
+                Ok(schema) => protobuf_problem(source, &schema, message),
+                Err(error) => Some(chain_of(&error)),
+            };
+            Some(problem.into_iter().collect())
+        }
+    }
+}
+
+/// What keeps records of a message from becoming rows of `source`: of the only message, where none is named.
+pub(crate) fn protobuf_problem(
+    source: &SourceSpec,
+    schema: &ProtobufSchema,
+    message: Option<&str>,
+) -> Option<String> {
+    let message = match message {
+        Some(name) => schema.message(name),
+        None => schema.only_message(),
+    };
+    let decoder = message.and_then(|message| {
+        let limits = DecodeLimits::default();
+        ProtobufDecoder::new(source.schema.clone(), &message, source.unknown_fields, limits)
+    });
+    decoder.err().map(|error| chain_of(&error))
 }
 
 /// The decoder of a source.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod commit;
 mod decoding;
 pub mod demo;
+pub mod doctor;
 pub mod drill;
 pub mod error;
 pub mod gap;

@@ -27,7 +27,7 @@ use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
 use crate::span;
-use crate::spec::{Compression, SourceSpec, SourceTopics, StartPosition, Topology};
+use crate::spec::{CloudSpec, Compression, SourceSpec, SourceTopics, StartPosition, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
 use crate::topics::{self, Sighting, Topics, app_id};
 use crate::workers::{Committer, Own, Roster};
@@ -184,22 +184,19 @@ fn compression(compression: Compression) -> dataset::Compression {
 
 /// Opens every cloud of the specification. Secrets are resolved here and live only inside the clients.
 pub fn open_clouds(topology: &Topology) -> Result<Vec<Cloud>, Error> {
-    topology
-        .clouds
-        .iter()
-        .map(|cloud| {
-            let options = cloud.options.iter().map(|(name, text)| {
-                let value = text
-                    .resolve()
-                    .map_err(|error| Error::Configuration(format!("cloud {}: {error}", cloud.name)))?;
-                Ok((name.clone(), value.expose().to_owned()))
-            });
-            let options: BTreeMap<String, String> = options.collect::<Result<_, Error>>()?;
-            clouds::open(&cloud.name, &cloud.url, &options).map_err(|error| {
-                Error::Configuration(format!("cloud {}: {}", cloud.name, crate::chain_of(&error)))
-            })
-        })
-        .collect()
+    topology.clouds.iter().map(open_cloud).collect()
+}
+
+/// Opens one of them.
+pub(crate) fn open_cloud(cloud: &CloudSpec) -> Result<Cloud, Error> {
+    let options = cloud.options.iter().map(|(name, text)| {
+        let value =
+            text.resolve().map_err(|error| Error::Configuration(format!("cloud {}: {error}", cloud.name)))?;
+        Ok((name.clone(), value.expose().to_owned()))
+    });
+    let options: BTreeMap<String, String> = options.collect::<Result<_, Error>>()?;
+    clouds::open(&cloud.name, &cloud.url, &options)
+        .map_err(|error| Error::Configuration(format!("cloud {}: {}", cloud.name, crate::chain_of(&error))))
 }
 
 pub(crate) fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
@@ -239,7 +236,7 @@ fn source_of<'t>(topology: &'t Topology, plan: &DatasetPlan) -> &'t SourceSpec {
 }
 
 /// A dataset that has positions, but none under the topic's present id, belongs to a topic that is gone.
-fn refuse_recreated_topics(
+pub(crate) fn refuse_recreated_topics(
     topology: &Topology,
     chain: &Chain,
     plans: &[DatasetPlan],
@@ -522,6 +519,26 @@ pub(crate) fn assignment(positions: &[BTreeMap<TopicPartition, i64>]) -> Vec<(To
     lowest.into_iter().collect()
 }
 
+/// How a position and the log of its partition do not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// The log begins behind the position: what is between them was deleted.
+    Deleted,
+    /// The log ends before the position.
+    Truncated,
+}
+
+/// Whether the log of a partition still holds what comes at `position`.
+pub(crate) fn gap_at(position: i64, ends: Watermarks) -> Option<Gap> {
+    if position < ends.low {
+        Some(Gap::Deleted)
+    } else if position > ends.high {
+        Some(Gap::Truncated)
+    } else {
+        None
+    }
+}
+
 /// Records that the chain still wants must exist: anything else is loss, and a person's decision.
 fn refuse_gaps(
     assignment: &[(TopicPartition, i64)],
@@ -529,16 +546,20 @@ fn refuse_gaps(
 ) -> Result<(), Error> {
     let mut gaps = BTreeSet::new();
     for (partition, position) in assignment {
-        let Watermarks { low, high } = watermarks[partition];
-        if *position < low {
-            let lost = low - position;
-            gaps.insert(format!(
-                "{partition}: offsets {position} to {low} are gone ({lost}, deleted by retention)"
-            ));
-        } else if *position > high {
-            gaps.insert(format!(
-                "{partition}: the chain is at {position}, the log ends at {high} (truncated or restored)"
-            ));
+        let ends @ Watermarks { low, high } = watermarks[partition];
+        match gap_at(*position, ends) {
+            Some(Gap::Deleted) => {
+                let lost = low - position;
+                gaps.insert(format!(
+                    "{partition}: offsets {position} to {low} are gone ({lost}, deleted by retention)"
+                ));
+            }
+            Some(Gap::Truncated) => {
+                gaps.insert(format!(
+                    "{partition}: the chain is at {position}, the log ends at {high} (truncated or restored)"
+                ));
+            }
+            None => {}
         }
     }
     if gaps.is_empty() {

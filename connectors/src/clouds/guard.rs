@@ -84,7 +84,8 @@ impl Root {
         }
     }
 
-    fn is_marked(&self) -> io::Result<bool> {
+    /// Whether the directory has been made ready by [`create`](Self::create).
+    pub(super) fn is_marked(&self) -> io::Result<bool> {
         let marked = self.path.join(MARKER).try_exists()?;
         if marked {
             self.marked.store(true, Relaxed);

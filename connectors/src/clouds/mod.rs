@@ -19,7 +19,7 @@ mod register;
 #[cfg(test)]
 mod temporary;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use object_store::ObjectStore;
 
@@ -70,6 +70,20 @@ impl Cloud {
     /// Whether [`create_root`](Self::create_root) has been called, ever; always true for other stores than directories.
     pub fn has_root(&self) -> bool {
         self.root.as_ref().is_none_or(|root| root.exists())
+    }
+
+    /// Whether something can be written: false for a directory that was never made ready by
+    /// [`create_root`](Self::create_root), or that cannot be looked at; always true for other stores.
+    pub fn takes_writes(&self) -> bool {
+        self.root.as_ref().is_none_or(|root| root.is_marked().unwrap_or(false))
+    }
+
+    /// This cloud, whose requests are given up after `deadline` where they are not earlier: for looking at a cloud
+    /// that may hang. A request given up may still be carried out.
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.control = Arc::new(named::NamedStore::new(&self.name, self.control, Some(deadline)));
+        self.data = Arc::new(named::NamedStore::new(&self.name, self.data, Some(deadline)));
+        self
     }
 
     /// This cloud with both clients behind `switch`.

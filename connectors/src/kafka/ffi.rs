@@ -1,8 +1,9 @@
 //! The calls into librdkafka that the `rdkafka` crate does not wrap. The only module of the workspace with `unsafe`.
 //!
-//! Three things are needed and missing there: taking many records with one call ([`RecordQueue`]; the safe consumer
+//! Four things are needed and missing there: taking many records with one call ([`RecordQueue`]; the safe consumer
 //! allocates an event per record and does not say at which offset a partition ended), the ids of topics
-//! ([`describe_topics`]), and the ends of partitions that the client already knows from its last fetch
+//! ([`describe_topics`]), their settings through a client that serves the wish for a token ([`describe_settings`]; the
+//! crate's admin client does not), and the ends of partitions that the client already knows from its last fetch
 //! ([`cached_watermarks`]).
 //!
 //! Rules kept here: every native object has one owner that frees it once; a queue lives no longer than its client
@@ -13,6 +14,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    collections::BTreeMap,
     ffi::{CStr, CString, c_char},
     marker::PhantomData,
     ptr::{self, NonNull},
@@ -258,62 +260,92 @@ pub(crate) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
     timeout: Duration,
-    mut is_hopeless: impl FnMut() -> bool,
+    is_hopeless: impl FnMut() -> bool,
 ) -> Result<Vec<TopicDescription>, (i32, String)> {
-    let invalid = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
-    let names: Vec<CString> = topics
-        .iter()
-        .map(|topic| CString::new(topic.as_str()).map_err(|_| (invalid, format!("topic name {topic:?}"))))
-        .collect::<Result<_, _>>()?;
+    let names = c_strings(topics)?;
     let mut name_pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     let native = client.native_ptr();
     // SAFETY: the client outlives the call. Collection, options, queue and event are created here, each is released
     // once, and the names outlive the collection. Everything reached from the event is copied before its release.
     unsafe {
         let collection = rd::rd_kafka_TopicCollection_of_topic_names(name_pointers.as_mut_ptr(), names.len());
         let options =
-            rd::rd_kafka_AdminOptions_new(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
-        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, ptr::null_mut(), 0);
+            admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
         let queue = rd::rd_kafka_queue_new(native);
         rd::rd_kafka_DescribeTopics(native, collection, options, queue);
         rd::rd_kafka_AdminOptions_destroy(options);
         rd::rd_kafka_TopicCollection_destroy(collection);
-
-        // The request itself ends with a time-out event; a second more only guards against waiting for ever. An answer
-        // that comes after we gave up goes with its queue.
-        let deadline = Instant::now() + timeout + Duration::from_secs(1);
-        let mut event = rd::rd_kafka_queue_poll(queue, LOOK_INTERVAL_MS);
-        while event.is_null() && Instant::now() < deadline && !is_hopeless() {
-            event = rd::rd_kafka_queue_poll(queue, LOOK_INTERVAL_MS);
-        }
+        let event = answer(queue, timeout, is_hopeless);
         let answer = described(event);
+        release(event, queue);
+        answer
+    }
+}
+
+fn c_strings(texts: &[String]) -> Result<Vec<CString>, (i32, String)> {
+    let invalid = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
+    let string = |text: &String| CString::new(text.as_str()).map_err(|_| (invalid, format!("name {text:?}")));
+    texts.iter().map(string).collect()
+}
+
+/// # Safety
+/// `client` is alive. The options are the caller's to destroy.
+unsafe fn admin_options(
+    client: *mut rd::rd_kafka_t,
+    operation: rd::rd_kafka_admin_op_t,
+    timeout: Duration,
+) -> *mut rd::rd_kafka_AdminOptions_t {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is alive, promised by the caller; without room for an error text none is written.
+    unsafe {
+        let options = rd::rd_kafka_AdminOptions_new(client, operation);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, ptr::null_mut(), 0);
+        options
+    }
+}
+
+/// Waits for what comes to `queue`; null if nothing does. The request itself ends with a time-out event; a second more only
+/// guards against waiting for ever. An answer that comes after we gave up goes with its queue.
+///
+/// # Safety
+/// `queue` is alive. The event is the caller's to destroy.
+unsafe fn answer(
+    queue: *mut rd::rd_kafka_queue_t,
+    timeout: Duration,
+    mut is_hopeless: impl FnMut() -> bool,
+) -> *mut rd::rd_kafka_event_t {
+    let deadline = Instant::now() + timeout + Duration::from_secs(1);
+    // SAFETY: the queue is alive, promised by the caller.
+    let poll = || unsafe { rd::rd_kafka_queue_poll(queue, LOOK_INTERVAL_MS) };
+    let mut event = poll();
+    while event.is_null() && Instant::now() < deadline && !is_hopeless() {
+        event = poll();
+    }
+    event
+}
+
+/// # Safety
+/// `event` is null or alive, `queue` is alive, and neither is used afterwards.
+unsafe fn release(event: *mut rd::rd_kafka_event_t, queue: *mut rd::rd_kafka_queue_t) {
+    // SAFETY: promised by the caller.
+    unsafe {
         if !event.is_null() {
             rd::rd_kafka_event_destroy(event);
         }
         rd::rd_kafka_queue_destroy(queue);
-        answer
     }
 }
 
 /// # Safety
 /// `event` is null or the live result of `rd_kafka_DescribeTopics`.
 unsafe fn described(event: *mut rd::rd_kafka_event_t) -> Result<Vec<TopicDescription>, (i32, String)> {
-    if event.is_null() {
-        let code = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT as i32;
-        return Err((code, "no answer".into()));
-    }
-    // SAFETY: the event is alive, promised by the caller; all that is read belongs to it. A topic's id and error are
-    // parts of its description and never null.
+    // SAFETY: the event is null or alive, promised by the caller; all that is read belongs to it. A topic's id and error
+    // are parts of its description and never null.
     unsafe {
-        let code = rd::rd_kafka_event_error(event) as i32;
-        if code != 0 {
-            return Err((code, text(rd::rd_kafka_event_error_string(event))));
-        }
+        refuse_failure(event)?;
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            let code = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL as i32;
-            return Err((code, "an answer of another kind".into()));
+            return Err(another_answer());
         }
         let mut count = 0;
         let topics = rd::rd_kafka_DescribeTopics_result_topics(result, &mut count);
@@ -353,4 +385,111 @@ unsafe fn topic_id(id: *const rd::rd_kafka_Uuid_t) -> Option<String> {
         // librdkafka prints the common alphabet of base64, Kafka's own tools the one that is safe in paths.
         known.then(|| text(rd::rd_kafka_Uuid_base64str(id)).replace('+', "-").replace('/', "_"))
     }
+}
+
+/// The settings of one topic.
+pub(crate) struct TopicSettings {
+    pub(crate) name: String,
+    /// By name. Settings that the broker calls sensitive are left out.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// Code and text, when the settings could not be described.
+    pub(crate) error: Option<(i32, String)>,
+}
+
+/// Asks the cluster for the settings of `topics`. Blocks, and fails, as [`describe_topics`].
+pub(crate) fn describe_settings<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[String],
+    timeout: Duration,
+    is_hopeless: impl FnMut() -> bool,
+) -> Result<Vec<TopicSettings>, (i32, String)> {
+    let names = c_strings(topics)?;
+    let native = client.native_ptr();
+    // SAFETY: the client outlives the call. Resources, options, queue and event are created here and each is released
+    // once; a resource copies its name. Everything reached from the event is copied before its release.
+    unsafe {
+        let kind = rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        let mut resources: Vec<*mut rd::rd_kafka_ConfigResource_t> =
+            names.iter().map(|name| rd::rd_kafka_ConfigResource_new(kind, name.as_ptr())).collect();
+        let options =
+            admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout);
+        let queue = rd::rd_kafka_queue_new(native);
+        rd::rd_kafka_DescribeConfigs(native, resources.as_mut_ptr(), resources.len(), options, queue);
+        rd::rd_kafka_AdminOptions_destroy(options);
+        rd::rd_kafka_ConfigResource_destroy_array(resources.as_mut_ptr(), resources.len());
+        let event = answer(queue, timeout, is_hopeless);
+        let answer = settings(event);
+        release(event, queue);
+        answer
+    }
+}
+
+/// # Safety
+/// `event` is null or the live result of `rd_kafka_DescribeConfigs`.
+unsafe fn settings(event: *mut rd::rd_kafka_event_t) -> Result<Vec<TopicSettings>, (i32, String)> {
+    // SAFETY: the event is null or alive, promised by the caller; all that is read belongs to it, and no resource of an
+    // answer is null.
+    unsafe {
+        refuse_failure(event)?;
+        let result = rd::rd_kafka_event_DescribeConfigs_result(event);
+        if result.is_null() {
+            return Err(another_answer());
+        }
+        let mut count = 0;
+        let resources = rd::rd_kafka_DescribeConfigs_result_resources(result, &mut count);
+        if resources.is_null() {
+            return Ok(Vec::new());
+        }
+        Ok(slice::from_raw_parts(resources, count).iter().map(|resource| settings_of(*resource)).collect())
+    }
+}
+
+/// # Safety
+/// `resource` is a resource inside a live event.
+unsafe fn settings_of(resource: *const rd::rd_kafka_ConfigResource_t) -> TopicSettings {
+    // SAFETY: alive, promised by the caller; everything is copied.
+    unsafe {
+        let code = rd::rd_kafka_ConfigResource_error(resource) as i32;
+        let mut count = 0;
+        let entries = rd::rd_kafka_ConfigResource_configs(resource, &mut count);
+        let entries = if entries.is_null() { &[][..] } else { slice::from_raw_parts(entries, count) };
+        let open = entries.iter().filter(|entry| {
+            rd::rd_kafka_ConfigEntry_is_sensitive(**entry) == 0
+                && !rd::rd_kafka_ConfigEntry_value(**entry).is_null()
+        });
+        TopicSettings {
+            name: text(rd::rd_kafka_ConfigResource_name(resource)),
+            settings: open
+                .map(|entry| {
+                    (
+                        text(rd::rd_kafka_ConfigEntry_name(*entry)),
+                        text(rd::rd_kafka_ConfigEntry_value(*entry)),
+                    )
+                })
+                .collect(),
+            error: (code != 0).then(|| (code, text(rd::rd_kafka_ConfigResource_error_string(resource)))),
+        }
+    }
+}
+
+/// The error that `event` stands for: its own, or that there is none.
+///
+/// # Safety
+/// `event` is null or alive.
+unsafe fn refuse_failure(event: *mut rd::rd_kafka_event_t) -> Result<(), (i32, String)> {
+    if event.is_null() {
+        let code = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT as i32;
+        return Err((code, "no answer".into()));
+    }
+    // SAFETY: the event is alive, promised by the caller.
+    unsafe {
+        match rd::rd_kafka_event_error(event) as i32 {
+            0 => Ok(()),
+            code => Err((code, text(rd::rd_kafka_event_error_string(event)))),
+        }
+    }
+}
+
+fn another_answer() -> (i32, String) {
+    (rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__FAIL as i32, "an answer of another kind".into())
 }

@@ -5,7 +5,11 @@
 //! time-out; nothing is retried, and the answers to "nobody there", "no such topic" and "not allowed" are different
 //! errors.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use isobar_schemas::TopicPartition;
 use rdkafka::{
@@ -47,6 +51,30 @@ pub struct TopicInfo {
     pub partitions: i32,
 }
 
+/// What every client of a cluster is told: its brokers, and the topics that may be described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterOverview {
+    /// The cluster's id; `None` from a broker too old to have one.
+    pub cluster_id: Option<String>,
+    /// How many brokers are up.
+    pub brokers: usize,
+    /// The partitions of every topic, in the order of their numbers.
+    pub topics: BTreeMap<String, Vec<PartitionOverview>>,
+}
+
+/// Who has a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionOverview {
+    /// Its number.
+    pub partition: i32,
+    /// Whether it has a leader, without which it can be neither read nor written.
+    pub has_leader: bool,
+    /// How many brokers are to have a copy.
+    pub replicas: usize,
+    /// How many of these copies are up to date.
+    pub in_sync: usize,
+}
+
 /// The ends of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
@@ -67,7 +95,22 @@ pub struct KafkaCluster {
 impl KafkaCluster {
     /// Prepares to ask the cluster of `config`; each question may take `timeout`. Does not connect yet.
     pub fn new(config: &KafkaConfig, timeout: Duration) -> Result<Self, Error> {
+        Self::from_client(config, config.client()?, timeout)
+    }
+
+    /// The same, to ask about the progress of the group of `config` as well. The group is not joined.
+    pub fn of_group(config: &KafkaConfig, timeout: Duration) -> Result<Self, Error> {
         let mut client = config.client()?;
+        client.set("group.id", &config.group_id);
+        client.set("enable.auto.commit", "false");
+        Self::from_client(config, client, timeout)
+    }
+
+    fn from_client(
+        config: &KafkaConfig,
+        mut client: rdkafka::ClientConfig,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
         // The end of a partition is then the end of what a source can read.
         client.set("isolation.level", "read_committed");
         let consumer = client.create_with_context(QuestionContext::new(config.tokens.clone()));
@@ -87,11 +130,100 @@ impl KafkaCluster {
         .await
     }
 
+    /// The brokers, and all topics that may be described.
+    pub async fn overview(&self) -> Result<ClusterOverview, Error> {
+        self.ask(|cluster| {
+            let all = cluster.consumer.fetch_metadata(None, cluster.timeout).map_err(|error| {
+                let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+                cluster.failure("ask for the topics", code, error.to_string())
+            })?;
+            let partitions = |topic: &rdkafka::metadata::MetadataTopic| {
+                let partitions = topic.partitions().iter().map(|partition| PartitionOverview {
+                    partition: partition.id(),
+                    has_leader: partition.leader() >= 0,
+                    replicas: partition.replicas().len(),
+                    in_sync: partition.isr().len(),
+                });
+                let mut partitions: Vec<PartitionOverview> = partitions.collect();
+                partitions.sort_by_key(|partition| partition.partition);
+                partitions
+            };
+            Ok(ClusterOverview {
+                cluster_id: cluster.consumer.client().fetch_cluster_id(cluster.timeout),
+                brokers: all.brokers().len(),
+                topics: all
+                    .topics()
+                    .iter()
+                    .map(|topic| (topic.name().to_owned(), partitions(topic)))
+                    .collect(),
+            })
+        })
+        .await
+    }
+
+    /// Ids and partitions of `topics`, in their order; what is wrong with one does not hide the others.
+    pub async fn describe_each(&self, topics: &[String]) -> Result<Vec<Result<TopicInfo, Error>>, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |cluster| cluster.each_topic(&topics)).await
+    }
+
+    /// The settings of each of `topics`, by name. Those that the broker calls sensitive are left out.
+    pub async fn settings(
+        &self,
+        topics: &[String],
+    ) -> Result<BTreeMap<String, Result<BTreeMap<String, String>, Error>>, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |cluster| {
+            if topics.is_empty() {
+                return Ok(BTreeMap::new());
+            }
+            let described =
+                ffi::describe_settings(cluster.consumer.client(), &topics, cluster.timeout, || {
+                    cluster.is_refused()
+                });
+            let described = described
+                .map_err(|(code, reason)| cluster.failure("ask for the settings of topics", code, reason))?;
+            let settings = described.into_iter().map(|topic| {
+                let settings = match topic.error {
+                    Some((code, reason)) => Err(cluster.topic_failure(&topic.name, code, reason)),
+                    None => Ok(topic.settings),
+                };
+                (topic.name, settings)
+            });
+            Ok(settings.collect())
+        })
+        .await
+    }
+
+    /// Asks for the group's progress in `partitions`, to see whether that is allowed: isobar reports its own there for tools
+    /// that show lag.
+    ///
+    /// # Errors
+    /// If it is not, or there is no answer. A client that was not made [for a group](Self::of_group) gets none.
+    pub async fn check_group(&self, partitions: &[TopicPartition]) -> Result<(), Error> {
+        let partitions = partitions.to_vec();
+        self.ask(move |cluster| {
+            let mut question = TopicPartitionList::with_capacity(partitions.len());
+            for TopicPartition { topic, partition } in &partitions {
+                question.add_partition(topic, *partition);
+            }
+            cluster.consumer.committed_offsets(question, cluster.timeout).map_err(|error| {
+                let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+                if code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED as i32 {
+                    return Error::KafkaDenied { what: "the group".into(), reason: error.to_string() };
+                }
+                cluster.failure("ask for the progress of the group", code, error.to_string())
+            })?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The cluster's id, and ids and partitions of `topics`.
     pub async fn describe(&self, topics: &[String]) -> Result<ClusterInfo, Error> {
         let topics = topics.to_vec();
         self.ask(move |cluster| {
-            let topics = cluster.topics(&topics)?;
+            let topics = cluster.each_topic(&topics)?.into_iter().collect::<Result<_, _>>()?;
             // Answered from what the question before has brought.
             let cluster_id = cluster.consumer.client().fetch_cluster_id(cluster.timeout);
             Ok(ClusterInfo { cluster_id, topics })
@@ -175,27 +307,27 @@ impl KafkaCluster {
         Error::KafkaDenied { what: format!("the brokers {}", self.brokers), reason }
     }
 
-    fn topics(&self, names: &[String]) -> Result<Vec<TopicInfo>, Error> {
+    fn each_topic(&self, names: &[String]) -> Result<Vec<Result<TopicInfo, Error>>, Error> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
         let described =
             ffi::describe_topics(self.consumer.client(), names, self.timeout, || self.is_refused())
                 .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
-        names
-            .iter()
-            .map(|name| match described.iter().find(|topic| topic.name == *name) {
-                Some(ffi::TopicDescription { error: Some((code, reason)), .. }) => {
-                    Err(self.topic_failure(name, *code, reason.clone()))
-                }
-                Some(topic) if topic.partitions > 0 => Ok(TopicInfo {
-                    name: name.clone(),
-                    id: topic.id.clone(),
-                    partitions: i32::try_from(topic.partitions).unwrap_or(i32::MAX),
-                }),
-                _ => Err(self.missing(name)),
-            })
-            .collect()
+        let mut described: HashMap<String, ffi::TopicDescription> =
+            described.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
+        let topics = names.iter().map(|name| match described.remove(name) {
+            Some(ffi::TopicDescription { error: Some((code, reason)), .. }) => {
+                Err(self.topic_failure(name, code, reason))
+            }
+            Some(topic) if topic.partitions > 0 => Ok(TopicInfo {
+                name: name.clone(),
+                id: topic.id,
+                partitions: i32::try_from(topic.partitions).unwrap_or(i32::MAX),
+            }),
+            _ => Err(self.missing(name)),
+        });
+        Ok(topics.collect())
     }
 
     /// Whether the brokers have refused the credentials: the client goes on asking, and gets the same answer.
@@ -358,5 +490,35 @@ mod tests {
         let highs: Vec<_> = found.values().map(|watermarks| (watermarks.low, watermarks.high)).collect();
         assert_eq!(highs, [(0, 2), (0, 0), (0, 1)]);
         assert!(cluster(&broker).watermarks(&[TopicPartition::new("flights", 9)]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_overview_names_brokers_topics_and_copies() {
+        let broker = EmbeddedBroker::start(&[("flights", 3), ("weather", 1)]).unwrap();
+        let overview = cluster(&broker).overview().await.unwrap();
+        assert_eq!(overview.brokers, 1);
+        let topics: Vec<_> =
+            overview.topics.iter().map(|(name, parts)| (name.as_str(), parts.len())).collect();
+        assert_eq!(topics, [("flights", 3), ("weather", 1)]);
+        let partition = PartitionOverview { partition: 2, has_leader: true, replicas: 1, in_sync: 1 };
+        assert_eq!(overview.topics["flights"][2], partition);
+    }
+
+    #[tokio::test]
+    async fn settings_that_a_broker_does_not_describe_are_an_error_in_time() {
+        let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
+        let cluster = cluster(&broker);
+        assert!(cluster.settings(&[]).await.unwrap().is_empty());
+        // The embedded broker has no settings to describe.
+        let error = cluster.settings(&["flights".to_owned()]).await.unwrap_err();
+        assert!(error.to_string().contains("settings of topics"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_progress_of_a_group_can_be_asked_for() {
+        let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
+        let config = KafkaConfig::new([broker.bootstrap_servers()], "test");
+        let cluster = KafkaCluster::of_group(&config, TIMEOUT).unwrap();
+        cluster.check_group(&[TopicPartition::new("flights", 0)]).await.unwrap();
     }
 }

@@ -16,7 +16,7 @@ mod source;
 
 pub use config::{KafkaConfig, OptionProblem, check_options};
 pub use embedded::EmbeddedBroker;
-pub use identity::{ClusterInfo, KafkaCluster, TopicInfo, Watermarks};
+pub use identity::{ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview, TopicInfo, Watermarks};
 pub use oauth::{Lookup, TokenSource};
 pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
 pub use source::KafkaSource;

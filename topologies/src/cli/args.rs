@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::span::Bound;
-use crate::spec::units::HumanDuration;
+use crate::spec::units::{HumanDuration, UnitError};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
@@ -109,6 +109,19 @@ Nothing is contacted: neither Kafka nor a cloud. Exit code 2 when there is a pro
 
 Nothing is contacted and nothing is written: neither Kafka nor a cloud.")]
     Plan(PlanArgs),
+
+    /// Connect to everything a topology names, and say what is well, what is not, and what to do about it
+    #[command(after_help = "Examples:
+  isobar doctor topology.yaml
+  isobar doctor topology.yaml --outage 72h                may it be down so long and lose nothing?
+  isobar doctor topology.yaml --format json | jq '.checks[] | select(.status == \"problem\")'
+  isobar doctor topology.yaml --strict --timeout 10s      in a pipeline, before a roll-out
+
+May run before the first start, and while the topology runs. Nothing of the topology is written,
+only objects that show what each cloud allows; they are removed again where that is allowed.
+
+Exit codes: 0 no problems, 1 problems (with --strict also warnings), 2 the spec is wrong.")]
+    Doctor(DoctorArgs),
 
     /// Audit datasets from what lies in the clouds alone: every offset once, the same bytes everywhere
     #[command(after_help = "Examples:
@@ -332,6 +345,33 @@ pub struct PlanArgs {
     /// For people or for programs
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Options of `isobar doctor`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct DoctorArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// How long the topology may be down without losing records: topics must keep them so long
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub outage: HumanDuration,
+    /// How long each look may take; what does not answer by then is reported and hides nothing else
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_patience)]
+    pub timeout: HumanDuration,
+    /// Exit code 1 for warnings as well
+    #[arg(long)]
+    pub strict: bool,
+    /// How to print the report
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// A duration of a second to an hour: with less nothing far away can answer.
+fn parse_patience(text: &str) -> Result<HumanDuration, String> {
+    let patience: HumanDuration = text.parse().map_err(|error: UnitError| error.to_string())?;
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+    if bounds.contains(&patience.0) { Ok(patience) } else { Err("it can be from 1s to 1h".to_owned()) }
 }
 
 /// Options of `isobar prove`.

@@ -17,6 +17,7 @@ use crate::spec::{self, CheckOptions, SpecErrors, Topology};
 
 pub mod args;
 mod bars;
+mod doctor;
 mod drill;
 pub mod logs;
 pub mod output;
@@ -83,6 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Run(run_args) => run::run(&run_args, &args.logs),
         Command::Check(check_args) => check(&check_args),
         Command::Plan(plan_args) => plan(&plan_args),
+        Command::Doctor(doctor_args) => doctor::doctor(&doctor_args),
         Command::Prove(prove_args) => prove(&prove_args),
         Command::Scrub(scrub_args) => scrub::scrub(&scrub_args),
         Command::AcceptGap(gap_args) => accept_gap(gap_args),

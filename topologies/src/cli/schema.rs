@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::{Table, presets};
 use isobar_schemas::decode::{
-    DecodeLimits, MessageDescriptor, ProtobufDecoder, ProtobufSchema, ProtobufSource, RegisteredSchema,
-    SchemaKind, UnknownFields, avro_problems, fields_of_avro, fields_of_protobuf,
+    MessageDescriptor, ProtobufSchema, ProtobufSource, RegisteredSchema, SchemaKind, UnknownFields,
+    avro_problems, fields_of_avro, fields_of_protobuf,
 };
 use isobar_schemas::{FieldSpec, Fields};
 use serde_json::{Value as Json, json};
@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 use super::args::{Format, RecordSchemaArgs, SchemaDiffArgs};
 use super::{Exit, Misconfigured, output};
 use crate::chain_of;
+use crate::decoding::protobuf_problem;
 use crate::spec::{self, SourceSpec, did_you_mean};
 
 /// Prints the fields that hold every record of a schema.
@@ -71,11 +72,7 @@ impl RecordSchema {
         match self {
             RecordSchema::Avro(schema) => avro_problems(schema, &source.schema, source.unknown_fields),
             RecordSchema::Protobuf { schema, message } => {
-                let decoder = message_of(schema, message.as_deref()).and_then(|message| {
-                    let limits = DecodeLimits::default();
-                    ProtobufDecoder::new(source.schema.clone(), &message, source.unknown_fields, limits)
-                });
-                decoder.err().map(|error| chain_of(&error)).into_iter().collect()
+                protobuf_problem(source, schema, message.as_deref()).into_iter().collect()
             }
         }
     }

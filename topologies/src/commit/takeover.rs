@@ -184,7 +184,7 @@ impl Group {
 
     /// A new one each time: what an earlier probe of this process sent may still arrive, or lie there where nothing may be
     /// deleted.
-    pub(super) fn probe_prefix(&self) -> Path {
+    pub(crate) fn probe_prefix(&self) -> Path {
         self.keys().probe(&self.incarnation).join(random_id(&*self.environment))
     }
 

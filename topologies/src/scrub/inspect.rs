@@ -14,13 +14,14 @@ use object_store::ObjectStore;
 use tokio::time::Instant;
 
 use super::checkpoints;
-use super::control::{ControlLog, Knowledge, learn, read_logs, search_bodies};
+use super::control::{ControlLog, Damage, Knowledge, learn, read_logs, search_bodies};
 use super::decided::{Decided, Evidence, settle};
 use super::files::{Look, look};
 use super::report::{CloudSummary, Finding, Kind, Outcome};
 use crate::chain_of;
 use crate::commit::format::{Identity, log_folder, published_path, published_version};
-use crate::commit::{Group, is_readmitted, most_common};
+use crate::commit::{Chain, Epoch, Group, is_readmitted, most_common};
+use crate::error::Error;
 use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions};
 use crate::prove::objects::{count_among, object_path};
 use crate::throttle::Throttle;
@@ -53,7 +54,8 @@ pub(super) struct Scope<'a> {
 
 /// How a cloud stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
+    /// It counts.
     Member,
     /// It lost its identity, or the key of its readmission.
     Lost(String),
@@ -106,6 +108,54 @@ pub(super) struct Found {
     pub(super) cloud: Option<usize>,
     pub(super) fault: Fault,
     pub(super) finding: Finding,
+}
+
+/// How a topology stands: what its clouds are to each other, and what they have decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    /// By index of the cloud.
+    pub(crate) states: Vec<State>,
+    /// What is decided; `None` if nothing ever was, or too few clouds tell.
+    pub(crate) chain: Option<Chain>,
+    /// The newest epoch whose log some cloud has.
+    pub(crate) epoch: Option<Epoch>,
+    /// Damaged records of control logs, for people.
+    pub(crate) damaged: Vec<String>,
+}
+
+/// Asks the clouds of `group` how they stand. Nothing is written, and no table is read.
+///
+/// # Errors
+/// If decided bytes do not follow each other.
+pub(crate) async fn standing(group: &Group) -> Result<Standing, Error> {
+    let scope = Scope {
+        group,
+        tables: Vec::new(),
+        looks_into: vec![true; group.clouds.len()],
+        readmitting: None,
+        sample: 0.0,
+        seed: group.incarnation.clone(),
+        patience: Duration::ZERO,
+        throttle: Throttle::new(None),
+    };
+    let mut seats = identify(&scope).await;
+    let (logs, knowledge) = consult_control(&scope, &mut seats).await;
+    let chain = knowledge.base().cloned().map(|mut chain| {
+        for decision in &knowledge.decided {
+            chain.apply(decision).map_err(|what| Error::damaged("control log", what))?;
+        }
+        Ok(chain)
+    });
+    let place = |damage: &Damage| {
+        let object = group.keys().record(damage.epoch, damage.index);
+        format!("{}: {object}: {}", group.clouds[damage.cloud].name, damage.what)
+    };
+    Ok(Standing {
+        states: seats.into_iter().map(|seat| seat.state).collect(),
+        chain: chain.transpose()?,
+        epoch: logs.iter().filter_map(|log| log.highest).max(),
+        damaged: knowledge.damaged.iter().map(place).collect(),
+    })
 }
 
 /// Everything that a look gave.

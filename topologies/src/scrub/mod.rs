@@ -42,6 +42,7 @@ use std::time::Duration;
 use isobar_connectors::failpoint;
 
 pub use decided::Evidence;
+pub(crate) use inspect::{Standing, State, standing};
 pub use report::{CloudSummary, Finding, Kind, Outcome, REPORT_FORMAT, Readmitted, Report, TableSummary};
 
 use self::inspect::{Inspection, Scope, inspect};
