@@ -55,7 +55,7 @@ pub(crate) async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
                 partition: i32::try_from(index % PARTITIONS as usize)?,
                 key: Some(key.as_bytes()),
                 payload: Some(payload.as_bytes()),
-                timestamp_ms: None,
+                ..Default::default()
             })?;
         }
         topic.records += 1;

@@ -15,6 +15,7 @@ mod fill;
 mod formats;
 mod gap;
 mod gcs;
+mod headers;
 mod helpers;
 mod leader;
 mod live;

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use arrow::datatypes::Schema;
 use isobar_connectors::delta::schema::to_delta;
+use isobar_schemas::MetadataColumn;
 use isobar_schemas::fields::type_name;
 use isobar_transforms::{DatasetTransform, TransformSpec};
 use serde::Serialize;
@@ -231,7 +232,8 @@ fn dataset_plan(topology: &Topology, dataset: &DatasetSpec) -> Result<DatasetPla
         output: output_columns(transform.output_schema()).map_err(|error| wrong(&error))?,
         partition_by: dataset.partition_by.clone(),
         compression: dataset.compression.to_string(),
-        quarantine: output_columns(&quarantine::schema()).map_err(|error| wrong(&error))?,
+        quarantine: output_columns(&quarantine::schema(transform.uses(MetadataColumn::Headers)))
+            .map_err(|error| wrong(&error))?,
     })
 }
 

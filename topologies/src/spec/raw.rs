@@ -423,7 +423,7 @@ pub struct Dataset {
 
     /// The query that makes rows of records: a stateless `SELECT` (projection and filter) from the source, by its
     /// name. Beside the source's fields there are `_topic`, `_partition`, `_offset`, `_timestamp` (UTC,
-    /// milliseconds) and `_key`. Required.
+    /// milliseconds), `_key`, and `_headers`, of which `header(_headers, 'name')` is one. Required.
     #[schemars(extend("examples" = ["SELECT carrier, arr_delay > 15 AS late FROM flights"]))]
     pub sql: String,
 
