@@ -8,6 +8,7 @@
 mod bad_input;
 mod checkpoint;
 mod cli;
+mod debezium;
 mod drill;
 mod elect;
 mod failpoints;

@@ -183,12 +183,16 @@ fn as_written<T: Serialize>(value: T) -> Json {
 }
 
 fn source_plan(source: &SourceSpec) -> SourcePlan {
-    let columns = source.schema.fields().iter().zip(&source.fields.0).map(|(field, (_, spec))| InputColumn {
-        name: field.name().clone(),
-        type_name: type_name(field.data_type()),
-        nullable: field.is_nullable(),
-        unit: spec.unit.clone(),
-        description: spec.description.clone(),
+    let columns = source.schema.fields().iter().enumerate().map(|(index, field)| {
+        // Columns that an envelope adds come after the fields.
+        let spec = source.fields.0.get(index).map(|(_, spec)| spec);
+        InputColumn {
+            name: field.name().clone(),
+            type_name: type_name(field.data_type()),
+            nullable: field.is_nullable(),
+            unit: spec.and_then(|spec| spec.unit.clone()),
+            description: spec.and_then(|spec| spec.description.clone()),
+        }
     });
     SourcePlan {
         name: source.name.clone(),

@@ -262,6 +262,9 @@ impl DatasetPlan {
             undecodable.chain(&without_headers).map(Rejected::undecodable).collect();
         let mut counts = outcome.counts;
         counts.input += rejected.len() as u64;
+        let left_out = decoded.left_out.iter().filter(|record| **record as usize >= first).count() as u64;
+        counts.input += left_out;
+        counts.filtered += left_out;
         for reject in &rejected {
             *counts.rejected.entry(reject.label().to_owned()).or_default() += 1;
         }
