@@ -61,7 +61,7 @@ pub(crate) async fn run(commits: usize, json: bool) -> Result<()> {
                 partition,
                 key: None,
                 payload: Some(payload.as_bytes()),
-                timestamp_ms: None,
+                ..Default::default()
             })?;
         }
         let all = i64::try_from(commit)?;

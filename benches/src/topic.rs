@@ -57,7 +57,7 @@ pub(crate) async fn fill<P: AsRef<[u8]>>(
                 partition: i32::try_from(index % PARTITIONS as usize)?,
                 key: Some(key.as_bytes()),
                 payload: Some(payload.as_ref()),
-                timestamp_ms: None,
+                ..Default::default()
             })?;
         }
         topic.records += 1;

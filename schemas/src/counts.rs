@@ -20,7 +20,7 @@ pub struct RowCounts {
     pub rejected: BTreeMap<String, u64>,
     /// Records left out on purpose by an expectation with the action `drop`, by rule.
     pub dropped: BTreeMap<String, u64>,
-    /// Records left out by the query's own `WHERE`.
+    /// Records left out by the query's own `WHERE`, and those that hold no row by the rules of their format.
     pub filtered: u64,
     /// Records later than the watermark, in the `late` table.
     pub late: u64,

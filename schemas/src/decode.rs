@@ -6,6 +6,7 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
+//! | JSON in Debezium's envelope | [`DebeziumDecoder`] | [`json::debezium`] says which events make rows |
 //! | Avro | [`AvroDecoder`] | [`avro`] says which value makes which type |
 //! | Protobuf | [`ProtobufDecoder`] | [`protobuf`] |
 //! | CSV | [`CsvDecoder`] | [`csv`] |
@@ -40,6 +41,7 @@ pub use self::csv::{CsvDecoder, CsvFormat};
 pub use self::framing::Framing;
 pub use self::inflate::{Compression, InflateLimits, Inflating};
 pub use self::json::JsonDecoder;
+pub use self::json::debezium::DebeziumDecoder;
 pub use self::protobuf::{ProtobufDecoder, ProtobufSchema, ProtobufSource, fields_of_protobuf};
 pub use self::raw::RawDecoder;
 pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
@@ -49,7 +51,8 @@ use crate::records::RecordChunk;
 
 /// Turns the payloads of chunks into batches of one schema.
 ///
-/// Every record becomes exactly one row or exactly one reject. It is judged by itself, by its payload, the schema and
+/// Every record becomes exactly one row or exactly one reject, unless the format says that it holds no row, which is no
+/// fault either ([`Decoded::left_out`]). It is judged by itself, by its payload, the schema and
 /// what the registry says of the schema it names: the result does not depend on its neighbours, nor on how records
 /// are cut into chunks. [`decode`](Self::decode) never fails because of what a record holds.
 ///
@@ -113,7 +116,7 @@ impl Default for DecodeLimits {
     }
 }
 
-/// What became of the records of a chunk: each is either a row or a reject.
+/// What became of the records of a chunk: each is a row, a reject, or left out, and only one of them.
 #[derive(Debug, Clone)]
 pub struct Decoded {
     /// One row per good record, in the order of the chunk, in the schema of the decoder.
@@ -122,4 +125,7 @@ pub struct Decoded {
     pub records: Vec<u32>,
     /// The bad records, in the order of the chunk.
     pub rejects: Vec<Reject>,
+    /// The records that hold no row by the rules of their format, such as the tombstone after a delete. Rising. They are
+    /// counted as filtered.
+    pub left_out: Vec<u32>,
 }

@@ -92,6 +92,9 @@ pub enum Error {
         /// Bytes of payload in the chunk.
         bytes: usize,
     },
+    /// Report a bug: a chunk does not keep the headers of its records, or those of one of them could not be read.
+    #[error("the headers of records are wanted, and they are not there")]
+    HeadersNotKept,
     /// Report a bug: the arrays built do not fit the schema they were built for.
     #[error("build a record batch")]
     Arrow(#[from] ArrowError),

@@ -177,6 +177,7 @@ impl Live {
                     key: record.key.as_deref(),
                     payload: record.payload.as_deref(),
                     timestamp_ms: Some(record.timestamp_ms),
+                    ..Default::default()
                 };
                 producer.produce(produced).unwrap();
                 self.ledger.push(&self.name, *partition, record);
@@ -263,6 +264,7 @@ fn produce(producer: &KafkaProducer, topic: &str, records: Vec<Record>, ledger: 
             key: record.key.as_deref(),
             payload: record.payload.as_deref(),
             timestamp_ms: Some(record.timestamp_ms),
+            ..Default::default()
         };
         producer.produce(produced).unwrap();
     }

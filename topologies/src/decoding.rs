@@ -17,9 +17,9 @@ use isobar_connectors::registry::{Credentials, RegistryClient, RegistryConfig, S
 use isobar_connectors::source::SourceChunk;
 use isobar_schemas::RecordChunk;
 use isobar_schemas::decode::{
-    AvroDecoder, Compression, CsvDecoder, CsvFormat, DecodeLimits, Decoded, Decoder, Framing, InflateLimits,
-    Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource, RawDecoder, RegisteredSchema,
-    SchemaKind, WriterSchema, avro_problems,
+    AvroDecoder, Compression, CsvDecoder, CsvFormat, DebeziumDecoder, DecodeLimits, Decoded, Decoder,
+    Framing, InflateLimits, Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource,
+    RawDecoder, RegisteredSchema, SchemaKind, WriterSchema, avro_problems,
 };
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -27,7 +27,9 @@ use tracing::{info, warn};
 use crate::chain_of;
 use crate::error::Error;
 use crate::schema_archive;
-use crate::spec::{self, Encoding, PayloadCompression, SchemaFile, SourceSpec, Topology, WriterSchemas};
+use crate::spec::{
+    self, Encoding, Envelope, PayloadCompression, SchemaFile, SourceSpec, Topology, WriterSchemas,
+};
 
 /// Pauses before a registry that did not answer is asked again: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -329,8 +331,13 @@ pub(crate) fn decoder(source: &SourceSpec) -> Result<Box<dyn Decoder>, isobar_sc
     let limits = DecodeLimits::default();
     let (schema, unknown_fields) = (source.schema.clone(), source.unknown_fields);
     let decoder: Box<dyn Decoder> = match &source.encoding {
-        Encoding::Json { framed } => {
+        Encoding::Json { framed, envelope: Envelope::None } => {
             let decoder = JsonDecoder::new(schema, unknown_fields, limits)?;
+            Box::new(if *framed { decoder.framed() } else { decoder })
+        }
+        Encoding::Json { framed, envelope: Envelope::Debezium } => {
+            let contract = isobar_schemas::to_arrow_schema(&source.fields)?;
+            let decoder = DebeziumDecoder::new(&contract, unknown_fields, limits)?;
             Box::new(if *framed { decoder.framed() } else { decoder })
         }
         Encoding::Avro(schemas) => {

@@ -73,7 +73,8 @@ impl<'a> Parts<'a> {
         };
         decoding.recall(&clouds).await;
         let budget = Budget::new(topology.memory_bytes_max);
-        let kafka = start::kafka_config(topology, &budget)?;
+        let mut kafka = start::kafka_config(topology, &budget)?;
+        kafka.keeps_headers = start::topics_with_headers(topology, &plans);
         let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
             .map_err(|error| Error::connector("configure the Kafka client", error))?;
         let cluster = topics::describe(topology, &questions, None).await;

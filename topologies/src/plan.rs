@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use arrow::datatypes::Schema;
 use isobar_connectors::delta::schema::to_delta;
+use isobar_schemas::MetadataColumn;
 use isobar_schemas::fields::type_name;
 use isobar_transforms::{DatasetTransform, TransformSpec};
 use serde::Serialize;
@@ -182,12 +183,16 @@ fn as_written<T: Serialize>(value: T) -> Json {
 }
 
 fn source_plan(source: &SourceSpec) -> SourcePlan {
-    let columns = source.schema.fields().iter().zip(&source.fields.0).map(|(field, (_, spec))| InputColumn {
-        name: field.name().clone(),
-        type_name: type_name(field.data_type()),
-        nullable: field.is_nullable(),
-        unit: spec.unit.clone(),
-        description: spec.description.clone(),
+    let columns = source.schema.fields().iter().enumerate().map(|(index, field)| {
+        // Columns that an envelope adds come after the fields.
+        let spec = source.fields.0.get(index).map(|(_, spec)| spec);
+        InputColumn {
+            name: field.name().clone(),
+            type_name: type_name(field.data_type()),
+            nullable: field.is_nullable(),
+            unit: spec.and_then(|spec| spec.unit.clone()),
+            description: spec.and_then(|spec| spec.description.clone()),
+        }
     });
     SourcePlan {
         name: source.name.clone(),
@@ -231,7 +236,8 @@ fn dataset_plan(topology: &Topology, dataset: &DatasetSpec) -> Result<DatasetPla
         output: output_columns(transform.output_schema()).map_err(|error| wrong(&error))?,
         partition_by: dataset.partition_by.clone(),
         compression: dataset.compression.to_string(),
-        quarantine: output_columns(&quarantine::schema()).map_err(|error| wrong(&error))?,
+        quarantine: output_columns(&quarantine::schema(transform.uses(MetadataColumn::Headers)))
+            .map_err(|error| wrong(&error))?,
     })
 }
 

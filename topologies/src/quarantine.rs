@@ -2,6 +2,10 @@
 //!
 //! [`rows`] makes rows of records, [`StoredRows`] makes records of rows again, the same ones, byte for byte. [`listing`] shows
 //! people what is there, and [`redrive`](crate::redrive) sends it through the topology once more.
+//!
+//! A quarantine has everything that the records of its dataset are judged by. Headers are among it where the dataset uses
+//! `_headers`, and only there: such a quarantine has a column more, which it has from its beginning or not at all
+//! ([`start`](crate::start) refuses a topology whose datasets want another one than there is).
 
 pub mod listing;
 
@@ -9,8 +13,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch,
-    StringArray, StringBuilder, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{
@@ -18,6 +22,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use isobar_schemas::decode::Reject;
+use isobar_schemas::metadata::{headers_array, headers_type};
 use isobar_schemas::{RecordChunk, TopicPartition};
 use isobar_transforms::RowReject;
 
@@ -57,14 +62,14 @@ impl Rejected {
     }
 }
 
-/// The fixed schema of every quarantine table.
-pub fn schema() -> SchemaRef {
+/// The schema of a quarantine table: the same for every dataset, but that one of a dataset that uses them `keeps_headers`.
+pub fn schema(keeps_headers: bool) -> SchemaRef {
     let described = |name: &str, data_type: DataType, nullable: bool, description: &str| {
         Field::new(name, data_type, nullable)
             .with_metadata([("description".to_owned(), description.to_owned())].into_iter().collect())
     };
     let utc_micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    Arc::new(Schema::new(vec![
+    let mut fields = vec![
         described(
             "reason",
             DataType::Utf8,
@@ -79,11 +84,16 @@ pub fn schema() -> SchemaRef {
         described("timestamp", utc_micros, true, "Kafka timestamp"),
         described("key", DataType::Binary, true, "Kafka key as it came"),
         described("payload", DataType::Binary, true, "Kafka payload as it came; null for a tombstone"),
-    ]))
+    ];
+    if keeps_headers {
+        let description = "Kafka headers in their order; null if they could not be read";
+        fields.push(described("headers", headers_type(), true, description));
+    }
+    Arc::new(Schema::new(fields))
 }
 
-/// The rows of `rejected`, which are in the order of their records.
-pub fn rows(chunk: &RecordChunk, rejected: &[Rejected]) -> RecordBatch {
+/// The rows of `rejected`, which are in the order of their records, in the [`schema`] that this makes.
+pub fn rows(chunk: &RecordChunk, rejected: &[Rejected], keeps_headers: bool) -> RecordBatch {
     let mut reasons = StringBuilder::new();
     let mut rules = StringBuilder::new();
     let mut messages = StringBuilder::new();
@@ -103,7 +113,7 @@ pub fn rows(chunk: &RecordChunk, rejected: &[Rejected]) -> RecordBatch {
     let micros =
         rejected.iter().map(|reject| chunk.timestamps_ms()[reject.record as usize].map(|ms| ms * 1000));
     let partitions = vec![chunk.topic_partition().partition; rejected.len()];
-    let columns: Vec<ArrayRef> = vec![
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(reasons.finish()),
         Arc::new(rules.finish()),
         Arc::new(messages.finish()),
@@ -114,7 +124,11 @@ pub fn rows(chunk: &RecordChunk, rejected: &[Rejected]) -> RecordBatch {
         Arc::new(keys.finish()),
         Arc::new(payloads.finish()),
     ];
-    RecordBatch::try_new(schema(), columns).expect("columns are built to the schema above")
+    if keeps_headers {
+        let headers = headers_array(chunk, rejected.iter().map(|reject| reject.record as usize));
+        columns.push(Arc::new(headers.expect("chunks are bounded far below what an array can hold")));
+    }
+    RecordBatch::try_new(schema(keeps_headers), columns).expect("columns are built to the schema above")
 }
 
 /// Rows of a quarantine table as its files hold them.
@@ -130,15 +144,18 @@ pub(crate) struct StoredRows {
     timestamps: TimestampMicrosecondArray,
     keys: BinaryArray,
     payloads: BinaryArray,
+    /// `None` in the quarantine of a dataset that does not use them.
+    headers: Option<ListArray>,
 }
 
 impl StoredRows {
     /// The rows of `batch`.
     ///
     /// # Errors
-    /// If it has not the columns of [`schema`].
+    /// If it has the columns of neither [`schema`].
     pub(crate) fn new(batch: &RecordBatch) -> Result<Self, ArrowError> {
-        let batch = RecordBatch::try_new(schema(), batch.columns().to_vec())?;
+        let keeps_headers = batch.num_columns() > schema(false).fields().len();
+        let batch = RecordBatch::try_new(schema(keeps_headers), batch.columns().to_vec())?;
         let text = |index: usize| batch.column(index).as_string::<i32>().clone();
         let bytes = |index: usize| batch.column(index).as_binary::<i32>().clone();
         Ok(Self {
@@ -151,6 +168,7 @@ impl StoredRows {
             timestamps: batch.column(6).as_primitive::<TimestampMicrosecondType>().clone(),
             keys: bytes(7),
             payloads: bytes(8),
+            headers: keeps_headers.then(|| batch.column(9).as_list::<i32>().clone()),
             batch,
         })
     }
@@ -158,6 +176,11 @@ impl StoredRows {
     /// The rows as a batch.
     pub(crate) fn batch(&self) -> &RecordBatch {
         &self.batch
+    }
+
+    /// Whether they have the headers of their records.
+    pub(crate) fn keep_headers(&self) -> bool {
+        self.headers.is_some()
     }
 
     /// The rows in pieces, each of consecutive rows of one Kafka partition at rising offsets.
@@ -187,13 +210,20 @@ impl StoredRows {
 
     /// The records of `rows`, which are of one run, as they once came from Kafka.
     pub(crate) fn records(&self, rows: &[usize], from: TopicPartition) -> RecordChunk {
-        let mut chunk = RecordChunk::new(from);
+        let empty = if self.keep_headers() { RecordChunk::with_headers } else { RecordChunk::new };
+        let mut chunk = empty(from);
         for row in rows.iter().copied() {
             // Kafka's timestamps are whole milliseconds.
             let timestamp_ms = self.timestamps.is_valid(row).then(|| self.timestamps.value(row) / 1000);
             let key = self.keys.is_valid(row).then(|| self.keys.value(row));
             let payload = self.payloads.is_valid(row).then(|| self.payloads.value(row));
-            chunk.push(self.offsets.value(row), timestamp_ms, key, payload);
+            let offset = self.offsets.value(row);
+            match &self.headers {
+                None => chunk.push(offset, timestamp_ms, key, payload),
+                Some(headers) => {
+                    chunk.push_with_headers(offset, timestamp_ms, key, payload, headers_in(headers, row));
+                }
+            }
         }
         chunk
     }
@@ -235,8 +265,17 @@ impl StoredRows {
         let mut columns: Vec<ArrayRef> =
             vec![Arc::new(reasons.finish()), Arc::new(rules.finish()), Arc::new(messages.finish())];
         columns.extend(part.columns()[3..].iter().cloned());
-        filter_record_batch(&RecordBatch::try_new(schema(), columns)?, &BooleanArray::from(stays))
+        filter_record_batch(&RecordBatch::try_new(part.schema(), columns)?, &BooleanArray::from(stays))
     }
+}
+
+/// The headers in `row`, `None` if they are null.
+fn headers_in(headers: &ListArray, row: usize) -> Option<impl Iterator<Item = (&str, Option<&[u8]>)>> {
+    let entries = headers.values().as_struct();
+    let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_binary::<i32>());
+    let of_row = headers.value_offsets()[row] as usize..headers.value_offsets()[row + 1] as usize;
+    let header = |at: usize| (keys.value(at), values.is_valid(at).then(|| values.value(at)));
+    headers.is_valid(row).then(|| of_row.map(header))
 }
 
 /// Whether a row of a quarantine stays in it.
@@ -270,8 +309,31 @@ mod tests {
 
     fn stored() -> StoredRows {
         let all = [rejected(0, "a"), rejected(1, "b"), rejected(2, "c")];
-        let parts = [rows(&chunk(0), &all), rows(&chunk(1), &all), rows(&chunk(1), &all[..1])];
-        StoredRows::new(&arrow::compute::concat_batches(&schema(), &parts).unwrap()).unwrap()
+        let parts =
+            [rows(&chunk(0), &all, false), rows(&chunk(1), &all, false), rows(&chunk(1), &all[..1], false)];
+        StoredRows::new(&arrow::compute::concat_batches(&schema(false), &parts).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn headers_come_back_where_they_are_kept() {
+        const HEADERS: [(&str, Option<&[u8]>); 3] = [("b", Some(b"\x00\xff")), ("a", None), ("b", Some(b""))];
+        let mut chunk = RecordChunk::with_headers(TopicPartition::new("t", 0));
+        chunk.push_with_headers(1, None, None, Some(b"x"), Some(HEADERS));
+        chunk.push(2, None, None, None);
+        chunk.push_with_headers(3, None, None, Some(b"x"), None::<[(&str, Option<&[u8]>); 0]>);
+        chunk.push_with_headers(4, None, None, Some(b"x"), Some([("c", None)]));
+        let all: Vec<Rejected> = (0..4).map(|record| rejected(record, "a")).collect();
+        let stored = StoredRows::new(&rows(&chunk, &all, true)).unwrap();
+        assert!(stored.keep_headers());
+        assert_eq!(stored.records(&[0, 1, 2, 3], stored.topic_partition(0)), chunk);
+        let left = stored.staying(1..4, |row| if row == 2 { Staying::Gone } else { Staying::Kept }).unwrap();
+        let left = StoredRows::new(&left).unwrap().records(&[0, 1], stored.topic_partition(0));
+        assert_eq!((left.headers(0), left.headers(1)), (Some(vec![]), Some(vec![("c", None)])));
+
+        // Of a dataset that does not use them nothing of them is there.
+        let stored = StoredRows::new(&rows(&chunk, &all, false)).unwrap();
+        assert!(!stored.keep_headers());
+        assert!(!stored.records(&[0], stored.topic_partition(0)).has_headers());
     }
 
     #[test]

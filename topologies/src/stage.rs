@@ -4,16 +4,18 @@
 //! records to their tables, and adds up what it saw. Closing it gives the table proposals of one commit. Nothing is
 //! visible to a reader until that commit is decided; dropping a stage leaves at most unreferenced files.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use isobar_connectors::dataset::{DatasetWriter, StagedFile, TableLayout};
 use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
 use isobar_connectors::upload::FanOut;
-use isobar_schemas::decode::Decoded;
+use isobar_schemas::decode::{DecodeLimits, Decoded, Reject, RejectReason};
 use isobar_schemas::metadata::with_metadata;
-use isobar_schemas::{RecordChunk, RowCounts, TopicPartition};
+use isobar_schemas::{MetadataColumn, RecordChunk, RowCounts, TopicPartition};
 use isobar_transforms::DatasetTransform;
 
 use crate::commit::chain::NewFile;
@@ -110,7 +112,7 @@ impl DatasetStage {
         let from = chunk.topic_partition();
         if !judged.rejected.is_empty() {
             self.rejected
-                .write(from, quarantine::rows(chunk, &judged.rejected))
+                .write(from, quarantine::rows(chunk, &judged.rejected, plan.keeps_headers()))
                 .map_err(|error| self.cannot_write(error))?;
         }
         self.rows.write(from, judged.rows).map_err(|error| self.cannot_write(error))
@@ -227,6 +229,11 @@ pub(crate) struct Judged {
 }
 
 impl DatasetPlan {
+    /// Whether the dataset uses the headers of records, so that its quarantine keeps them.
+    pub(crate) fn keeps_headers(&self) -> bool {
+        self.transform.uses(MetadataColumn::Headers)
+    }
+
     /// Gives every record of `chunk` from index `first` on its one fate, by what the decoder made of it, the expectations
     /// and the SQL: the same for records from Kafka and for those that are redriven.
     ///
@@ -241,6 +248,9 @@ impl DatasetPlan {
         let kept = decoded.records.partition_point(|record| (*record as usize) < first);
         let records = &decoded.records[kept..];
         let batch = decoded.batch.slice(kept, decoded.batch.num_rows() - kept);
+        let without_headers = self.without_headers(chunk, records)?;
+        let (records, batch) = leave_out(records, batch, &without_headers)?;
+        let records = &records[..];
         let outcome = self.transform(chunk, records, batch)?;
         if let Some(failed) = outcome.failed {
             let offset = chunk.offsets()[records[failed.row as usize] as usize];
@@ -248,15 +258,30 @@ impl DatasetPlan {
             return Err(Error::ExpectationFailed { dataset: self.name.clone(), rule: failed.rule, record });
         }
         let undecodable = decoded.rejects.iter().filter(|reject| reject.record as usize >= first);
-        let mut rejected: Vec<Rejected> = undecodable.map(Rejected::undecodable).collect();
+        let mut rejected: Vec<Rejected> =
+            undecodable.chain(&without_headers).map(Rejected::undecodable).collect();
         let mut counts = outcome.counts;
         counts.input += rejected.len() as u64;
+        let left_out = decoded.left_out.iter().filter(|record| **record as usize >= first).count() as u64;
+        counts.input += left_out;
+        counts.filtered += left_out;
         for reject in &rejected {
             *counts.rejected.entry(reject.label().to_owned()).or_default() += 1;
         }
         rejected.extend(outcome.rejects.into_iter().map(|reject| Rejected::by_rule(records, reject)));
         rejected.sort_by_key(|reject| reject.record);
         Ok(Judged { rows: outcome.rows, rejected, counts })
+    }
+
+    /// Those of `records` whose headers the dataset uses and cannot be given.
+    fn without_headers(&self, chunk: &RecordChunk, records: &[u32]) -> Result<Vec<Reject>, Error> {
+        if !self.keeps_headers() {
+            return Ok(Vec::new());
+        }
+        if !chunk.has_headers() {
+            return Err(Error::Bug(format!("records of {} came without headers", chunk.topic_partition())));
+        }
+        Ok(records.iter().filter_map(|record| wrong_headers(chunk, *record)).collect())
     }
 
     fn transform(
@@ -272,5 +297,73 @@ impl DatasetPlan {
                 format!("transform records of {} for dataset {}", chunk.topic_partition(), self.name);
             Error::Transform { action, source }
         })
+    }
+}
+
+/// What is wrong with the headers of a record. Together with its payload they must stay within the bound of a payload.
+fn wrong_headers(chunk: &RecordChunk, record: u32) -> Option<Reject> {
+    let index = record as usize;
+    let bytes_max = DecodeLimits::default().payload_bytes_max;
+    let header_bytes = chunk.header_bytes(index);
+    let bytes = header_bytes + chunk.payload(index).map_or(0, <[u8]>::len);
+    let (reason, message) = if !chunk.has_headers_of(index) {
+        (RejectReason::Undecodable, "the headers cannot be read".to_owned())
+    } else if bytes > bytes_max {
+        let problem =
+            format!("{bytes} bytes, {header_bytes} of them headers, more than the limit of {bytes_max}");
+        (RejectReason::Oversize, problem)
+    } else {
+        return None;
+    };
+    Some(Reject { record, reason, message })
+}
+
+/// `records` and their rows in `batch`, without those `left_out`.
+fn leave_out<'r>(
+    records: &'r [u32],
+    batch: RecordBatch,
+    left_out: &[Reject],
+) -> Result<(Cow<'r, [u32]>, RecordBatch), Error> {
+    if left_out.is_empty() {
+        return Ok((Cow::Borrowed(records), batch));
+    }
+    let left_out: HashSet<u32> = left_out.iter().map(|reject| reject.record).collect();
+    let stays: Vec<bool> = records.iter().map(|record| !left_out.contains(record)).collect();
+    let records = records.iter().copied().filter(|record| !left_out.contains(record)).collect();
+    let batch = filter_record_batch(&batch, &BooleanArray::from(stays))
+        .map_err(|error| Error::damaged("decoded batch", error.to_string()))?;
+    Ok((Cow::Owned(records), batch))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int32Array};
+    use arrow::datatypes::Int32Type;
+
+    use super::*;
+
+    #[test]
+    fn records_whose_headers_cannot_be_given_are_left_out_with_a_reason() {
+        let bytes_max = DecodeLimits::default().payload_bytes_max;
+        let large = vec![b'x'; bytes_max - 10];
+        let mut chunk = RecordChunk::with_headers(TopicPartition::new("t", 0));
+        chunk.push_with_headers(0, None, None, Some(&large), Some([("name", Some(&b"123456"[..]))]));
+        chunk.push_with_headers(1, None, None, Some(&large), Some([("name", Some(&b"1234567"[..]))]));
+        chunk.push_with_headers(2, None, None, None, None::<[(&str, Option<&[u8]>); 0]>);
+        chunk.push(3, None, None, Some(b"x"));
+        let wrong: Vec<Reject> = (0..4).filter_map(|record| wrong_headers(&chunk, record)).collect();
+        let reasons: Vec<_> = wrong.iter().map(|reject| (reject.record, reject.reason)).collect();
+        assert_eq!(reasons, [(1, RejectReason::Oversize), (2, RejectReason::Undecodable)]);
+        assert!(wrong[0].message.contains("11 of them headers"), "{}", wrong[0].message);
+
+        let rows = Arc::new(Int32Array::from(vec![30, 20, 0]));
+        let batch = RecordBatch::try_from_iter([("a", rows as _)]).unwrap();
+        let (records, left) = leave_out(&[3, 2, 0], batch.clone(), &wrong).unwrap();
+        assert_eq!(&records[..], [3, 0]);
+        assert_eq!(left.column(0).as_primitive::<Int32Type>().values(), &[30, 0]);
+        assert_eq!(
+            leave_out(&[3, 2, 0], batch.clone(), &[]).unwrap(),
+            (Cow::Borrowed(&[3, 2, 0][..]), batch)
+        );
     }
 }

@@ -13,9 +13,9 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use isobar_connectors::clouds::{self, Cloud, read_register};
 use isobar_connectors::dataset::{self, TableLayout};
 use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
-use isobar_connectors::kafka::{KafkaConfig, Lookup, TokenSource, Watermarks};
+use isobar_connectors::kafka::{KafkaConfig, Lookup, TokenSource, TopicFilter, Watermarks};
 use isobar_connectors::upload::{FanOut, UploadLimits};
-use isobar_schemas::{RowCounts, TopicPartition};
+use isobar_schemas::{MetadataColumn, RowCounts, TopicPartition};
 use isobar_transforms::{DatasetTransform, TransformSpec};
 use tracing::{info, warn};
 
@@ -154,7 +154,7 @@ pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
                 created_ms: now_ms(),
             };
             let schema = transform.output_schema().clone();
-            let rejected = quarantine::schema();
+            let rejected = quarantine::schema(transform.uses(MetadataColumn::Headers));
             let about_quarantine = format!("records rejected by dataset {}", dataset.name);
             Ok(DatasetPlan {
                 name: dataset.name.clone(),
@@ -231,6 +231,15 @@ pub(crate) fn kafka_config(topology: &Topology, budget: &Budget) -> Result<Kafka
     Ok(config)
 }
 
+/// Of which topics the headers of records are kept: those of sources with a dataset that uses them.
+pub(crate) fn topics_with_headers(topology: &Topology, plans: &[DatasetPlan]) -> Option<TopicFilter> {
+    let uses = |source: usize| plans.iter().any(|plan| plan.source == source && plan.keeps_headers());
+    let sources = topology.sources.iter().enumerate().filter(|(index, _)| uses(*index));
+    let topics: Vec<SourceTopics> = sources.map(|(_, source)| source.topics.clone()).collect();
+    let keeps = move |topic: &str| topics.iter().any(|topics| topics.contains(topic));
+    plans.iter().any(DatasetPlan::keeps_headers).then(|| Arc::new(keeps) as TopicFilter)
+}
+
 fn source_of<'t>(topology: &'t Topology, plan: &DatasetPlan) -> &'t SourceSpec {
     &topology.sources[plan.source]
 }
@@ -269,20 +278,52 @@ async fn refuse_changed_schemas(group: &Group, chain: &Chain, plans: &[DatasetPl
     Ok(())
 }
 
-/// The same for one dataset, which exists.
+/// The same for one dataset, which exists, and its quarantine.
 pub(crate) async fn refuse_changed_schema(group: &Group, plan: &DatasetPlan) -> Result<(), Error> {
-    let begun = first_tables(group, &plan.name).await?;
-    let differences = begun.iter().map(|table| difference(table, plan)).collect::<Result<Vec<_>, _>>()?;
-    // Clouds that contradict each other hold damage, which is the scrubber's affair.
-    if differences.iter().all(Option::is_some)
-        && let Some(difference) = differences.into_iter().flatten().next()
-    {
+    let (dataset, quarantine) = tokio::try_join!(
+        changed_shape(group, &plan.name, &plan.table),
+        changed_shape(group, &plan.quarantine_table.name, &plan.quarantine_table),
+    )?;
+    if let Some(difference) = dataset {
         return Err(Error::Configuration(format!(
             "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
             plan.name
         )));
     }
-    Ok(())
+    quarantine.map_or(Ok(()), |difference| Err(changed_quarantine(plan, &difference)))
+}
+
+/// The same for the quarantine of a dataset.
+pub(crate) async fn refuse_changed_quarantine(group: &Group, plan: &DatasetPlan) -> Result<(), Error> {
+    let quarantine = changed_shape(group, &plan.quarantine_table.name, &plan.quarantine_table).await?;
+    quarantine.map_or(Ok(()), |difference| Err(changed_quarantine(plan, &difference)))
+}
+
+/// A quarantine keeps the headers of records from its beginning or not at all: rows without them could not be judged
+/// again by a dataset that uses them.
+fn changed_quarantine(plan: &DatasetPlan, difference: &str) -> Error {
+    let (name, quarantine) = (&plan.name, &plan.quarantine_table.name);
+    let way_out = if plan.keeps_headers() {
+        format!(
+            "Dataset {name} uses `_headers`, and a rejected record could not be judged again without them: give the dataset a new \
+             name, or leave `_headers` out"
+        )
+    } else {
+        format!(
+            "If it keeps headers, go on using `_headers` in dataset {name}, were it in an expectation such as `{{ name: headers_kept, \
+             check: \"_headers IS NOT NULL\", action: warn }}`, or give the dataset a new name"
+        )
+    };
+    Error::Configuration(format!("{quarantine} exists with another shape: {difference}. {way_out}"))
+}
+
+/// How `table`, which exists, differs from what it began as.
+async fn changed_shape(group: &Group, name: &str, table: &TableDefinition) -> Result<Option<String>, Error> {
+    let begun = first_tables(group, name).await?;
+    let differences = begun.iter().map(|begun| difference(begun, table)).collect::<Result<Vec<_>, _>>()?;
+    // Clouds that contradict each other hold damage, which is the scrubber's affair.
+    let all_differ = differences.iter().all(Option::is_some);
+    Ok(differences.into_iter().flatten().next().filter(|_| all_differ))
 }
 
 /// What version 0 says about the table, in the clouds that tell; they are asked again while none does, because it may be
@@ -322,8 +363,8 @@ async fn first_table(cloud: &Cloud, path: &object_store::path::Path) -> Result<d
 }
 
 /// How the table in the log differs from the one the specification asks for.
-fn difference(stored: &delta::Metadata, plan: &DatasetPlan) -> Result<Option<String>, Error> {
-    let wanted = plan.table.metadata().map_err(|error| Error::connector("describe the table", error))?;
+fn difference(stored: &delta::Metadata, table: &TableDefinition) -> Result<Option<String>, Error> {
+    let wanted = table.metadata().map_err(|error| Error::connector("describe the table", error))?;
     if stored.partition_columns != wanted.partition_columns {
         let (was, is) = (stored.partition_columns.join(", "), wanted.partition_columns.join(", "));
         return Ok(Some(format!("it is partitioned by [{was}], not by [{is}]")));
@@ -332,7 +373,7 @@ fn difference(stored: &delta::Metadata, plan: &DatasetPlan) -> Result<Option<Str
     let stored = stored.map_err(|error| Error::damaged("the table's schema", error.to_string()))?;
     let shape = |field: &Field| (field.name().clone(), field.data_type().clone());
     let was: Vec<_> = stored.fields().iter().map(|field| shape(field)).collect();
-    let is: Vec<_> = plan.table.schema.fields().iter().map(|field| shape(field)).collect();
+    let is: Vec<_> = table.schema.fields().iter().map(|field| shape(field)).collect();
     let only_in = |these: &[(String, DataType)], those: &[(String, DataType)]| {
         let only = these.iter().filter(|column| !those.contains(column));
         only.map(|(name, data_type)| format!("{name} {data_type}")).collect::<Vec<_>>().join(", ")

@@ -26,6 +26,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use isobar_schemas::MetadataColumn;
 
 use crate::error::{Error, Location};
+use crate::headers::header_function;
 use crate::query::block_on;
 use crate::scan::{ChunkSlot, SourceTable};
 
@@ -57,12 +58,14 @@ impl SqlSession {
             .with_information_schema(false)
             .set_bool("datafusion.sql_parser.collect_spans", true)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+        let mut scalar_functions = SessionStateDefaults::default_scalar_functions();
+        scalar_functions.push(Arc::new(header_function()));
         // Aggregate and window functions are known so that they can be refused for what they are.
         let state = SessionStateBuilder::new()
             .with_session_id("isobar".to_owned())
             .with_config(config)
             .with_expr_planners(SessionStateDefaults::default_expr_planners())
-            .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+            .with_scalar_functions(scalar_functions)
             .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
             .with_window_functions(SessionStateDefaults::default_window_functions())
             .build();

@@ -118,6 +118,11 @@ impl DatasetTransform {
         &self.metadata_columns
     }
 
+    /// Whether `column` is one of them.
+    pub fn uses(&self, column: MetadataColumn) -> bool {
+        self.metadata_columns.contains(&column)
+    }
+
     /// SHA-256, in hexadecimal, of what the transform does: the optimised plan, the expectations, and the schemas.
     /// White space and comments in the SQL make no difference.
     pub fn fingerprint(&self) -> &str {

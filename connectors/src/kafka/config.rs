@@ -3,12 +3,15 @@
 //! The user's options are librdkafka's own properties. Those that would break a promise (automatic commits, jumping
 //! over lost offsets, skipping checksums) or the memory budget belong to isobar and are refused, each with the reason.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel, error::KafkaError};
 
 use super::oauth::{self, TokenSource};
 use crate::{Error, nearest::nearest};
+
+/// Says of a topic, by its name, whether something is wanted of it.
+pub type TopicFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// How to reach a Kafka cluster, and how much to read ahead.
 #[derive(Clone)]
@@ -22,12 +25,14 @@ pub struct KafkaConfig {
     pub options: BTreeMap<String, String>,
     /// Where tokens come from, for SASL OAUTHBEARER.
     pub tokens: Option<TokenSource>,
+    /// Of which topics the headers of records are kept; `None`: of none. Where they are not they cost nothing.
+    pub keeps_headers: Option<TopicFilter>,
     /// Bytes of memory the source may use: records fetched and waiting in the client, and chunks on their way to
     /// the consumer.
     pub memory_bytes_max: usize,
     /// Most records in a chunk.
     pub chunk_records_max: usize,
-    /// Bytes of keys and payloads after which a chunk is full; one record may exceed it.
+    /// Bytes of keys, payloads and headers after which a chunk is full; one record may exceed it.
     pub chunk_bytes_max: usize,
     /// How long a record may wait for its chunk to fill.
     pub linger: Duration,
@@ -45,6 +50,7 @@ impl KafkaConfig {
             group_id: group_id.into(),
             options: BTreeMap::new(),
             tokens: None,
+            keeps_headers: None,
             memory_bytes_max: 96 << 20,
             chunk_records_max: 16_384,
             chunk_bytes_max: 4 << 20,
@@ -99,6 +105,7 @@ impl fmt::Debug for KafkaConfig {
             .field("group_id", &self.group_id)
             .field("options", &self.options.keys())
             .field("tokens", &self.tokens)
+            .field("keeps_headers", &self.keeps_headers.is_some())
             .field("memory_bytes_max", &self.memory_bytes_max)
             .field("chunk_records_max", &self.chunk_records_max)
             .field("chunk_bytes_max", &self.chunk_bytes_max)

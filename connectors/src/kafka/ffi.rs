@@ -1,10 +1,10 @@
 //! The calls into librdkafka that the `rdkafka` crate does not wrap. The only module of the workspace with `unsafe`.
 //!
 //! Four things are needed and missing there: taking many records with one call ([`RecordQueue`]; the safe consumer
-//! allocates an event per record and does not say at which offset a partition ended), the ids of topics
-//! ([`describe_topics`]), their settings through a client that serves the wish for a token ([`describe_settings`]; the
-//! crate's admin client does not), and the ends of partitions that the client already knows from its last fetch
-//! ([`cached_watermarks`]).
+//! allocates an event per record and does not say at which offset a partition ended), and with it what such a record
+//! holds ([`Message`], [`Headers`]); the ids of topics ([`describe_topics`]); their settings through a client that serves
+//! the wish for a token ([`describe_settings`]; the crate's admin client does not); and the ends of partitions that the
+//! client already knows from its last fetch ([`cached_watermarks`]).
 //!
 //! Rules kept here: every native object has one owner that frees it once; a queue lives no longer than its client
 //! (it holds the client's `Arc`); a record lives no longer than the borrow of its queue; a record's error code, which
@@ -14,6 +14,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     ffi::{CStr, CString, c_char},
     marker::PhantomData,
@@ -195,6 +196,52 @@ impl Message<'_> {
     pub(crate) fn payload(&self) -> Option<&[u8]> {
         // SAFETY: as for the key.
         unsafe { bytes((*self.native()).payload.cast(), (*self.native()).len) }
+    }
+}
+
+impl Message<'_> {
+    /// The headers, in their order; `None` if what is there cannot be read. Nothing of them is looked at before.
+    pub(crate) fn headers(&self) -> Option<Headers<'_>> {
+        let mut native = ptr::null_mut();
+        // SAFETY: the message is alive; the pointer is written with its own headers, or not at all. Their bytes are
+        // parsed at the first call and belong to the message from then on.
+        let code = unsafe { rd::rd_kafka_message_headers(self.native(), &mut native) };
+        match code {
+            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+            | rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__NOENT => {
+                Some(Headers { native, next: 0, message: PhantomData })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The headers of a record: names and values. A name that is not UTF-8 has U+FFFD where it is broken.
+pub(crate) struct Headers<'message> {
+    /// Null if there are none.
+    native: *const rd::rd_kafka_headers_t,
+    next: usize,
+    message: PhantomData<&'message ()>,
+}
+
+impl<'message> Iterator for Headers<'message> {
+    type Item = (Cow<'message, str>, Option<&'message [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.native.is_null() {
+            return None;
+        }
+        let (mut name, mut value, mut len) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the headers belong to the message, which outlives `'message` and does not change them. All three are
+        // written if there is a header of that number: the name a C string, the value null or `len` bytes.
+        unsafe {
+            let code = rd::rd_kafka_header_get_all(self.native, self.next, &mut name, &mut value, &mut len);
+            if code != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+                return None;
+            }
+            self.next += 1;
+            Some((CStr::from_ptr(name).to_string_lossy(), bytes(value.cast(), len)))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod oauth;
 mod producer;
 mod source;
 
-pub use config::{KafkaConfig, OptionProblem, check_options};
+pub use config::{KafkaConfig, OptionProblem, TopicFilter, check_options};
 pub use embedded::EmbeddedBroker;
 pub use identity::{ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview, TopicInfo, Watermarks};
 pub use oauth::{Lookup, TokenSource};

@@ -13,7 +13,7 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     error::KafkaError,
-    message::DeliveryResult,
+    message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
     types::RDKafkaErrorCode,
 };
@@ -56,6 +56,8 @@ pub struct ProducedRecord<'a> {
     pub payload: Option<&'a [u8]>,
     /// Milliseconds since the Unix epoch; the time of producing if `None`.
     pub timestamp_ms: Option<i64>,
+    /// Names and values, in this order.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 /// Sends records to Kafka.
@@ -91,6 +93,13 @@ impl KafkaProducer {
         message.key = record.key;
         message.payload = record.payload;
         message.timestamp = record.timestamp_ms;
+        message.headers = (!record.headers.is_empty()).then(|| {
+            let none = OwnedHeaders::new_with_capacity(record.headers.len());
+            record
+                .headers
+                .iter()
+                .fold(none, |headers, (key, value)| headers.insert(Header { key, value: *value }))
+        });
         loop {
             match self.producer.send(message) {
                 Ok(()) => return self.delivered(),

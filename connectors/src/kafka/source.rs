@@ -10,6 +10,8 @@
 //! waited for the linger, or when the partition has ended for now. It never waits for commits or decoding: while the
 //! consumer holds more bytes than the budget it stops taking records, librdkafka's bounded queue fills, and
 //! librdkafka stops fetching. Connections stay up meanwhile; there is no group that could take partitions away.
+//! Headers are copied where somebody asks for them ([`KafkaConfig::keeps_headers`]); elsewhere librdkafka does not even
+//! take them apart.
 //!
 //! A new assignment starts a new client, with a thread and events of its own, so that nothing fetched for the old one
 //! can appear in the new one. Giving the same client its partitions anew is not enough: librdkafka detaches a
@@ -47,7 +49,7 @@ use tokio::sync::{
 };
 
 use super::{
-    config::KafkaConfig,
+    config::{KafkaConfig, TopicFilter},
     context::SourceContext,
     ffi::{self, Message, RecordQueue},
 };
@@ -151,6 +153,7 @@ impl Reader {
             stopping: Arc::clone(&stopping),
             events: sender,
             limits: Limits::of(config),
+            keeps_headers: config.keeps_headers.clone(),
             unknown_until: Instant::now() + config.unknown_patience,
             partitions: Vec::new(),
             index: HashMap::new(),
@@ -245,6 +248,8 @@ struct Poller {
     stopping: Arc<AtomicBool>,
     events: UnboundedSender<SourceEvent>,
     limits: Limits,
+    /// Of which topics the headers are kept.
+    keeps_headers: Option<TopicFilter>,
     /// Until then a partition of which nothing was heard may be unknown.
     unknown_until: Instant,
     partitions: Vec<Partition>,
@@ -321,9 +326,14 @@ impl Poller {
             // Fetched for an earlier position; librdkafka sorts these out, so this is a second net.
             return 0;
         }
-        let (key, payload) = (message.key(), message.payload());
-        let bytes = key.map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len);
-        partition.chunk.push(offset, message.timestamp_ms(), key, payload);
+        let bytes_before = partition.chunk.bytes();
+        let (timestamp_ms, key, payload) = (message.timestamp_ms(), message.key(), message.payload());
+        if partition.chunk.has_headers() {
+            partition.chunk.push_with_headers(offset, timestamp_ms, key, payload, message.headers());
+        } else {
+            partition.chunk.push(offset, timestamp_ms, key, payload);
+        }
+        let bytes = partition.chunk.bytes() - bytes_before;
         partition.next_offset = offset + 1;
         partition.is_heard = true;
         if partition.opened.is_none() {
@@ -412,7 +422,7 @@ impl Poller {
         if partition.opened.take().is_none() {
             return;
         }
-        let empty = RecordChunk::new(partition.topic_partition.clone());
+        let empty = partition.chunk.emptied();
         let chunk = std::mem::replace(&mut partition.chunk, empty);
         self.open_bytes -= chunk.bytes() + chunk.len() * RECORD_BYTES;
         self.send(SourceEvent::Chunk(SourceChunk::metered(chunk, &self.status.budget)));
@@ -538,10 +548,13 @@ impl Poller {
             let place = self.partitions.len();
             let numbers = self.index.entry(Arc::clone(&topic_partition.topic)).or_default();
             numbers.insert(topic_partition.partition, place);
+            let keeps_headers =
+                self.keeps_headers.as_ref().is_some_and(|keeps| keeps(&topic_partition.topic));
+            let chunk = if keeps_headers { RecordChunk::with_headers } else { RecordChunk::new };
             self.partitions.push(Partition {
                 topic_partition: topic_partition.clone(),
                 next_offset: *next_offset,
-                chunk: RecordChunk::new(topic_partition.clone()),
+                chunk: chunk(topic_partition.clone()),
                 opened: None,
                 is_heard: false,
                 unknown: None,
@@ -555,7 +568,7 @@ impl Poller {
     }
 }
 
-/// What a record costs in a chunk beside its key and payload.
+/// What a record costs in a chunk beside its key, payload and headers.
 const RECORD_BYTES: usize = 48;
 
 fn position_list(positions: &[(TopicPartition, i64)]) -> Result<TopicPartitionList, KafkaError> {

@@ -157,11 +157,13 @@ impl Decoder for Inflating {
     fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error> {
         let Inflated { parts, mut rejects } = self.state.get_mut().inflate(chunk, self.part_bytes_max);
         let mut records = Vec::with_capacity(chunk.len());
+        let mut left_out = Vec::new();
         let mut batches = Vec::with_capacity(parts.len());
         for part in parts {
             let decoded = self.decoder.decode(&part.chunk)?;
             let record_of_chunk = |record: u32| part.records[record as usize];
             records.extend(decoded.records.iter().map(|record| record_of_chunk(*record)));
+            left_out.extend(decoded.left_out.iter().map(|record| record_of_chunk(*record)));
             rejects.extend(
                 decoded
                     .rejects
@@ -171,7 +173,7 @@ impl Decoder for Inflating {
             batches.push(decoded.batch);
         }
         rejects.sort_unstable_by_key(|reject| reject.record);
-        Ok(Decoded { batch: joined(self.decoder.schema(), batches)?, records, rejects })
+        Ok(Decoded { batch: joined(self.decoder.schema(), batches)?, records, rejects, left_out })
     }
 }
 

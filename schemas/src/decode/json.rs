@@ -16,6 +16,8 @@
 //!
 //! A missing field is null, and null is refused where the field is not nullable.
 //!
+//! [`debezium`] reads the same object out of the envelope of a change event.
+//!
 //! # Why not arrow-json
 //! arrow-json reads a stream of values and is lenient where a contract must not be: it turns `1.5` into 1 and `"12"`
 //! into 12 in an integer column, accepts `{"a":1 "b":2}`, `{,,}` and duplicate names, lets a truncated payload run on
@@ -25,6 +27,7 @@
 
 pub(crate) mod base64;
 mod cursor;
+pub mod debezium;
 mod read;
 
 use arrow::datatypes::SchemaRef;

@@ -1,4 +1,5 @@
-//! The loop over the records of a chunk, the same for every format: each record becomes one row or one reject.
+//! The loop over the records of a chunk, the same for every format: each record becomes one row or one reject, or is left
+//! out where the format says so.
 //!
 //! What is wrong before a format comes into it (no payload, no bytes, too many) is found here, and the traces of a
 //! record that could not be read to its end are removed here. A format only reads one payload as one more row.
@@ -29,12 +30,23 @@ impl Expansion {
     pub(crate) const NONE: Expansion = Expansion { per_byte: 1, per_record: 1 };
 }
 
+/// What a payload was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// One more row, which every column has.
+    Row,
+    /// Nothing that a row could be of, as it should be.
+    Nothing,
+}
+
 /// Builds batches of one schema from the payloads of chunks.
 #[derive(Debug)]
 pub(crate) struct Rows {
     schema: SchemaRef,
     payload_bytes_max: usize,
     accept_empty: bool,
+    /// Whether a record without a payload is nothing rather than a fault.
+    leave_out_tombstones: bool,
     expansion: Expansion,
     columns: Columns,
 }
@@ -47,6 +59,7 @@ impl Rows {
             schema,
             payload_bytes_max: limits.payload_bytes_max,
             accept_empty: false,
+            leave_out_tombstones: false,
             expansion,
             columns,
         })
@@ -55,6 +68,11 @@ impl Rows {
     /// For formats in which no bytes are a value: they are read like any other payload.
     pub(crate) fn accept_empty(self) -> Self {
         Self { accept_empty: true, ..self }
+    }
+
+    /// For formats in which a record without a payload says nothing that the record before it has not said.
+    pub(crate) fn leave_out_tombstones(self) -> Self {
+        Self { leave_out_tombstones: true, ..self }
     }
 
     /// The schema of the batches.
@@ -70,16 +88,33 @@ impl Rows {
         chunk: &RecordChunk,
         mut read: impl FnMut(&[u8], &mut Columns) -> Parsed<()>,
     ) -> Result<Decoded, Error> {
+        self.decode_some(chunk, |payload, columns| read(payload, columns).map(|()| Read::Row))
+    }
+
+    /// The same for formats in which a payload may be nothing. What `read` has put into the columns is removed then.
+    pub(crate) fn decode_some(
+        &mut self,
+        chunk: &RecordChunk,
+        mut read: impl FnMut(&[u8], &mut Columns) -> Parsed<Read>,
+    ) -> Result<Decoded, Error> {
         self.check_size(chunk)?;
         self.columns.truncate(0);
         self.columns.reserve(chunk.len());
         let mut records = Vec::with_capacity(chunk.len());
-        let mut rejects = Vec::new();
+        let (mut rejects, mut left_out) = (Vec::new(), Vec::new());
         for record in 0..chunk.len() as u32 {
-            let payload =
-                check_payload(chunk.payload(record as usize), self.payload_bytes_max, self.accept_empty);
+            let payload = chunk.payload(record as usize);
+            if payload.is_none() && self.leave_out_tombstones {
+                left_out.push(record);
+                continue;
+            }
+            let payload = check_payload(payload, self.payload_bytes_max, self.accept_empty);
             match payload.and_then(|payload| read(payload, &mut self.columns)) {
-                Ok(()) => records.push(record),
+                Ok(Read::Row) => records.push(record),
+                Ok(Read::Nothing) => {
+                    self.columns.truncate(records.len());
+                    left_out.push(record);
+                }
                 Err(fault) => {
                     self.columns.truncate(records.len());
                     rejects.push(fault.into_reject(record));
@@ -88,7 +123,7 @@ impl Rows {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(records.len()));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), self.columns.finish()?, &options)?;
-        Ok(Decoded { batch, records, rejects })
+        Ok(Decoded { batch, records, rejects, left_out })
     }
 
     /// Offsets inside arrays are `i32`. Payloads above the limit add nothing: they are rejected unread.

@@ -34,7 +34,7 @@ async fn main() -> Result<(), Failure> {
             partition: partition.parse()?,
             key: None,
             payload: Some(payload.as_bytes()),
-            timestamp_ms: None,
+            ..Default::default()
         })?;
     }
     producer.flush(PATIENCE)?;

@@ -198,6 +198,7 @@ impl Lab {
                 key: record.key.as_deref(),
                 payload: record.payload.as_deref(),
                 timestamp_ms: Some(record.timestamp_ms),
+                ..Default::default()
             };
             self.producer.produce(produced).expect("the embedded broker takes records");
             self.ledger().push(topic, partition, record);

@@ -103,7 +103,7 @@ pub async fn replay(
             partition: partition.partition,
             key,
             payload,
-            timestamp_ms: None,
+            ..Default::default()
         };
         producer
             .produce(record)

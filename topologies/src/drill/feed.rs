@@ -87,7 +87,7 @@ async fn feed(brokers: String, stop: CancellationToken) -> Result<(), Error> {
                 partition: partition_of_key(key.as_bytes(), PARTITIONS),
                 key: Some(key.as_bytes()),
                 payload: Some(payload.as_bytes()),
-                timestamp_ms: None,
+                ..Default::default()
             };
             producer.produce(record).map_err(failed)?;
         }

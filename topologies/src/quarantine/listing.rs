@@ -14,6 +14,7 @@ use chrono::{DateTime, SecondsFormat};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use futures::TryStreamExt;
 use indicatif::HumanCount;
+use isobar_schemas::metadata::headers_type;
 use isobar_transforms::Condition;
 use isobar_transforms::condition::in_brackets;
 use serde::Serialize;
@@ -23,6 +24,7 @@ use crate::commit::{QUARANTINE_SUFFIX, quarantine_of};
 use crate::error::Error;
 use crate::query::{Catalog, open_catalog};
 use crate::spec::Topology;
+use crate::start;
 
 /// Most rows shown at a time.
 pub const SHOWN_MAX: u32 = 10_000;
@@ -83,6 +85,9 @@ pub struct ShownRow {
     /// The payload; of a tombstone neither is there.
     #[serde(flatten)]
     pub payload: Payload,
+    /// The headers, where the quarantine keeps them and they could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Vec<ShownHeader>>,
 }
 
 /// A key: as text where it is UTF-8, else in hexadecimal.
@@ -107,13 +112,27 @@ pub struct Payload {
     pub payload_hex: Option<String>,
 }
 
-/// Compiles a condition on the rows of a quarantine.
+/// A header of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ShownHeader {
+    /// Its name.
+    pub key: String,
+    /// Its value, as text where it is UTF-8; a header without a value has neither.
+    pub value: Option<String>,
+    /// In hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_hex: Option<String>,
+}
+
+/// Compiles a condition on the rows of a quarantine that `keeps_headers`, or of one that does not.
 ///
 /// # Errors
 /// [`Error::Configuration`] saying what is wrong with it.
-pub(crate) fn condition(sql: &str) -> Result<Condition, Error> {
-    Condition::compile(TABLE, &schema(), sql).map_err(|error| {
-        let columns: Vec<String> = schema().fields().iter().map(|field| field.name().clone()).collect();
+pub(crate) fn condition(sql: &str, keeps_headers: bool) -> Result<Condition, Error> {
+    let schema = schema(keeps_headers);
+    Condition::compile(TABLE, &schema, sql).map_err(|error| {
+        let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
         Error::Configuration(format!("--where {sql:?}: {error}; the columns are {}", columns.join(", ")))
     })
 }
@@ -177,17 +196,18 @@ pub async fn show<E: From<Error>>(
     mut each: impl FnMut(ShownRow) -> Result<(), E>,
 ) -> Result<(), E> {
     let dataset = dataset.strip_suffix(QUARANTINE_SUFFIX).unwrap_or(dataset);
-    if !topology.datasets.iter().any(|known| known.name == dataset) {
-        return Err(unknown_dataset(topology, dataset).into());
-    }
+    let plans = start::compile(topology)?;
+    let plan = plans.iter().find(|plan| plan.name == dataset);
+    let keeps_headers = plan.ok_or_else(|| unknown_dataset(topology, dataset))?.keeps_headers();
     if let Some(sql) = condition {
         // As a redrive compiles it: what is no condition on single rows gets no further.
-        self::condition(sql)?;
+        self::condition(sql, keeps_headers)?;
     }
     let table = quarantine_of(dataset);
     let sql = format!(
-        "SELECT topic, partition, \"offset\", \"timestamp\", reason, rule, message, \"key\", payload FROM \"{table}\" AS {TABLE} \
+        "SELECT topic, partition, \"offset\", \"timestamp\", reason, rule, message, \"key\", payload{} FROM \"{table}\" AS {TABLE} \
          WHERE {} ORDER BY topic, partition, \"offset\" LIMIT {}",
+        if keeps_headers { ", headers" } else { "" },
         in_brackets(condition.unwrap_or("true")),
         rows_max.min(SHOWN_MAX)
     );
@@ -236,13 +256,22 @@ impl Columns<'_> {
     /// As text, or else in hexadecimal.
     fn bytes(&self, index: usize, row: usize) -> Result<(Option<String>, Option<String>), Error> {
         let column = self.column(index, &DataType::Binary, row)?;
-        Ok(match column.map(|column| column.as_binary::<i32>().value(0).to_vec()) {
-            None => (None, None),
-            Some(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => (Some(text), None),
-                Err(other) => (None, Some(hex::encode(other.as_bytes()))),
-            },
-        })
+        Ok(text_or_hexadecimal(column.as_ref().map(|column| column.as_binary::<i32>().value(0))))
+    }
+
+    fn headers(&self, index: usize, row: usize) -> Result<Option<Vec<ShownHeader>>, Error> {
+        if index >= self.0.num_columns() {
+            return Ok(None);
+        }
+        let column = self.column(index, &headers_type(), row)?;
+        Ok(column.map(|column| {
+            let headers = super::headers_in(column.as_list(), 0).into_iter().flatten();
+            let shown = headers.map(|(key, value)| {
+                let (value, value_hex) = text_or_hexadecimal(value);
+                ShownHeader { key: key.to_owned(), value, value_hex }
+            });
+            shown.collect()
+        }))
     }
 
     fn shown(&self, row: usize) -> Result<ShownRow, Error> {
@@ -259,7 +288,16 @@ impl Columns<'_> {
             message: self.text(6, row)?.unwrap_or_default(),
             key: Key { key, key_hex },
             payload: Payload { payload, payload_hex },
+            headers: self.headers(9, row)?,
         })
+    }
+}
+
+fn text_or_hexadecimal(bytes: Option<&[u8]>) -> (Option<String>, Option<String>) {
+    match bytes.map(std::str::from_utf8) {
+        None => (None, None),
+        Some(Ok(text)) => (Some(text.to_owned()), None),
+        Some(Err(_)) => (None, bytes.map(hex::encode)),
     }
 }
 
@@ -303,6 +341,10 @@ impl ShownRow {
         for (name, value) in [("reason", visible(&why)), ("key", key), ("payload", payload)] {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "  {name:<8} {value}");
+        }
+        for header in self.headers.iter().flatten() {
+            let value = as_text(header.value.as_deref(), header.value_hex.as_deref());
+            let _ = writeln!(text, "  header   {}: {value}", visible(&header.key));
         }
         text
     }
@@ -361,6 +403,7 @@ mod tests {
                 payload: payload.map(str::to_owned),
                 payload_hex: payload_hex.map(str::to_owned),
             },
+            headers: None,
         }
     }
 
@@ -377,6 +420,15 @@ mod tests {
         assert!(row(None, None).to_text().contains("payload  (none)"));
         let long = "é".repeat(TEXT_CHARS_MAX + 1);
         assert!(row(Some(&long), None).to_text().contains("é … (4,002 bytes in all)"));
+        let header = |key: &str, bytes| {
+            let (value, value_hex) = text_or_hexadecimal(bytes);
+            ShownHeader { key: key.to_owned(), value, value_hex }
+        };
+        let headers =
+            vec![header("a\u{1b}", Some(&b"\r1"[..])), header("b", Some(b"\xff")), header("c", None)];
+        let text = ShownRow { headers: Some(headers), ..row(None, None) }.to_text();
+        let shown = "  header   a\\u{1b}: \\r1\n  header   b: 0xff\n  header   c: (none)\n";
+        assert!(text.ends_with(shown), "{text}");
     }
 
     #[test]
@@ -389,8 +441,11 @@ mod tests {
 
     #[test]
     fn conditions_name_the_columns_of_the_quarantine() {
-        condition("rule = 'has_amount' AND partition = 3 AND \"offset\" > 4 AND \"timestamp\" >= '2013-01-01T00:00:00Z'").unwrap();
-        let refused = condition("colour = 'red'").unwrap_err().to_string();
+        condition("rule = 'has_amount' AND partition = 3 AND \"offset\" > 4 AND \"timestamp\" >= '2013-01-01T00:00:00Z'", false).unwrap();
+        let refused = condition("colour = 'red'", false).unwrap_err().to_string();
         assert!(refused.contains("colour") && refused.contains("payload"), "{refused}");
+        let by_header = "CAST(header(headers, 'source') AS VARCHAR) = 'web'";
+        condition(by_header, true).unwrap();
+        assert!(condition(by_header, false).is_err());
     }
 }

@@ -189,7 +189,9 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
     let config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG.0, CATALOG.1)
         .with_information_schema(true);
-    Ok(SessionContext::new_with_config_rt(config, runtime))
+    let session = SessionContext::new_with_config_rt(config, runtime);
+    session.register_udf(isobar_transforms::header_function());
+    Ok(session)
 }
 
 /// A query that was planned and then failed: by a value that an expression cannot take, or by a store that stopped

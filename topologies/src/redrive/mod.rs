@@ -120,7 +120,9 @@ impl Work {
         let plan = plan.ok_or_else(|| quarantine::listing::unknown_dataset(topology, &dataset))?;
         let topics = topology.sources[plan.source].topics.clone();
         let decoding = Decoding::start(topology)?;
-        let condition = options.condition.as_deref().map(quarantine::listing::condition).transpose()?;
+        let condition =
+            options.condition.as_deref().map(|sql| quarantine::listing::condition(sql, plan.keeps_headers()));
+        let condition = condition.transpose()?;
         let clouds = match &options.clouds {
             Some(clouds) => clouds.clone(),
             None => start::open_clouds(topology)?,
@@ -142,6 +144,7 @@ impl Work {
     /// Says what would become of the rows.
     async fn rehearse(&mut self, progress: &dyn ProveProgress) -> Result<(), Error> {
         let files = self.source.newest_files().await?;
+        start::refuse_changed_quarantine(&self.group, &self.judge.plan).await?;
         progress.to_hash(files.iter().map(|file| file.size).sum());
         for file in &files {
             let mut round = Round::begin(&self.judge.plan, None)?;

@@ -173,6 +173,10 @@ impl Round {
             if !judge.topics.contains(&from.topic) {
                 return Err(other_topic(&judge.plan.name, &from.topic));
             }
+            if judge.plan.keeps_headers() && !rows.keep_headers() {
+                let what = format!("rows of {} have no headers, and the dataset uses them", judge.plan.name);
+                return Err(Error::Bug(what));
+            }
             let chunk = rows.records(&taken, from.clone());
             let decoded = judge.decoding.decode_blocking(judge.plan.source, &chunk)?;
             judged = judge.plan.judge(&chunk, &decoded, 0)?;

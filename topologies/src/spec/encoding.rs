@@ -12,7 +12,7 @@ use isobar_schemas::decode::Framing;
 use serde_json::Value as Json;
 
 use super::check::Place;
-use super::raw::{Format, SchemaFiles};
+use super::raw::{Envelope, Format, SchemaFiles};
 use super::resolve::Resolver;
 use super::units::ByteSize;
 
@@ -28,6 +28,8 @@ pub enum Encoding {
     Json {
         /// Whether Confluent's header stands before it.
         framed: bool,
+        /// What the row stands in.
+        envelope: Envelope,
     },
     /// One Avro record.
     Avro(WriterSchemas),
@@ -87,8 +89,9 @@ impl Encoding {
 }
 
 /// The settings of a source that not every format has.
-const SETTINGS: [(&str, &[Format]); 5] = [
+const SETTINGS: [(&str, &[Format]); 6] = [
     ("framing", &[Format::Json, Format::Avro, Format::Protobuf]),
+    ("envelope", &[Format::Json]),
     ("schema", &[Format::Avro, Format::Protobuf]),
     ("message", &[Format::Protobuf]),
     ("delimiter", &[Format::Csv]),
@@ -101,9 +104,7 @@ impl Resolver<'_> {
         let found_before = self.found();
         self.refuse_settings_of_other_formats(pointer, format);
         let encoding = match format {
-            Format::Json => self
-                .framing(pointer, format)
-                .map(|framing| Encoding::Json { framed: framing == Framing::Confluent }),
+            Format::Json => self.json(pointer),
             Format::Avro => self.writer_schemas(pointer, format).map(Encoding::Avro),
             Format::Protobuf => self.protobuf(pointer),
             Format::Csv => self.csv(pointer),
@@ -185,6 +186,12 @@ impl Resolver<'_> {
             Framing::Plain => Some(WriterSchemas::Given(files)),
             Framing::SingleObject => Some(WriterSchemas::ByFingerprint(files)),
         }
+    }
+
+    fn json(&mut self, pointer: &str) -> Option<Encoding> {
+        let envelope = self.typed::<Option<Envelope>>(&format!("{pointer}/envelope")).flatten();
+        let framed = self.framing(pointer, Format::Json)? == Framing::Confluent;
+        Some(Encoding::Json { framed, envelope: envelope.unwrap_or_default() })
     }
 
     fn protobuf(&mut self, pointer: &str) -> Option<Encoding> {

@@ -41,7 +41,7 @@ pub(crate) use encoding::{SCHEMA_FILE_BYTES_MAX, read_bounded};
 pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
 pub use problem::{Colour, Position, Problem, SpecErrors};
-pub use raw::{Format, PayloadCompression, StartPosition, TopicIdentity};
+pub use raw::{Envelope, Format, PayloadCompression, StartPosition, TopicIdentity};
 pub use schema::json_schema;
 pub use secret::{Secret, SecretError, Text};
 pub(crate) use suggest::did_you_mean;
@@ -126,7 +126,7 @@ pub struct SourceSpec {
     pub unknown_fields: UnknownFields,
     /// Where a dataset begins that has read nothing of the topic yet.
     pub start: StartPosition,
-    /// The columns of decoded batches: `fields`, in their order.
+    /// The columns of decoded batches: `fields`, in their order, and then those that an envelope adds.
     pub schema: SchemaRef,
     /// The fields as written, with descriptions and units.
     pub fields: Fields,

@@ -272,6 +272,10 @@ pub struct Source {
     #[serde(default)]
     pub framing: Option<Framing>,
 
+    /// What a row stands in. Only for `json`. Default: `none`, the payload is the row.
+    #[serde(default)]
+    pub envelope: Envelope,
+
     /// Files with the schemas that records were written with, relative to the spec: for `avro` one `.avsc` file or, with
     /// `single_object`, any number of them; for `protobuf` a `.proto` file or a descriptor set (`protoc -o`), further
     /// `.proto` files being those that it imports. Not with `confluent`, where the registry has them.
@@ -314,6 +318,21 @@ pub struct Source {
     /// `map<string, type>`. Required.
     #[schemars(extend("minProperties" = 1))]
     pub fields: Entries<FieldSpec>,
+}
+
+/// What a row stands in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Envelope {
+    /// Nothing: the payload is the row.
+    #[default]
+    None,
+    /// A change event of Debezium, with or without the `schema` and `payload` of Connect's JsonConverter. `fields` are those
+    /// of the row: `after`, or `before` where it was deleted. The source has two columns more, also in `SELECT *`: `_op` (`c`
+    /// insert, `u` update, `d` delete, `r` snapshot) and `_source_timestamp`. Tombstones and heartbeats are counted as
+    /// filtered.
+    Debezium,
 }
 
 /// Several topics.
@@ -423,7 +442,7 @@ pub struct Dataset {
 
     /// The query that makes rows of records: a stateless `SELECT` (projection and filter) from the source, by its
     /// name. Beside the source's fields there are `_topic`, `_partition`, `_offset`, `_timestamp` (UTC,
-    /// milliseconds) and `_key`. Required.
+    /// milliseconds), `_key`, and `_headers`, of which `header(_headers, 'name')` is one. Required.
     #[schemars(extend("examples" = ["SELECT carrier, arr_delay > 15 AS late FROM flights"]))]
     pub sql: String,
 

@@ -8,6 +8,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
+use isobar_schemas::decode::json::debezium::schema_in_envelope;
 use isobar_schemas::{Error as SchemaError, FieldSpec, Fields, RejectReason, to_arrow_schema};
 use isobar_transforms::{Expectation, SQL_ERROR};
 use serde::de::DeserializeOwned;
@@ -17,9 +19,10 @@ use url::Url;
 use crate::decoding::decoder;
 
 use super::check::{CheckOptions, Finding, Place};
+use super::encoding::Encoding;
 use super::location::{Overlap, has_credentials, overlap, parse_location};
 use super::options::OptionsOf;
-use super::raw;
+use super::raw::{self, Envelope};
 use super::secret::is_secret_name;
 use super::sql;
 use super::suggest::did_you_mean;
@@ -426,7 +429,8 @@ impl Resolver<'_> {
         let start = self.or_default(&format!("{pointer}/start"));
         let fields = self.fields(&format!("{pointer}/fields"))?;
         // Every field passed on its own, so together they do, unless there are none, which is reported.
-        let schema = to_arrow_schema(&fields).ok()?;
+        let contract = to_arrow_schema(&fields).ok()?;
+        let schema = self.columns(pointer, encoding.as_ref(), contract)?;
         let source = SourceSpec {
             name: name.to_owned(),
             topics: topics?,
@@ -440,6 +444,30 @@ impl Resolver<'_> {
         };
         self.check_decoder(pointer, &source);
         Some(source)
+    }
+
+    /// The columns of a source: its fields, and those that its envelope adds.
+    fn columns(
+        &mut self,
+        pointer: &str,
+        encoding: Option<&Encoding>,
+        contract: SchemaRef,
+    ) -> Option<SchemaRef> {
+        let Some(Encoding::Json { envelope: Envelope::Debezium, .. }) = encoding else {
+            return Some(contract);
+        };
+        match schema_in_envelope(&contract) {
+            Ok(schema) => Some(schema),
+            Err(error) => {
+                let fields = format!("{pointer}/fields");
+                let at = match &error {
+                    SchemaError::InvalidName { field, .. } => pointer_to(&fields, field),
+                    _ => fields,
+                };
+                self.report_field(&at, error);
+                None
+            }
+        }
     }
 
     /// The format, the schema files and the fields of a source each make sense; here it turns out whether together.

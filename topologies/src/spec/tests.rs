@@ -585,6 +585,37 @@ fn the_bandwidth_of_a_fill_is_read_as_written() {
 }
 
 #[test]
+fn an_envelope_adds_its_columns_to_those_of_the_row() {
+    let with = |lines: &str| edited(&[("format: json\n", &format!("format: json\n    {lines}\n"))]);
+    let topology = check(&with("envelope: debezium")).unwrap_or_else(|errors| panic!("{errors}"));
+    let plain = check(&with("envelope: none")).unwrap_or_else(|errors| panic!("{errors}"));
+    let [source, row] = [&topology.sources[0], &plain.sources[0]];
+    assert_eq!(source.encoding, Encoding::Json { framed: false, envelope: Envelope::Debezium });
+    assert_eq!(row.encoding, Encoding::Json { framed: false, envelope: Envelope::None });
+    let (fields, added) = source.schema.fields().split_at(row.schema.fields().len());
+    assert_eq!(fields, &row.schema.fields()[..]);
+    let names: Vec<&str> = added.iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["_op", "_source_timestamp"]);
+    for (edits, said) in [
+        (
+            vec![("format: json\n", "format: csv\n    envelope: debezium\n")],
+            "`envelope` has no meaning for `format: csv`",
+        ),
+        (vec![("format: json\n", "format: json\n    envelope: debesium\n")], "did you mean `debezium`?"),
+        (
+            vec![
+                ("format: json\n", "format: json\n    envelope: debezium\n"),
+                ("    fields:\n", "    fields:\n      _op: string\n"),
+            ],
+            "`_op` cannot be a field",
+        ),
+    ] {
+        let found = problems(&edited(&edits));
+        assert!(found.len() == 1 && found[0].contains(said), "{edits:?}: {found:?}");
+    }
+}
+
+#[test]
 fn maintenance_is_read_as_written() {
     let maintained = |maintenance: &str| {
         let written = format!("    compression: zstd(1)\n    maintenance: {maintenance}\n");

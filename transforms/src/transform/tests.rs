@@ -5,7 +5,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, TimeUnit};
 use arrow::util::pretty::pretty_format_batches;
 
@@ -132,6 +134,74 @@ fn metadata_columns_are_there_for_those_who_name_them() {
     assert!(unnamed.contains("_offset AS kafka_offset"), "{unnamed}");
     let foreign = compile("SELECT _offset AS o FROM source", &[]).unwrap().run(rows).unwrap_err();
     assert!(matches!(foreign, Error::ForeignBatch { .. }));
+}
+
+/// The headers of a record: names and values.
+type Headers<'a> = &'a [(&'a str, Option<&'a [u8]>)];
+
+/// The outcome of `sql` on records with these headers, whose `a` is 0, 1, ….
+fn run_with_headers(sql: &str, records: &[Headers<'_>]) -> TransformOutcome {
+    let mut transform = compile(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    assert_eq!(transform.metadata_columns(), [MetadataColumn::Headers], "{sql}");
+    let partition = isobar_schemas::TopicPartition::new("orders", 0);
+    let mut chunk = isobar_schemas::RecordChunk::with_headers(partition);
+    let numbers: Vec<u32> = (0..records.len() as u32).collect();
+    for (headers, offset) in records.iter().zip(0..) {
+        chunk.push_with_headers(offset, None, None, None, Some(headers.iter().copied()));
+    }
+    let rows: Vec<Row> = numbers.iter().map(|number| (*number as i32, None, None)).collect();
+    let wanted = transform.metadata_columns();
+    let given = isobar_schemas::metadata::with_metadata(&batch(&rows), &chunk, &numbers, wanted).unwrap();
+    transform.run(given).unwrap()
+}
+
+#[test]
+fn one_header_is_picked_by_its_name() {
+    let records: [Headers<'_>; 6] = [
+        &[("trace-id", Some(b"first")), ("source", Some(b"web")), ("trace-id", Some(b"last"))],
+        &[("source", Some(b"test")), ("trace-id", Some(b"x"))],
+        &[("Trace-Id", Some(b"x")), ("trace-id", None)],
+        &[],
+        &[("trace-id", Some(b"not \xff UTF-8"))],
+        &[("source", Some(b"\xff")), ("trace-id", Some(b""))],
+    ];
+    // As docs/formats.md shows it.
+    let sql = "SELECT *, CAST(header(_headers, 'trace-id') AS VARCHAR) AS trace_id FROM source \
+               WHERE TRY_CAST(header(_headers, 'source') AS VARCHAR) IS DISTINCT FROM 'test'";
+    let outcome = run_with_headers(sql, &records);
+    let names: Vec<_> = outcome.rows.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["a", "b", "s", "t", "trace_id"]);
+    let picked: Vec<_> = outcome.rows["trace_id"].as_string::<i32>().iter().collect();
+    assert_eq!(picked, [Some("last"), None, None, Some("")]);
+    assert_eq!(outcome.counts.filtered, 1);
+    let rejects: Vec<_> = outcome.rejects.iter().map(|reject| (reject.row, reject.rule.as_str())).collect();
+    assert_eq!(rejects, [(4, SQL_ERROR)]);
+
+    let sql = "SELECT array_length(_headers) AS n, _headers[2]['key'] AS second, header(_headers, s) AS none FROM source";
+    let outcome = run_with_headers(sql, &records);
+    assert_eq!(
+        outcome.rows["second"].as_string::<i32>().iter().collect::<Vec<_>>(),
+        [Some("source"), Some("trace-id"), Some("trace-id"), None, None, Some("trace-id")]
+    );
+    assert_eq!(outcome.rows["none"].null_count(), 6);
+}
+
+#[test]
+fn all_headers_are_a_column_that_delta_can_store() {
+    let outcome = run_with_headers("SELECT _headers AS kafka_headers FROM source", &[&[("k", None)], &[]]);
+    let stored = isobar_schemas::metadata::headers_type();
+    assert_eq!(outcome.rows.schema().field(0), &Field::new("kafka_headers", stored, false));
+    assert_eq!(outcome.rows["kafka_headers"].as_list::<i32>().offsets().as_ref(), [0, 1, 1]);
+    let unnamed = compile("SELECT _headers FROM source", &[]).unwrap_err().to_string();
+    assert!(unnamed.contains("_headers AS kafka_headers"), "{unnamed}");
+    let foreign = compile("SELECT header(s, 'k') AS x FROM source", &[]).unwrap_err().to_string();
+    assert!(foreign.contains("header(_headers, 'name')"), "{foreign}");
+    for column in ["_headers", "_offset"] {
+        let rule = [("named", &*format!("{column} IS NOT NULL"), Action::Warn)];
+        let wanted = compile("SELECT a FROM source", &rule).unwrap();
+        let has_headers = wanted.metadata_columns().contains(&MetadataColumn::Headers);
+        assert_eq!(has_headers, column == "_headers");
+    }
 }
 
 #[test]

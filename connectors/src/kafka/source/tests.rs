@@ -97,6 +97,8 @@ async fn everything_is_read_once_in_order_and_as_it_was() {
                 key: key.as_deref(),
                 payload: payload.as_deref(),
                 timestamp_ms,
+                // Nobody asks for them here.
+                headers: &[("trace", Some(b"x"))],
             })
             .unwrap();
         let records = produced.entry(partition).or_default();
@@ -125,6 +127,61 @@ async fn everything_is_read_once_in_order_and_as_it_was() {
     let (read, later_ends) = read_to_end(&mut source, 1).await;
     assert_eq!(read[&1].len(), 1);
     assert_eq!(later_ends[&1], ends[&1] + 1);
+    Box::new(source).close().await;
+}
+
+#[tokio::test]
+async fn headers_are_kept_of_the_topics_of_which_they_are_wanted() {
+    type HeadersOfRecord = &'static [(&'static str, Option<&'static [u8]>)];
+    const RECORDS: [HeadersOfRecord; 4] = [
+        &[("trace", Some(b"1")), ("none", None), ("trace", Some(b"\xff\x00")), ("empty", Some(b""))],
+        &[],
+        &[("", Some(b"x")), ("ż", Some(b"\0"))],
+        &[("last", Some(&[7; 10_000]))],
+    ];
+    let broker = EmbeddedBroker::start(&[("wanted", 1), ("other", 1)]).unwrap();
+    let producer = producer(&broker, Compression::Lz4);
+    for topic in ["wanted", "other"] {
+        for headers in RECORDS {
+            let record = ProducedRecord { topic, payload: Some(b"p"), headers, ..Default::default() };
+            producer.produce(record).unwrap();
+        }
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let mut config = config(&broker);
+    config.keeps_headers = Some(Arc::new(|topic| topic == "wanted"));
+    // So that chunks begin anew in the middle.
+    config.chunk_records_max = 3;
+    let assignment = ["wanted", "other"].map(|topic| (TopicPartition::new(topic, 0), 0));
+    let mut source = KafkaSource::start(&config, assignment.to_vec()).unwrap();
+    let (mut ended, mut read, mut chunks) = (0, Vec::new(), 0);
+    while ended < 2 {
+        match next(&mut source).await {
+            SourceEvent::Chunk(chunk) if &*chunk.topic_partition().topic == "wanted" => {
+                chunks += 1;
+                read.extend((0..chunk.len()).map(|record| {
+                    let headers = chunk.headers(record).expect("they are kept and can be read");
+                    headers
+                        .iter()
+                        .map(|(key, value)| (key.to_string(), value.map(<[u8]>::to_vec)))
+                        .collect::<Vec<_>>()
+                }));
+            }
+            SourceEvent::Chunk(chunk) => {
+                assert!(!chunk.has_headers());
+                assert_eq!(chunk.bytes(), chunk.len());
+            }
+            SourceEvent::EndOfPartition { .. } => ended += 1,
+            SourceEvent::Failed(error) => panic!("{error}"),
+        }
+    }
+    let produced = RECORDS.map(|headers| {
+        let owned = headers.iter().map(|(key, value)| (key.to_string(), value.map(<[u8]>::to_vec)));
+        owned.collect::<Vec<_>>()
+    });
+    assert_eq!(read, produced);
+    assert!(chunks > 1, "one chunk shows nothing of the next");
     Box::new(source).close().await;
 }
 

@@ -30,7 +30,8 @@ impl Kind {
     }
 }
 
-/// A position in one payload.
+/// A position in one payload. A clone goes its own way from there.
+#[derive(Clone)]
 pub(crate) struct Cursor<'a> {
     text: &'a str,
     at: usize,

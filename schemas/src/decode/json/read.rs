@@ -84,6 +84,28 @@ impl Members {
         cursor: &mut Cursor<'_>,
         context: &mut Context,
     ) -> Parsed<()> {
+        let seen = self.read_some(columns, cursor, context)?;
+        self.end_row(columns, seen)
+    }
+
+    /// Ends a row for which `seen` members were read; those that are missing are null.
+    #[inline]
+    pub(crate) fn end_row(&self, columns: &mut Columns, seen: usize) -> Parsed<()> {
+        if seen < self.members.len() {
+            columns.fill_missing()?;
+        }
+        columns.end_row();
+        Ok(())
+    }
+
+    /// Reads an object, whose opening brace comes next, into the columns of its members, and returns how many there
+    /// were. The row is not ended.
+    pub(crate) fn read_some(
+        &self,
+        columns: &mut Columns,
+        cursor: &mut Cursor<'_>,
+        context: &mut Context,
+    ) -> Parsed<usize> {
         cursor.enter()?;
         cursor.skip_whitespace();
         let mut seen = 0;
@@ -101,11 +123,7 @@ impl Members {
             more = cursor.next_item(b'}')?;
         }
         cursor.leave();
-        if seen < self.members.len() {
-            columns.fill_missing()?;
-        }
-        columns.end_row();
-        Ok(())
+        Ok(seen)
     }
 
     /// Reads a name and finds its field. Producers write the fields of a record in the same order again and again,
@@ -237,7 +255,10 @@ fn invalid(field: &FieldRef) -> Box<Fault> {
 }
 
 #[inline]
-fn read_integer<T: TryFrom<i64> + TryFrom<i128>>(cursor: &mut Cursor<'_>, type_name: &str) -> Parsed<T> {
+pub(crate) fn read_integer<T: TryFrom<i64> + TryFrom<i128>>(
+    cursor: &mut Cursor<'_>,
+    type_name: &str,
+) -> Parsed<T> {
     let Some((negative, magnitude)) = cursor.short_integer() else {
         return numbers::integer(cursor.number()?, type_name);
     };
