@@ -79,7 +79,7 @@ pub(super) async fn look(
 /// Whether the records of `source` name schemas of a registry.
 fn names_schemas(source: &SourceSpec) -> bool {
     match &source.encoding {
-        Encoding::Json { framed } => *framed,
+        Encoding::Json { framed, .. } => *framed,
         Encoding::Avro(schemas) | Encoding::Protobuf { schemas, .. } => {
             matches!(schemas, WriterSchemas::Registry)
         }
