@@ -18,8 +18,9 @@ Meanwhile
     leader      every 120 s the leader dies (SIGKILL), and a new one starts
 
 The first time of each comes earlier, and an interval is at most as long as the unrest, so that a short run has all of them.
-A worker that waits for the broker when it is to stop is left to start: while all of them wait, a rebalance falls through,
-which is counted. Where the machine is so slow that a process finds no broker for 30 s when it starts, or a worker that
+A worker that waits for the broker when it is to stop is left to start: while all of them wait, a rebalance falls through.
+That is counted, and made up for: the unrest goes on, without further restarts and deaths of the leader, until there were
+as many rebalances as there should be. Where the machine is so slow that a process finds no broker for 30 s when it starts, or a worker that
 is to stop no leader for 30 s, it ends with exit code 1; the first is started again, as whoever watches it would, and both
 are counted. Any other process that ends by itself, or does not stop well, fails the drill.
 
@@ -56,6 +57,8 @@ WORKERS = 3
 RECORDS_PER_SECOND = 1_000
 # In which part of its interval an action comes for the first time.
 FIRST = {"rebalance": 0.5, "kill": 0.5, "restart": 0.25, "leader": 0.75}
+# How much longer than it should be the unrest may last, for the rebalances that fell through.
+PROLONGED_SECONDS_MAX = 600
 # How long a worker may take to stop well. It has 30 s for its last commit.
 STOP_SECONDS_MAX = 60
 # What a process says that cannot start without a broker, and a worker that cannot stop well without a leader.
@@ -116,20 +119,27 @@ class Unrest:
         self.done = collections.Counter()
 
     def go_on(self, seconds, intervals):
-        """Does what `intervals` says, as often as it says, for so long."""
+        """Does what `intervals` says, as often as it says, for so long, and until no rebalance is missing. How long that was."""
         actions = {"rebalance": self.rebalance, "kill": self.kill, "restart": self.restart, "leader": self.kill_leader}
         began = time.monotonic()
         due = {action: interval * FIRST[action] for action, interval in intervals.items() if interval > 0}
-        while (now := time.monotonic() - began) < seconds:
+        wanted = int(seconds / intervals["rebalance"]) if intervals["rebalance"] > 0 else 0
+        while (now := time.monotonic() - began) < seconds or self.done["rebalance"] < wanted:
+            if now > seconds + PROLONGED_SECONDS_MAX:
+                raise Wrong(f"too slow: {self.done['rebalance']} of {wanted} rebalances in {now:.0f} s")
             self.look()
+            if now >= seconds:
+                # What makes rebalances fall through is over.
+                due = {action: when for action, when in due.items() if action in ("rebalance", "kill")}
             for action in due:
                 if due[action] <= now:
                     due[action] += intervals[action]
                     actions[action]()
             time.sleep(POLL_SECONDS)
-        missing = [action for action in due if self.done[action] == 0]
+        missing = [action for action, interval in intervals.items() if interval > 0 and self.done[action] == 0]
         if missing:
             raise Wrong(f"too short: {', '.join(missing)} never happened")
+        return now
 
     # ---------------------------------------------------------------- what is done
 
@@ -244,7 +254,7 @@ def decided(bench):
     return dict(collections.Counter(info["operation"] for info in infos)), united, pause_ms / 1000
 
 
-def figures(bench, unrest, catch_up_seconds):
+def figures(bench, unrest):
     operations, united, pause_seconds = decided(bench)
     return {
         "records": bench.ledger.next_id, "rejected": len(bench.ledger.rejected),
@@ -254,13 +264,13 @@ def figures(bench, unrest, catch_up_seconds):
         "processes": len(bench.logs), "started_without_broker": unrest.done["started without broker"],
         "stopped_without_leader": unrest.done["stopped without leader"], "said": said(bench),
         "versions": operations, "commits_of_several": united, "pause_seconds": pause_seconds,
-        "catch_up_seconds": round(catch_up_seconds, 1),
     }
 
 
 def show(found):
     words, versions = found["said"], ", ".join(f"{count} {operation}" for operation, count in found["versions"].items())
     lines = {
+        "unrest": f"{found['unrest_seconds']} s",
         "records": f"{found['records']:,} produced, {found['rejected']:,} of them for the quarantine",
         "rebalances": f"{found['rebalances']} (a worker stopped well and another one came), {found['rebalances_fallen_through']} fell through",
         "kills": f"{found['kills']} of a worker, {found['leader_kills']} of the leader",
@@ -301,11 +311,11 @@ def drill(arguments, bench, broker):
     producer = start_producer(bench.children, arguments.bin, bench.name, PARTITIONS)
     with traffic(producer, RECORDS_PER_SECOND, bench.ledger.records):
         unrest = Unrest(bench, broker, arguments.seed)
-        unrest.go_on(arguments.seconds, intervals)
-    seconds = unrest.calm_down()
+        lasted_seconds = unrest.go_on(arguments.seconds, intervals)
+    catch_up_seconds = unrest.calm_down()
     bench.keeps_the_token()
     bench.judge()
-    return figures(bench, unrest, seconds)
+    return {"unrest_seconds": round(lasted_seconds, 1), "catch_up_seconds": round(catch_up_seconds, 1), **figures(bench, unrest)}
 
 
 def main():
