@@ -26,6 +26,8 @@ use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions};
 use crate::prove::objects::{count_among, object_path};
 use crate::throttle::Throttle;
 
+/// Why nothing is done about what another cloud may know of.
+const NOT_ALL_ANSWER: &str = "a cloud that may settle it does not answer: run it again when it does";
 /// Files looked at together in one cloud.
 const FILES_IN_FLIGHT: usize = 8;
 /// Files in a row that a cloud fails to serve before the rest is not asked for.
@@ -488,11 +490,18 @@ impl Inspection {
                     continue;
                 }
                 let detail = "isobar writes no such object, and readers may believe it".to_owned();
-                let why_not = "nothing can be proved about it; remove it if it is not needed";
+                let why_not = match self.is_any_silent() {
+                    true => NOT_ALL_ANSWER,
+                    false => "nothing can be proved about it; remove it if it is not needed",
+                };
                 let what = (Kind::UnknownObject, Some(table.as_str()), object, detail);
                 self.find(scope, Some(index), Fault::BeyondRepair(why_not), what);
             }
         }
+    }
+
+    fn is_any_silent(&self) -> bool {
+        self.seats.iter().any(|seat| matches!(seat.state, State::Silent(_)))
     }
 
     fn compare_log(&mut self, scope: &Scope<'_>, knowledge: &Knowledge, decided: &Decided, index: usize) {
@@ -501,8 +510,10 @@ impl Inspection {
         self.seats[index].summary.versions += log.versions.len() as u64;
         if decided.evidence == Evidence::None && !log.versions.is_empty() {
             let detail = format!("nothing is known about its {} versions", log.versions.len());
-            let fault =
-                Fault::BeyondRepair("neither the control logs nor a majority of the clouds settles it");
+            let fault = Fault::BeyondRepair(match self.is_any_silent() {
+                true => NOT_ALL_ANSWER,
+                false => "neither the control logs nor a majority of the clouds settles it",
+            });
             let what = (Kind::EntryUnproven, Some(table.as_str()), log_folder(&table).to_string(), detail);
             return self.find(scope, Some(index), fault, what);
         }
