@@ -9,7 +9,7 @@ use std::path::Path;
 use isobar_connectors::clouds::Fault;
 use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_tests::delta::Log;
-use isobar_tests::events::{self, Event, FEATURES, FEATURES_YAML, Fate, Generator, Judge, TOPIC};
+use isobar_tests::events::{self, Event, FEATURES, FEATURES_YAML, Fate, Generator, Judge, Record, TOPIC};
 use isobar_tests::kill;
 use isobar_tests::lab::{CLOUDS, Lab, Spec, write_file};
 use isobar_tests::prng::Seed;
@@ -403,6 +403,8 @@ async fn redrives_and_compactions_of_the_quarantine_exclude_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_see_what_is_in_a_quarantine() {
     let (lab, _) = committed("listed").await;
+    lab.produce(TOPIC, [Record::bad(None, "tombstone")]);
+    lab.run_until_caught_up(&strict(&lab).resolved()).await.unwrap();
     let spec = written(&strict(&lab), "topology.yaml");
     let of_rule = quarantined(&lab, "has_amount").await;
     let listed = run_isobar(&["quarantine", "ls", "--config", &spec, "--format", "json"]).await;
