@@ -329,9 +329,13 @@ pub(crate) fn describe_topics<C: ClientContext>(
     }
 }
 
+/// `texts` for C. None may be empty: librdkafka makes nothing of an empty name.
 fn c_strings(texts: &[String]) -> Result<Vec<CString>, (i32, String)> {
     let invalid = rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
-    let string = |text: &String| CString::new(text.as_str()).map_err(|_| (invalid, format!("name {text:?}")));
+    let string = |text: &String| match CString::new(text.as_str()) {
+        Ok(string) if !text.is_empty() => Ok(string),
+        _ => Err((invalid, format!("{text:?} is no name of a topic"))),
+    };
     texts.iter().map(string).collect()
 }
 
