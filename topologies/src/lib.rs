@@ -11,6 +11,7 @@ mod decoding;
 pub mod demo;
 pub mod drill;
 pub mod error;
+pub mod evolve;
 pub mod gap;
 pub mod http;
 mod limits;

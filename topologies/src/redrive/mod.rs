@@ -32,6 +32,7 @@ use self::source::{LiveFile, Source};
 use crate::commit::{Group, TableHead, quarantine_of};
 use crate::decoding::Decoding;
 use crate::error::Error;
+use crate::evolve::Comparison;
 use crate::prove::ProveProgress;
 use crate::quarantine;
 use crate::spec::Topology;
@@ -152,7 +153,9 @@ impl Work {
 
     /// Round after round, until no file holds a selected row.
     async fn run(&mut self, decider: &mut Decider, progress: &dyn ProveProgress) -> Result<(), Error> {
-        start::refuse_changed_schema(&self.group, &self.judge.plan).await?;
+        let described = decider.described(&self.judge.plan).await?;
+        let comparison = Comparison::of(&self.group, &self.judge.plan, described.as_ref()).await?;
+        comparison.refuse_change()?;
         let mut refusals = 0;
         loop {
             let head = decider.head(&self.judge.plan).await?;
