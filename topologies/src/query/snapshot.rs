@@ -121,7 +121,7 @@ fn replay(cloud: &Cloud, log: TableLog) -> Result<Option<Snapshot>, String> {
         version,
         cloud: cloud.name.clone(),
         schema: schema.into(),
-        metadata: metadata.clone(),
+        metadata: metadata.as_ref().clone(),
         files: log.files(),
         table: log.table,
     }))
