@@ -10,6 +10,7 @@ mod checkpoint;
 mod cli;
 mod drill;
 mod elect;
+mod evolution;
 mod failpoints;
 mod fill;
 mod formats;

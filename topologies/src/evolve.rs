@@ -59,8 +59,9 @@ impl Comparison {
     /// What the table is to become.
     fn becomes(&self) -> Result<Metadata, Error> {
         let dataset = &self.dataset;
-        evolved(&self.was, &self.wanted)
-            .map_err(|error| Error::Configuration(format!("dataset {dataset} exists with another shape: {error}")))
+        evolved(&self.was, &self.wanted).map_err(|error| {
+            Error::Configuration(format!("dataset {dataset} exists with another shape: {error}"))
+        })
     }
 
     fn changes(&self) -> bool {

@@ -15,7 +15,7 @@ use std::fmt;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 
 use super::actions::{CommitInfo, Metadata};
-use super::schema::{self, DESCRIPTION, same_type};
+use super::schema::{self, DESCRIPTION, same_type, type_text};
 use crate::Error;
 
 const UPDATE_SCHEMA: &str = "UPDATE SCHEMA";
@@ -66,7 +66,9 @@ impl Difference {
     /// Whether the table has to change for it.
     pub fn is_change(&self) -> bool {
         match self {
-            Self::New { .. } | Self::Nullable { .. } | Self::Described { .. } | Self::DatasetDescribed => true,
+            Self::New { .. } | Self::Nullable { .. } | Self::Described { .. } | Self::DatasetDescribed => {
+                true
+            }
             Self::Gone { .. } | Self::NeverNull { .. } | Self::Refused { .. } => false,
         }
     }
@@ -178,7 +180,8 @@ fn other_type(column: &Field, field: &Field) -> String {
     let name = column.name();
     let (is, wanted) = (type_text(column.data_type()), type_text(field.data_type()));
     let differs = format!("column {name} is {is} in the table and {wanted} in the specification");
-    let otherwise = format!("use another name for the column ({name} stays, null from now on), or for the dataset");
+    let otherwise =
+        format!("use another name for the column ({name} stays, null from now on), or for the dataset");
     if is_nested(column.data_type()) && is_nested(field.data_type()) {
         return format!(
             "{differs}; what is inside structs, lists and maps does not change. Leave it as it was, {otherwise}"
@@ -205,19 +208,17 @@ fn is_wider(from: &DataType, to: &DataType) -> bool {
         | (Int16, Int32 | Int64 | Float64)
         | (Int32, Int64 | Float64)
         | (Float32, Float64) => true,
-        (Int8 | Int16 | Int32, Decimal128(precision, scale)) => i16::from(*precision) - i16::from(*scale) >= 10,
+        (Int8 | Int16 | Int32, Decimal128(precision, scale)) => {
+            i16::from(*precision) - i16::from(*scale) >= 10
+        }
         (Int64, Decimal128(precision, scale)) => i16::from(*precision) - i16::from(*scale) >= 20,
         (Decimal128(precision, scale), Decimal128(wide, fine)) => {
-            let (digits, more) = (i16::from(*wide) - i16::from(*precision), i16::from(*fine) - i16::from(*scale));
+            let (digits, more) =
+                (i16::from(*wide) - i16::from(*precision), i16::from(*fine) - i16::from(*scale));
             more >= 0 && digits >= more
         }
         _ => false,
     }
-}
-
-/// A type as Delta writes it; nested ones as JSON.
-fn type_text(data_type: &DataType) -> String {
-    schema::type_text(data_type)
 }
 
 /// The table that rows of the columns `wanted` fit: `table` itself where they do already.
@@ -318,9 +319,10 @@ pub fn not_fitting(table: &Metadata, rows: &Schema) -> Result<Vec<String>, Error
     let missing = is.fields().iter().filter(|column| {
         !column.is_nullable() && stored(column.name()) && rows.field_with_name(column.name()).is_err()
     });
-    problems.extend(
-        missing.map(|column| format!("column {} is missing, and NOT NULL in the table's schema", column.name())),
-    );
+    problems
+        .extend(missing.map(|column| {
+            format!("column {} is missing, and NOT NULL in the table's schema", column.name())
+        }));
     Ok(problems)
 }
 

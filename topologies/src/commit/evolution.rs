@@ -225,7 +225,9 @@ mod tests {
         let refusal = Refusal::Described { dataset: "d".into(), after: 0, chain: 1 };
         assert_eq!(first.accept_evolution(&late), Err(refusal));
         let decision = first.decide_evolution("t", Epoch(1), 0, &late).unwrap();
-        assert!(first.clone().apply(&decision).unwrap_err().contains("planned on the schema of version 0, not 1"));
+        assert!(
+            first.clone().apply(&decision).unwrap_err().contains("planned on the schema of version 0, not 1")
+        );
     }
 
     #[test]
@@ -251,7 +253,10 @@ mod tests {
             (elsewhere, "does not exist"),
         ] {
             let refusal = chain.accept_evolution(&evolution).unwrap_err();
-            assert!(matches!(refusal, Refusal::DoesNotAddUp { .. }) && refusal.to_string().contains(what), "{refusal}");
+            assert!(
+                matches!(refusal, Refusal::DoesNotAddUp { .. }) && refusal.to_string().contains(what),
+                "{refusal}"
+            );
         }
     }
 
@@ -264,7 +269,8 @@ mod tests {
         let evolved = applied(&chain, &evolution(0, &["a"], &["a", "b"]));
         let bytes = serde_json::to_string(&evolved.tables["d"]).unwrap();
         let sha256 = &evolved.tables["d"].sha256;
-        let expected = format!("\"positions\":{{}},\"described\":{{\"version\":1,\"sha256\":\"{sha256}\"}}}}");
+        let expected =
+            format!("\"positions\":{{}},\"described\":{{\"version\":1,\"sha256\":\"{sha256}\"}}}}");
         assert!(bytes.ends_with(&expected), "{bytes}");
     }
 }

@@ -173,7 +173,9 @@ impl Decider {
 fn refused(refusal: Refusal) -> Result<Decided, Error> {
     match refusal {
         Refusal::DoesNotAddUp { .. } => Err(Error::Bug(refusal.to_string())),
-        Refusal::Overtaken { .. } | Refusal::Stale { .. } | Refusal::Described { .. } => Ok(Decided::Not(refusal.to_string())),
+        Refusal::Overtaken { .. } | Refusal::Stale { .. } | Refusal::Described { .. } => {
+            Ok(Decided::Not(refusal.to_string()))
+        }
     }
 }
 

@@ -287,7 +287,7 @@ impl Desk {
             let dataset = plans.keys().chain(join.plans.keys()).find(differs).map_or("?", String::as_str);
             let why = format!(
                 "dataset {dataset:.100} is made by another plan here: start leader and workers from the same specification \
-                 and the same version of isobar"
+                 and the same version of isobar, the leader first"
             );
             return Err(Denied::new(StatusCode::CONFLICT, why));
         }

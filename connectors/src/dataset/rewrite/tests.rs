@@ -77,8 +77,11 @@ async fn columns_that_a_file_does_not_have_are_null_in_the_new_one() {
         let from = TopicPartition::new("t", 0);
         let bench = Bench::new(&["month"]);
         let table = as_described(&bench);
-        let shapes: [&[usize]; 3] =
-            [&[10, 15, 2, 0, 1], &[0, 1, 2, 13, 14, 8, 3, 15], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15]];
+        let shapes: [&[usize]; 3] = [
+            &[10, 15, 2, 0, 1],
+            &[0, 1, 2, 13, 14, 8, 3, 15],
+            &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15],
+        ];
         let (mut small, mut filled) = (Vec::new(), Vec::new());
         for (number, shape) in shapes.iter().enumerate() {
             let offsets = number as i64 * 900..(number as i64 + 1) * 900;
@@ -109,7 +112,9 @@ async fn a_column_that_the_table_does_not_have_is_not_lost() {
     let newer = write(&bench, "c-1", &from, rows(&from, 0..10, &[Some("1")], &mut random)).await;
     let bytes = bench.store.get(&newer[0].object_path).await.unwrap().bytes().await.unwrap();
     let values = &newer[0].partition_values;
-    for (columns, expected) in [(&[0, 1, 2, 15][..], "has a column flag"), (&[0, 1, 15][..], "has a column offset")] {
+    for (columns, expected) in
+        [(&[0, 1, 2, 15][..], "has a column flag"), (&[0, 1, 15][..], "has a column offset")]
+    {
         let older = with_columns(&bench, columns);
         let mut rewriter = FileRewriter::new(older.layout, &bench.fan_out, "c-2", values).unwrap();
         let mut pending = rewriter.open(bytes.clone()).unwrap();

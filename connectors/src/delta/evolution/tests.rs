@@ -109,14 +109,22 @@ fn what_cannot_be_is_refused_with_what_differs_and_the_way_out() {
         (
             vec![long("a", true)],
             vec![text("a")],
-            &["column a is long in the table and string in the specification", "Cast it to long in SQL", "another name"],
+            &[
+                "column a is long in the table and string in the specification",
+                "Cast it to long in SQL",
+                "another name",
+            ],
         ),
         (vec![long("a", true)], vec![int("a")], &["is long in the table and integer", "Cast it to long"]),
         (vec![int("a")], vec![long("a", true)], &["is integer", "typeWidening", "Cast it to integer in SQL"]),
         (vec![int("a")], vec![decimal(12, 2)], &["decimal(12,2)", "typeWidening"]),
         (vec![decimal(5, 2)], vec![decimal(7, 3)], &["decimal(5,2)", "typeWidening"]),
         (vec![text("a")], vec![at], &["string in the table and timestamp"]),
-        (vec![long("a", true)], vec![text("A"), long("a", true)], &["column A", "the table's a", "case alone"]),
+        (
+            vec![long("a", true)],
+            vec![text("A"), long("a", true)],
+            &["column A", "the table's a", "case alone"],
+        ),
         (
             vec![long("a", false), text("b")],
             vec![text("b")],
