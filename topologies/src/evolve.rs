@@ -70,10 +70,14 @@ impl Comparison {
 
     /// Why no table holds both, if none does.
     fn refusal(&self) -> Option<String> {
-        let refused: Vec<String> =
-            self.found.iter().filter(|found| found.is_refused()).map(ToString::to_string).collect();
-        (!refused.is_empty())
-            .then(|| format!("dataset {} exists with another shape: {}", self.dataset, refused.join("; ")))
+        let reasons = self.found.iter().filter_map(|found| match found {
+            Difference::Refused { what } => Some(what.as_str()),
+            _ => None,
+        });
+        let reasons: Vec<&str> = reasons.collect();
+        let dataset = &self.dataset;
+        (!reasons.is_empty())
+            .then(|| format!("dataset {dataset} exists with another shape: {}", reasons.join("; ")))
     }
 
     /// Fails unless the rows fit the table as it is.
