@@ -4,12 +4,15 @@
 //! consumes, decodes and encodes. Each side runs in a process of its own, so that its processor time and its
 //! resident memory are its own.
 //!
+//! `formats`: the same records in every format, beside the decoder alone.
+//!
 //! `age`: whether commits take longer as a table grows old.
 //! `checkpoint`: Delta checkpoints of a table with a million files, from its bodies alone and on a previous checkpoint.
 
 mod age;
 mod bare;
 mod checkpoint;
+mod formats;
 mod measure;
 mod pipeline;
 mod topic;
@@ -20,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use formats::Format;
 use measure::Measurement;
 
 #[global_allocator]
@@ -52,6 +56,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The same records in every format: the decoder alone, and Kafka to committed Delta in three local clouds.
+    Formats {
+        /// Kafka brokers, `host:port`.
+        #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
+        brokers: String,
+        /// Records of each format.
+        #[arg(long, default_value_t = 2_000_000)]
+        records: u64,
+        /// Memory budget of the topology.
+        #[arg(long, default_value = "384MiB")]
+        memory: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Small commits to three local directories, one after the other: latency by the table's age.
     Age {
         /// How many.
@@ -76,9 +95,16 @@ enum Command {
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
-    /// One run of the pipeline (used by `ingest`).
+    /// One run of the pipeline (used by `ingest` and `formats`).
     #[command(hide = true)]
-    Pipeline { brokers: String, topic: String, memory: String, directory: PathBuf },
+    Pipeline {
+        brokers: String,
+        topic: String,
+        memory: String,
+        directory: PathBuf,
+        #[arg(long, value_enum, default_value = "json")]
+        format: Format,
+    },
     /// One checkpoint, of the versions from `first` to before `end` (used by `checkpoint`).
     #[command(hide = true)]
     CheckpointBuild { bodies: PathBuf, first: u64, end: u64, sink: PathBuf, previous: Option<PathBuf> },
@@ -100,12 +126,15 @@ async fn run(command: Command) -> Result<()> {
         Command::Ingest { brokers, megabytes, runs, memory, json } => {
             ingest(&brokers, megabytes, runs, &memory, json).await
         }
+        Command::Formats { brokers, records, memory, json } => {
+            formats::run(&brokers, records, &memory, json).await
+        }
         Command::Age { commits, json } => age::run(commits, json).await,
         Command::Bare { brokers, topic } => {
             tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?
         }
-        Command::Pipeline { brokers, topic, memory, directory } => {
-            pipeline::run(&brokers, &topic, &memory, &directory).await
+        Command::Pipeline { brokers, topic, memory, directory, format } => {
+            pipeline::run(&brokers, &topic, &memory, &directory, format).await
         }
         Command::Checkpoint { files, versions, further_versions } => {
             checkpoint::run(checkpoint::Sizes { files, versions, further_versions })
@@ -117,7 +146,9 @@ async fn run(command: Command) -> Result<()> {
 }
 
 async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: bool) -> Result<()> {
-    let topic = topic::fill(brokers, megabytes).await?;
+    let name = format!("bench_flights_{megabytes}mb");
+    let topic =
+        topic::fill(brokers, &name, &topic::flights()?, |topic| topic.bytes >= megabytes * 1_000_000).await?;
     eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
     let mut bare = Vec::new();
     let mut pipeline = Vec::new();

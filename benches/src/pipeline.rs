@@ -8,12 +8,22 @@ use isobar_topologies::pipeline::{self, RunOptions};
 use isobar_topologies::spec;
 use tokio_util::sync::CancellationToken;
 
+use crate::formats::Format;
 use crate::measure::Stopwatch;
 
 /// Reads the topic once, commits everything to three clouds, and prints the measurement.
-pub(crate) async fn run(brokers: &str, topic: &str, memory: &str, directory: &Path) -> Result<()> {
+pub(crate) async fn run(
+    brokers: &str,
+    topic: &str,
+    memory: &str,
+    directory: &Path,
+    format: Format,
+) -> Result<()> {
     let path = directory.join("topology.yaml");
-    std::fs::write(&path, topology(brokers, topic, memory)?)?;
+    std::fs::write(&path, topology(brokers, topic, memory, format)?)?;
+    if let Some((name, schema)) = format.schema_file() {
+        std::fs::write(directory.join(name), schema)?;
+    }
     let topology = spec::load(&path).map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let options = RunOptions { until_caught_up: true, ..RunOptions::new(&topology.name) };
     let progress = options.progress.clone();
@@ -30,7 +40,7 @@ pub(crate) async fn run(brokers: &str, topic: &str, memory: &str, directory: &Pa
 }
 
 /// The demo's topology with the flights alone, at production commit settings.
-fn topology(brokers: &str, topic: &str, memory: &str) -> Result<String> {
+pub(crate) fn topology(brokers: &str, topic: &str, memory: &str, format: Format) -> Result<String> {
     let mut text = TOPOLOGY.to_owned();
     for (start, end) in [("\n  weather:\n", "\ndatasets:"), ("\n  weather_hourly:\n", "")] {
         let from = text.find(start).with_context(|| format!("the demo's topology has {start:?}"))?;
@@ -44,6 +54,7 @@ fn topology(brokers: &str, topic: &str, memory: &str) -> Result<String> {
     for (old, new) in [
         ("brokers: localhost:9092", format!("brokers: {brokers}")),
         ("topic: flights", format!("topic: {topic}")),
+        ("format: json", format.lines()),
         ("commit: { interval: 1s, size: 16MiB }", "commit: { interval: 10s, size: 256MiB }".to_owned()),
         ("memory: 384MiB", format!("memory: {memory}")),
     ] {

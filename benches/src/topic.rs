@@ -1,4 +1,4 @@
-//! The topic that benchmarks read: the flights of 2013 over and over, JSON, keyed by airport, four partitions.
+//! The topics that benchmarks read: the flights of 2013 over and over, keyed by airport, four partitions.
 
 use std::time::Duration;
 
@@ -37,32 +37,34 @@ impl Topic {
     }
 }
 
-/// Creates and fills the topic, or finds it filled by an earlier run.
-pub(crate) async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
-    let name = format!("bench_flights_{megabytes}mb");
-    let payloads = payloads()?;
-    let target = megabytes * 1_000_000;
-    let mut topic = Topic { name: name.clone(), records: 0, bytes: 0 };
+/// Creates the topic and fills it with `payloads` over and over until `is_full`, or finds it filled by an earlier run.
+pub(crate) async fn fill<P: AsRef<[u8]>>(
+    brokers: &str,
+    name: &str,
+    payloads: &[(String, P)],
+    is_full: impl Fn(&Topic) -> bool,
+) -> Result<Topic> {
+    let mut topic = Topic { name: name.to_owned(), records: 0, bytes: 0 };
     let mut records = payloads.iter().cycle().enumerate();
-    let fresh = create(brokers, &name).await?;
+    let fresh = create(brokers, name).await?;
     let producer = KafkaProducer::start(brokers, Compression::Lz4)?;
-    while topic.bytes < target {
+    while !is_full(&topic) {
         let (index, (key, payload)) = records.next().context("the flights are not empty")?;
         if fresh {
             // Round robin, so that every partition holds the same load.
             producer.produce(ProducedRecord {
-                topic: &name,
+                topic: name,
                 partition: i32::try_from(index % PARTITIONS as usize)?,
                 key: Some(key.as_bytes()),
-                payload: Some(payload.as_bytes()),
+                payload: Some(payload.as_ref()),
                 timestamp_ms: None,
             })?;
         }
         topic.records += 1;
-        topic.bytes += payload.len() as u64;
+        topic.bytes += payload.as_ref().len() as u64;
     }
     producer.flush(Duration::from_secs(120))?;
-    let found = records_in(brokers, &name).await?;
+    let found = records_in(brokers, name).await?;
     ensure!(
         found == topic.records,
         "topic {name} holds {found} records, not {}: delete it and run again",
@@ -71,7 +73,8 @@ pub(crate) async fn fill(brokers: &str, megabytes: u64) -> Result<Topic> {
     Ok(topic)
 }
 
-fn payloads() -> Result<Vec<(String, String)>> {
+/// Keys and payloads of all flights, as JSON.
+pub(crate) fn flights() -> Result<Vec<(String, String)>> {
     let mut records = Records::open(&FLIGHTS)?;
     let mut payloads = Vec::new();
     while let Some(record) = records.next_record()? {

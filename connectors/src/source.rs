@@ -86,6 +86,11 @@ impl SourceChunk {
         Self { records, _held: Some(held) }
     }
 
+    /// Keeps the first `len` records. The others count against the budget until the chunk is dropped.
+    pub fn truncate(&mut self, len: usize) {
+        self.records.truncate(len);
+    }
+
     /// The records, no longer counted.
     pub fn into_records(self) -> RecordChunk {
         self.records

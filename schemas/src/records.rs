@@ -45,6 +45,12 @@ impl Slices {
         self.present.push(value.is_some());
     }
 
+    fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.present.truncate(len);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or_default());
+    }
+
     fn get(&self, index: usize) -> Option<&[u8]> {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         self.present[index].then(|| &self.bytes[start..self.ends[index]])
@@ -95,6 +101,14 @@ impl RecordChunk {
         self.timestamps_ms.push(timestamp_ms);
         self.keys.push(key);
         self.payloads.push(payload);
+    }
+
+    /// Keeps the first `len` records.
+    pub fn truncate(&mut self, len: usize) {
+        self.offsets.truncate(len);
+        self.timestamps_ms.truncate(len);
+        self.keys.truncate(len);
+        self.payloads.truncate(len);
     }
 
     /// The partition all records are of.

@@ -12,10 +12,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use isobar_tests::encode::{self, AvroEncoder, ProtobufEncoder};
 use isobar_tests::events::{self, Content, Event, Generator, Record, TOPIC};
-use isobar_tests::lab::{Lab, Running, write_file};
+use isobar_tests::lab::{Lab, Running, TOPOLOGY, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::wait::until;
 use isobar_topologies::spec::Topology;
+use object_store::ObjectStoreExt;
+use object_store::path::Path as ObjectPath;
 
 const RECORDS: usize = 2_000;
 
@@ -181,6 +183,29 @@ async fn a_registry_that_is_away_holds_up_reading_and_rejects_nothing() {
     running.stop().await.unwrap();
     lab.assert_features_right().await;
     lab.assert_whole_and_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_needs_no_registry_for_schemas_that_it_has_told_before() {
+    let registry = Registry::default();
+    registry.answers.store(true, Ordering::Relaxed);
+    let url = format!("http://{}", registry.start().await);
+    let lab = Lab::in_memory();
+    let encoder = AvroEncoder::new();
+    let known = |seed: &'static str| records(seed, None, |event| framed(ID, &encoder.encode(event)));
+    lab.produce(TOPIC, known("formats_registry_recorded"));
+    lab.run_until_caught_up(&topology(&lab, "    format: avro\n", Some(&url))).await.unwrap();
+    let archive = ObjectPath::from(format!("control/{TOPOLOGY}/schemas.json"));
+    // One cloud has lost the archive, and the registry is away.
+    lab.clouds[0].store().delete(&archive).await.unwrap();
+    registry.answers.store(false, Ordering::Relaxed);
+    lab.produce(TOPIC, known("formats_registry_recalled"));
+    lab.run_until_caught_up(&topology(&lab, "    format: avro\n", Some(&url))).await.unwrap();
+    lab.assert_features_right().await;
+    lab.assert_whole_and_equal().await;
+    for cloud in &lab.clouds {
+        cloud.store().head(&archive).await.expect("every cloud has the archive again");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -512,6 +512,35 @@ async fn partitions_added_while_a_leader_and_a_worker_run_are_read_without_a_res
     live.assert_complete(&spec).await;
 }
 
+/// The embedded broker knows no times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_from_a_time_to_a_time_reads_the_records_between() {
+    let Some(mut live) = Live::begin("times").await else { return };
+    let spec = live.spec("500ms");
+    let at = |id: i64| Record { timestamp_ms: 1_000_000 + 1_000 * id, ..Record::of(Event::plain(id)) };
+    let producer = live.producer();
+    live.produce(&producer, (0..100).map(at).collect());
+    let (from, to) = ("timestamp:1970-01-01T00:17:10Z", "timestamp:1970-01-01T00:17:40.5Z");
+    live.run(&["run", spec.to_str().unwrap(), "--from", from, "--to", to]).await.assert(0, &[]);
+    // Records are dealt to the partitions in turn; before the times are those with ids below 30 and 61.
+    let below = |id: i32| {
+        (0..PARTITIONS).map(move |partition| {
+            (partition, (0..id).filter(|at| at % PARTITIONS == partition).count() as i64)
+        })
+    };
+    for (cloud, store) in live.stores() {
+        let log = Log::read(&*store, FEATURES).await;
+        assert_eq!(log.starts(), below(30).collect(), "{cloud}");
+        assert_eq!(log.positions(), below(61).collect(), "{cloud}");
+    }
+    // Without an end it goes on to the last record.
+    live.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
+    for (cloud, store) in live.stores() {
+        let dataset = Table::read(&*store, FEATURES).await;
+        assert_eq!(dataset.rows().count(), 70, "{cloud}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_match_are_read_and_one_that_is_gone_is_a_hard_stop() {
     let Some(live) = Live::begin("matching").await else { return };

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use isobar_connectors::clouds::Cloud;
 use isobar_connectors::registry::{Credentials, RegistryClient, RegistryConfig, SchemaAnswer};
 use isobar_connectors::source::SourceChunk;
 use isobar_schemas::RecordChunk;
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::chain_of;
 use crate::error::Error;
+use crate::schema_archive;
 use crate::spec::{self, Encoding, PayloadCompression, SchemaFile, SourceSpec, Topology, WriterSchemas};
 
 /// Pauses before a registry that did not answer is asked again: the first, and the longest.
@@ -33,7 +35,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// The decoders of a topology's sources, in their order, and where their schemas come from.
 pub(crate) struct Decoding {
     decoders: Vec<Box<dyn Decoder>>,
+    topology: String,
     registry: Option<Arc<RegistryClient>>,
+    /// Whether the registry has said more than its archive has, or some cloud has no archive.
+    has_news: bool,
+    /// The archive on its way to the clouds.
+    recording: Option<JoinHandle<()>>,
     /// A chunk whose schemas the registry is asked for.
     waiting: Option<Waiting>,
 }
@@ -66,7 +73,60 @@ impl Decoding {
         });
         let decoders = decoders.collect::<Result<_, Error>>()?;
         let registry = topology.registry.as_ref().map(open_registry).transpose()?;
-        Ok(Self { decoders, registry, waiting: None })
+        let topology = topology.name.clone();
+        Ok(Self { decoders, topology, registry, has_news: false, recording: None, waiting: None })
+    }
+
+    /// Lets what the registry said to earlier processes answer where the registry does not. To be called before
+    /// anything is asked.
+    pub(crate) async fn recall(&mut self, clouds: &[Cloud]) {
+        let Some(client) = self.registry.take().and_then(Arc::into_inner) else { return };
+        let (client, has_all) = match schema_archive::recall(clouds, &self.topology).await {
+            None => (client, true),
+            Some((archive, is_everywhere)) => {
+                let schemas = archive.len();
+                let (client, is_same) = client.with_archive(archive);
+                match is_same {
+                    true => info!(schemas, "schemas that the registry has told before are known"),
+                    false => {
+                        warn!(schemas, "the recorded schemas are of another registry and are not used")
+                    }
+                }
+                (client, is_everywhere && is_same)
+            }
+        };
+        self.registry = Some(Arc::new(client));
+        self.has_news = !has_all;
+    }
+
+    /// Records what the registry has said, in the background, if there is more of it than was recorded.
+    pub(crate) fn record(&mut self, clouds: &[Cloud]) {
+        if self.recording.as_ref().is_some_and(|recording| !recording.is_finished()) {
+            return;
+        }
+        let Some(registry) = self.registry.as_ref().filter(|_| self.has_news) else { return };
+        let (archive, omitted) = registry.export();
+        if omitted > 0 {
+            warn!(
+                omitted,
+                "there are more schemas than are recorded; a start without the registry may have to wait for it"
+            );
+        }
+        self.has_news = false;
+        if archive.is_empty() {
+            return;
+        }
+        let (clouds, topology) = (clouds.to_vec(), self.topology.clone());
+        self.recording =
+            Some(tokio::spawn(async move { schema_archive::record(&clouds, &topology, archive).await }));
+    }
+
+    /// Waits for what is being recorded, which does not take long.
+    pub(crate) async fn finish(&mut self) {
+        if let Some(recording) = self.recording.take() {
+            // It says itself why a cloud has not got it, and nothing depends on it.
+            let _ = recording.await;
+        }
     }
 
     /// Gives `chunk` of a source back if it can be decoded now. Otherwise it is kept, and [`answered`](Self::answered)
@@ -140,6 +200,7 @@ impl Decoding {
 
     fn learn(&mut self, source: usize, answers: Answers) {
         for (id, schema) in answers {
+            self.has_news |= matches!(schema, WriterSchema::Known(_));
             self.decoders[source].learn(id, schema);
         }
     }

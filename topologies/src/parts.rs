@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::limits::Rates;
 use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions};
+use crate::span::Ends;
 use crate::spec::Topology;
 use crate::stage::DatasetPlan;
 use crate::start::{self, Budget};
@@ -45,6 +46,8 @@ pub(crate) struct Reading {
     reads: BTreeSet<TopicPartition>,
     /// Per dataset, the next offset to take from each of these.
     positions: Vec<BTreeMap<TopicPartition, i64>>,
+    /// Where the run ends, if it does.
+    ends: Option<Ends>,
 }
 
 impl Reading {
@@ -52,17 +55,23 @@ impl Reading {
     pub(crate) fn assignment(&self) -> Vec<(TopicPartition, i64)> {
         start::assignment(&self.positions)
     }
+
+    /// The same, but only as far as `ends`.
+    pub(crate) fn until(self, ends: Option<Ends>) -> Self {
+        Self { ends, ..self }
+    }
 }
 
 impl<'a> Parts<'a> {
     /// Compiles the datasets of `topology`, opens its clouds and asks Kafka about its topics.
     pub(crate) async fn prepare(topology: &'a Topology, options: RunOptions) -> Result<Self, Error> {
         let plans = start::compile(topology)?;
-        let decoding = Decoding::start(topology)?;
+        let mut decoding = Decoding::start(topology)?;
         let clouds = match &options.clouds {
             Some(clouds) => clouds.clone(),
             None => start::open_clouds(topology)?,
         };
+        decoding.recall(&clouds).await;
         let budget = Budget::new(topology.memory_bytes_max);
         let kafka = start::kafka_config(topology, &budget)?;
         let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
@@ -92,7 +101,7 @@ impl<'a> Parts<'a> {
         reads: BTreeSet<TopicPartition>,
     ) -> Result<Reading, Error> {
         let positions = start::positions(self.topology, committer, &self.plans, &topics, &reads)?;
-        Ok(Reading { topics, reads, positions })
+        Ok(Reading { topics, reads, positions, ends: None })
     }
 
     /// Begins to consume, as a worker does: whoever leads adds its watch and the maintenance. The pipeline ends with
@@ -104,7 +113,12 @@ impl<'a> Parts<'a> {
         guards: JoinSet<Error>,
         topic_watch: TopicWatch,
     ) -> Result<Pipeline<'a>, Error> {
-        let source = KafkaSource::start(&self.kafka, reading.assignment())
+        let assignment = match &reading.ends {
+            None => reading.assignment(),
+            Some(ends) => ends.before(reading.assignment()),
+        };
+        let behind = assignment.iter().map(|(partition, _)| partition.clone()).collect();
+        let source = KafkaSource::start(&self.kafka, assignment)
             .map_err(|error| Error::connector("start consuming", error))?;
         Ok(Pipeline {
             topology: self.topology,
@@ -127,7 +141,8 @@ impl<'a> Parts<'a> {
             topic_watch,
             unseen_since: None,
             positions: reading.positions,
-            behind: reading.reads.clone(),
+            behind,
+            ends: reading.ends,
             reads: reading.reads,
             committer: Some(committer),
             watch: None,

@@ -31,6 +31,7 @@ use crate::limits::{Above, Rates};
 use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
 use crate::progress::{Committed, Progress};
+use crate::span::{Bound, Ends};
 use crate::spec::Topology;
 use crate::stage::{DatasetPlan, DatasetStage};
 use crate::standby::Pulse;
@@ -54,8 +55,12 @@ const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 /// How a topology is run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// Commit and return when every partition has reached the end it had at the start.
+    /// Commit and return when every partition has reached the end it had at the start, or `to`.
     pub until_caught_up: bool,
+    /// Where partitions begin that no dataset has a position in; `None`: where the specification says.
+    pub from: Option<Bound>,
+    /// Where the run ends that is to catch up.
+    pub to: Option<Bound>,
     /// Opened clouds to use in place of the specification's, in its order (fault injection).
     pub clouds: Option<Vec<Cloud>>,
     /// How long a start waits while too few clouds answer.
@@ -83,6 +88,8 @@ impl RunOptions {
     pub fn new(topology: &str) -> Self {
         Self {
             until_caught_up: false,
+            from: None,
+            to: None,
             clouds: None,
             clouds_patience: Duration::ZERO,
             progress: Arc::default(),
@@ -152,6 +159,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) positions: Vec<BTreeMap<TopicPartition, i64>>,
     /// Partitions that have not reached the end they had at the start.
     pub(crate) behind: BTreeSet<TopicPartition>,
+    /// Where that is not the end it had, but another place.
+    pub(crate) ends: Option<Ends>,
     /// Who decides, while no commit is in flight.
     pub(crate) committer: Option<Committer>,
     /// The epoch that this process leads; `None` in a worker.
@@ -238,7 +247,9 @@ impl Pipeline<'_> {
             tokio::select! {
                 event = next_event(&mut self.source, &self.uploads), if self.has_room() => match event {
                     Some(SourceEvent::Chunk(chunk)) => self.take(chunk)?,
-                    Some(SourceEvent::EndOfPartition { topic_partition, .. }) => _ = self.behind.remove(&topic_partition),
+                    Some(SourceEvent::EndOfPartition { topic_partition, next_offset }) => {
+                        self.at_end(&topic_partition, next_offset);
+                    }
                     Some(SourceEvent::Failed(error)) => return Err(Error::connector("consume", error)),
                     Some(_) => {}
                     None => return Err(Error::Bug("the source ended by itself".into())),
@@ -376,8 +387,32 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// Takes a chunk in, unless the registry must be asked about it first.
-    fn take(&mut self, chunk: SourceChunk) -> Result<(), Error> {
+    /// A partition has nothing more to read.
+    fn at_end(&mut self, partition: &TopicPartition, next_offset: i64) {
+        if self.ends.as_ref().is_none_or(|ends| ends.is_reached(partition, next_offset)) {
+            self.behind.remove(partition);
+        }
+    }
+
+    /// Ends reading a partition that is read as far as it is to be, though there is more.
+    fn stop_at(&mut self, partition: &TopicPartition) {
+        if self.behind.remove(partition) && !self.behind.is_empty() {
+            let mut assignment = start::assignment(&self.positions);
+            assignment.retain(|(partition, _)| self.behind.contains(partition));
+            self.source.reassign(assignment);
+        }
+    }
+
+    /// Takes a chunk in, as far as the run goes, unless the registry must be asked about it first.
+    fn take(&mut self, mut chunk: SourceChunk) -> Result<(), Error> {
+        if let Some(ends) = &self.ends {
+            let partition = chunk.topic_partition().clone();
+            chunk.truncate(ends.count(&partition, chunk.offsets()));
+            if chunk.is_empty() {
+                self.stop_at(&partition);
+                return Ok(());
+            }
+        }
         let source = self.topics.source_of(&chunk.topic_partition().topic).expect(ASSIGNED);
         match self.decoding.take(source, chunk)? {
             Some(chunk) => self.absorb(&chunk),
@@ -400,9 +435,19 @@ impl Pipeline<'_> {
                 **position = chunk.offsets().last().map_or(**position, |last| (**position).max(last + 1));
             }
             self.account(chunk);
+            self.stop_where_it_ends(chunk.topic_partition());
             self.batch.shrink_to(self.budget.rows_bytes)
         })?;
         reach(&failpoint::CONSUME_AFTER_ABSORB)
+    }
+
+    /// Ends reading `partition` if every dataset is as far as it is to be.
+    fn stop_where_it_ends(&mut self, partition: &TopicPartition) {
+        let Some(ends) = &self.ends else { return };
+        let lowest = self.positions.iter().filter_map(|positions| positions.get(partition)).min();
+        if lowest.is_some_and(|position| ends.is_reached(partition, *position)) {
+            self.stop_at(partition);
+        }
     }
 
     fn account(&mut self, chunk: &RecordChunk) {
@@ -655,6 +700,7 @@ impl Pipeline<'_> {
         let progress: Vec<_> =
             closed.positions.iter().map(|(partition, next)| (partition.clone(), *next)).collect();
         self.source.report_progress(&progress);
+        self.decoding.record(&self.group.clouds);
         self.options.progress.committed(|committed| {
             committed.sequence = sequence;
             committed.files += closed.files.len() as u64;
@@ -699,9 +745,12 @@ impl Pipeline<'_> {
         let reads = committer.reads(&self.topics)?.partitions;
         self.positions = start::positions(self.topology, committer, &self.plans, &self.topics, &reads)?;
         // Caught up is what has been committed: every partition must reach its end once more.
-        self.behind = reads.clone();
+        let mut assignment = start::assignment(&self.positions);
+        if let Some(ends) = &self.ends {
+            assignment = ends.before(assignment);
+        }
+        self.behind = assignment.iter().map(|(partition, _)| partition.clone()).collect();
         self.reads = reads;
-        let assignment = start::assignment(&self.positions);
         self.source.reassign(assignment);
         Ok(())
     }
@@ -750,6 +799,7 @@ impl Pipeline<'_> {
             commit.abort();
         }
         self.source.close().await;
+        self.decoding.finish().await;
         result?;
         let committer = self.committer.take().expect("a pipeline that ended well has no commit in flight");
         let leader = match committer {

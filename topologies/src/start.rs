@@ -26,6 +26,7 @@ use crate::maintain::Maintenance;
 use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
+use crate::span;
 use crate::spec::{Compression, SourceSpec, SourceTopics, StartPosition, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
 use crate::topics::{self, Sighting, Topics, app_id};
@@ -72,15 +73,23 @@ impl<'a> Pipeline<'a> {
             .watermarks(&partitions)
             .await
             .map_err(|error| Error::connector("ask Kafka for the ends of partitions", error))?;
+        let from = match &parts.options.from {
+            None => None,
+            Some(bound) => Some(span::beginnings(bound, &topics, &watermarks, &parts.questions).await?),
+        };
+        let ends = match &parts.options.to {
+            None => None,
+            Some(bound) => Some(span::ends(bound, &topics, &watermarks, &parts.questions).await?),
+        };
         evolve::evolve(&mut leader, &mut parts.plans, compared).await?;
-        declare(topology, &mut leader, &parts.plans, &topics, &watermarks).await?;
+        declare(topology, &mut leader, &parts.plans, &topics, &watermarks, from).await?;
         let watch = leader.watch();
         // Until all is caught up, all is read here: how far a worker is cannot be told.
         let desk = parts.options.desk.as_ref().filter(|_| !parts.options.until_caught_up);
         let desk = desk
             .map(|desk| desk.open(roster(topology, &parts.plans, &topics), leader.epoch(), leader.chain()));
         let committer = Committer::Own(Box::new(Own { leader, clouds: parts.group.clouds.clone(), desk }));
-        let reading = parts.reading(&committer, topics, partitions.into_iter().collect())?;
+        let reading = parts.reading(&committer, topics, partitions.into_iter().collect())?.until(ends);
         refuse_gaps(&reading.assignment(), &watermarks)?;
         let (guards, watch_of_topics) = parts.guards()?;
         let mut pipeline = parts.consume(committer, reading, guards, watch_of_topics)?;
@@ -258,6 +267,7 @@ async fn declare(
     plans: &[DatasetPlan],
     topics: &Topics,
     watermarks: &BTreeMap<TopicPartition, Watermarks>,
+    from: Option<BTreeMap<TopicPartition, i64>>,
 ) -> Result<(), Error> {
     let chain = leader.chain();
     let mut tables = Vec::new();
@@ -266,9 +276,13 @@ async fn declare(
         let start = source_of(topology, plan).start;
         let offsets = first_positions(topology, chain, plan, topics, |partition| {
             let Watermarks { low, high } = watermarks[partition];
-            Ok(match start {
-                StartPosition::Latest if !begun.contains(&partition.topic) => high,
-                StartPosition::Latest | StartPosition::Earliest => low,
+            if begun.contains(&partition.topic) {
+                return Ok(low);
+            }
+            Ok(match (&from, start) {
+                (Some(from), _) => from[partition],
+                (None, StartPosition::Latest) => high,
+                (None, StartPosition::Earliest) => low,
             })
         })?;
         let is_new = !chain.tables.contains_key(&plan.name);
@@ -279,6 +293,9 @@ async fn declare(
         if !chain.tables.contains_key(&quarantine) {
             tables.push(nothing_read(&quarantine, plan, Some(plan.quarantine_table.clone()), Vec::new()));
         }
+    }
+    if from.is_some() && tables.iter().all(|table| table.offsets.is_empty()) {
+        info!("every partition has begun already: what --from says has no effect");
     }
     if tables.is_empty() {
         return Ok(());

@@ -127,6 +127,21 @@ impl KafkaCluster {
         .await
     }
 
+    /// The first offset of each of `partitions` whose record has this time or a later one, in milliseconds since the Unix
+    /// epoch; `None` where there is none.
+    pub async fn offsets_at(
+        &self,
+        partitions: &[TopicPartition],
+        timestamp_ms: i64,
+    ) -> Result<BTreeMap<TopicPartition, Option<i64>>, Error> {
+        let partitions = partitions.to_vec();
+        self.ask(move |cluster| {
+            let offsets = cluster.offsets_or_end(&partitions, Offset::Offset(timestamp_ms))?;
+            Ok(partitions.into_iter().zip(offsets).collect())
+        })
+        .await
+    }
+
     /// Runs a blocking question where blocking is allowed.
     async fn ask<T: Send + 'static>(
         &self,
@@ -202,13 +217,25 @@ impl KafkaCluster {
 
     /// The offset at `end` of each partition, in their order.
     fn offsets(&self, partitions: &[TopicPartition], end: Offset) -> Result<Vec<i64>, Error> {
+        let offsets = self.offsets_or_end(partitions, end)?.into_iter().zip(partitions);
+        let known = offsets.map(|(offset, partition)| {
+            offset.ok_or_else(|| Error::Kafka {
+                action: format!("find the ends of {partition}"),
+                reason: "the answer is the end".into(),
+            })
+        });
+        known.collect()
+    }
+
+    /// The offset of a time, or of the beginning or end; `None` for a time after the last record.
+    fn offsets_or_end(&self, partitions: &[TopicPartition], time: Offset) -> Result<Vec<Option<i64>>, Error> {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
         let mut question = TopicPartitionList::with_capacity(partitions.len());
         for TopicPartition { topic, partition } in partitions {
             question
-                .add_partition_offset(topic, *partition, end)
+                .add_partition_offset(topic, *partition, time)
                 .map_err(|error| Error::Kafka { action: "list offsets".into(), reason: error.to_string() })?;
         }
         // librdkafka answers the beginning and the end like any other time, one request per broker.
@@ -228,7 +255,8 @@ impl KafkaCluster {
                     return Err(Error::Kafka { action: action(), reason: error.to_string() });
                 }
                 match found.offset() {
-                    Offset::Offset(offset) => Ok(offset),
+                    Offset::Offset(offset) => Ok(Some(offset)),
+                    Offset::End => Ok(None),
                     other => {
                         Err(Error::Kafka { action: action(), reason: format!("the answer is {other:?}") })
                     }

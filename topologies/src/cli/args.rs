@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::span::Bound;
 use crate::spec::units::HumanDuration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -78,6 +79,8 @@ pub enum Command {
   isobar run topology.yaml --standby --metrics-addr 0.0.0.0:9464 --advertise node-1:9464
                                                           lead when nobody else does
   isobar run topology.yaml --worker                       read and transform for whoever leads
+  isobar run backfill.yaml --from earliest --to start-of:topology.yaml
+                                                          what lies before the beginning of another topology
 
 With --standby, start as many processes as there may be losses, in any order, on different machines:
 one leads, the others listen to it and take over when it is silent. Without it, a process takes over
@@ -275,6 +278,13 @@ pub struct RunArgs {
     /// Commit and exit when every partition has reached the end it had at the start
     #[arg(long)]
     pub until_caught_up: bool,
+    /// Where to begin what has not begun yet, in place of `start`: earliest, latest, timestamp:TIME, offset:N, or
+    /// start-of:TOPOLOGY.yaml, where another topology has begun
+    #[arg(long, value_name = "WHERE", conflicts_with = "worker")]
+    pub from: Option<Bound>,
+    /// Commit and exit when everything before this is in; the same words
+    #[arg(long, value_name = "WHERE", conflicts_with_all = ["worker", "standby"])]
+    pub to: Option<Bound>,
     /// Serve /metrics, /healthz and /readyz at this address; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,

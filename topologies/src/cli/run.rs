@@ -43,14 +43,16 @@ async fn run_until_stopped(
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     let mut options = RunOptions {
-        until_caught_up: args.until_caught_up,
+        until_caught_up: args.until_caught_up || args.to.is_some(),
+        from: args.from.clone(),
+        to: args.to.clone(),
         clouds_patience: clouds_patience(args),
         ..RunOptions::new(&topology.name)
     };
     let token = workers::token::resolve(topology)?;
     if let Some(token) = token.as_ref().filter(|_| !args.worker) {
         options.desk = Some(Desk::new(token, options.metrics.clone())?);
-        if args.metrics_addr.is_none() && !args.until_caught_up {
+        if args.metrics_addr.is_none() && !options.until_caught_up {
             warn!("no worker reaches this process: workers come in by --metrics-addr");
         }
     }

@@ -62,6 +62,11 @@ impl Keys {
         Path::from(format!("{}/foreign/{table}/{version:020}-{sha256}.json", self.root))
     }
 
+    /// What the schema registry has said.
+    pub fn schema_archive(&self) -> Path {
+        Path::from(format!("{}/schemas.json", self.root))
+    }
+
     /// The folder of all epoch claims.
     pub fn claims(&self) -> Path {
         Path::from(format!("{}/epoch", self.root))

@@ -84,6 +84,7 @@ pub async fn redrive(
     progress: &dyn ProveProgress,
 ) -> Result<Redriven, Error> {
     let mut work = Work::prepare(topology, options)?;
+    work.judge.decoding.recall(&work.source.clouds).await;
     if options.dry_run {
         progress.phase("reading the quarantine");
         work.rehearse(progress).await?;
