@@ -13,6 +13,7 @@ mod debezium;
 mod doctor;
 mod drill;
 mod elect;
+mod evolution;
 mod failpoints;
 mod fill;
 mod formats;

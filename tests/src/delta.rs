@@ -248,6 +248,22 @@ impl Log {
         removes.map(|remove| remove["path"].as_str().expect("a path is text").to_owned()).collect()
     }
 
+    /// The columns of the table at version `number`, as its schema has them.
+    ///
+    /// # Panics
+    /// If no version up to it has a schema that can be read.
+    pub fn columns_at(&self, number: u64) -> Vec<Json> {
+        let versions = self.versions.iter().filter(|version| version.number <= number);
+        let newest = versions.filter_map(|version| version.actions("metaData").last()).last();
+        columns_of(newest.expect("a table has a schema"))
+    }
+
+    /// The number of the version that adds a file, by its path in the log.
+    fn added_at(&self, path: &str) -> u64 {
+        let adds = |version: &&Version| version.actions("add").any(|add| add["path"] == path);
+        self.versions.iter().rfind(adds).map(|version| version.number).expect("a live file was added")
+    }
+
     /// Everything that is wrong with the log by itself.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -255,6 +271,7 @@ impl Log {
         let mut previous_sha256 = "0".repeat(64);
         let mut last = None;
         let mut ends: BTreeMap<String, i64> = BTreeMap::new();
+        let mut columns: Option<Vec<Json>> = None;
         for (expected, version) in self.versions.iter().enumerate() {
             let mut wrong =
                 |what: String| problems.push(format!("{} version {}: {what}", self.dataset, version.number));
@@ -273,12 +290,48 @@ impl Log {
             for problem in problems_of_ranges(version, &mut ends) {
                 wrong(problem);
             }
+            if let Some(metadata) = version.actions("metaData").last() {
+                let was = columns.replace(columns_of(metadata));
+                for problem in problems_of_columns(version, was.as_deref(), &columns_of(metadata)) {
+                    wrong(problem);
+                }
+            }
             if let Some(problem) = problem_of_counts(version, &self.dataset, &mut file_rows) {
                 wrong(problem);
             }
         }
         problems
     }
+}
+
+/// The fields of the schema of a `metaData`.
+fn columns_of(metadata: &Json) -> Vec<Json> {
+    let text = metadata["schemaString"].as_str().expect("a schema is text");
+    let schema: Json = serde_json::from_str(text).expect("a schema is JSON");
+    schema["fields"].as_array().expect("a schema has fields").clone()
+}
+
+fn is_nullable(column: &Json) -> bool {
+    column["nullable"].as_bool().expect("a column is nullable or not")
+}
+
+/// A schema only grows: the columns that there were stay where they are, and those that are new may be null.
+fn problems_of_columns(version: &Version, was: Option<&[Json]>, is: &[Json]) -> Vec<String> {
+    let Some(was) = was else { return Vec::new() };
+    let mut problems = Vec::new();
+    if version.info()["operation"] != "UPDATE SCHEMA" || version.actions.len() != 2 {
+        problems.push("changes the schema and more".to_owned());
+    }
+    for (place, column) in was.iter().enumerate() {
+        let kept =
+            is.get(place).filter(|now| (&now["name"], &now["type"]) == (&column["name"], &column["type"]));
+        if kept.is_none_or(|now| is_nullable(column) && !is_nullable(now)) {
+            problems.push(format!("column {column} became {:?}", is.get(place)));
+        }
+    }
+    let new = is.iter().skip(was.len()).filter(|column| !is_nullable(column));
+    problems.extend(new.map(|column| format!("column {column} is new and never null")));
+    problems
 }
 
 /// Ranges lie end to end and each has its `txn` at its end; `ends` are those of earlier versions.
@@ -419,13 +472,15 @@ impl Table {
         let problems = log.problems();
         assert!(problems.is_empty(), "{store}: {problems:#?}");
         let mut files = Vec::new();
+        let columns = if log.versions.is_empty() { Vec::new() } else { log.columns_at(u64::MAX) };
         for (path, add) in log.live_files() {
             let bytes = read_object(store, &log.object_path(&path)).await;
             assert_eq!(add["size"].as_u64(), Some(bytes.len() as u64), "{store}: size of {path}");
             let digest = digest_of(&log, &path);
             assert_eq!(digest["sha256"], sha256(&bytes).as_str(), "{store}: SHA-256 of {path}");
-            let rows = read_rows(bytes, &add["partitionValues"]);
+            let mut rows = read_rows(bytes, &add["partitionValues"]);
             assert_eq!(digest["rows"].as_u64(), Some(rows.len() as u64), "{store}: rows of {path}");
+            fill_in_nulls(&mut rows, &log.columns_at(log.added_at(&path)), &columns, &path);
             files.push(DataFile { path, rows });
         }
         Self { log, files }
@@ -457,6 +512,21 @@ impl Table {
 fn digest_of<'a>(log: &'a Log, path: &str) -> &'a Json {
     let digests = log.versions.iter().filter_map(|version| version.isobar()["files"].as_array()).flatten();
     digests.clone().find(|file| file["path"] == path).unwrap_or_else(|| panic!("{path} has a digest"))
+}
+
+/// Gives the rows of a file the columns that the table `has` by now. What the file has itself, the table had when it was
+/// added.
+fn fill_in_nulls(rows: &mut [Row], had: &[Json], has: &[Json], path: &str) {
+    let name = |column: &Json| column["name"].as_str().expect("a column has a name").to_owned();
+    let known: Vec<String> = had.iter().map(name).collect();
+    for row in rows {
+        let unknown: Vec<&String> = row.keys().filter(|column| !known.contains(column)).collect();
+        assert!(unknown.is_empty(), "{path} has {unknown:?}, the table has {known:?}");
+        for column in has {
+            let value = row.entry(name(column)).or_insert(Value::Null);
+            assert!(*value != Value::Null || is_nullable(column), "{path}: null in {column}");
+        }
+    }
 }
 
 fn read_rows(bytes: Bytes, partition_values: &Json) -> Vec<Row> {

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod doctor;
 pub mod drill;
 pub mod error;
+pub mod evolve;
 pub mod gap;
 pub mod http;
 mod limits;

@@ -43,6 +43,8 @@ pub struct DatasetPlan {
     pub transform: DatasetTransform,
     /// Where and how its rows are written.
     pub layout: Arc<TableLayout>,
+    /// The same with all columns of its table, which may have more than its rows: for files that are rewritten.
+    pub table_layout: Arc<TableLayout>,
     /// Where and how its rejected records are written.
     pub quarantine_layout: Arc<TableLayout>,
     /// How its table begins.

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
-use isobar_connectors::clouds::{self, Cloud, read_register};
+use arrow::datatypes::SchemaRef;
+use isobar_connectors::clouds::{self, Cloud};
 use isobar_connectors::dataset::{self, TableLayout};
-use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
+use isobar_connectors::delta::{OffsetRange, TableDefinition};
 use isobar_connectors::kafka::{KafkaConfig, Lookup, TokenSource, TopicFilter, Watermarks};
 use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_schemas::{MetadataColumn, RowCounts, TopicPartition};
 use isobar_transforms::{DatasetTransform, TransformSpec};
 use tracing::{info, warn};
 
-use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
 use crate::error::Error;
+use crate::evolve;
 use crate::maintain::Maintenance;
 use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, now_ms};
@@ -36,9 +36,6 @@ use crate::workers::{Committer, Own, Roster};
 pub(crate) const KAFKA_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait before clouds that did not answer are asked again.
 const CLOUDS_PAUSE: Duration = Duration::from_secs(2);
-/// How often all clouds are asked for the schema of a table that exists, and how long to wait in between.
-const SCHEMA_ATTEMPTS_MAX: u32 = 10;
-const SCHEMA_PAUSE: Duration = Duration::from_secs(1);
 
 /// How the memory budget is divided.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +66,7 @@ impl<'a> Pipeline<'a> {
         let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         refuse_recreated_topics(topology, leader.chain(), &parts.plans, &topics)?;
         topics::refuse_lost(topology, &parts.questions, leader.chain(), &topics).await?;
-        refuse_changed_schemas(&parts.group, leader.chain(), &parts.plans).await?;
+        let compared = evolve::compare(&parts.group, leader.chain(), &parts.plans).await?;
         let partitions: Vec<TopicPartition> = topics.identities.keys().cloned().collect();
         let watermarks = parts
             .questions
@@ -84,6 +81,7 @@ impl<'a> Pipeline<'a> {
             None => None,
             Some(bound) => Some(span::ends(bound, &topics, &watermarks, &parts.questions).await?),
         };
+        evolve::evolve(&mut leader, &mut parts.plans, compared).await?;
         declare(topology, &mut leader, &parts.plans, &topics, &watermarks, from).await?;
         let watch = leader.watch();
         // Until all is caught up, all is read here: how far a worker is cannot be told.
@@ -156,15 +154,13 @@ pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
             let schema = transform.output_schema().clone();
             let rejected = quarantine::schema(transform.uses(MetadataColumn::Headers));
             let about_quarantine = format!("records rejected by dataset {}", dataset.name);
+            let of_rows =
+                layout(&dataset.name, &schema, &dataset.partition_by, compression(dataset.compression))?;
             Ok(DatasetPlan {
                 name: dataset.name.clone(),
                 source: dataset.source,
-                layout: layout(
-                    &dataset.name,
-                    &schema,
-                    &dataset.partition_by,
-                    compression(dataset.compression),
-                )?,
+                table_layout: of_rows.clone(),
+                layout: of_rows,
                 quarantine_layout: layout(&quarantine, &rejected, &[], compression(Compression::Zstd(1)))?,
                 table: table(&dataset.name, &schema, &dataset.partition_by, dataset.description.clone()),
                 quarantine_table: table(&quarantine, &rejected, &[], Some(about_quarantine)),
@@ -268,118 +264,6 @@ pub(crate) fn refuse_recreated_topics(
         }
     }
     Ok(())
-}
-
-/// A table keeps the schema it began with until schema evolution says otherwise.
-async fn refuse_changed_schemas(group: &Group, chain: &Chain, plans: &[DatasetPlan]) -> Result<(), Error> {
-    for plan in plans.iter().filter(|plan| chain.tables.contains_key(&plan.name)) {
-        refuse_changed_schema(group, plan).await?;
-    }
-    Ok(())
-}
-
-/// The same for one dataset, which exists, and its quarantine.
-pub(crate) async fn refuse_changed_schema(group: &Group, plan: &DatasetPlan) -> Result<(), Error> {
-    let (dataset, quarantine) = tokio::try_join!(
-        changed_shape(group, &plan.name, &plan.table),
-        changed_shape(group, &plan.quarantine_table.name, &plan.quarantine_table),
-    )?;
-    if let Some(difference) = dataset {
-        return Err(Error::Configuration(format!(
-            "dataset {} exists with another shape: {difference}. Give the changed dataset a new name",
-            plan.name
-        )));
-    }
-    quarantine.map_or(Ok(()), |difference| Err(changed_quarantine(plan, &difference)))
-}
-
-/// The same for the quarantine of a dataset.
-pub(crate) async fn refuse_changed_quarantine(group: &Group, plan: &DatasetPlan) -> Result<(), Error> {
-    let quarantine = changed_shape(group, &plan.quarantine_table.name, &plan.quarantine_table).await?;
-    quarantine.map_or(Ok(()), |difference| Err(changed_quarantine(plan, &difference)))
-}
-
-/// A quarantine keeps the headers of records from its beginning or not at all: rows without them could not be judged
-/// again by a dataset that uses them.
-fn changed_quarantine(plan: &DatasetPlan, difference: &str) -> Error {
-    let (name, quarantine) = (&plan.name, &plan.quarantine_table.name);
-    let way_out = if plan.keeps_headers() {
-        format!(
-            "Dataset {name} uses `_headers`, and a rejected record could not be judged again without them: give the dataset a new \
-             name, or leave `_headers` out"
-        )
-    } else {
-        format!(
-            "If it keeps headers, go on using `_headers` in dataset {name}, were it in an expectation such as `{{ name: headers_kept, \
-             check: \"_headers IS NOT NULL\", action: warn }}`, or give the dataset a new name"
-        )
-    };
-    Error::Configuration(format!("{quarantine} exists with another shape: {difference}. {way_out}"))
-}
-
-/// How `table`, which exists, differs from what it began as.
-async fn changed_shape(group: &Group, name: &str, table: &TableDefinition) -> Result<Option<String>, Error> {
-    let begun = first_tables(group, name).await?;
-    let differences = begun.iter().map(|begun| difference(begun, table)).collect::<Result<Vec<_>, _>>()?;
-    // Clouds that contradict each other hold damage, which is the scrubber's affair.
-    let all_differ = differences.iter().all(Option::is_some);
-    Ok(differences.into_iter().flatten().next().filter(|_| all_differ))
-}
-
-/// What version 0 says about the table, in the clouds that tell; they are asked again while none does, because it may be
-/// decided and not published yet. Fails when none tells: rows of another shape must not get into the table.
-async fn first_tables(group: &Group, dataset: &str) -> Result<Vec<delta::Metadata>, Error> {
-    let action = format!("read the schema of dataset {dataset}");
-    let path = published_path(dataset, 0);
-    let clouds: Vec<usize> = (0..group.clouds.len()).collect();
-    let mut reasons = Vec::new();
-    for attempt in 0..SCHEMA_ATTEMPTS_MAX {
-        if attempt > 0 {
-            tokio::time::sleep(SCHEMA_PAUSE).await;
-        }
-        reasons.clear();
-        let mut begun = Vec::new();
-        for (index, look) in group.ask(&clouds, &action, |cloud| first_table(cloud, &path)).await {
-            match look {
-                Ok(table) => begun.push(table),
-                Err(error) => {
-                    reasons.push(format!("{}: {}", group.clouds[index].name, crate::chain_of(&error)));
-                }
-            }
-        }
-        if !begun.is_empty() {
-            return Ok(begun);
-        }
-    }
-    Err(Error::no_majority(&action, 1, clouds.len(), reasons))
-}
-
-async fn first_table(cloud: &Cloud, path: &object_store::path::Path) -> Result<delta::Metadata, Error> {
-    let body = read_register(&cloud.control, path, RECORD_BYTES_MAX).await;
-    let body = body.map_err(|error| Error::connector("read the first version", error))?;
-    let body = body.ok_or_else(|| Error::damaged(path.as_ref(), "it is not there"))?;
-    let body = delta::parse_body(&body).map_err(|error| Error::damaged(path.as_ref(), error.to_string()))?;
-    body.metadata.ok_or_else(|| Error::damaged(path.as_ref(), "it describes no table"))
-}
-
-/// How the table in the log differs from the one the specification asks for.
-fn difference(stored: &delta::Metadata, table: &TableDefinition) -> Result<Option<String>, Error> {
-    let wanted = table.metadata().map_err(|error| Error::connector("describe the table", error))?;
-    if stored.partition_columns != wanted.partition_columns {
-        let (was, is) = (stored.partition_columns.join(", "), wanted.partition_columns.join(", "));
-        return Ok(Some(format!("it is partitioned by [{was}], not by [{is}]")));
-    }
-    let stored = delta::schema::to_arrow(&stored.schema_string);
-    let stored = stored.map_err(|error| Error::damaged("the table's schema", error.to_string()))?;
-    let shape = |field: &Field| (field.name().clone(), field.data_type().clone());
-    let was: Vec<_> = stored.fields().iter().map(|field| shape(field)).collect();
-    let is: Vec<_> = table.schema.fields().iter().map(|field| shape(field)).collect();
-    let only_in = |these: &[(String, DataType)], those: &[(String, DataType)]| {
-        let only = these.iter().filter(|column| !those.contains(column));
-        only.map(|(name, data_type)| format!("{name} {data_type}")).collect::<Vec<_>>().join(", ")
-    };
-    Ok((was != is)
-        .then(|| format!("it has [{}], the specification has [{}]", only_in(&was, &is), only_in(&is, &was))))
 }
 
 /// Decides what does not exist yet: new tables, and the first position of every new partition.

@@ -424,6 +424,7 @@ mod tests {
                 maintained: 0,
                 checkpoint: None,
                 previous_checkpoint: None,
+                described: None,
             };
             chain.tables.insert("flight_features".into(), head);
             left_behind(&topology, &chain, &topics)

@@ -15,8 +15,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::delta::body::NO_PREVIOUS_SHA256;
+use crate::delta::evolution::{differences, evolved};
 use crate::delta::{
-    Action, Add, CommitBody, CommitInfo, FileDigest, IsobarInfo, Remove, TableDefinition, Txn, sha256_hex,
+    Action, Add, CommitBody, CommitInfo, FileDigest, IsobarInfo, Metadata, Remove, SchemaUpdate,
+    TableDefinition, Txn, parse_body, sha256_hex,
 };
 
 /// The bodies of a table, each following the one before.
@@ -265,6 +267,28 @@ fn batches_and_row_groups_of_large_rows_end_by_size() {
     assert_eq!(groups, 2, "80 MiB of statistics");
     assert_eq!(read(&whole)[2..], replayed(&history.bodies));
     for cut in [3, 13] {
+        let (first, _) = checkpoint(None, &history.bodies[..cut]);
+        assert!(checkpoint(Some(&first), &history.bodies[cut..]).0 == whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_schema_is_the_newest_one_however_the_checkpoint_is_built_up() {
+    let mut history = History::new();
+    history.commit(|body| add(body, "month=1/a", None, 1));
+    let was = parse_body(&history.bodies[0]).unwrap().metadata.unwrap();
+    let wanted = Metadata { description: Some("delays".into()), ..was.clone() };
+    let update = SchemaUpdate::new(0, &differences(&was, &wanted).unwrap());
+    let CommitInfo { timestamp_ms, isobar, .. } = history.next_body(SchemaUpdate::OPERATION).info;
+    let mut body = CommitBody::new(CommitInfo::evolving(&update, timestamp_ms, isobar));
+    body.metadata = Some(evolved(&was, &wanted).unwrap());
+    history.bodies.push(body.to_bytes().unwrap());
+    history.commit(|body| add(body, "month=1/b", None, 1));
+    let (whole, _) = checkpoint(None, &history.bodies);
+    let rows = read(&whole);
+    assert_eq!(rows[1]["metaData"]["description"], "delays");
+    assert_eq!(rows.len(), 4);
+    for cut in 1..history.bodies.len() {
         let (first, _) = checkpoint(None, &history.bodies[..cut]);
         assert!(checkpoint(Some(&first), &history.bodies[cut..]).0 == whole, "cut at {cut}");
     }

@@ -84,6 +84,7 @@ pub struct TableLayout {
     pub(super) file_schema: SchemaRef,
     pub(super) parquet_schema: SchemaDescPtr,
     pub(super) properties: WriterPropertiesPtr,
+    compression: Compression,
 }
 
 impl TableLayout {
@@ -124,7 +125,16 @@ impl TableLayout {
             file_schema: Arc::new(file_schema),
             properties: Arc::new(writer_properties(&parquet_schema, compression)),
             parquet_schema: Arc::new(parquet_schema),
+            compression,
         }))
+    }
+
+    /// This table with other columns.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_schema(&self, schema: SchemaRef) -> Result<Arc<Self>, Error> {
+        Self::new(&self.path, schema, &self.partition_by, self.compression)
     }
 
     /// The Parquet settings of this table's files. Fixed but for the compression, because they decide the bytes:

@@ -1,15 +1,16 @@
 //! Several files of one table with the same partition values, rewritten as one.
 //!
-//! Rows keep their order: file after file as they are given, and within a file as they lie there. The new file has the
-//! layout and the Parquet settings of every other file of the table, and its bytes depend on nothing but the files
-//! given and those settings, so that two processes that rewrite the same files write the same bytes.
+//! Rows keep their order: file after file as they are given, and within a file as they lie there. The new file has all
+//! columns of the table, with nulls where a file does not have one, and the Parquet settings of every other file of the
+//! table. Its bytes depend on nothing but the files given, the columns and those settings, so that two processes that
+//! rewrite the same files write the same bytes.
 //!
 //! Memory is bounded by one given file, its batch being decoded, and one row group of Arrow data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
@@ -114,28 +115,45 @@ impl FileRewriter {
     }
 
     fn push(&mut self, batch: RecordBatch) -> Result<(), Error> {
-        let (columns, given) = (self.layout.file_schema.fields(), batch.schema_ref().fields());
-        let fits = columns.len() == given.len()
-            && columns.iter().zip(given).all(|(column, given)| {
-                column.name() == given.name() && same_type(column.data_type(), given.data_type())
-            });
-        if !fits {
-            let detail = format!("a file has the columns {given:?} where the table has {columns:?}");
-            return Err(batch_error(&self.layout, detail));
-        }
-        let mut given = columns.iter().zip(batch.columns());
-        if let Some((column, _)) = given.find(|(column, rows)| !column.is_nullable() && rows.null_count() > 0)
-        {
-            let detail = format!("a file has a null in column {}, which has none", column.name());
-            return Err(batch_error(&self.layout, detail));
-        }
+        let columns = self.columns_of(&batch)?;
         self.rows += batch.num_rows();
-        for column in batch.columns() {
+        for column in &columns {
             let bytes = column.to_data().get_slice_memory_size();
             self.data_bytes += bytes.unwrap_or_else(|_| column.get_array_memory_size());
         }
-        self.waiting.push(batch.columns().to_vec());
+        self.waiting.push(columns);
         Ok(())
+    }
+
+    /// The table's columns, in its order. What the file does not have, because it is older than the column or was written
+    /// by a topology without it, is null. A column that the table does not have must not get lost: it is an error.
+    fn columns_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, Error> {
+        let refuse = |detail: String| Err(batch_error(&self.layout, detail));
+        let (columns, given) = (self.layout.file_schema.fields(), batch.schema_ref().fields());
+        if let Some(more) = given.iter().find(|field| columns.find(field.name()).is_none()) {
+            return refuse(format!("a file has a column {}, which the table does not have", more.name()));
+        }
+        let mut arrays = Vec::with_capacity(columns.len());
+        for column in columns {
+            let name = column.name();
+            let Some((index, field)) = given.find(name) else {
+                if !column.is_nullable() {
+                    return refuse(format!("a file has no column {name}, which is never null"));
+                }
+                arrays.push(new_null_array(column.data_type(), batch.num_rows()));
+                continue;
+            };
+            if !same_type(column.data_type(), field.data_type()) {
+                let (is, table) = (field.data_type(), column.data_type());
+                return refuse(format!("column {name} of a file is {is}, the table has {table}"));
+            }
+            let array = batch.column(index);
+            if !column.is_nullable() && array.null_count() > 0 {
+                return refuse(format!("a file has a null in column {name}, which has none"));
+            }
+            arrays.push(array.clone());
+        }
+        Ok(arrays)
     }
 
     fn encode_waiting(&mut self) -> Result<(), Error> {

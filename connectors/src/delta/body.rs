@@ -35,6 +35,7 @@ use sha2::{Digest, Sha256};
 use super::actions::{
     Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
 };
+use super::evolution::SchemaUpdate;
 use super::gap::AcceptedGap;
 use super::maintenance::{Maintenance, MaintenanceWork, is_maintenance};
 use super::path::decode_log_path;
@@ -139,6 +140,12 @@ impl CommitInfo {
     pub fn accepting(gap: &AcceptedGap, timestamp_ms: i64, isobar: IsobarInfo) -> Self {
         let info = Self::new(AcceptedGap::OPERATION, timestamp_ms, isobar);
         Self { operation_parameters: gap.parameters(), ..info }
+    }
+
+    /// A change of the table's schema at `timestamp_ms`.
+    pub fn evolving(update: &SchemaUpdate, timestamp_ms: i64, isobar: IsobarInfo) -> Self {
+        let info = Self::new(SchemaUpdate::OPERATION, timestamp_ms, isobar);
+        Self { operation_parameters: update.parameters(), ..info }
     }
 
     /// A maintenance entry at `timestamp_ms`.
@@ -325,7 +332,29 @@ impl CommitBody {
         self.check_files()?;
         self.check_maintenance()?;
         self.check_redrive()?;
-        self.check_gap()
+        self.check_gap()?;
+        self.check_schema_update()
+    }
+
+    /// A change of the schema does nothing else, and nothing else changes a schema once the table is there. Whether the
+    /// schema may follow the one before, this body alone does not say: see
+    /// [`not_succeeding`](super::evolution::not_succeeding).
+    fn check_schema_update(&self) -> Result<(), Error> {
+        let info = &self.info.isobar;
+        let creates = info.previous_sha256 == NO_PREVIOUS_SHA256;
+        let Some(_) = SchemaUpdate::of(&self.info)? else {
+            return require(creates || (self.protocol.is_none() && self.metadata.is_none()), || {
+                format!("{} changes the table's protocol or metaData", self.info.operation)
+            });
+        };
+        let operation = SchemaUpdate::OPERATION;
+        let has_schema = self.metadata.is_some() && self.protocol.is_none();
+        require(!creates && has_schema, || format!("{operation} that creates a table, or has no metaData"))?;
+        let has_files = !self.adds.is_empty() || !self.removes.is_empty();
+        let reads = !self.txns.is_empty() || !info.offsets.is_empty();
+        require(!has_files && !reads && info.rows == RowCounts::default(), || {
+            format!("{operation} changes more than the schema")
+        })
     }
 
     /// A redrive reads nothing from Kafka, and its files hold the rows that it counts. How many rows the files hold that
@@ -638,6 +667,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::delta::evolution;
 
     fn info(sequence: u64, previous_sha256: &str, rows: RowCounts) -> IsobarInfo {
         IsobarInfo {
@@ -819,6 +849,67 @@ mod tests {
             break_one(&mut broken);
             assert!(broken.to_bytes().is_err(), "break {number}");
         }
+    }
+
+    /// A column is appended to the table of [`create`].
+    fn evolving() -> CommitBody {
+        let before = create().metadata.unwrap();
+        let mut wanted = before.clone();
+        let new = r#",{"name":"score","type":"double","nullable":true,"metadata":{}}]}"#;
+        wanted.schema_string = format!("{}{new}", before.schema_string.strip_suffix("]}").unwrap());
+        let found = evolution::differences(&before, &wanted).unwrap();
+        let isobar = info(3, &"44".repeat(32), RowCounts::default());
+        let update = SchemaUpdate::new(0, &found);
+        let mut body = CommitBody::new(CommitInfo::evolving(&update, 1_700_000_020_000, isobar));
+        body.info.engine_info = "isobar/0.1.0".into();
+        body.metadata = Some(evolution::evolved(&before, &wanted).unwrap());
+        body
+    }
+
+    #[test]
+    fn a_golden_change_of_schema_is_reproduced_and_survives_a_round_trip() {
+        let bytes = evolving().to_bytes().unwrap();
+        let golden: &[u8] = include_bytes!("../../../tests/golden/delta/update_schema.json");
+        assert_eq!(std::str::from_utf8(&bytes).unwrap(), std::str::from_utf8(golden).unwrap());
+        let read = parse_body(&bytes).unwrap();
+        assert_eq!(read, evolving());
+        let update = SchemaUpdate::of(&read.info).unwrap().unwrap();
+        assert_eq!((update.after, &*update.changes), (0, "adds column score: double"));
+        assert_eq!(SchemaUpdate::of(&write(b"previous").info).unwrap(), None);
+        assert_eq!(read.info.planned_after().unwrap(), None);
+    }
+
+    #[test]
+    fn a_change_of_schema_does_nothing_else_and_nothing_else_changes_a_schema() {
+        type Break = fn(&mut CommitBody);
+        let breaks: [(&str, Break); 10] = [
+            ("no metaData", |b| b.metadata = None),
+            ("creates a table", |b| b.protocol = Some(TableDefinition::protocol())),
+            ("no protocol", |b| b.info.isobar.previous_sha256 = NO_PREVIOUS_SHA256.into()),
+            ("changes more", |b| b.set_position("a/b/c/0".into(), 4)),
+            ("changes more", |b| b.advance(range(0, 4, 4))),
+            ("changes more", |b| b.remove_file("a.parquet".into(), 1, BTreeMap::new())),
+            ("changes more", |b| {
+                b.info.isobar.rows = RowCounts { input: 1, filtered: 1, ..RowCounts::default() };
+            }),
+            ("parameters", |b| _ = b.info.operation_parameters.insert("after".into(), "00".into())),
+            ("parameters", |b| _ = b.info.operation_parameters.insert("more".into(), "1".into())),
+            ("in-commit", |b| b.metadata.as_mut().unwrap().configuration.clear()),
+        ];
+        for (reason, break_one) in breaks {
+            let mut body = evolving();
+            break_one(&mut body);
+            let error = body.to_bytes().expect_err(reason).to_string();
+            assert!(error.contains(reason), "expected {reason:?}, got {error:?}");
+        }
+        for mut body in [write(b"previous"), optimize(), accepting()] {
+            body.metadata = create().metadata;
+            assert!(body.to_bytes().is_err());
+        }
+        let mut body = write(b"previous");
+        body.metadata = create().metadata;
+        let error = body.to_bytes().unwrap_err().to_string();
+        assert!(error.contains("WRITE changes the table's protocol or metaData"), "{error}");
     }
 
     #[test]

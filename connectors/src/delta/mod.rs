@@ -17,6 +17,7 @@
 
 pub mod actions;
 pub mod body;
+pub mod evolution;
 pub mod fingerprint;
 pub mod gap;
 pub mod maintenance;
@@ -28,6 +29,7 @@ pub use actions::{
     Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
 };
 pub use body::{CommitBody, TableDefinition, is_sha256, next_commit_timestamp_ms, parse_body, sha256_hex};
+pub use evolution::SchemaUpdate;
 pub use fingerprint::record_fingerprint;
 pub use gap::AcceptedGap;
 pub use maintenance::{Maintenance, MaintenanceWork};

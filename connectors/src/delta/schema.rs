@@ -93,6 +93,15 @@ fn is_utc(zone: &str) -> bool {
     matches!(zone, "UTC" | "+00:00" | "Etc/UTC" | "Z")
 }
 
+/// A type as Delta writes it, nested ones as JSON; for people.
+pub(crate) fn type_text(data_type: &DataType) -> String {
+    match delta_type(data_type, "", 0) {
+        Ok(Value::String(name)) => name,
+        Ok(nested) => nested.to_string(),
+        Err(_) => data_type.to_string(),
+    }
+}
+
 fn delta_struct<'a>(
     fields: impl IntoIterator<Item = &'a FieldRef>,
     parent: &str,

@@ -6,6 +6,8 @@ pub mod chain;
 pub mod checkpoint;
 #[path = "../../../topologies/src/commit/choose.rs"]
 pub mod choose;
+#[path = "../../../topologies/src/commit/evolution.rs"]
+pub mod evolution;
 #[path = "../../../topologies/src/commit/format.rs"]
 pub mod format;
 #[path = "../../../topologies/src/commit/quorum.rs"]

@@ -106,8 +106,10 @@ Nothing is contacted: neither Kafka nor a cloud. Exit code 2 when there is a pro
     #[command(after_help = "Examples:
   isobar plan topology.yaml
   isobar plan topology.yaml --format json | jq '.datasets[].output'
+  isobar plan topology.yaml --tables
 
-Nothing is contacted and nothing is written: neither Kafka nor a cloud.")]
+Nothing is written, and nothing is contacted without --tables: neither Kafka nor a cloud. Exit code 2 if a start would be
+refused because of a table.")]
     Plan(PlanArgs),
 
     /// Connect to everything a topology names, and say what is well, what is not, and what to do about it
@@ -345,6 +347,9 @@ pub struct PlanArgs {
     /// For people or for programs
     #[command(flatten)]
     pub output: OutputArgs,
+    /// Also read the tables in the clouds, and say what a start would do to them: columns that are added, kept, or in the way
+    #[arg(long)]
+    pub tables: bool,
 }
 
 /// Options of `isobar doctor`.

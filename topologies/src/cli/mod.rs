@@ -153,11 +153,25 @@ fn check(args: &CheckArgs) -> anyhow::Result<Exit> {
 fn plan(args: &PlanArgs) -> anyhow::Result<Exit> {
     let topology = spec::load(&args.topology)?;
     let plan = crate::plan::plan(&topology)?;
+    let tables =
+        if args.tables { Some(runtime()?.block_on(crate::evolve::preview(&topology))?) } else { None };
     match args.output.format {
-        Format::Human => output::print(&plan.render())?,
-        Format::Json => output::print_json(&serde_json::to_value(&plan)?)?,
+        Format::Human => {
+            output::print(&plan.render())?;
+            for table in tables.iter().flatten() {
+                output::print(&format!("\n{}", table.render()))?;
+            }
+        }
+        Format::Json => {
+            let mut json = serde_json::to_value(&plan)?;
+            if let Some(tables) = &tables {
+                json["tables"] = serde_json::to_value(tables)?;
+            }
+            output::print_json(&json)?;
+        }
     }
-    Ok(Exit::Success)
+    let is_refused = tables.iter().flatten().any(|table| table.refused);
+    Ok(if is_refused { Exit::Configuration } else { Exit::Success })
 }
 
 fn prove(args: &ProveArgs) -> anyhow::Result<Exit> {

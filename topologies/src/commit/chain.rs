@@ -10,9 +10,8 @@ use isobar_connectors::delta;
 use isobar_schemas::RowCounts;
 use serde::{Deserialize, Serialize};
 
-use super::Epoch;
 use super::format::{CheckpointRef, Decision, TableBody};
-use super::upkeep;
+use super::{Epoch, evolution, upkeep};
 
 pub use isobar_connectors::delta::body::NO_PREVIOUS_SHA256 as NO_PREVIOUS;
 
@@ -44,6 +43,18 @@ pub struct TableHead {
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_checkpoint: Option<u64>,
+    /// The last entry that changed the table's schema. Left out where there is none: then version 0 says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub described: Option<Described>,
+}
+
+/// The entry that says what columns a table has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    /// Its version.
+    pub version: u64,
+    /// SHA-256 of its body, hex.
+    pub sha256: String,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -140,6 +151,16 @@ pub enum Refusal {
         /// What it was planned after.
         after: u64,
         /// The chain's last entry that removed files or let them go.
+        chain: u64,
+    },
+    /// A change of the schema that was planned on an older one: compare again.
+    #[error("{dataset}: planned on the schema of version {after}, it is that of version {chain}")]
+    Described {
+        /// The table.
+        dataset: String,
+        /// The version that it was planned on.
+        after: u64,
+        /// The version that says the schema now.
         chain: u64,
     },
     /// Its numbers contradict each other. A bug: stop.
@@ -285,6 +306,9 @@ impl Chain {
             }
             let maintained = upkeep::maintained_after(&body, version, head.map_or(0, |head| head.maintained))
                 .map_err(|what| format!("{} version {}: {what}", table.dataset, table.version))?;
+            let described = head.and_then(|head| head.described.as_ref());
+            let described = evolution::described_after(&body, table, described)
+                .map_err(|what| format!("{} version {}: {what}", table.dataset, table.version))?;
             let mut positions = head.map(|head| head.positions.clone()).unwrap_or_default();
             members.extend(body.info.isobar.members);
             positions.extend(body.txns.into_iter().map(|txn| (txn.app_id, txn.version)));
@@ -295,6 +319,7 @@ impl Chain {
                 maintained,
                 checkpoint: head.and_then(|head| head.checkpoint.clone()),
                 previous_checkpoint: head.and_then(|head| head.previous_checkpoint),
+                described,
             };
             self.tables.insert(table.dataset.clone(), head);
         }

@@ -89,6 +89,7 @@ mod tests {
             maintained: 5,
             checkpoint: None,
             previous_checkpoint: None,
+            described: None,
         };
         Chain {
             sequence: 9,

@@ -137,6 +137,7 @@ mod tests {
             maintained: 0,
             checkpoint: None,
             previous_checkpoint: None,
+            described: None,
         };
         Chain { sequence: 9, timestamp_ms: 1000, tables: [("d".to_owned(), head)].into(), recent: Vec::new() }
     }

@@ -14,6 +14,7 @@ use super::ask::Patience;
 use super::chain::{Chain, Proposal, Refusal};
 use super::checkpoint::CheckpointProposal;
 use super::environment::Task;
+use super::evolution::Evolution;
 use super::format::{Content, Decision, Record, encode};
 use super::gap::GapProposal;
 use super::lane::Lane;
@@ -221,6 +222,20 @@ impl Leader {
             return Ok(CommitOutcome::Stale(refusal));
         }
         let decision = self.chain.decide_gap(&self.topology, self.shared.epoch, now_ms, gap);
+        let decision = decision.map_err(|error| Error::Bug(error.to_string()))?;
+        let prepared = self.prepare(decision, Vec::new())?;
+        self.decide(prepared).await?;
+        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+    }
+
+    /// Decides new schemas. Anything wrong with them is answered: nothing was proposed then.
+    pub async fn evolve(&mut self, evolution: &Evolution, now_ms: i64) -> Result<CommitOutcome, Error> {
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+        failpoint::hit(&failpoint::DECIDE_BEFORE_ACCEPT, "").map_err(unanswered)?;
+        if let Err(refusal) = self.chain.accept_evolution(evolution) {
+            return Ok(CommitOutcome::Stale(refusal));
+        }
+        let decision = self.chain.decide_evolution(&self.topology, self.shared.epoch, now_ms, evolution);
         let decision = decision.map_err(|error| Error::Bug(error.to_string()))?;
         let prepared = self.prepare(decision, Vec::new())?;
         self.decide(prepared).await?;

@@ -16,7 +16,7 @@
 //! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one
 //! decision), [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
 //! [`checkpoint`] (may this maintenance follow?), [`redrive`] (may these rows leave the quarantine?), [`gap`] (may these offsets
-//! be left out?) and [`rules`] (the small decisions between). The other modules carry
+//! be left out?), [`evolution`] (may the table have these columns?) and [`rules`] (the small decisions between). The other modules carry
 //! it out. Guarantee: per sequence number one decision, ever; per version of a table one content, in every cloud.
 //! Failure: with fewer than a majority of clouds nothing is decided, and nothing is lost; once a later epoch has
 //! sealed a majority, the older leader stops by itself.
@@ -26,6 +26,7 @@ pub mod chain;
 pub mod checkpoint;
 pub mod choose;
 mod environment;
+pub mod evolution;
 pub mod format;
 pub mod gap;
 mod lane;
@@ -44,10 +45,11 @@ mod watch;
 
 pub use ask::Patience;
 pub use chain::{
-    Chain, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
+    Chain, Described, NewFile, Proposal, QUARANTINE_SUFFIX, Refusal, TableHead, TableProposal, quarantine_of,
 };
 pub use checkpoint::CheckpointProposal;
 pub use environment::{Environment, System, Task};
+pub use evolution::{Evolution, TableEvolution};
 pub use format::{Epoch, UNPUBLISHED_MAX};
 pub use gap::GapProposal;
 pub(crate) use lane::{hint_of, hinted_version};

@@ -12,6 +12,7 @@ use super::kafka::KafkaFacts;
 use super::trouble::{Look, Trouble, within};
 use crate::commit::format::Claim;
 use crate::commit::{Chain, Group};
+use crate::evolve;
 use crate::prove::log::list_versions;
 use crate::scrub::{Standing, standing};
 use crate::spec::Topology;
@@ -73,7 +74,11 @@ pub(super) async fn look(
         .iter()
         .filter(|plan| chain.is_some_and(|chain| chain.tables.contains_key(&plan.name)));
     let shapes = existing.map(|plan| async {
-        let shape = within(patience, async { Ok(start::refuse_changed_schema(group, plan).await?) }).await;
+        let shape = within(patience, async {
+            let Some(chain) = chain else { return Ok(()) };
+            Ok(evolve::compare(group, chain, std::slice::from_ref(plan)).await.map(|_| ())?)
+        })
+        .await;
         (plan.name.clone(), shape)
     });
     let (behind, shapes) = future::join(future::join_all(behind), future::join_all(shapes)).await;

@@ -178,7 +178,10 @@ fn tables(topology: &Topology, plans: &[DatasetPlan]) -> Vec<Table> {
             plan: plan.transform.fingerprint().to_owned(),
             spec: dataset.maintenance,
         };
-        [table(plan.name.clone(), &plan.layout), table(quarantine_of(&plan.name), &plan.quarantine_layout)]
+        [
+            table(plan.name.clone(), &plan.table_layout),
+            table(quarantine_of(&plan.name), &plan.quarantine_layout),
+        ]
     });
     tables.filter(|table| table.has_upkeep() || table.spec.checkpoint_every.is_some()).collect()
 }

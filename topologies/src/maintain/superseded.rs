@@ -124,6 +124,7 @@ mod tests {
             maintained: 0,
             checkpoint: None,
             previous_checkpoint,
+            described: None,
         }
     }
 

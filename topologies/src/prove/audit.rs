@@ -24,13 +24,14 @@ use crate::commit::{QUARANTINE_SUFFIX, quarantine_of};
 const LISTINGS_MAX: usize = 5;
 
 /// The checks of a table in the order of the report, without those of the whole cloud.
-const TABLE_CHECKS: [Check; 14] = [
+const TABLE_CHECKS: [Check; 15] = [
     Check::Entries,
     Check::Versions,
     Check::HashChain,
     Check::Order,
     Check::Offsets,
     Check::Counts,
+    Check::Schemas,
     Check::Quarantine,
     Check::Redrives,
     Check::Replicas,
@@ -223,6 +224,7 @@ impl<'a> Audit<'a> {
             (Check::Order, checks::order(log)),
             (Check::Offsets, offsets),
             (Check::Counts, checks::counts(log)),
+            (Check::Schemas, checks::schemas(log)),
             (Check::Paths, checks::paths(log)),
         ];
         let quarantined = quarantined.map(|tally| (Check::Quarantine, tally));

@@ -7,8 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
+use isobar_connectors::delta::evolution::{differences, not_succeeding};
 use isobar_connectors::delta::path::decode_log_path;
-use isobar_connectors::delta::{AcceptedGap, FileDigest, Maintenance, MaintenanceWork, OffsetRange, Redrive};
+use isobar_connectors::delta::{
+    AcceptedGap, FileDigest, Maintenance, MaintenanceWork, Metadata, OffsetRange, Redrive, SchemaUpdate,
+};
 use isobar_schemas::RowCounts;
 
 use super::log::{Before, Entry, Step, TableLog};
@@ -381,6 +384,55 @@ fn files_off(entry: &Entry) -> Vec<String> {
         }
     }
     problems.extend(listed.into_keys().map(|path| format!("{path} is listed in commitInfo but not added")));
+    problems
+}
+
+/// Every schema succeeds the one before: rows that fit the table go on to fit it. The entry that changes it follows the last
+/// one that did, says what changes, and does nothing else.
+pub(crate) fn schemas(log: &TableLog) -> Tally {
+    let mut tally = Tally::default();
+    // The last one and its version. Behind a missing version it is not known.
+    let mut last: Option<(u64, &Metadata)> = None;
+    for step in log.steps() {
+        if !step.continues() {
+            last = None;
+        }
+        let metadata = step.entry.metadata.as_deref();
+        let is_update = step.entry.commit.operation == SchemaUpdate::OPERATION;
+        if metadata.is_none() && !is_update {
+            continue;
+        }
+        let problems = if step.version == 0 { Vec::new() } else { schema_off(step.entry, metadata, last) };
+        tally.look(format_args!("version {}", step.version), &problems);
+        last = metadata.map(|metadata| (step.version, metadata)).or(last);
+    }
+    tally
+}
+
+/// What is wrong with an entry that changes the schema, which was `last` before if that is known.
+fn schema_off(entry: &Entry, metadata: Option<&Metadata>, last: Option<(u64, &Metadata)>) -> Vec<String> {
+    let Some(metadata) = metadata else { return vec!["changes a schema to none".to_owned()] };
+    let Some(update) = entry.schema_update() else {
+        return vec![format!("{} changes the schema, or does not say how", entry.commit.operation)];
+    };
+    let info = &entry.commit.isobar;
+    let mut problems = Vec::new();
+    let has_files = !entry.adds.is_empty() || !entry.removes.is_empty() || !info.files.is_empty();
+    if has_files || !entry.txns.is_empty() || !info.offsets.is_empty() || info.rows != RowCounts::default() {
+        problems.push("changes more than the schema".to_owned());
+    }
+    let Some((version, older)) = last else { return problems };
+    if update.after != version {
+        problems.push(format!("planned on the schema of version {}, it was that of {version}", update.after));
+    }
+    problems.extend(not_succeeding(older, metadata));
+    match differences(older, metadata) {
+        Ok(found) if SchemaUpdate::new(update.after, &found) != update => {
+            problems.push(format!("says that it {:?}, and does not", update.changes));
+        }
+        // What cannot be read does not succeed either.
+        Ok(_) | Err(_) => {}
+    }
     problems
 }
 

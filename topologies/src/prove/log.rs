@@ -12,7 +12,7 @@ use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::BODY_BYTES_MAX;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::{
-    AcceptedGap, Action, Add, CommitInfo, Maintenance, Metadata, Redrive, Txn, sha256_hex,
+    AcceptedGap, Action, Add, CommitInfo, Maintenance, Metadata, Redrive, SchemaUpdate, Txn, sha256_hex,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     /// What the commit is.
     pub(crate) commit: CommitInfo,
     /// The table's schema and partitioning, where this body sets them.
-    pub(crate) metadata: Option<Metadata>,
+    pub(crate) metadata: Option<Arc<Metadata>>,
     /// Positions of Kafka partitions.
     pub(crate) txns: Vec<Txn>,
     /// Files that are part of the table from here on.
@@ -118,6 +118,8 @@ pub(crate) struct DataFile {
     pub(crate) sha256: Option<String>,
     /// Partition values as text.
     pub(crate) partition_values: BTreeMap<String, Option<String>>,
+    /// What the table is at the version that adds the file, where that is known.
+    pub(crate) metadata: Option<Arc<Metadata>>,
 }
 
 impl TableLog {
@@ -185,6 +187,11 @@ impl Entry {
         self.commit.planned_after().ok().flatten()
     }
 
+    /// The change of the schema that this is, in the same way.
+    pub(crate) fn schema_update(&self) -> Option<SchemaUpdate> {
+        SchemaUpdate::of(&self.commit).ok().flatten()
+    }
+
     /// The gap that this accepts, if it does.
     pub(crate) fn accepted_gap(&self) -> Option<AcceptedGap> {
         AcceptedGap::of(&self.commit).ok().flatten()
@@ -194,12 +201,15 @@ impl Entry {
 /// The files that are left after `steps`, by path.
 fn files_after<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
     let mut live: BTreeMap<&str, DataFile> = BTreeMap::new();
+    let mut metadata: Option<&Arc<Metadata>> = None;
     for step in steps {
+        // A version that is missing may have changed the schema.
+        metadata = step.entry.metadata.as_ref().or(metadata.filter(|_| step.continues()));
         for removed in &step.entry.removes {
             live.remove(removed.as_str());
         }
         for add in &step.entry.adds {
-            if let Some(file) = data_file(add, step.entry) {
+            if let Some(file) = data_file(add, step.entry, metadata) {
                 live.insert(&add.path, file);
             }
         }
@@ -207,7 +217,7 @@ fn files_after<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
     live.into_values().collect()
 }
 
-fn data_file(add: &AddedFile, entry: &Entry) -> Option<DataFile> {
+fn data_file(add: &AddedFile, entry: &Entry, metadata: Option<&Arc<Metadata>>) -> Option<DataFile> {
     let digest = entry.commit.isobar.files.iter().find(|file| file.path == add.path);
     Some(DataFile {
         path: decode_log_path(&add.path).ok()?,
@@ -215,6 +225,7 @@ fn data_file(add: &AddedFile, entry: &Entry) -> Option<DataFile> {
         rows: digest.map(|file| file.rows).or(add.rows),
         sha256: digest.map(|file| file.sha256.clone()),
         partition_values: add.partition_values.clone(),
+        metadata: metadata.cloned(),
     })
 }
 
@@ -243,7 +254,7 @@ pub(crate) fn parse_entry(body: &[u8]) -> Result<Entry, String> {
         match action? {
             Action::CommitInfo(_) => return Err("a second commitInfo".to_owned()),
             Action::Protocol(_) => {}
-            Action::MetaData(metadata) => entry.metadata = Some(metadata),
+            Action::MetaData(metadata) => entry.metadata = Some(Arc::new(metadata)),
             Action::Txn(txn) => entry.txns.push(txn),
             Action::Add(add) => entry.adds.push(added_file(add)?),
             Action::Remove(remove) => entry.removes.push(remove.path),

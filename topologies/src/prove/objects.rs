@@ -10,10 +10,13 @@ use bytes::Bytes;
 use futures::stream::FuturesOrdered;
 use futures::{StreamExt, TryStreamExt};
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta::Metadata;
+use isobar_connectors::delta::evolution::not_fitting;
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+use parquet::arrow::parquet_to_arrow_schema;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{FileMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 
 use super::ProveProgress;
@@ -35,7 +38,7 @@ const TAIL_BYTES: usize = 128 * 1024;
 pub(crate) struct FileTallies {
     /// Files that are there with the size and SHA-256 of the log.
     pub(crate) files: Tally,
-    /// Files whose footer counts the rows of the log.
+    /// Files whose footer counts the rows of the log, and has columns of the table only.
     pub(crate) footers: Tally,
     /// Bytes read and hashed.
     pub(crate) bytes_hashed: u64,
@@ -213,18 +216,30 @@ async fn summarise_file(mut file: std::fs::File, progress: &dyn ProveProgress) -
 }
 
 async fn footer_problem(cloud: &Cloud, path: &Path, tail: Bytes, file: &DataFile) -> Option<String> {
-    match footer_rows(cloud, path, tail, file.size).await {
-        Err(why) => Some(format!("footer: {why}")),
-        Ok(rows) if file.rows == Some(rows) => None,
-        Ok(rows) => {
-            let stated = file.rows.map_or("no number".to_owned(), |stated| stated.to_string());
-            Some(format!("{rows} rows in the footer, {stated} in the log"))
-        }
+    let footer = match footer_of(cloud, path, tail, file.size).await {
+        Ok(footer) => footer,
+        Err(why) => return Some(format!("footer: {why}")),
+    };
+    if file.rows != u64::try_from(footer.num_rows()).ok() {
+        let stated = file.rows.map_or("no number".to_owned(), |stated| stated.to_string());
+        return Some(format!("{} rows in the footer, {stated} in the log", footer.num_rows()));
+    }
+    file.metadata.as_ref().and_then(|metadata| columns_problem(metadata, &footer))
+}
+
+/// What is wrong with a file's columns in a table that is `metadata` at its version.
+fn columns_problem(metadata: &Metadata, footer: &FileMetaData) -> Option<String> {
+    let problems = parquet_to_arrow_schema(footer.schema_descr(), None)
+        .map_err(|error| error.to_string())
+        .and_then(|columns| not_fitting(metadata, &columns).map_err(|error| error.to_string()));
+    match problems {
+        Ok(problems) => (!problems.is_empty()).then(|| problems.join("; ")),
+        Err(why) => Some(format!("columns: {why}")),
     }
 }
 
-/// The row count of a Parquet footer, which lies in the last bytes of a file.
-async fn footer_rows(cloud: &Cloud, path: &Path, mut tail: Bytes, size: u64) -> Result<u64, String> {
+/// What a Parquet footer says, which lies in the last bytes of a file.
+async fn footer_of(cloud: &Cloud, path: &Path, mut tail: Bytes, size: u64) -> Result<FileMetaData, String> {
     let mut reader = ParquetMetaDataReader::new();
     let mut parsed = reader.try_parse_sized(&tail, size);
     if let Err(ParquetError::NeedMoreData(needed)) = parsed {
@@ -234,7 +249,7 @@ async fn footer_rows(cloud: &Cloud, path: &Path, mut tail: Bytes, size: u64) -> 
     }
     parsed.map_err(|error| error.to_string())?;
     let metadata = reader.finish().map_err(|error| error.to_string())?;
-    u64::try_from(metadata.file_metadata().num_rows()).map_err(|_| "a negative row count".to_owned())
+    Ok(metadata.file_metadata().clone())
 }
 
 /// Counts the objects in the table's folder, outside its log, that are not among `named`.
@@ -295,12 +310,13 @@ mod tests {
         let size = bytes.len() as u64;
         for kept in [8, 9, 40, bytes.len()] {
             let tail = bytes.slice(bytes.len() - kept..);
-            assert_eq!(footer_rows(&clouds[0], &path, tail, size).await, Ok(3), "{kept} bytes kept");
+            let footer = footer_of(&clouds[0], &path, tail, size).await.unwrap();
+            assert_eq!(footer.num_rows(), 3, "{kept} bytes kept");
         }
         for kept in [0, 1, 7] {
             let tail = bytes.slice(bytes.len() - kept..);
             // Fewer than any footer has; never kept of a file that is longer.
-            let _ = footer_rows(&clouds[0], &path, tail, size).await;
+            let _ = footer_of(&clouds[0], &path, tail, size).await;
         }
     }
 }

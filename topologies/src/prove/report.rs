@@ -143,6 +143,8 @@ pub enum Check {
     Offsets,
     /// Every record has one fate, and the files hold the rows that are counted out.
     Counts,
+    /// Each schema succeeds the one before, in an entry that does nothing else and says what changes.
+    Schemas,
     /// Per decision, the quarantine gets what the dataset rejects, and loses what a redrive brings to the dataset.
     Quarantine,
     /// What a redrive leaves in a quarantine was there before, row by row. Not there where nothing was redriven.
@@ -153,7 +155,7 @@ pub enum Check {
     Paths,
     /// Every file is there with the size and SHA-256 that the log states.
     Files,
-    /// Every Parquet footer counts the rows that the log states.
+    /// Every Parquet footer counts the rows that the log states, and its columns fit the table at its version.
     Footers,
     /// The newest checkpoint is there, fits the log, and has the same bytes in every cloud that has it.
     Checkpoints,
@@ -186,12 +188,13 @@ impl Check {
             Check::Order => ("order", "sequence, epoch and time rise", "versions"),
             Check::Offsets => ("offsets", "offsets without gap or overlap", "ranges"),
             Check::Counts => ("counts", "counts add up", "versions"),
+            Check::Schemas => ("schemas", "schemas only grow", "schemas"),
             Check::Quarantine => ("quarantine", "rejected = quarantined", "decisions"),
             Check::Redrives => ("redrives", "redriven rows by position", "redrives"),
             Check::Replicas => ("replicas", "log equal in all clouds", "versions"),
             Check::Paths => ("paths", "paths are relative", "paths"),
             Check::Files => ("files", "files by size and SHA-256", "files"),
-            Check::Footers => ("footers", "rows by Parquet footer", "files"),
+            Check::Footers => ("footers", "rows and columns by footer", "files"),
             Check::Checkpoints => ("checkpoints", "newest checkpoint", "checkpoints"),
             Check::Leftovers => ("leftovers", "uncommitted leftovers", "objects"),
         }

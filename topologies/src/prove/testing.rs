@@ -8,10 +8,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
+use isobar_connectors::delta::evolution::{differences, evolved};
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::{
     AcceptedGap, Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork,
-    OffsetRange, Redrive, TableDefinition, sha256_hex,
+    OffsetRange, Redrive, SchemaUpdate, TableDefinition, sha256_hex,
 };
 use isobar_schemas::RowCounts;
 use object_store::memory::InMemory;
@@ -113,6 +114,19 @@ impl History {
     ) {
         let rows = x.end.abs_diff(x.start);
         let bytes = if table == QUARANTINE { quarantine_parquet(x) } else { parquet(x) };
+        self.file_of(table, version, object, month, rows, bytes);
+    }
+
+    /// Adds a file of these bytes, with this many rows.
+    pub(crate) fn file_of(
+        &mut self,
+        table: &'static str,
+        version: usize,
+        object: &str,
+        month: &str,
+        rows: u64,
+        bytes: Bytes,
+    ) {
         let body = &mut self.tables.get_mut(table).unwrap()[version];
         let digest = FileDigest {
             path: isobar_connectors::delta::path::encode_log_path(object),
@@ -189,6 +203,29 @@ impl History {
         versions.push(body);
     }
 
+    /// Appends a column `y` in version 4 of the dataset, and decides a row with it in version 5.
+    pub(crate) fn evolve(&mut self) {
+        let was = self.version(0).metadata.clone().unwrap();
+        let mut definition = definition(DATASET);
+        let mut fields = definition.schema.fields().to_vec();
+        fields.push(Arc::new(Field::new("y", DataType::Int64, false)));
+        definition.schema = Arc::new(Schema::new(fields));
+        let wanted = definition.metadata().unwrap();
+        let update = SchemaUpdate::new(0, &differences(&was, &wanted).unwrap());
+        let versions = self.tables.get_mut(DATASET).unwrap();
+        let mut info = versions.last().unwrap().info.isobar.clone();
+        info.sequence += 1;
+        info.commit_id = format!("c{}", info.sequence);
+        (info.offsets, info.rows, info.files) = (Vec::new(), RowCounts::default(), Vec::new());
+        let timestamp_ms = 1000 * info.sequence as i64;
+        let mut body = CommitBody::new(CommitInfo::evolving(&update, timestamp_ms, info.clone()));
+        body.metadata = Some(evolved(&was, &wanted).unwrap());
+        versions.push(body);
+        let rows = RowCounts { input: 1, output: 1, ..RowCounts::default() };
+        self.decide(info.sequence + 1, DATASET, Some(range(40, 41, 1)), rows);
+        self.file_of(DATASET, 5, "month=1/y.parquet", "1", 1, parquet_of(&["y", "x"]));
+    }
+
     /// Combines both files of `month=2` in version 4.
     pub(crate) fn compact(&mut self) {
         let body = self.maintain(0, MaintenanceWork::Optimize { rows: 10 });
@@ -244,6 +281,10 @@ fn definition(table: &str) -> TableDefinition {
     if table == DATASET {
         // First in the table and last in a scan: the order must not get lost.
         fields.insert(0, Field::new("month", DataType::Utf8, true));
+    } else {
+        fields.push(Field::new("topic", DataType::Utf8, true));
+        fields.push(Field::new("partition", DataType::Int32, true));
+        fields.push(Field::new("offset", DataType::Int64, true));
     }
     TableDefinition {
         id: format!("id of {table}"),
@@ -287,6 +328,14 @@ pub(crate) fn parquet(x: std::ops::Range<i64>) -> Bytes {
     let batch =
         RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from_iter_values(x))]).unwrap();
     written(&batch)
+}
+
+/// A Parquet file with one row of these columns, none of which may be null.
+pub(crate) fn parquet_of(columns: &[&str]) -> Bytes {
+    let fields = columns.iter().map(|name| Field::new(*name, DataType::Int64, false));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let arrays = columns.iter().map(|_| Arc::new(Int64Array::from(vec![1])) as ArrayRef);
+    written(&RecordBatch::try_new(schema, arrays.collect()).unwrap())
 }
 
 fn written(batch: &RecordBatch) -> Bytes {

@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::testing::{DATASET, History, QUARANTINE, encode, file_path, parquet};
+use super::testing::{DATASET, History, QUARANTINE, encode, file_path, parquet, parquet_of};
 use super::*;
 use crate::commit::format::{checkpoint_path, last_checkpoint_path, published_path};
 
@@ -91,7 +91,7 @@ async fn a_good_history_is_proved_in_one_two_and_three_clouds() {
         assert_eq!(report.totals, totals);
         let span = &report.tables[0].partitions[0];
         assert_eq!((span.first, span.next, span.records), (5, 40, 19));
-        assert_eq!(report.checks.len(), clouds * (1 + 13 + 12));
+        assert_eq!(report.checks.len(), clouds * (1 + 14 + 13));
     }
 }
 
@@ -350,6 +350,93 @@ fn removed(path: &str) -> Remove {
         extended_file_metadata: None,
         partition_values: None,
         size: None,
+    }
+}
+
+fn evolved() -> History {
+    let mut history = History::good();
+    history.evolve();
+    history
+}
+
+#[tokio::test]
+async fn a_schema_that_grows_is_proved_with_the_rows_before_and_after() {
+    let history = evolved();
+    for body in history.tables.values().flatten() {
+        body.to_bytes().expect("the history under test is one that isobar could have written");
+    }
+    let report = audit(&history.store(3).await).await;
+    assert_eq!(broken(&report), [""; 0]);
+    assert_eq!((report.totals.files, report.totals.rows), (7, 16));
+    let of_dataset = |check: &&CheckResult| {
+        check.check == Check::Schemas && check.table.as_deref() == Some(DATASET) && check.checked == 2
+    };
+    assert_eq!(report.checks.iter().filter(of_dataset).count(), 3);
+}
+
+#[tokio::test]
+async fn schemas_that_do_not_succeed_or_are_not_as_stated_are_found() {
+    type Break = fn(&mut History);
+    let breaks: [Break; 9] = [
+        |history| history.version(4).metadata.as_mut().unwrap().id = "another".into(),
+        |history| {
+            let schema = &mut history.version(4).metadata.as_mut().unwrap().schema_string;
+            let (before, y) = schema.split_at(schema.find("\"y\"").unwrap());
+            *schema = format!("{before}{}", y.replace("true", "false"));
+        },
+        |history| {
+            let first = history.version(0).metadata.clone().unwrap().schema_string;
+            history.version(4).metadata.as_mut().unwrap().schema_string = first;
+        },
+        |history| history.version(4).info.operation = "WRITE".into(),
+        |history| history.version(4).info.operation_parameters.clear(),
+        |history| history.version(5).metadata = history.version(4).metadata.clone(),
+        |history| history.version(3).metadata = history.version(0).metadata.clone(),
+        |history| history.version(4).info.operation_parameters.extend([("after".into(), "1".into())]),
+        |history| {
+            let changes = ("changes".into(), "adds column z: long".into());
+            history.version(4).info.operation_parameters.extend([changes]);
+        },
+    ];
+    for (number, break_one) in breaks.into_iter().enumerate() {
+        let mut history = evolved();
+        break_one(&mut history);
+        let report = audit(&history.store(3).await).await;
+        let found = broken(&report);
+        assert!(found.contains(&"flights schemas abc".to_owned()), "break {number}: {found:?}");
+    }
+    let mut history = evolved();
+    history.version(4).info.operation_parameters.insert("more".into(), "1".into());
+    assert_eq!(broken(&audit(&history.store(3).await).await), ["flights schemas abc"]);
+}
+
+#[tokio::test]
+async fn a_file_with_columns_that_its_version_does_not_have_is_found() {
+    for (version, columns, holds) in [
+        (5, &["x"][..], true),
+        (5, &["y"], true),
+        (5, &["x", "z"], false),
+        (5, &["x", "month"], false),
+        // The column came one version later.
+        (3, &["x", "y"], false),
+        (3, &["x"], true),
+    ] {
+        let mut history = evolved();
+        history.version(version).info.isobar.rows.output += 1;
+        history.version(version).info.isobar.rows.input += 1;
+        let range = history.range(version);
+        (range.records, range.end) = (range.records + 1, range.end + 1);
+        let end = history.range(version).end;
+        history.version(version).txns[0].version = end;
+        if version == 3 {
+            history.range(5).start = end;
+            history.range(5).end = end + 1;
+            history.version(5).txns[0].version = end + 1;
+        }
+        history.file_of(DATASET, version, "month=1/z.parquet", "1", 1, parquet_of(columns));
+        let expected: &[&str] = if holds { &[] } else { &["flights footers abc"] };
+        let found = broken(&audit(&history.store(3).await).await);
+        assert_eq!(found, expected, "version {version}, {columns:?}");
     }
 }
 

@@ -36,6 +36,7 @@ use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
 
 pub use self::output::{Answer, RowsFormat, TABLE_ROWS_MAX};
+pub(crate) use self::snapshot::{PublishedTable, newest_tables};
 
 use self::provider::{CloudStores, SnapshotTable};
 use self::snapshot::{Snapshot, newest_snapshots};

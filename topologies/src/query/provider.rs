@@ -90,11 +90,11 @@ impl SnapshotTable {
     /// A table that reads `snapshot` from the cloud it was found in.
     pub(super) fn new(snapshot: Snapshot) -> std::result::Result<Self, Error> {
         let damaged = |detail: String| Error::damaged(&format!("the log of {}", snapshot.table), detail);
-        let is_partition = |field: &&FieldRef| snapshot.partition_columns.contains(field.name());
+        let is_partition = |field: &&FieldRef| snapshot.metadata.partition_columns.contains(field.name());
         let stored: Vec<FieldRef> =
             snapshot.schema.fields().iter().filter(|field| !is_partition(field)).cloned().collect();
-        let mut partition_fields = Vec::with_capacity(snapshot.partition_columns.len());
-        for column in &snapshot.partition_columns {
+        let mut partition_fields = Vec::with_capacity(snapshot.metadata.partition_columns.len());
+        for column in &snapshot.metadata.partition_columns {
             let found =
                 snapshot.schema.field_with_name(column).map_err(|error| damaged(error.to_string()))?;
             partition_fields.push(Arc::new(found.clone()));

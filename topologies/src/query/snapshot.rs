@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta::Metadata;
 use isobar_connectors::delta::schema::to_arrow;
 use tracing::warn;
 
@@ -25,10 +26,38 @@ pub(super) struct Snapshot {
     pub(super) cloud: String,
     /// Columns in the table's order.
     pub(super) schema: SchemaRef,
-    /// Names of partition columns.
-    pub(super) partition_columns: Vec<String>,
+    /// What else the log says about the table.
+    pub(super) metadata: Metadata,
     /// Files of this version.
     pub(super) files: Vec<DataFile>,
+}
+
+/// What a table is at its newest version.
+#[derive(Debug, Clone)]
+pub(crate) struct PublishedTable {
+    /// The version.
+    pub(crate) version: u64,
+    /// The cloud that this was read from.
+    pub(crate) cloud: String,
+    /// Name, schema and partitioning.
+    pub(crate) metadata: Metadata,
+}
+
+/// What each of `tables` that exists is, by table.
+///
+/// # Errors
+/// As [`newest_snapshots`].
+pub(crate) async fn newest_tables(
+    clouds: &[Cloud],
+    tables: &[String],
+) -> Result<BTreeMap<String, PublishedTable>, Error> {
+    let snapshots = newest_snapshots(clouds, tables).await?;
+    let published = |snapshot: Snapshot| PublishedTable {
+        version: snapshot.version,
+        cloud: snapshot.cloud,
+        metadata: snapshot.metadata,
+    };
+    Ok(snapshots.into_iter().map(|(table, snapshot)| (table, published(snapshot))).collect())
 }
 
 /// The newest snapshot of each of `tables` that has one, by table.
@@ -92,7 +121,7 @@ fn replay(cloud: &Cloud, log: TableLog) -> Result<Option<Snapshot>, String> {
         version,
         cloud: cloud.name.clone(),
         schema: schema.into(),
-        partition_columns: metadata.partition_columns.clone(),
+        metadata: metadata.as_ref().clone(),
         files: log.files(),
         table: log.table,
     }))

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::RedriveOptions;
 use crate::commit::{
-    CommitOutcome, Group, Leader, Redrive, Refusal, TableHead, files_in_majority, quarantine_of,
+    CommitOutcome, Described, Group, Leader, Redrive, Refusal, TableHead, files_in_majority, quarantine_of,
 };
 use crate::drill::rival;
 use crate::error::Error;
@@ -104,6 +104,23 @@ impl Decider {
         }
     }
 
+    /// The last entry that changed the schema of the dataset, `None` where none did.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub(super) async fn described(&mut self, plan: &DatasetPlan) -> Result<Option<Described>, Error> {
+        match self {
+            Self::Remote { client, .. } => {
+                let head = client.quarantine_head(&plan.name, plan.transform.fingerprint()).await?;
+                Ok(head.described)
+            }
+            Self::Own { leader, .. } => {
+                let table = leader.as_ref().and_then(|leader| leader.chain().tables.get(&plan.name));
+                Ok(table.and_then(|table| table.described.clone()))
+            }
+        }
+    }
+
     /// Has `redrive` decided, whose files `uploads` brings.
     ///
     /// # Errors
@@ -156,7 +173,9 @@ impl Decider {
 fn refused(refusal: Refusal) -> Result<Decided, Error> {
     match refusal {
         Refusal::DoesNotAddUp { .. } => Err(Error::Bug(refusal.to_string())),
-        Refusal::Overtaken { .. } | Refusal::Stale { .. } => Ok(Decided::Not(refusal.to_string())),
+        Refusal::Overtaken { .. } | Refusal::Stale { .. } | Refusal::Described { .. } => {
+            Ok(Decided::Not(refusal.to_string()))
+        }
     }
 }
 

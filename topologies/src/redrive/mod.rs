@@ -32,6 +32,7 @@ use self::source::{LiveFile, Source};
 use crate::commit::{Group, TableHead, quarantine_of};
 use crate::decoding::Decoding;
 use crate::error::Error;
+use crate::evolve::{self, Comparison};
 use crate::prove::ProveProgress;
 use crate::quarantine;
 use crate::spec::Topology;
@@ -144,7 +145,7 @@ impl Work {
     /// Says what would become of the rows.
     async fn rehearse(&mut self, progress: &dyn ProveProgress) -> Result<(), Error> {
         let files = self.source.newest_files().await?;
-        start::refuse_changed_quarantine(&self.group, &self.judge.plan).await?;
+        evolve::refuse_changed_quarantine(&self.group, &self.judge.plan).await?;
         progress.to_hash(files.iter().map(|file| file.size).sum());
         for file in &files {
             let mut round = Round::begin(&self.judge.plan, None)?;
@@ -156,7 +157,10 @@ impl Work {
 
     /// Round after round, until no file holds a selected row.
     async fn run(&mut self, decider: &mut Decider, progress: &dyn ProveProgress) -> Result<(), Error> {
-        start::refuse_changed_schema(&self.group, &self.judge.plan).await?;
+        let described = decider.described(&self.judge.plan).await?;
+        let comparison = Comparison::of(&self.group, &self.judge.plan, described.as_ref()).await?;
+        comparison.refuse_change()?;
+        evolve::refuse_changed_quarantine(&self.group, &self.judge.plan).await?;
         let mut refusals = 0;
         loop {
             let head = decider.head(&self.judge.plan).await?;

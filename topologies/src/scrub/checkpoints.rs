@@ -47,6 +47,7 @@ fn file_of(table: &str, checkpoint: &CheckpointRef) -> DataFile {
         rows: Some(checkpoint.actions),
         sha256: Some(checkpoint.sha256.clone()),
         partition_values: Default::default(),
+        metadata: None,
     }
 }
 

@@ -287,7 +287,7 @@ impl Desk {
             let dataset = plans.keys().chain(join.plans.keys()).find(differs).map_or("?", String::as_str);
             let why = format!(
                 "dataset {dataset:.100} is made by another plan here: start leader and workers from the same specification \
-                 and the same version of isobar"
+                 and the same version of isobar, the leader first"
             );
             return Err(Denied::new(StatusCode::CONFLICT, why));
         }
@@ -341,7 +341,8 @@ impl Desk {
         let head = head.ok_or_else(|| {
             Denied::new(StatusCode::CONFLICT, format!("nothing was committed to {:.100} yet", ask.dataset))
         })?;
-        Ok(QuarantineHead { epoch: state.epoch, head })
+        let described = open.tables.get(&ask.dataset).and_then(|table| table.described.clone());
+        Ok(QuarantineHead { epoch: state.epoch, head, described })
     }
 
     /// Puts a redrive down. The answer comes with its decision; the sender is dropped when this process leads no longer.

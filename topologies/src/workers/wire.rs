@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commit::chain::NewFile;
 use crate::commit::{
-    Epoch, Proposal, QUARANTINE_SUFFIX, Redrive, Refusal, RemovedFile, TableHead, TableProposal,
+    Described, Epoch, Proposal, QUARANTINE_SUFFIX, Redrive, Refusal, RemovedFile, TableHead, TableProposal,
 };
 
 /// Largest request accepted, bytes.
@@ -161,6 +161,9 @@ pub struct QuarantineHead {
     pub epoch: Epoch,
     /// The last version decided, its hash, and the last entry that removed files.
     pub head: TableHead,
+    /// The last entry that changed the schema of the dataset itself, `None` where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub described: Option<Described>,
 }
 
 /// `POST /v1/redrives`: a redrive whose files are staged in a majority of clouds, to be decided.

@@ -8,6 +8,7 @@ use super::*;
 use crate::dataset::DatasetWriter;
 use crate::dataset::writer::tests::{Bench, rows, schema};
 use crate::delta::path::decode_log_path;
+use crate::delta::schema::{to_arrow, to_delta};
 
 /// Files of one commit each.
 async fn write(bench: &Bench, commit: &str, from: &TopicPartition, rows: RecordBatch) -> Vec<StagedFile> {
@@ -54,6 +55,80 @@ async fn rewriting_commits_gives_the_bytes_that_one_commit_of_all_rows_has() {
         assert_eq!(rewritten.path, whole.path.replace("whole", "again"));
         assert_eq!(decode_log_path(&rewritten.log_path).unwrap(), rewritten.path);
     }
+}
+
+/// The table of `bench` with its columns as the log gives them, in the same store.
+fn as_described(bench: &Bench) -> Bench {
+    let described = to_arrow(&to_delta(&schema()).unwrap()).unwrap();
+    let layout = bench.layout.with_schema(described.into()).unwrap();
+    Bench { store: bench.store.clone(), fan_out: bench.fan_out.clone(), layout }
+}
+
+/// The table of `bench` as it was with these columns only.
+fn with_columns(bench: &Bench, columns: &[usize]) -> Bench {
+    let layout = bench.layout.with_schema(schema().project(columns).unwrap().into()).unwrap();
+    Bench { store: bench.store.clone(), fan_out: bench.fan_out.clone(), layout }
+}
+
+#[tokio::test]
+async fn columns_that_a_file_does_not_have_are_null_in_the_new_one() {
+    for seed in 0..10 {
+        let mut random = StdRng::seed_from_u64(100 + seed);
+        let from = TopicPartition::new("t", 0);
+        let bench = Bench::new(&["month"]);
+        let table = as_described(&bench);
+        let shapes: [&[usize]; 3] = [
+            &[10, 15, 2, 0, 1],
+            &[0, 1, 2, 13, 14, 8, 3, 15],
+            &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15],
+        ];
+        let (mut small, mut filled) = (Vec::new(), Vec::new());
+        for (number, shape) in shapes.iter().enumerate() {
+            let offsets = number as i64 * 900..(number as i64 + 1) * 900;
+            let part = rows(&from, offsets, &[Some("1")], &mut random);
+            let narrow = part.project(shape).unwrap();
+            small.extend(write(&with_columns(&bench, shape), &format!("c-{number}"), &from, narrow).await);
+            let column = |index: usize| match shape.contains(&index) {
+                true => part.column(index).clone(),
+                false => new_null_array(part.schema().field(index).data_type(), part.num_rows()),
+            };
+            let columns = (0..part.num_columns()).map(column).collect();
+            filled.push(RecordBatch::try_new(schema(), columns).unwrap());
+        }
+        let whole = concat_batches(&schema(), &filled).unwrap();
+        let [whole] = &write(&table, "whole", &from, whole).await[..] else { panic!("it is one file") };
+        let rewritten = rewrite(&table, "again", &small).await;
+        table.read(&rewritten).await;
+        assert_eq!(rewritten.sha256, whole.sha256, "seed {seed}");
+        assert_eq!((&rewritten.stats, rewritten.rows), (&whole.stats, 2700));
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_the_table_does_not_have_is_not_lost() {
+    let mut random = StdRng::seed_from_u64(5);
+    let from = TopicPartition::new("t", 0);
+    let bench = Bench::new(&["month"]);
+    let newer = write(&bench, "c-1", &from, rows(&from, 0..10, &[Some("1")], &mut random)).await;
+    let bytes = bench.store.get(&newer[0].object_path).await.unwrap().bytes().await.unwrap();
+    let values = &newer[0].partition_values;
+    for (columns, expected) in
+        [(&[0, 1, 2, 15][..], "has a column flag"), (&[0, 1, 15][..], "has a column offset")]
+    {
+        let older = with_columns(&bench, columns);
+        let mut rewriter = FileRewriter::new(older.layout, &bench.fan_out, "c-2", values).unwrap();
+        let mut pending = rewriter.open(bytes.clone()).unwrap();
+        let error = rewriter.take(&mut pending).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let older = with_columns(&bench, &[0, 1, 15]);
+    let part = rows(&from, 0..10, &[Some("1")], &mut random).project(&[0, 1, 15]).unwrap();
+    let older = write(&older, "c-3", &from, part).await;
+    let bytes = bench.store.get(&older[0].object_path).await.unwrap().bytes().await.unwrap();
+    let mut rewriter = FileRewriter::new(bench.layout.clone(), &bench.fan_out, "c-4", values).unwrap();
+    let mut pending = rewriter.open(bytes).unwrap();
+    let error = rewriter.take(&mut pending).unwrap_err().to_string();
+    assert!(error.contains("no column offset, which is never null"), "{error}");
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ async fn table() -> (Vec<Cloud>, TableHead) {
         maintained: 0,
         checkpoint: None,
         previous_checkpoint: None,
+        described: None,
     };
     (clouds, head)
 }

@@ -309,6 +309,7 @@ async fn what_the_head_does_not_vouch_for_is_forgotten_and_read_from_another_clo
         maintained: 0,
         checkpoint: None,
         previous_checkpoint: None,
+        described: None,
     };
     for version in [2, 4] {
         let clouds = clouds_of(&bench).await;
