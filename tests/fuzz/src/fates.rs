@@ -123,7 +123,8 @@ fn value_bytes(data_type: &DataType) -> usize {
 
 /// The fate of each of `records` records, after `decoded` was found to be sound.
 fn fates_of(decoded: &Decoded, schema: &SchemaRef, records: usize) -> Vec<Fate> {
-    let Decoded { batch, records: kept, rejects } = decoded;
+    let Decoded { batch, records: kept, rejects, left_out } = decoded;
+    assert!(left_out.is_empty(), "only an envelope leaves records out");
     assert_eq!(&batch.schema(), schema);
     assert_eq!(batch.num_rows(), kept.len(), "rows, and records that became one");
     assert_eq!(kept.len() + rejects.len(), records, "records with a fate, and records");
