@@ -128,7 +128,7 @@ fn replication(about: &About, partitions: &[PartitionOverview]) -> Finding {
         );
     }
     let least = partitions.iter().map(|partition| partition.replicas).min().unwrap_or(0) as u64;
-    Finding::ok(id, about, format!("{}, all up to date", count(least, "copy").replace("copys", "copies")))
+    Finding::ok(id, about, format!("{} of each partition, all up to date", count(least, "replica")))
 }
 
 /// Where the datasets stand, against the beginning and the end of the log.
