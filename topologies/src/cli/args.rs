@@ -108,8 +108,8 @@ Nothing is contacted: neither Kafka nor a cloud. Exit code 2 when there is a pro
   isobar plan topology.yaml --format json | jq '.datasets[].output'
   isobar plan topology.yaml --tables
 
-Nothing is written, and nothing is contacted without --tables: neither Kafka nor a cloud. Exit code 2 if a start would be
-refused because of a table.")]
+Nothing is written, and nothing is contacted without --tables: neither Kafka nor a cloud.
+Exit code 2 if a start would be refused because of a table.")]
     Plan(PlanArgs),
 
     /// Connect to everything a topology names, and say what is well, what is not, and what to do about it

@@ -830,7 +830,7 @@ async fn the_report_reads_as_documented() {
     for result in &good.checks {
         assert_eq!(serde_json::to_value(result.check).unwrap(), result.check.name());
     }
-    assert_eq!(names.len(), 14);
+    assert_eq!(names.len(), 15);
 }
 
 #[derive(Default)]

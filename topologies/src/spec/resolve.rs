@@ -585,7 +585,7 @@ impl Resolver<'_> {
                 self.report(&below, Place::Key, message, did_you_mean(&rule, known));
             } else if !["warn_above", "fail_above"]
                 .iter()
-                .any(|share| self.is_given(&format!("{below}/{share}")))
+                .any(|share| self.locations.contains_key(&format!("{below}/{share}")))
             {
                 let message = format!("the limit `{rule}` limits nothing");
                 let suggestion = "give it `warn_above` or `fail_above`, such as `fail_above: 20%`";
