@@ -324,6 +324,11 @@ async fn what_a_start_would_do_is_said_beforehand() {
     let lab = Lab::in_directories();
     let spec = spec(&lab, MORE).written_as("more.yaml");
     let spec = spec.to_str().expect("paths of tests are UTF-8");
+    // A directory that is not there could be one that is not mounted.
+    run_isobar(&["plan", spec, "--tables"]).await.assert(1, &["is missing: unmounted, or moved away?"]);
+    for cloud in &lab.clouds {
+        std::fs::create_dir_all(cloud.folder.as_ref().expect("the clouds are directories")).unwrap();
+    }
     run_isobar(&["plan", spec, "--tables"])
         .await
         .assert(0, &["table features does not exist: a start creates it"]);
