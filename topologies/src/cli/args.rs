@@ -148,7 +148,7 @@ repaired and read back.")]
 
     /// Go on without offsets that Kafka lost, and write down that and why
     #[command(after_help = "Examples:
-  isobar accept-gap topology.yaml --partition orders:3 --from 1200 --to 1850 --reason \"retention, outage of 3 May\"
+  isobar accept-gap topology.yaml --partition orders:3 --from 1200 --to 1850 --reason \"outage 3 May\"
 
 For a topology that stopped because Kafka no longer holds what comes next; its message names the
 offsets. --from is where the datasets stand, --to an offset that the broker still has. The gap is decided and

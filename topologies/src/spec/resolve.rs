@@ -583,10 +583,7 @@ impl Resolver<'_> {
             if are_all && !known.contains(&rule.as_str()) {
                 let message = format!("`{rule}` is no expectation of this dataset");
                 self.report(&below, Place::Key, message, did_you_mean(&rule, known));
-            } else if !["warn_above", "fail_above"]
-                .iter()
-                .any(|share| self.locations.contains_key(&format!("{below}/{share}")))
-            {
+            } else if !self.locations.keys().any(|key| is_child(&below, key)) {
                 let message = format!("the limit `{rule}` limits nothing");
                 let suggestion = "give it `warn_above` or `fail_above`, such as `fail_above: 20%`";
                 self.report(&below, Place::Value, message, Some(suggestion.to_owned()));
