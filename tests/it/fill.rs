@@ -1,7 +1,8 @@
 //! A cloud that was away is filled from the others: with decided bytes, or not at all.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use isobar_connectors::clouds::Fault;
@@ -109,6 +110,64 @@ async fn records_that_the_leader_no_longer_keeps_come_only_as_it_proposed_them()
     // The header, the table, its first rows, and sixty commits.
     assert_eq!(filled.keys().filter(of_epoch).count(), 63);
     assert!(filled.iter().all(|(path, record)| decided.get(path) == Some(record)));
+}
+
+/// How often each version was read in the clouds that have it.
+type Reads = Arc<Mutex<BTreeMap<u64, u32>>>;
+
+/// Counts the reads of versions where they are to be copied from, and refuses those below `blocked`.
+fn count_reads(lab: &Lab, blocked: Arc<AtomicU64>) -> Reads {
+    let (reads, away) = (Reads::default(), lab.clouds[AWAY].name.clone());
+    let (counted, folder) = (reads.clone(), format!("datasets/{TABLE}/_delta_log/"));
+    lab.script.set(move |request| {
+        let name = request.path.strip_prefix(&folder).and_then(|name| name.strip_suffix(".json"));
+        let Some(version) = name.and_then(|name| name.parse().ok()) else { return Verdict::Pass };
+        if request.kind != Kind::Read || request.cloud == away {
+            return Verdict::Pass;
+        }
+        *counted.lock().unwrap().entry(version).or_default() += 1;
+        if version < blocked.load(Ordering::Relaxed) { Verdict::Refuse } else { Verdict::Pass }
+    });
+    reads
+}
+
+/// A cloud may miss more than can be looked through in one epoch, and the next one has another head.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_goes_on_filling_where_the_one_before_stopped() {
+    let (lab, mut leader) = begun(10).await;
+    wait_published(&lab, 1).await;
+    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
+    for start in (10..300).step_by(10) {
+        must_commit(&mut leader, reading(start, start + 10)).await;
+    }
+    until("the others have every version", async || {
+        lab.versions(TABLE).await.iter().filter(|version| **version == Some(30)).count() == 2
+    })
+    .await;
+    drop(leader);
+    lab.clouds[AWAY].switch.set(Fault::Off);
+
+    let blocked = Arc::new(AtomicU64::new(16));
+    let reads = count_reads(&lab, blocked.clone());
+    let clouds = lab.opened();
+    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let group = Group::new(TOPOLOGY, clouds);
+    let leader = Leader::start(&group, FanOut::new(stores, UploadLimits::default()));
+    let mut leader = in_time("a take-over", leader).await.unwrap();
+    // As far as the way down is free; then again, in an epoch with a later head.
+    for start in [300, 310] {
+        let tried = reads.lock().unwrap().get(&15).copied().unwrap_or_default();
+        until("the way down is tried", async || reads.lock().unwrap().get(&15).copied() > Some(tried)).await;
+        must_commit(&mut leader, reading(start, start + 10)).await;
+        leader = in_time("a renewal", leader.renew(&group)).await.unwrap();
+    }
+    blocked.store(0, Ordering::Relaxed);
+    wait_published(&lab, 32).await;
+    let reads = reads.lock().unwrap();
+    // Once for its hash, and once to be copied.
+    let often: Vec<_> =
+        reads.iter().filter(|(version, reads)| (17..=29).contains(*version) && **reads > 2).collect();
+    assert!(often.is_empty(), "read again in a later epoch: {often:?}");
 }
 
 fn file_path(start: i64) -> Path {

@@ -7,8 +7,10 @@
 //! it never holds up another cloud. It ends when the epoch is sealed in its cloud, or at shutdown.
 
 mod checkpoint;
+mod walk;
 
 pub(crate) use checkpoint::{hint_of, hinted_version};
+pub(crate) use walk::Walks;
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -45,8 +47,11 @@ const TAKEOVER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a cloud is looked at while there is nothing to store: who was superseded must not go on saying that it
 /// leads, and a cloud that left is missed before the next commit. One GET per cloud.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// Versions whose files a cloud that is filled gets at the same time. They are published in order all the same.
-const VERSIONS_AHEAD: usize = 4;
+/// Versions that a cloud which is filled gets at the same time, and that are read at the same time to learn which. They are
+/// published in order all the same.
+const VERSIONS_AHEAD: usize = 8;
+/// Versions after which it is kept what they let go, for the next epoch.
+const RELEASED_KEPT_EVERY: u64 = 256;
 /// Decided records of the epoch whose files a cloud that is behind gets ahead of their turn.
 const RECORDS_AHEAD: u64 = 4;
 
@@ -344,6 +349,7 @@ impl Lane {
         let present = present.map_err(|error| Error::store(self.cloud(), "list versions", error))?;
         let present = present.min(head.version + 1);
         let missing = self.settle_missing(dataset, head, present).await?;
+        info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "filling the cloud");
         let versions = stream::iter(0..missing.len());
         let brought =
             versions.map(|index| self.bring_version(dataset, present + index as u64, &missing[index]));
@@ -358,6 +364,7 @@ impl Lane {
             self.publish_body(&body).await?;
             self.reach(&failpoint::FILL_AFTER_VERSION)?;
         }
+        self.shared.walks.forget(self.cloud, dataset);
         info!(cloud = %self.cloud().name, dataset, versions = missing.len(), "cloud filled");
         Ok(())
     }
@@ -376,21 +383,85 @@ impl Lane {
     }
 
     /// The SHA-256 of versions `present..=head.version`, in order. Only the head's is known to begin with: each version
-    /// names the one before it, down to the last that is present here. No bodies are kept, however many are missing.
+    /// names the one before it, down to the last that is present here. No bodies are kept, however many are missing, and
+    /// what an earlier epoch has learned is not read again ([`walk`]).
     async fn settle_missing(&self, dataset: &str, head: &TableHead, present: u64) -> Step<Vec<String>> {
-        let mut missing = Vec::new();
-        let mut expected = head.sha256.clone();
-        for version in (present..=head.version).rev() {
-            let body = self.read_version_elsewhere(dataset, version, &expected).await?;
-            let parsed = delta::parse_body(body.body.as_bytes()).map_err(|error| {
-                Error::damaged(&format!("{dataset} version {version}"), error.to_string())
-            })?;
-            let previous = parsed.info.isobar.previous_sha256;
-            missing.push(std::mem::replace(&mut expected, previous));
+        let (walks, cloud) = (&self.shared.walks, self.cloud);
+        let top = (head.version, head.sha256.clone());
+        match walks.last(cloud, dataset, head.version) {
+            None => walks.begin(cloud, dataset, top),
+            Some((last, known)) => {
+                let mut above = vec![top.1.clone()];
+                self.walk_down(dataset, top.clone(), last, |_, sha256| above.push(sha256)).await?;
+                if above.pop() == Some(known) {
+                    above.reverse();
+                    walks.extend_above(cloud, dataset, last, above);
+                } else {
+                    walks.begin(cloud, dataset, top);
+                }
+            }
         }
-        missing.reverse();
-        self.confirm_version_before(dataset, present, &expected).await?;
-        Ok(missing)
+        let low = present.saturating_sub(1);
+        if let Some(lowest) = walks.first(cloud, dataset) {
+            self.walk_down(dataset, lowest, low, |version, sha256| {
+                walks.push_below(cloud, dataset, (version, sha256));
+            })
+            .await?;
+        }
+        let known = walks.hashes_from(cloud, dataset, low);
+        let mut known = known.ok_or_else(|| Error::Bug(format!("no way from {dataset}'s head to {low}")))?;
+        if present > 0 {
+            let before = known.remove(0);
+            let confirmed = self.confirm_version_before(dataset, present, &before).await;
+            confirmed.inspect_err(|_| walks.forget(cloud, dataset))?;
+        }
+        Ok(known)
+    }
+
+    /// Reads the versions from `from` down to above `to`, and tells of each the version below it and its SHA-256.
+    async fn walk_down(
+        &self,
+        dataset: &str,
+        (from, sha256): (u64, String),
+        to: u64,
+        mut tell: impl FnMut(u64, String),
+    ) -> Step<()> {
+        let mut expected = sha256;
+        let versions = stream::iter((to.saturating_add(1)..=from).rev());
+        let read = versions.map(|version| self.look_elsewhere(dataset, version)).buffered(VERSIONS_AHEAD);
+        let (mut read, mut version) = (pin!(read), from);
+        while let Some(found) = read.next().await {
+            expected = match found.filter(|(sha256, _)| *sha256 == expected) {
+                Some((_, previous)) => previous,
+                // The cloud that was asked first has other bytes, or none.
+                None => self.version_before(dataset, version, &expected).await?,
+            };
+            version -= 1;
+            tell(version, expected.clone());
+        }
+        Ok(())
+    }
+
+    /// The SHA-256 of what the first other cloud that answers holds as a version, and of what that names as the version
+    /// before it.
+    async fn look_elsewhere(&self, dataset: &str, version: u64) -> Option<(String, String)> {
+        let path = published_path(dataset, version);
+        for other in self.others() {
+            let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
+                continue;
+            };
+            let previous = delta::parse_body(&bytes).ok()?.info.isobar.previous_sha256;
+            return Some((delta::sha256_hex(&bytes), previous));
+        }
+        None
+    }
+
+    /// The SHA-256 of the version before `version`, whose own is known.
+    async fn version_before(&self, dataset: &str, version: u64, sha256: &str) -> Step<String> {
+        let body = self.read_version_elsewhere(dataset, version, sha256).await?;
+        let parsed = delta::parse_body(body.body.as_bytes())
+            .map_err(|error| Error::damaged(&format!("{dataset} version {version}"), error.to_string()))?;
+        Ok(parsed.info.isobar.previous_sha256)
     }
 
     /// What is to be published at `version` follows what lies here before it.
@@ -465,15 +536,27 @@ impl Lane {
     }
 
     /// What the versions after `body`, whose hashes are known and which lie in other clouds, let go of files removed there.
+    /// Versions before it count as well if an earlier epoch has looked through them: what was let go stays let go.
     async fn released_after(&self, body: &TableBody, hashes: &[String]) -> Step<Released> {
-        let mut released = Released::default();
-        for (version, sha256) in (body.version + 1..).zip(hashes) {
-            let next = self.read_version_elsewhere(&body.dataset, version, sha256).await?;
-            let parsed = delta::parse_body(next.body.as_bytes()).map_err(|error| {
-                Error::damaged(&format!("{} version {version}", body.dataset), error.to_string())
-            })?;
-            released.note(version, &parsed);
+        let (walks, dataset) = (&self.shared.walks, &body.dataset);
+        let (mut noted, mut released) = walks.released(self.cloud, dataset, body.version);
+        let looked_through =
+            usize::try_from(noted.saturating_sub(body.version)).unwrap_or(usize::MAX).min(hashes.len());
+        let ahead = stream::iter(looked_through..hashes.len());
+        let version_of = |index: usize| body.version + 1 + index as u64;
+        let read = ahead.map(|index| self.read_version_elsewhere(dataset, version_of(index), &hashes[index]));
+        let mut read = pin!(read.buffered(VERSIONS_AHEAD));
+        while let Some(next) = read.next().await {
+            let next = next?;
+            noted = next.version;
+            let parsed = delta::parse_body(next.body.as_bytes())
+                .map_err(|error| Error::damaged(&format!("{dataset} version {noted}"), error.to_string()))?;
+            released.note(noted, &parsed);
+            if noted.is_multiple_of(RELEASED_KEPT_EVERY) {
+                walks.keep_released(self.cloud, dataset, (noted, released.clone()));
+            }
         }
+        walks.keep_released(self.cloud, dataset, (noted, released.clone()));
         Ok(released)
     }
 

@@ -15,6 +15,7 @@ use super::Epoch;
 use super::chain::Chain;
 use super::environment::Environment;
 use super::format::{Content, Keys, Record, encode};
+use super::lane::Walks;
 use super::quorum::{CloudState, Quorum, majority};
 use super::rules::{self, CloudStanding, Standing};
 use super::takeover::{Group, OwnLog, Takeover};
@@ -86,6 +87,8 @@ pub(super) struct Shared {
     /// The clouds that were readmitted, as in the header.
     pub(super) readmitted: BTreeMap<String, u64>,
     pub(super) uploads: Arc<FanOut>,
+    /// What is known of clouds that are filled, also from earlier epochs.
+    pub(super) walks: Arc<Walks>,
     pub(super) environment: Arc<dyn Environment>,
     pub(super) shutdown: CancellationToken,
     state: Mutex<State>,
@@ -247,6 +250,7 @@ impl Shared {
             header_sequence,
             readmitted: takeover.header.readmitted.clone(),
             uploads,
+            walks: group.walks.clone(),
             environment: group.environment.clone(),
             shutdown: CancellationToken::new(),
             state: Mutex::new(State::new(group.clouds.len(), takeover)),

@@ -24,6 +24,7 @@ use super::format::{
     Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, log_folder,
     number_of, published_path, published_version,
 };
+use super::lane::Walks;
 use super::numbers::{highest_claim, highest_log};
 use super::quorum::majority;
 use super::rules::{self, Claimed};
@@ -58,6 +59,8 @@ pub struct Group {
     pub fill_bytes_per_second: Option<u64>,
     /// The epoch that this process led last, if it takes over from itself.
     pub(crate) own_log: Option<Arc<OwnLog>>,
+    /// What this process knows of clouds that it fills, whatever the epoch.
+    pub(crate) walks: Arc<Walks>,
 }
 
 /// What a leader knows of its own epoch without reading it: it stored these records, and a register never changes.
@@ -102,6 +105,7 @@ impl Group {
             patience,
             fill_bytes_per_second: None,
             own_log: None,
+            walks: Arc::default(),
         }
     }
 
