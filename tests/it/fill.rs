@@ -31,16 +31,16 @@ async fn version_in(cloud: &LabCloud, version: u64) -> Bytes {
     read_object(&*cloud.store(), &version_path(version)).await
 }
 
-/// Versions 0 to 5 are in two clouds, 0 and 1 in the third, which is back; nobody leads.
-async fn behind() -> Lab {
+/// Versions up to `newest` are in two clouds, 0 and 1 in the third, which is back; nobody leads.
+async fn behind(newest: u64) -> Lab {
     let (lab, mut leader) = begun(10).await;
     wait_published(&lab, 1).await;
     lab.clouds[AWAY].switch.set(Fault::RefuseAll);
-    for start in [10, 20, 30, 40] {
+    for start in (1..newest as i64).map(|version| 10 * version) {
         must_commit(&mut leader, reading(start, start + 10)).await;
     }
     until("the others have every version", async || {
-        lab.versions(TABLE).await.iter().filter(|version| **version == Some(5)).count() == 2
+        lab.versions(TABLE).await.iter().filter(|version| **version == Some(newest)).count() == 2
     })
     .await;
     drop(leader);
@@ -58,7 +58,7 @@ async fn rewrite(cloud: &LabCloud, version: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_is_filled_with_decided_bytes_only_whatever_the_first_source_holds() {
-    let lab = behind().await;
+    let lab = behind(5).await;
     // The cloud that is asked first holds others, in the middle, where its own lane does not look.
     rewrite(&lab.clouds[0], 3).await;
     let mut leader = lead(&lab.opened()).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_cloud_is_filled_with_decided_bytes_only_whatever_the_first_source_hol
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_whose_last_version_is_foreign_is_set_aside_and_not_filled() {
-    let lab = behind().await;
+    let lab = behind(5).await;
     rewrite(&lab.clouds[AWAY], 1).await;
     let mut leader = lead(&lab.opened()).await.unwrap();
     let watch = leader.watch();
@@ -134,19 +134,7 @@ fn count_reads(lab: &Lab, blocked: Arc<AtomicU64>) -> Reads {
 /// A cloud may miss more than can be looked through in one epoch, and the next one has another head.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_goes_on_filling_where_the_one_before_stopped() {
-    let (lab, mut leader) = begun(10).await;
-    wait_published(&lab, 1).await;
-    lab.clouds[AWAY].switch.set(Fault::RefuseAll);
-    for start in (10..300).step_by(10) {
-        must_commit(&mut leader, reading(start, start + 10)).await;
-    }
-    until("the others have every version", async || {
-        lab.versions(TABLE).await.iter().filter(|version| **version == Some(30)).count() == 2
-    })
-    .await;
-    drop(leader);
-    lab.clouds[AWAY].switch.set(Fault::Off);
-
+    let lab = behind(30).await;
     let blocked = Arc::new(AtomicU64::new(16));
     let reads = count_reads(&lab, blocked.clone());
     let clouds = lab.opened();

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::stream::{self, FuturesOrdered, StreamExt};
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once, read_register};
 use isobar_connectors::copy::copy_file;
-use isobar_connectors::delta::{self, FileDigest};
+use isobar_connectors::delta::{self, CommitBody, FileDigest};
 use isobar_connectors::failpoint::{self, Failpoint};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -339,7 +339,10 @@ impl Lane {
         let newest =
             read_register(&self.cloud().control, &path, RECORD_BYTES_MAX).await.map_err(unreachable)?;
         match newest {
-            Some(body) if delta::sha256_hex(&body) == head.sha256 => return Ok(()),
+            Some(body) if delta::sha256_hex(&body) == head.sha256 => {
+                self.shared.walks.forget(self.cloud, dataset);
+                return Ok(());
+            }
             Some(_) => {
                 return Err(Retry::Never(End::Foreign(format!("{path} differs from the decided bytes"))));
             }
@@ -459,9 +462,7 @@ impl Lane {
     /// The SHA-256 of the version before `version`, whose own is known.
     async fn version_before(&self, dataset: &str, version: u64, sha256: &str) -> Step<String> {
         let body = self.read_version_elsewhere(dataset, version, sha256).await?;
-        let parsed = delta::parse_body(body.body.as_bytes())
-            .map_err(|error| Error::damaged(&format!("{dataset} version {version}"), error.to_string()))?;
-        Ok(parsed.info.isobar.previous_sha256)
+        Ok(parsed(&body)?.info.isobar.previous_sha256)
     }
 
     /// What is to be published at `version` follows what lies here before it.
@@ -549,9 +550,7 @@ impl Lane {
         while let Some(next) = read.next().await {
             let next = next?;
             noted = next.version;
-            let parsed = delta::parse_body(next.body.as_bytes())
-                .map_err(|error| Error::damaged(&format!("{dataset} version {noted}"), error.to_string()))?;
-            released.note(noted, &parsed);
+            released.note(noted, &parsed(&next)?);
             if noted.is_multiple_of(RELEASED_KEPT_EVERY) {
                 walks.keep_released(self.cloud, dataset, (noted, released.clone()));
             }
@@ -562,9 +561,7 @@ impl Lane {
 
     /// Makes sure that the files of `table` are here. The paths, as the log writes them, of those that are in no cloud.
     async fn bring_files(&self, table: &TableBody, slot: &Slot, purpose: Purpose) -> Step<Vec<String>> {
-        let parsed = delta::parse_body(table.body.as_bytes()).map_err(|error| {
-            Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
-        })?;
+        let parsed = parsed(table)?;
         let mut nowhere = Vec::new();
         for file in &parsed.info.isobar.files {
             let path = delta::path::decode_log_path(&file.path).map_err(|error| {
@@ -655,6 +652,12 @@ impl Lane {
             }
         }
     }
+}
+
+fn parsed(table: &TableBody) -> Result<CommitBody, Error> {
+    delta::parse_body(table.body.as_bytes()).map_err(|error| {
+        Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
+    })
 }
 
 /// A file that no cloud has can only be done without if it was let go.
