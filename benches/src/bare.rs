@@ -72,7 +72,7 @@ fn write(decoder: &mut Decoder, writer: &mut ArrowWriter<std::fs::File>) -> Resu
 }
 
 /// The flights' columns, with the types of the demo's topology.
-fn schema() -> SchemaRef {
+pub(crate) fn schema() -> SchemaRef {
     let text = ["carrier", "tailnum", "origin", "dest"];
     let columns = [
         "year",

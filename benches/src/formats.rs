@@ -19,7 +19,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value as 
 use serde_json::{Map, Value as Json};
 
 use crate::measure::{Measurement, Stopwatch};
-use crate::{child, pipeline, topic};
+use crate::{pipeline, pipeline_child, topic};
 
 /// Flights that the decoder alone reads again and again, in chunks of the pipeline's size.
 const DECODED: usize = 1 << 18;
@@ -58,7 +58,7 @@ enum Kind {
 }
 
 /// How flights are encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// One JSON object.
     Json,
@@ -296,8 +296,8 @@ pub(crate) async fn run(brokers: &str, records: u64, memory: &str, json: bool) -
         let alone = decode(format, &payloads)?;
         eprintln!("{}, decoder alone: {alone}", format.name());
         let directory = tempfile::tempdir()?;
-        let path = directory.path().to_str().context("the temporary directory has a UTF-8 name")?;
-        let whole = child(&["pipeline", brokers, &topic.name, memory, path, "--format", format.name()])?;
+        pipeline::prepare(brokers, &topic.name, memory, directory.path(), format)?;
+        let whole = pipeline_child(directory.path(), topic::FLIGHT_KEY_BYTES)?;
         topic.check(&whole)?;
         eprintln!("{}, whole path:    {whole}", format.name());
         rows.push((format, alone, whole));

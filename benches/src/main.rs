@@ -5,6 +5,8 @@
 //! resident memory are its own.
 //!
 //! `formats`: the same records in every format, beside the decoder alone.
+//! `decoders`: isobar's JSON decoder beside arrow-json, on flights and on nested records.
+//! `small`: as many small records a second as go from Kafka to committed Delta tables, beside a loop that only polls.
 //!
 //! `age`: whether commits take longer as a table grows old.
 //! `checkpoint`: Delta checkpoints of a table with a million files, from its bodies alone and on a previous checkpoint.
@@ -12,12 +14,14 @@
 mod age;
 mod bare;
 mod checkpoint;
+mod decoders;
 mod formats;
 mod measure;
 mod pipeline;
+mod small;
 mod topic;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -71,6 +75,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// isobar's JSON decoder beside arrow-json, on one thread: flights, and records of nested values.
+    Decoders {
+        /// Rounds of each side, taken in turn; the median counts.
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Small records from Kafka to committed Delta in three local clouds, beside a loop that polls and does nothing else.
+    Small {
+        /// Kafka brokers, `host:port`.
+        #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
+        brokers: String,
+        /// Records in the topic.
+        #[arg(long, default_value_t = 20_000_000)]
+        records: u64,
+        /// Runs of each side; the median counts.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Memory budget of the topology.
+        #[arg(long, default_value = "384MiB")]
+        memory: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Small commits to three local directories, one after the other: latency by the table's age.
     Age {
         /// How many.
@@ -95,16 +126,12 @@ enum Command {
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
-    /// One run of the pipeline (used by `ingest` and `formats`).
+    /// One run of the loop that only polls (used by `small`).
     #[command(hide = true)]
-    Pipeline {
-        brokers: String,
-        topic: String,
-        memory: String,
-        directory: PathBuf,
-        #[arg(long, value_enum, default_value = "json")]
-        format: Format,
-    },
+    Poll { brokers: String, topic: String },
+    /// One run of the topology in a directory (used by `ingest`, `formats` and `small`).
+    #[command(hide = true)]
+    Pipeline { directory: PathBuf, key_bytes: u64 },
     /// One checkpoint, of the versions from `first` to before `end` (used by `checkpoint`).
     #[command(hide = true)]
     CheckpointBuild { bodies: PathBuf, first: u64, end: u64, sink: PathBuf, previous: Option<PathBuf> },
@@ -129,13 +156,18 @@ async fn run(command: Command) -> Result<()> {
         Command::Formats { brokers, records, memory, json } => {
             formats::run(&brokers, records, &memory, json).await
         }
+        Command::Decoders { rounds, json } => decoders::run(rounds, json),
+        Command::Small { brokers, records, runs, memory, json } => {
+            small::run(&brokers, records, runs, &memory, json).await
+        }
         Command::Age { commits, json } => age::run(commits, json).await,
         Command::Bare { brokers, topic } => {
             tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?
         }
-        Command::Pipeline { brokers, topic, memory, directory, format } => {
-            pipeline::run(&brokers, &topic, &memory, &directory, format).await
+        Command::Poll { brokers, topic } => {
+            tokio::task::spawn_blocking(move || small::poll(&brokers, &topic)).await?
         }
+        Command::Pipeline { directory, key_bytes } => pipeline::run(&directory, key_bytes).await,
         Command::Checkpoint { files, versions, further_versions } => {
             checkpoint::run(checkpoint::Sizes { files, versions, further_versions })
         }
@@ -158,8 +190,8 @@ async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: 
         eprintln!("bare loop, run {run}: {measured}");
         bare.push(measured);
         let directory = tempfile::tempdir()?;
-        let path = directory.path().to_str().context("the temporary directory has a UTF-8 name")?;
-        let measured = child(&["pipeline", brokers, &topic.name, memory, path])?;
+        pipeline::prepare(brokers, &topic.name, memory, directory.path(), Format::Json)?;
+        let measured = pipeline_child(directory.path(), topic::FLIGHT_KEY_BYTES)?;
         topic.check(&measured)?;
         eprintln!("pipeline,  run {run}: {measured}");
         pipeline.push(measured);
@@ -178,6 +210,12 @@ async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: 
         );
     }
     Ok(())
+}
+
+/// Runs the topology in `directory`, in a process of its own.
+fn pipeline_child(directory: &Path, key_bytes: u64) -> Result<Measurement> {
+    let directory = directory.to_str().context("the temporary directory has a UTF-8 name")?;
+    child(&["pipeline", directory, &key_bytes.to_string()])
 }
 
 /// Runs this program again with `arguments`; its last line of output is a measurement.

@@ -1,4 +1,4 @@
-//! isobar itself: the demo's flights topology over a topic of real Kafka into three directories.
+//! isobar itself: a topology over a topic of real Kafka into three directories.
 
 use std::path::Path;
 
@@ -11,20 +11,32 @@ use tokio_util::sync::CancellationToken;
 use crate::formats::Format;
 use crate::measure::Stopwatch;
 
-/// Reads the topic once, commits everything to three clouds, and prints the measurement.
-pub(crate) async fn run(
+/// The topology of a run, in its directory.
+const FILE: &str = "topology.yaml";
+
+/// Writes the demo's flights topology for `topic` into `directory`, with the schema that `format` needs.
+pub(crate) fn prepare(
     brokers: &str,
     topic: &str,
     memory: &str,
     directory: &Path,
     format: Format,
 ) -> Result<()> {
-    let path = directory.join("topology.yaml");
-    std::fs::write(&path, topology(brokers, topic, memory, format)?)?;
     if let Some((name, schema)) = format.schema_file() {
         std::fs::write(directory.join(name), schema)?;
     }
-    let topology = spec::load(&path).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    write(directory, &topology(brokers, topic, memory, format)?)
+}
+
+/// Writes `topology` into `directory`.
+pub(crate) fn write(directory: &Path, topology: &str) -> Result<()> {
+    Ok(std::fs::write(directory.join(FILE), topology)?)
+}
+
+/// Runs the topology in `directory` until it has caught up and everything is in three clouds, and prints the
+/// measurement. Keys of `key_bytes` each are not counted, as the other sides do not count them.
+pub(crate) async fn run(directory: &Path, key_bytes: u64) -> Result<()> {
+    let topology = spec::load(&directory.join(FILE)).map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let options = RunOptions { until_caught_up: true, ..RunOptions::new(&topology.name) };
     let progress = options.progress.clone();
     let stopwatch = Stopwatch::start()?;
@@ -33,8 +45,7 @@ pub(crate) async fn run(
     ensure!(committed == progress.records(), "{committed} of {} records are committed", progress.records());
     let behind = summary.leader.clouds.iter().map(|cloud| cloud.decisions_behind).max();
     ensure!(behind == Some(0), "a cloud is behind");
-    // Payload bytes only, as the bare loop counts them: keys are three bytes each.
-    let bytes = progress.bytes() - 3 * progress.records();
+    let bytes = progress.bytes() - key_bytes * progress.records();
     println!("{}", serde_json::to_string(&stopwatch.stop(committed, bytes)?)?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The topics that benchmarks read: the flights of 2013 over and over, keyed by airport, four partitions.
+//! The topics that benchmarks read, of four partitions: the same payloads over and over, as the flights of 2013, keyed by airport.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use crate::measure::Measurement;
 
 /// Partitions of the topic.
 pub(crate) const PARTITIONS: i32 = 4;
+
+/// Length of a flight's key, an airport.
+pub(crate) const FLIGHT_KEY_BYTES: u64 = 3;
 
 /// A filled topic.
 pub(crate) struct Topic {
@@ -49,7 +52,7 @@ pub(crate) async fn fill<P: AsRef<[u8]>>(
     let fresh = create(brokers, name).await?;
     let producer = KafkaProducer::start(brokers, Compression::Lz4)?;
     while !is_full(&topic) {
-        let (index, (key, payload)) = records.next().context("the flights are not empty")?;
+        let (index, (key, payload)) = records.next().context("there are payloads")?;
         if fresh {
             // Round robin, so that every partition holds the same load.
             producer.produce(ProducedRecord {

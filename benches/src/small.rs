@@ -1,0 +1,118 @@
+//! Small records: what a record costs beside what its bytes cost.
+//!
+//! The ceiling is the machine's: a loop that polls librdkafka and does nothing else. isobar decodes the same records,
+//! checks an expectation, filters and writes them, and commits them to three clouds.
+
+use anyhow::{Context, Result};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+
+use crate::measure::{self, Measurement, Stopwatch};
+use crate::topic::{self, PARTITIONS};
+use crate::{child, pipeline, pipeline_child};
+
+/// Different records; the topic repeats them.
+const READINGS: u32 = 1 << 16;
+
+/// Measures both sides, and prints a table or JSON.
+pub(crate) async fn run(brokers: &str, records: u64, runs: usize, memory: &str, json: bool) -> Result<()> {
+    let payloads: Vec<(String, String)> = (0..READINGS).map(reading).collect();
+    let name = format!("bench_readings_{records}");
+    let topic = topic::fill(brokers, &name, &payloads, |topic| topic.records >= records).await?;
+    eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
+    let mut polled = Vec::new();
+    let mut whole = Vec::new();
+    for run in 1..=runs {
+        let measured = child(&["poll", brokers, &topic.name])?;
+        topic.check(&measured)?;
+        eprintln!("polling alone, run {run}: {measured}");
+        polled.push(measured);
+        let directory = tempfile::tempdir()?;
+        pipeline::write(directory.path(), &topology(brokers, &topic.name, memory))?;
+        let measured = pipeline_child(directory.path(), payloads[0].0.len() as u64)?;
+        topic.check(&measured)?;
+        eprintln!("isobar,        run {run}: {measured}");
+        whole.push(measured);
+    }
+    let (polled, whole) = (measure::median(polled), measure::median(whole));
+    if json {
+        let report = serde_json::json!({ "polling_alone": polled, "isobar": whole });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}\n{}", Measurement::TABLE_HEAD, polled.table_row("polling alone"));
+        println!("{}", whole.table_row("isobar, 3 clouds"));
+    }
+    Ok(())
+}
+
+/// Polls the topic once and prints the measurement.
+pub(crate) fn poll(brokers: &str, topic: &str) -> Result<()> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "poll")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("check.crcs", "true")
+        .create()?;
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    let stopwatch = Stopwatch::start()?;
+    consumer.assign(&assignment)?;
+    let (mut records, mut bytes, mut at_end) = (0, 0, 0);
+    while at_end < PARTITIONS {
+        match consumer.poll(None) {
+            Some(Ok(message)) => {
+                records += 1;
+                bytes += message.payload().context("every reading has a payload")?.len() as u64;
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => at_end += 1,
+            Some(Err(error)) => return Err(error.into()),
+            None => {}
+        }
+    }
+    println!("{}", serde_json::to_string(&stopwatch.stop(records, bytes)?)?);
+    Ok(())
+}
+
+/// The key and the payload of a record of a sensor.
+fn reading(number: u32) -> (String, String) {
+    let sensor = number % 1000;
+    let payload = format!(
+        r#"{{"sensor":{sensor},"at":"2013-07-{:02}T{:02}:{:02}:00Z","value":{}.{:02}}}"#,
+        1 + number % 31,
+        number / 31 % 24,
+        number % 60,
+        number % 97,
+        number % 89,
+    );
+    (format!("{sensor:03}"), payload)
+}
+
+fn topology(brokers: &str, topic: &str, memory: &str) -> String {
+    format!(
+        r#"
+topology: readings
+kafka: {{ brokers: "{brokers}" }}
+clouds:
+  aws: {{ url: "file:./aws" }}
+  azure: {{ url: "file:./azure" }}
+  gcp: {{ url: "file:./gcp" }}
+commit: {{ interval: 10s, size: 256MiB }}
+memory: {memory}
+sources:
+  readings:
+    topic: {topic}
+    format: json
+    start: earliest
+    fields: {{ sensor: {{ type: int32, nullable: false }}, at: timestamp, value: float64 }}
+datasets:
+  readings_kept:
+    from: readings
+    sql: SELECT sensor, at, value FROM readings WHERE value >= 0
+    expectations: {{ plausible: {{ check: value < 1000, action: quarantine }} }}
+"#
+    )
+}
