@@ -112,7 +112,8 @@ datasets:
   readings_kept:
     from: readings
     sql: SELECT sensor, at, value FROM readings WHERE value >= 0
-    expectations: {{ plausible: {{ check: value < 1000, action: quarantine }} }}
+    expect:
+      - {{ name: plausible, check: "value < 1000", action: quarantine }}
 "#
     )
 }

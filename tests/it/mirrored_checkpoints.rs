@@ -14,7 +14,7 @@ use isobar_connectors::upload::{UploadHandle, UploadStatus};
 use isobar_tests::delta::{Log, latest_version, read_object, sha256};
 use isobar_tests::events::{self, FEATURES, Generator, maintained_features};
 use isobar_tests::kill::kill_a_long_run;
-use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Running, Spec};
+use isobar_tests::lab::{self, CLOUDS, Lab, LabCloud, Running, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::services::{counts, oracle};
@@ -24,8 +24,8 @@ use isobar_topologies::Error;
 use isobar_topologies::commit::format::{
     CheckpointRef, checkpoint_path, checkpoint_version, last_checkpoint_path, published_path,
 };
-use isobar_topologies::commit::{CheckpointProposal, CommitOutcome, Leader};
-use isobar_topologies::scrub::{Kind, Outcome, ScrubOptions, scrub_topology};
+use isobar_topologies::commit::{CheckpointProposal, CommitOutcome, Group, Leader};
+use isobar_topologies::scrub::{Kind, Outcome, ScrubOptions, scrub, scrub_topology};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::Value as Json;
@@ -234,6 +234,33 @@ async fn superseded_checkpoints_are_deleted_in_every_cloud_and_none_while_a_clou
     next.stop().await.unwrap();
     assert_eq!(checkpoints_in(&lab.clouds[0]).await, present);
     assert_read_alike(&lab, newest).await;
+}
+
+/// A leader may upload a checkpoint and end before it is decided. It is no damage, if it is what it should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_nobody_decided_is_believed_if_it_is_the_one_that_any_leader_makes() {
+    let (lab, mut leader) = begun(10).await;
+    for start in (10..50).step_by(10) {
+        must_commit(&mut leader, reading(start, start + 10)).await;
+    }
+    wait_published(&lab, 5).await;
+    drop(leader);
+
+    let (cloud, path) = (&lab.clouds[1], checkpoint_path(TABLE, 3));
+    let (_, left_over) = built(&lab, 3).await;
+    cloud.store().put(&path, left_over.clone().into()).await.unwrap();
+    let group = Group::new(lab::TOPOLOGY, lab.opened());
+    let (tables, options) = ([TABLE.to_owned()], ScrubOptions::default());
+    let report = in_time("a scrub", scrub(&group, &tables, &options)).await.unwrap();
+    assert!(report.well, "{}", report.to_table());
+
+    let mut foreign = left_over.to_vec();
+    *foreign.last_mut().unwrap() ^= 1;
+    cloud.store().put(&path, foreign.into()).await.unwrap();
+    let report = in_time("a scrub", scrub(&group, &tables, &options)).await.unwrap();
+    let found: Vec<_> = report.findings.iter().map(|it| (it.kind, it.object.as_str())).collect();
+    assert_eq!(found, [(Kind::UnknownObject, path.as_ref())]);
+    assert!(report.findings[0].detail.contains("not the checkpoint of version 3"), "{}", report.to_table());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,16 @@ pub(super) struct Built {
     _directory: TempDir,
 }
 
+/// What the checkpoint of `version` of `table` must be, whose published head is `head`: whoever leads builds this one.
+pub(crate) async fn expected(
+    clouds: &[Cloud],
+    table: &str,
+    head: &TableHead,
+    version: u64,
+) -> Result<CheckpointRef, Failure> {
+    Ok(build(clouds, table, head, version).await?.checkpoint)
+}
+
 /// Builds the checkpoint of `version` of `table`, whose published head is `head`, from what lies in `clouds`.
 pub(super) async fn build(
     clouds: &[Cloud],

@@ -20,7 +20,7 @@
 //! what goes wrong is a warning and tried again later; files that were written and not decided stay unreferenced.
 //! Whoever leads next finds in the log what is to be finished.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod compact;
 mod files;
 mod superseded;

@@ -19,7 +19,8 @@ use crate::chain_of;
 use crate::commit::format::{
     CheckpointRef, checkpoint_path, checkpoint_version, last_checkpoint_path, published_path,
 };
-use crate::commit::{hint_of, hinted_version};
+use crate::commit::{TableHead, hint_of, hinted_version};
+use crate::maintain;
 use crate::prove::log::DataFile;
 use crate::throttle::Throttle;
 
@@ -37,6 +38,35 @@ pub(super) fn is_known(decided: &Decided, object: &str) -> bool {
     };
     last_checkpoint_path(&decided.table).as_ref() == object
         || checkpoint_version(&Path::from(object)).is_some_and(is_checkpoint)
+}
+
+/// The version above that of the newest decided checkpoint whose checkpoint `object` would be.
+pub(super) fn undecided_version(decided: &Decided, object: &str) -> Option<u64> {
+    let version = checkpoint_version(&Path::from(object))?;
+    let is_newer = decided.checkpoint.as_ref().is_none_or(|newest| newest.version < version);
+    let is_published = decided.head.is_some_and(|head| version <= head);
+    let is_its_place = checkpoint_path(&decided.table, version).as_ref() == object;
+    (is_newer && is_published && is_its_place).then_some(version)
+}
+
+/// What the checkpoint of `version` must be, built anew from what lies in `clouds`.
+pub(super) async fn expected(
+    clouds: &[Cloud],
+    decided: &Decided,
+    version: u64,
+) -> Result<CheckpointRef, String> {
+    let head = decided.head.and_then(|head| Some((head, decided.versions.get(&head)?)));
+    let (head, settled) = head.ok_or("the decided bytes of its newest version are not known")?;
+    let head = TableHead {
+        version: head,
+        sha256: settled.sha256.clone(),
+        positions: Default::default(),
+        maintained: 0,
+        checkpoint: decided.checkpoint.clone(),
+        previous_checkpoint: None,
+        described: None,
+    };
+    maintain::checkpoint::expected(clouds, &decided.table, &head, version).await
 }
 
 fn file_of(table: &str, checkpoint: &CheckpointRef) -> DataFile {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, future, stream};
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::copy::holds_file;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
@@ -19,7 +20,7 @@ use super::decided::{Decided, Evidence, settle};
 use super::files::{Look, look};
 use super::report::{CloudSummary, Finding, Kind, Outcome};
 use crate::chain_of;
-use crate::commit::format::{Identity, log_folder, published_path, published_version};
+use crate::commit::format::{CheckpointRef, Identity, log_folder, published_path, published_version};
 use crate::commit::{Chain, Epoch, Group, is_readmitted, most_common};
 use crate::error::Error;
 use crate::prove::log::{Bodies, DataFile, Entry, TableLog, list_versions};
@@ -34,6 +35,9 @@ const FILES_IN_FLIGHT: usize = 8;
 const FAILURES_IN_A_ROW_MAX: usize = 8;
 /// How often a cloud that is behind is looked at again.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What checkpoints of tables must be, by version, or why that cannot be told.
+type Rebuilt = BTreeMap<(String, u64), Result<CheckpointRef, String>>;
 
 /// What is to be looked at.
 #[derive(Debug)]
@@ -195,6 +199,7 @@ pub(super) async fn inspect(scope: &Scope<'_>) -> Inspection {
     inspection.report_clouds(scope);
     inspection.report_control(scope, &logs, &knowledge);
     inspection.report_entries(scope, &knowledge);
+    inspection.report_unknown(scope).await;
     inspection.check_files(scope).await;
     inspection.check_checkpoints(scope).await;
     inspection
@@ -480,16 +485,21 @@ impl Inspection {
             }
         }
         self.decided = decided;
+    }
+
+    /// Reports what lies in the logs of the tables and is not isobar's.
+    async fn report_unknown(&mut self, scope: &Scope<'_>) {
+        let mut rebuilt = Rebuilt::new();
         for index in 0..self.seats.len() {
             let unknown = std::mem::take(&mut self.seats[index].unknown);
             if !scope.is_looked_into(index, &self.seats[index].state) {
                 continue;
             }
             for (table, object) in unknown {
-                if self.decided.get(&table).is_some_and(|decided| checkpoints::is_known(decided, &object)) {
+                let Some(detail) = self.look_at_unknown(scope, index, &table, &object, &mut rebuilt).await
+                else {
                     continue;
-                }
-                let detail = "isobar writes no such object, and readers may believe it".to_owned();
+                };
                 let why_not = match self.is_any_silent() {
                     true => NOT_ALL_ANSWER,
                     false => "nothing can be proved about it; remove it if it is not needed",
@@ -498,6 +508,53 @@ impl Inspection {
                 self.find(scope, Some(index), Fault::BeyondRepair(why_not), what);
             }
         }
+    }
+
+    /// What is wrong with `object`, which is no version. Nothing is, if it is a checkpoint that nobody decided but that
+    /// is the one which any leader makes of its version: a leader that ended before the decision left it.
+    async fn look_at_unknown(
+        &self,
+        scope: &Scope<'_>,
+        index: usize,
+        table: &str,
+        object: &str,
+        rebuilt: &mut Rebuilt,
+    ) -> Option<String> {
+        const UNKNOWN: &str = "isobar writes no such object, and readers may believe it";
+        let Some(decided) = self.decided.get(table) else { return Some(UNKNOWN.to_owned()) };
+        if checkpoints::is_known(decided, object) {
+            return None;
+        }
+        let Some(version) = checkpoints::undecided_version(decided, object) else {
+            return Some(UNKNOWN.to_owned());
+        };
+        let place = (table.to_owned(), version);
+        if !rebuilt.contains_key(&place) {
+            let expected = checkpoints::expected(&self.answering(scope), decided, version).await;
+            rebuilt.insert(place.clone(), expected);
+        }
+        let CheckpointRef { size, sha256, .. } = match &rebuilt[&place] {
+            Ok(expected) => expected,
+            Err(why) => {
+                return Some(format!(
+                    "whether it is the checkpoint of version {version} cannot be told: {why}"
+                ));
+            }
+        };
+        match holds_file(&scope.cloud(index).data, object, *size, sha256).await {
+            Ok(true) => None,
+            Ok(false) => {
+                Some(format!("it is not the checkpoint of version {version}, and readers may believe it"))
+            }
+            Err(error) => Some(chain_of(&error)),
+        }
+    }
+
+    /// The clouds that answer.
+    fn answering(&self, scope: &Scope<'_>) -> Vec<Cloud> {
+        let seats = self.seats.iter().enumerate();
+        let answering = seats.filter(|(_, seat)| !matches!(seat.state, State::Silent(_)));
+        answering.map(|(index, _)| scope.cloud(index).clone()).collect()
     }
 
     fn is_any_silent(&self) -> bool {

@@ -25,6 +25,8 @@
 //!
 //! **Checkpoints.** The newest decided checkpoint of every table is put back like a file, and `_last_checkpoint` written
 //! anew. Readers can do without, so a checkpoint that no cloud has any more does not keep a cloud from being readmitted.
+//! One that a leader uploaded and that was not decided any more is no finding if it is the one that any leader makes of
+//! its version; that is found out by building it anew.
 //!
 //! A cloud that lost everything is not repaired, since it counts in no majority until it is readmitted:
 //! [`readmit`] rebuilds its tables and then has the others readmit it (`docs/protocol-readmission.md`).

@@ -131,7 +131,7 @@ pub enum Kind {
     CheckpointDiffers,
     /// `_last_checkpoint` does not name the newest decided checkpoint.
     LastCheckpointDiffers,
-    /// An object in `_delta_log` that isobar does not write, or a checkpoint that is not decided.
+    /// An object in `_delta_log` that isobar does not write, or a checkpoint that is neither decided nor what it should be.
     UnknownObject,
 }
 
