@@ -1,18 +1,22 @@
 //! Row counts and the law they obey.
 //!
 //! Every Kafka record read has exactly one fate, decided before anything multiplies or aggregates rows:
-//! `in = out + rejected + dropped + filtered + late`. A commit that does not add up is refused.
+//! `in + expanded = out + rejected + dropped + filtered + late`. A commit that does not add up is refused.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of the records of one dataset in one commit. All numbers count Kafka records.
+/// What became of the records of one dataset in one commit. All numbers count Kafka records; where records hold several
+/// rows, of which all are accepted or none, `out`, `dropped` and `filtered` count rows, and `expanded` evens that out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowCounts {
     /// Records read.
     #[serde(rename = "in")]
     pub input: u64,
+    /// Rows beyond the first of records that hold several and were not rejected. Left out where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expanded: u64,
     /// Records whose row is in the dataset.
     #[serde(rename = "out")]
     pub output: u64,
@@ -42,12 +46,14 @@ impl RowCounts {
 
     /// Whether every record read has exactly one fate.
     pub fn adds_up(&self) -> bool {
-        self.input == self.output + self.rejected_total() + self.dropped_total() + self.filtered + self.late
+        self.input + self.expanded
+            == self.output + self.rejected_total() + self.dropped_total() + self.filtered + self.late
     }
 
     /// Adds the counts of `other` to these.
     pub fn add(&mut self, other: &RowCounts) {
         self.input += other.input;
+        self.expanded += other.expanded;
         self.output += other.output;
         self.filtered += other.filtered;
         self.late += other.late;
@@ -61,6 +67,11 @@ impl RowCounts {
             }
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[cfg(test)]
@@ -79,5 +90,18 @@ mod tests {
         assert!(sum.adds_up());
         assert_eq!(sum.input, 20);
         assert_eq!(sum.rejected["undecodable"], 4);
+    }
+
+    #[test]
+    fn records_of_several_rows_add_up_too_and_others_are_written_as_ever() {
+        // Two records, of three rows and of one.
+        let mut counts = RowCounts { input: 2, expanded: 2, output: 3, filtered: 1, ..RowCounts::default() };
+        assert!(counts.adds_up());
+        assert!(serde_json::to_string(&counts).unwrap().starts_with(r#"{"in":2,"expanded":2,"out":3,"#));
+        counts.expanded = 0;
+        assert!(!counts.adds_up());
+        let written = serde_json::to_string(&counts).unwrap();
+        assert!(written.starts_with(r#"{"in":2,"out":3,"#), "{written}");
+        assert_eq!(serde_json::from_str::<RowCounts>(&written).unwrap(), counts);
     }
 }

@@ -40,8 +40,8 @@ pub use self::avro::{AvroDecoder, avro_problems, fields_of_avro};
 pub use self::csv::{CsvDecoder, CsvFormat};
 pub use self::framing::Framing;
 pub use self::inflate::{Compression, InflateLimits, Inflating};
-pub use self::json::JsonDecoder;
 pub use self::json::debezium::DebeziumDecoder;
+pub use self::json::{JsonDecoder, PayloadRows};
 pub use self::protobuf::{ProtobufDecoder, ProtobufSchema, ProtobufSource, fields_of_protobuf};
 pub use self::raw::RawDecoder;
 pub use self::registered::{RegisteredSchema, SchemaKind, SchemaReference, WriterSchema};
@@ -52,7 +52,7 @@ use crate::records::RecordChunk;
 /// Turns the payloads of chunks into batches of one schema.
 ///
 /// Every record becomes exactly one row or exactly one reject, unless the format says that it holds no row, which is no
-/// fault either ([`Decoded::left_out`]). It is judged by itself, by its payload, the schema and
+/// fault either ([`Decoded::left_out`]), or several, which are there all or not at all ([`PayloadRows`]). It is judged by itself, by its payload, the schema and
 /// what the registry says of the schema it names: the result does not depend on its neighbours, nor on how records
 /// are cut into chunks. [`decode`](Self::decode) never fails because of what a record holds.
 ///
@@ -119,9 +119,9 @@ impl Default for DecodeLimits {
 /// What became of the records of a chunk: each is a row, a reject, or left out, and only one of them.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// One row per good record, in the order of the chunk, in the schema of the decoder.
+    /// One row per good record, or several, in the order of the chunk, in the schema of the decoder.
     pub batch: RecordBatch,
-    /// Row `r` of the batch is record `records[r]` of the chunk. Rising.
+    /// Row `r` of the batch is of record `records[r]` of the chunk. Rising, or equal for several rows of one record.
     pub records: Vec<u32>,
     /// The bad records, in the order of the chunk.
     pub rejects: Vec<Reject>,

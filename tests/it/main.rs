@@ -27,6 +27,7 @@ mod main_job;
 mod maintenance;
 mod mirrored_checkpoints;
 mod outage;
+mod payload_rows;
 mod redrive;
 mod scrub;
 mod scrub_kills;

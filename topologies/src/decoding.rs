@@ -331,11 +331,11 @@ pub(crate) fn decoder(source: &SourceSpec) -> Result<Box<dyn Decoder>, isobar_sc
     let limits = DecodeLimits::default();
     let (schema, unknown_fields) = (source.schema.clone(), source.unknown_fields);
     let decoder: Box<dyn Decoder> = match &source.encoding {
-        Encoding::Json { framed, envelope: Envelope::None } => {
-            let decoder = JsonDecoder::new(schema, unknown_fields, limits)?;
+        Encoding::Json { payload_rows, framed, envelope: Envelope::None } => {
+            let decoder = JsonDecoder::new(schema, unknown_fields, limits)?.rows_in_payload(*payload_rows);
             Box::new(if *framed { decoder.framed() } else { decoder })
         }
-        Encoding::Json { framed, envelope: Envelope::Debezium } => {
+        Encoding::Json { framed, envelope: Envelope::Debezium, .. } => {
             let contract = isobar_schemas::to_arrow_schema(&source.fields)?;
             let decoder = DebeziumDecoder::new(&contract, unknown_fields, limits)?;
             Box::new(if *framed { decoder.framed() } else { decoder })

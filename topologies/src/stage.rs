@@ -16,7 +16,7 @@ use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::{DecodeLimits, Decoded, Reject, RejectReason};
 use isobar_schemas::metadata::with_metadata;
 use isobar_schemas::{MetadataColumn, RecordChunk, RowCounts, TopicPartition};
-use isobar_transforms::DatasetTransform;
+use isobar_transforms::{DatasetTransform, RowReject, TransformOutcome};
 
 use crate::commit::chain::NewFile;
 use crate::commit::{TableProposal, quarantine_of};
@@ -251,9 +251,10 @@ impl DatasetPlan {
         let records = &decoded.records[kept..];
         let batch = decoded.batch.slice(kept, decoded.batch.num_rows() - kept);
         let without_headers = self.without_headers(chunk, records)?;
-        let (records, batch) = leave_out(records, batch, &without_headers)?;
+        let left_out: HashSet<u32> = without_headers.iter().map(|reject| reject.record).collect();
+        let (records, batch) = leave_out(records, batch, &left_out)?;
         let records = &records[..];
-        let outcome = self.transform(chunk, records, batch)?;
+        let outcome = self.transform_whole(chunk, records, batch)?;
         if let Some(failed) = outcome.failed {
             let offset = chunk.offsets()[records[failed.row as usize] as usize];
             let record = format!("{} offset {offset}", chunk.topic_partition());
@@ -283,7 +284,47 @@ impl DatasetPlan {
         if !chunk.has_headers() {
             return Err(Error::Bug(format!("records of {} came without headers", chunk.topic_partition())));
         }
-        Ok(records.iter().filter_map(|record| wrong_headers(chunk, *record)).collect())
+        let rows_of_records = records.chunk_by(|row, next| row == next);
+        Ok(rows_of_records.filter_map(|rows| wrong_headers(chunk, rows[0])).collect())
+    }
+
+    /// Transforms the rows of `records`, of which some may hold several. Such a record is rejected as a whole, for the
+    /// first of its rows that is; the counts are those of records.
+    fn transform_whole(
+        &mut self,
+        chunk: &RecordChunk,
+        records: &[u32],
+        batch: RecordBatch,
+    ) -> Result<TransformOutcome, Error> {
+        let of_one_record = |row: &[u32]| row[0] == row[1];
+        if !records.windows(2).any(of_one_record) {
+            return self.transform(chunk, records, batch);
+        }
+        let mut outcome = self.transform(chunk, records, batch.clone())?;
+        if outcome.failed.is_some() {
+            return Ok(outcome);
+        }
+        let mut left = Cow::Borrowed(records);
+        if !outcome.rejects.is_empty() {
+            let mut rejects = outcome.rejects;
+            let record_of = |reject: &RowReject| records[reject.row as usize];
+            rejects.dedup_by_key(|reject| record_of(reject));
+            let rejected: HashSet<u32> = rejects.iter().map(record_of).collect();
+            let (rest, batch) = leave_out(records, batch, &rejected)?;
+            outcome = self.transform(chunk, &rest, batch)?;
+            if !outcome.rejects.is_empty() || outcome.failed.is_some() {
+                return Err(Error::Bug(format!("rows of {} have another fate the second time", self.name)));
+            }
+            for reject in &rejects {
+                *outcome.counts.rejected.entry(reject.rule.clone()).or_default() += 1;
+            }
+            outcome.counts.input += rejects.len() as u64;
+            (outcome.rejects, left) = (rejects, rest);
+        }
+        let expanded = left.windows(2).filter(|row| of_one_record(row)).count() as u64;
+        outcome.counts.input -= expanded;
+        outcome.counts.expanded = expanded;
+        Ok(outcome)
     }
 
     fn transform(
@@ -291,7 +332,7 @@ impl DatasetPlan {
         chunk: &RecordChunk,
         records: &[u32],
         batch: RecordBatch,
-    ) -> Result<isobar_transforms::TransformOutcome, Error> {
+    ) -> Result<TransformOutcome, Error> {
         let batch = with_metadata(&batch, chunk, records, self.transform.metadata_columns())
             .map_err(|error| Error::damaged("decoded batch", error.to_string()))?;
         self.transform.run(batch).map_err(|source| {
@@ -324,12 +365,11 @@ fn wrong_headers(chunk: &RecordChunk, record: u32) -> Option<Reject> {
 fn leave_out<'r>(
     records: &'r [u32],
     batch: RecordBatch,
-    left_out: &[Reject],
+    left_out: &HashSet<u32>,
 ) -> Result<(Cow<'r, [u32]>, RecordBatch), Error> {
     if left_out.is_empty() {
         return Ok((Cow::Borrowed(records), batch));
     }
-    let left_out: HashSet<u32> = left_out.iter().map(|reject| reject.record).collect();
     let stays: Vec<bool> = records.iter().map(|record| !left_out.contains(record)).collect();
     let records = records.iter().copied().filter(|record| !left_out.contains(record)).collect();
     let batch = filter_record_batch(&batch, &BooleanArray::from(stays))
@@ -360,11 +400,12 @@ mod tests {
 
         let rows = Arc::new(Int32Array::from(vec![30, 20, 0]));
         let batch = RecordBatch::try_from_iter([("a", rows as _)]).unwrap();
-        let (records, left) = leave_out(&[3, 2, 0], batch.clone(), &wrong).unwrap();
+        let left_out = wrong.iter().map(|reject| reject.record).collect();
+        let (records, left) = leave_out(&[3, 2, 0], batch.clone(), &left_out).unwrap();
         assert_eq!(&records[..], [3, 0]);
         assert_eq!(left.column(0).as_primitive::<Int32Type>().values(), &[30, 0]);
         assert_eq!(
-            leave_out(&[3, 2, 0], batch.clone(), &[]).unwrap(),
+            leave_out(&[3, 2, 0], batch.clone(), &HashSet::new()).unwrap(),
             (Cow::Borrowed(&[3, 2, 0][..]), batch)
         );
     }

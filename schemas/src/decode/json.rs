@@ -1,4 +1,5 @@
-//! Decodes JSON: a payload must be exactly one object (RFC 8259) that fits the schema.
+//! Decodes JSON: a payload must be exactly one object (RFC 8259) that fits the schema, or several where [`PayloadRows`]
+//! says so.
 //!
 //! | type | JSON value |
 //! |---|---|
@@ -25,12 +26,19 @@
 //! this can be mended without parsing every payload a second time. Reading each value once, straight into its column,
 //! is strict, isolates bad records for nothing, and takes a fraction of the time (`decode_speed` in the tests).
 
+//! # Several objects in a payload
+//! A record is accepted or rejected as a whole: what is wrong with one of its objects rejects all of them. The payload is
+//! what goes to quarantine, and a part of it would land twice when it is redriven. How many rows a payload may hold is
+//! bounded by its length, so that objects of nothing cannot fill the memory.
+
 pub(crate) mod base64;
 mod cursor;
 pub mod debezium;
 mod read;
 
 use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cursor::is_number;
 use self::cursor::{Cursor, Kind};
@@ -38,17 +46,35 @@ use self::read::{Context, Members};
 use super::columns::Columns;
 use super::framing;
 use super::reject::{Fault, Parsed, RejectReason};
-use super::rows::{Expansion, Rows};
+use super::rows::{Expansion, Read, Rows};
 use super::{DecodeLimits, Decoded, Decoder, UnknownFields};
 use crate::error::Error;
 use crate::records::RecordChunk;
+
+/// How many objects a payload holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PayloadRows {
+    /// One.
+    #[default]
+    One,
+    /// One in each line that is not blank: NDJSON, JSON Lines.
+    Lines,
+    /// Those of the one array that it is.
+    Array,
+}
+
+/// Rows that any payload may hold, and bytes of it for each further one. Objects with a field have more.
+const ROWS_MAX: (usize, usize) = (16, 8);
 
 /// Turns JSON payloads into batches of one schema. See the [module](self).
 #[derive(Debug)]
 pub struct JsonDecoder {
     rows: Rows,
     reader: Reader,
-    /// Whether Confluent's header stands before each object.
+    payload_rows: PayloadRows,
+    /// Whether Confluent's header stands before each payload.
     is_framed: bool,
 }
 
@@ -66,7 +92,14 @@ impl JsonDecoder {
         let refuse_unknown_fields = unknown_fields == UnknownFields::Quarantine;
         let context = Context { refuse_unknown_fields, scratch: Vec::new() };
         let reader = Reader { members, context, depth_max: limits.depth_max };
-        Ok(Self { rows: Rows::new(schema, limits, Expansion::NONE)?, reader, is_framed: false })
+        let rows = Rows::new(schema, limits, Expansion::NONE)?;
+        Ok(Self { rows, reader, payload_rows: PayloadRows::One, is_framed: false })
+    }
+
+    /// The same for payloads that hold several objects.
+    #[must_use]
+    pub fn rows_in_payload(self, payload_rows: PayloadRows) -> Self {
+        Self { payload_rows, ..self }
     }
 
     /// The same for payloads with Confluent's header before each object. The header must be there; which schema it
@@ -83,13 +116,21 @@ impl Decoder for JsonDecoder {
     }
 
     fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error> {
-        let Self { rows, reader, is_framed } = self;
-        if *is_framed {
-            rows.decode(chunk, |payload, columns| {
-                reader.read(framing::after_confluent_header(payload)?, columns)
-            })
-        } else {
-            rows.decode(chunk, |payload, columns| reader.read(payload, columns))
+        let Self { rows, reader, payload_rows, is_framed } = self;
+        let payload_of = |record| match *is_framed {
+            true => framing::after_confluent_header(record),
+            false => Ok(record),
+        };
+        match *payload_rows {
+            PayloadRows::One => {
+                rows.decode(chunk, |record, columns| reader.read(payload_of(record)?, columns))
+            }
+            PayloadRows::Lines => {
+                rows.decode_some(chunk, |record, columns| reader.read_lines(payload_of(record)?, columns))
+            }
+            PayloadRows::Array => {
+                rows.decode_some(chunk, |record, columns| reader.read_array(payload_of(record)?, columns))
+            }
         }
     }
 }
@@ -105,17 +146,78 @@ struct Reader {
 impl Reader {
     /// Reads one payload as one more row.
     fn read(&mut self, payload: &[u8], columns: &mut Columns) -> Parsed<()> {
+        self.read_only_object(check_utf8(payload)?, columns)
+    }
+
+    /// Reads each line of a payload as one more row.
+    fn read_lines(&mut self, payload: &[u8], columns: &mut Columns) -> Parsed<Read> {
+        let mut rows = 0;
+        for (index, line) in check_utf8(payload)?.lines().enumerate() {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let read = self.read_only_object(line, columns);
+            read.map_err(|fault| fault.noted(&format!("line {}", index + 1)))?;
+            rows += 1;
+            check_rows(rows, payload)?;
+        }
+        Ok(if rows == 0 { Read::Nothing } else { Read::Rows(rows) })
+    }
+
+    /// Reads each element of the array that a payload is as one more row.
+    fn read_array(&mut self, payload: &[u8], columns: &mut Columns) -> Parsed<Read> {
         let mut cursor = Cursor::new(check_utf8(payload)?, self.depth_max);
         cursor.skip_whitespace();
-        match cursor.kind()? {
-            Kind::Object => self.members.read(columns, &mut cursor, &mut self.context)?,
-            kind => {
-                let problem = format!("expected one JSON object, found {}", kind.as_str());
-                return Err(Fault::new(RejectReason::Undecodable, problem));
-            }
+        let kind = cursor.kind()?;
+        if kind != Kind::Array {
+            let problem = format!("expected an array of JSON objects, found {}", kind.as_str());
+            return Err(Fault::new(RejectReason::Undecodable, problem));
         }
+        cursor.enter()?;
+        cursor.skip_whitespace();
+        let mut rows = 0;
+        let mut more = !cursor.take(b']');
+        while more {
+            rows += 1;
+            let read = self.read_object(&mut cursor, columns);
+            read.map_err(|fault| fault.noted(&format!("object {rows} of the array")))?;
+            check_rows(rows, payload)?;
+            more = cursor.next_item(b']')?;
+        }
+        cursor.leave();
+        cursor.end()?;
+        Ok(if rows == 0 { Read::Nothing } else { Read::Rows(rows) })
+    }
+
+    /// Reads `text`, which must be one object, as one more row.
+    fn read_only_object(&mut self, text: &str, columns: &mut Columns) -> Parsed<()> {
+        let mut cursor = Cursor::new(text, self.depth_max);
+        cursor.skip_whitespace();
+        self.read_object(&mut cursor, columns)?;
         cursor.end()
     }
+
+    /// Reads the object that starts here as one more row.
+    #[inline]
+    fn read_object(&mut self, cursor: &mut Cursor<'_>, columns: &mut Columns) -> Parsed<()> {
+        match cursor.kind()? {
+            Kind::Object => self.members.read(columns, cursor, &mut self.context),
+            kind => {
+                let problem = format!("expected one JSON object, found {}", kind.as_str());
+                Err(Fault::new(RejectReason::Undecodable, problem))
+            }
+        }
+    }
+}
+
+/// Whether a payload may hold so many rows.
+fn check_rows(rows: usize, payload: &[u8]) -> Parsed<()> {
+    let (few, bytes_each) = ROWS_MAX;
+    if rows <= few + payload.len() / bytes_each {
+        return Ok(());
+    }
+    let problem = format!("more rows than one for every {bytes_each} bytes, in {} bytes", payload.len());
+    Err(Fault::new(RejectReason::Oversize, problem))
 }
 
 pub(crate) fn check_utf8(payload: &[u8]) -> Parsed<&str> {

@@ -1,5 +1,5 @@
 //! The loop over the records of a chunk, the same for every format: each record becomes one row or one reject, or is left
-//! out where the format says so.
+//! out or becomes several rows where the format says so.
 //!
 //! What is wrong before a format comes into it (no payload, no bytes, too many) is found here, and the traces of a
 //! record that could not be read to its end are removed here. A format only reads one payload as one more row.
@@ -35,6 +35,8 @@ impl Expansion {
 pub(crate) enum Read {
     /// One more row, which every column has.
     Row,
+    /// So many more rows, at least one, which every column has.
+    Rows(usize),
     /// Nothing that a row could be of, as it should be.
     Nothing,
 }
@@ -111,6 +113,7 @@ impl Rows {
             let payload = check_payload(payload, self.payload_bytes_max, self.accept_empty);
             match payload.and_then(|payload| read(payload, &mut self.columns)) {
                 Ok(Read::Row) => records.push(record),
+                Ok(Read::Rows(rows)) => records.extend(std::iter::repeat_n(record, rows)),
                 Ok(Read::Nothing) => {
                     self.columns.truncate(records.len());
                     left_out.push(record);

@@ -48,7 +48,7 @@ impl Redrive {
     fn check_rows(&self) -> Result<(), Refusal> {
         let rows = &self.rows;
         let fates = rows.rejected.values().chain(rows.dropped.values());
-        let fates = fates.chain([&rows.output, &rows.filtered, &rows.late, &rows.input]);
+        let fates = fates.chain([&rows.output, &rows.filtered, &rows.late, &rows.input, &rows.expanded]);
         if total(fates.copied()).is_none() || !rows.adds_up() || rows.late > 0 {
             return Err(self.contradiction(format!("rows do not add up: {rows:?}")));
         }

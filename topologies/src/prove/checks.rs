@@ -302,8 +302,12 @@ fn rows_off(log: &TableLog, entry: &Entry) -> Vec<String> {
     let mut problems = Vec::new();
     if !rows.adds_up() {
         let (rejected, dropped) = (rows.rejected_total(), rows.dropped_total());
+        let expanded = match rows.expanded {
+            0 => String::new(),
+            expanded => format!(" + {expanded} expanded"),
+        };
         problems.push(format!(
-            "{} in, but {} out + {rejected} rejected + {dropped} dropped + {} filtered + {} late",
+            "{} in{expanded}, but {} out + {rejected} rejected + {dropped} dropped + {} filtered + {} late",
             rows.input, rows.output, rows.filtered, rows.late
         ));
     }

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use isobar_schemas::decode::Framing;
+use isobar_schemas::decode::{Framing, PayloadRows};
 use serde_json::Value as Json;
 
 use super::check::Place;
@@ -24,8 +24,10 @@ const SCHEMA_FILES_MAX: usize = 256;
 /// How the records of a source are encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encoding {
-    /// One JSON object; behind Confluent's header if `framed`.
+    /// One JSON object, or several; behind Confluent's header if `framed`.
     Json {
+        /// How many.
+        payload_rows: PayloadRows,
         /// Whether Confluent's header stands before it.
         framed: bool,
         /// What the row stands in.
@@ -89,9 +91,10 @@ impl Encoding {
 }
 
 /// The settings of a source that not every format has.
-const SETTINGS: [(&str, &[Format]); 6] = [
+const SETTINGS: [(&str, &[Format]); 7] = [
     ("framing", &[Format::Json, Format::Avro, Format::Protobuf]),
     ("envelope", &[Format::Json]),
+    ("payload_rows", &[Format::Json]),
     ("schema", &[Format::Avro, Format::Protobuf]),
     ("message", &[Format::Protobuf]),
     ("delimiter", &[Format::Csv]),
@@ -190,8 +193,16 @@ impl Resolver<'_> {
 
     fn json(&mut self, pointer: &str) -> Option<Encoding> {
         let envelope = self.typed::<Option<Envelope>>(&format!("{pointer}/envelope")).flatten();
+        let at = format!("{pointer}/payload_rows");
+        let payload_rows = self.typed::<Option<PayloadRows>>(&at).flatten().unwrap_or_default();
         let framed = self.framing(pointer, Format::Json)? == Framing::Confluent;
-        Some(Encoding::Json { framed, envelope: envelope.unwrap_or_default() })
+        let envelope = envelope.unwrap_or_default();
+        if envelope == Envelope::Debezium && payload_rows != PayloadRows::One {
+            let message = "a payload in Debezium's envelope is one change event";
+            self.report(at, Place::Key, message, Some("remove `payload_rows`".into()));
+            return None;
+        }
+        Some(Encoding::Json { payload_rows, framed, envelope })
     }
 
     fn protobuf(&mut self, pointer: &str) -> Option<Encoding> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use isobar_schemas::decode::Framing;
+use isobar_schemas::decode::{Framing, PayloadRows};
 use isobar_schemas::{FieldSpec, UnknownFields};
 use isobar_transforms::Expectation;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -275,6 +275,12 @@ pub struct Source {
     /// What a row stands in. Only for `json`. Default: `none`, the payload is the row.
     #[serde(default)]
     pub envelope: Envelope,
+
+    /// How many JSON objects a payload holds, each of which becomes a row: `one`; one in each of its `lines` (NDJSON); or
+    /// those of the `array` that it is. A record of several is accepted or rejected as a whole. Only for `json`. Default:
+    /// `one`.
+    #[serde(default)]
+    pub payload_rows: PayloadRows,
 
     /// Files with the schemas that records were written with, relative to the spec: for `avro` one `.avsc` file or, with
     /// `single_object`, any number of them; for `protobuf` a `.proto` file or a descriptor set (`protoc -o`), further

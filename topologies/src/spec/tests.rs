@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use isobar_schemas::decode::PayloadRows;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -590,8 +591,14 @@ fn an_envelope_adds_its_columns_to_those_of_the_row() {
     let topology = check(&with("envelope: debezium")).unwrap_or_else(|errors| panic!("{errors}"));
     let plain = check(&with("envelope: none")).unwrap_or_else(|errors| panic!("{errors}"));
     let [source, row] = [&topology.sources[0], &plain.sources[0]];
-    assert_eq!(source.encoding, Encoding::Json { framed: false, envelope: Envelope::Debezium });
-    assert_eq!(row.encoding, Encoding::Json { framed: false, envelope: Envelope::None });
+    assert_eq!(
+        source.encoding,
+        Encoding::Json { payload_rows: PayloadRows::One, framed: false, envelope: Envelope::Debezium }
+    );
+    assert_eq!(
+        row.encoding,
+        Encoding::Json { payload_rows: PayloadRows::One, framed: false, envelope: Envelope::None }
+    );
     let (fields, added) = source.schema.fields().split_at(row.schema.fields().len());
     assert_eq!(fields, &row.schema.fields()[..]);
     let names: Vec<&str> = added.iter().map(|field| field.name().as_str()).collect();
@@ -602,6 +609,10 @@ fn an_envelope_adds_its_columns_to_those_of_the_row() {
             "`envelope` has no meaning for `format: csv`",
         ),
         (vec![("format: json\n", "format: json\n    envelope: debesium\n")], "did you mean `debezium`?"),
+        (
+            vec![("format: json\n", "format: json\n    envelope: debezium\n    payload_rows: array\n")],
+            "a payload in Debezium's envelope is one change event",
+        ),
         (
             vec![
                 ("format: json\n", "format: json\n    envelope: debezium\n"),

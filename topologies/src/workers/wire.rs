@@ -339,9 +339,9 @@ fn are_credible<'a>(
     rows: &RowCounts,
     files: impl Iterator<Item = &'a StagedFile>,
 ) -> bool {
-    let RowCounts { input, output, rejected, dropped, filtered, late, warned } = rows;
+    let RowCounts { input, expanded, output, rejected, dropped, filtered, late, warned } = rows;
     let by_rule = rejected.values().chain(dropped.values()).chain(warned.values());
-    let counts = by_rule.chain([input, output, filtered, late]).copied();
+    let counts = by_rule.chain([input, expanded, output, filtered, late]).copied();
     let mut all = numbers.chain(counts).chain(files.flat_map(|file| [file.rows, file.size]));
     all.try_fold(0, u64::checked_add).is_some_and(|sum| sum <= COUNT_MAX)
 }

@@ -801,3 +801,143 @@ fn a_header_is_required_and_left_out_where_there_is_one() {
     use RejectReason::{Undecodable, UnknownSchema};
     assert_eq!(reasons, [(1, UnknownSchema), (2, UnknownSchema), (3, Undecodable)]);
 }
+
+// ---------------------------------------------------------------------------------------------------------------
+// Several objects in a payload.
+
+/// What becomes of payloads: the rows of each, or the message of its reject.
+fn fates_of_rows(
+    rows: PayloadRows,
+    schema: &SchemaRef,
+    payloads: &[&[u8]],
+) -> Vec<Result<Vec<String>, String>> {
+    let mut decoder = decoder(schema, UnknownFields::Quarantine).rows_in_payload(rows);
+    let decoded = decoder.decode(&chunk(payloads.iter().copied().map(Some))).unwrap();
+    assert_eq!(decoded.batch.num_rows(), decoded.records.len());
+    assert!(decoded.records.is_sorted() && decoded.left_out.is_sorted());
+    let fate = |record: u32| {
+        let rows = decoded.records.iter().enumerate().filter(|(_, of)| **of == record);
+        let rows: Vec<String> = rows.map(|(row, _)| render_row(&decoded.batch, row)).collect();
+        let mut rejects = decoded.rejects.iter().filter(|reject| reject.record == record);
+        let is_left_out = decoded.left_out.contains(&record);
+        match (rejects.next(), rejects.next()) {
+            (None, _) => {
+                assert_eq!(rows.is_empty(), is_left_out);
+                Ok(rows)
+            }
+            (Some(reject), None) if rows.is_empty() && !is_left_out => Err(reject.message.clone()),
+            _ => panic!("record {record} has more than one fate: {decoded:?}"),
+        }
+    };
+    (0..payloads.len() as u32).map(fate).collect()
+}
+
+#[test]
+fn each_line_or_element_is_a_row_and_one_that_is_wrong_rejects_all() {
+    let schema = schema(&[("a", "int32")]);
+    let rows = |values: &[i32]| Ok(values.iter().map(|value| format!("{{a: {value}}}")).collect::<Vec<_>>());
+    let wrong = |message: &str| Err(message.to_owned());
+    for (payload, expected) in [
+        ("{\"a\":1}\n{\"a\":2}\r\n\n  {\"a\":3} \n", rows(&[1, 2, 3])),
+        ("{\"a\":1}", rows(&[1])),
+        (" \r\n\n", rows(&[])),
+        ("{\"a\":1}\n{\"a\":\"x\"}\n{\"a\":3}", wrong("field `a`: expected int32, found a string (line 2)")),
+        ("{\"a\":1}\n\n[{\"a\":2}]", wrong("expected one JSON object, found an array (line 3)")),
+        (
+            "{\"a\":1} {\"a\":2}",
+            wrong("byte 8: expected the end of the payload after one object, found '{' (line 1)"),
+        ),
+    ] {
+        assert_eq!(
+            fates_of_rows(PayloadRows::Lines, &schema, &[payload.as_bytes()]),
+            [expected],
+            "{payload:?}"
+        );
+    }
+    for (payload, expected) in [
+        (" [ {\"a\":1} ,\n{\"a\":2}, {\"a\":3} ] ", rows(&[1, 2, 3])),
+        ("[{\"a\":1}]", rows(&[1])),
+        ("[ ]", rows(&[])),
+        ("{\"a\":1}", wrong("expected an array of JSON objects, found an object")),
+        (
+            "[{\"a\":1},{\"a\":2147483648}]",
+            wrong("field `a`: 2147483648 is out of the range of int32 (object 2 of the array)"),
+        ),
+        ("[{\"a\":1},2]", wrong("expected one JSON object, found a number (object 2 of the array)")),
+    ] {
+        assert_eq!(
+            fates_of_rows(PayloadRows::Array, &schema, &[payload.as_bytes()]),
+            [expected],
+            "{payload:?}"
+        );
+    }
+    for payload in
+        ["[{\"a\":1},]", "[{\"a\":1}", "[{\"a\":1}{\"a\":2}]", "[{\"a\":1}] x", "[", "[[{\"a\":1}]]"]
+    {
+        let fates = fates_of_rows(PayloadRows::Array, &schema, &[b"[{\"a\":7}]", payload.as_bytes(), b"[]"]);
+        assert_eq!(fates[0], rows(&[7]), "a neighbour of {payload:?}");
+        assert!(fates[1].is_err(), "{payload:?}");
+        assert_eq!(fates[2], rows(&[]), "a neighbour of {payload:?}");
+    }
+}
+
+#[test]
+fn objects_of_nothing_are_bounded_by_the_length_of_their_payload() {
+    let schema = schema(&[("a", "int32")]);
+    let array = |objects: usize, object: &str| format!("[{}]", vec![object; objects].join(","));
+    for (payload, is_good) in [
+        (array(16, "{}"), true),
+        (array(30, "{}"), false),
+        (array(100_000, "{}"), false),
+        // The shortest object that has a field is never too short.
+        (array(100_000, "{\"a\":1}"), true),
+    ] {
+        let fates = fates_of_rows(PayloadRows::Array, &schema, &[payload.as_bytes()]);
+        assert_eq!(fates[0].is_ok(), is_good, "{} bytes", payload.len());
+        let lines = payload[1..payload.len() - 1].replace("},{", "}\n{");
+        let fates = fates_of_rows(PayloadRows::Lines, &schema, &[lines.as_bytes()]);
+        assert_eq!(fates[0].is_ok(), is_good, "{} bytes", lines.len());
+    }
+}
+
+#[test]
+fn several_objects_become_what_each_becomes_by_itself() {
+    let schema = every_kind();
+    let (mut whole, mut rejected) = (0, 0);
+    for seed in 2000..2400 {
+        let mut random = Random::new(seed);
+        // Others would change where their neighbours begin.
+        let is_apart = |payload: &Vec<u8>| {
+            let text = std::str::from_utf8(payload);
+            text.is_ok_and(|text| {
+                serde_json::from_str::<serde_json::Value>(text).is_ok_and(|it| it.is_object())
+            })
+        };
+        let mut objects: Vec<Vec<u8>> =
+            payloads(&mut random, &schema, 60).into_iter().flatten().filter(is_apart).collect();
+        // In JSON they are nothing but space.
+        objects.iter_mut().flatten().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+        let mut groups = Vec::new();
+        let mut rest = &objects[..];
+        while !rest.is_empty() {
+            let (group, after) = rest.split_at(rest.len().min(1 + random.below(4)));
+            groups.push(group);
+            rest = after;
+        }
+        let expected: Vec<Option<Vec<String>>> = groups
+            .iter()
+            .map(|group| group.iter().map(|object| second_opinion(&schema, Some(object))).collect())
+            .collect();
+        let lines: Vec<Vec<u8>> = groups.iter().map(|group| group.join(&b'\n')).collect();
+        let arrays: Vec<Vec<u8>> =
+            groups.iter().map(|group| [b"[", &group.join(&b',')[..], b"]"].concat()).collect();
+        for (rows, payloads) in [(PayloadRows::Lines, lines), (PayloadRows::Array, arrays)] {
+            let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+            let found: Vec<_> = fates_of_rows(rows, &schema, &payloads).into_iter().map(Result::ok).collect();
+            assert_eq!(found, expected, "seed {seed}, {rows:?}");
+        }
+        whole += expected.iter().flatten().count();
+        rejected += expected.iter().filter(|rows| rows.is_none()).count();
+    }
+    assert!(whole > 2_000 && rejected > 200, "{whole} whole, {rejected} rejected");
+}
