@@ -69,7 +69,6 @@ impl RowCounts {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
