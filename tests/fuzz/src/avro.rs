@@ -183,7 +183,8 @@ fn check(
     registry: &dyn Fn(u32) -> WriterSchema,
 ) -> Vec<Fate> {
     let payload_bytes_max = limits.payload_bytes_max;
-    let subject = Subject { decoder: Box::new(decoder), payload_bytes_max, growth: GROWTH, registry };
+    let subject =
+        Subject { decoder: Box::new(decoder), payload_bytes_max, growth: GROWTH, several: false, registry };
     fates(subject, payloads)
 }
 

@@ -57,6 +57,7 @@ fn check(
         decoder: Box::new(decoder),
         payload_bytes_max,
         growth: Growth::NONE,
+        several: false,
         registry: &no_registry,
     };
     let payloads = input.payloads();
@@ -110,6 +111,7 @@ fn same_as_json(kind: (&str, &str), delimiter: u8, line: &[u8], fate: &Fate) {
         decoder: Box::new(decoder),
         payload_bytes_max: limits.payload_bytes_max,
         growth: Growth::NONE,
+        several: false,
         registry: &no_registry,
     };
     let json = fates(subject, &[Some(payload.as_bytes())]).remove(0);

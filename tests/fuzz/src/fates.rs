@@ -1,13 +1,13 @@
 //! What every decoder must do with any payloads.
 //!
-//! - Each record is one row or one reject, and nothing is left over.
+//! - Each record is one row or one reject, and nothing is left over; or any number of rows, where payloads may hold several.
 //! - The batch is sound: of the decoder's schema, its columns of one length, its text UTF-8, its offsets rising.
 //! - A record's fate is its own: the same whether it is decoded among others or alone, before or after them.
 //! - What is allocated meanwhile is bounded by the payloads, the limits and the schema.
 //! - What is too large, or no payload at all, is rejected as that, and a reject's message is short.
 
 use arrow::array::Array;
-use arrow::datatypes::{DataType, Fields, SchemaRef};
+use arrow::datatypes::{DataType, Fields};
 use isobar_schemas::{Decoded, Decoder, Reject, RejectReason, WriterSchema};
 
 use crate::ALLOCATED;
@@ -37,6 +37,8 @@ pub(crate) struct Subject<'a> {
     /// Larger payloads must be rejected.
     pub(crate) payload_bytes_max: usize,
     pub(crate) growth: Growth,
+    /// Whether payloads may hold several rows, or none.
+    pub(crate) several: bool,
     /// What the registry has under an id.
     pub(crate) registry: &'a dyn Fn(u32) -> WriterSchema,
 }
@@ -46,7 +48,7 @@ pub(crate) fn no_registry(_: u32) -> WriterSchema {
     WriterSchema::Unknown
 }
 
-/// What became of a record: its row as text, or why there is none.
+/// What became of a record: its row as text, or rows, each on a line of its own; or why there is none.
 pub(crate) type Fate = Result<String, (RejectReason, String)>;
 
 /// What becomes of `payloads`, after everything above has been checked.
@@ -93,7 +95,7 @@ fn decode(subject: &mut Subject<'_>, payloads: &[Option<&[u8]>]) -> Vec<Fate> {
     let allocated = ALLOCATED.peak_usage().saturating_sub(before);
     let bound = allocated_bytes_max(subject, payloads);
     assert!(allocated <= bound, "{allocated} bytes were allocated, where {bound} should do");
-    fates_of(&decoded, subject.decoder.schema(), payloads.len())
+    fates_of(&decoded, subject, payloads.len())
 }
 
 /// How many bytes decoding `payloads` may allocate: every column as long as its format lets it become, and as much
@@ -122,25 +124,33 @@ fn value_bytes(data_type: &DataType) -> usize {
 }
 
 /// The fate of each of `records` records, after `decoded` was found to be sound.
-fn fates_of(decoded: &Decoded, schema: &SchemaRef, records: usize) -> Vec<Fate> {
+fn fates_of(decoded: &Decoded, subject: &Subject<'_>, records: usize) -> Vec<Fate> {
     let Decoded { batch, records: kept, rejects, left_out } = decoded;
-    assert!(left_out.is_empty(), "only an envelope leaves records out");
-    assert_eq!(&batch.schema(), schema);
+    assert_eq!(&batch.schema(), subject.decoder.schema());
     assert_eq!(batch.num_rows(), kept.len(), "rows, and records that became one");
-    assert_eq!(kept.len() + rejects.len(), records, "records with a fate, and records");
-    assert!(kept.is_sorted_by(|one, next| one < next), "{kept:?}");
+    assert!(kept.is_sorted() && left_out.is_sorted(), "{kept:?} {left_out:?}");
+    if !subject.several {
+        assert!(left_out.is_empty(), "only an envelope leaves records out");
+        assert!(kept.is_sorted_by(|one, next| one < next), "{kept:?}");
+    }
     assert!(rejects.is_sorted_by(|one, next| one.record < next.record), "{rejects:?}");
     for column in batch.columns() {
         assert_eq!(column.len(), kept.len());
         column.to_data().validate_full().expect("sound arrays");
     }
     let mut fates: Vec<Option<Fate>> = vec![None; records];
-    let rows = kept.iter().enumerate().map(|(row, record)| (*record, Ok(render_row(batch, row))));
+    let mut row = 0;
+    let rows = kept.chunk_by(|one, next| one == next).map(|rows| {
+        let shown: Vec<String> = (row..row + rows.len()).map(|row| render_row(batch, row)).collect();
+        row += rows.len();
+        (rows[0], Ok(shown.join("\n")))
+    });
+    let without = left_out.iter().map(|record| (*record, Ok(String::new())));
     let rejects =
         rejects.iter().map(|Reject { record, reason, message }| (*record, Err((*reason, message.clone()))));
-    for (record, fate) in rows.chain(rejects) {
+    for (record, fate) in rows.chain(without).chain(rejects) {
         let before = fates[record as usize].replace(fate);
         assert_eq!(before, None, "record {record} has two fates");
     }
-    fates.into_iter().map(|fate| fate.expect("as many fates as records, and none has two")).collect()
+    fates.into_iter().map(|fate| fate.expect("every record has a fate")).collect()
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::{DateTime, NaiveDate};
+use isobar_schemas::decode::PayloadRows;
 use isobar_schemas::{JsonDecoder, UnknownFields};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -54,15 +55,22 @@ pub(crate) fn payloads(data: &[u8]) {
     let Some(mut input) = Input::new(data) else { return };
     let contract = contracts()[input.choose(3)].clone();
     let unknown_fields = [UnknownFields::Quarantine, UnknownFields::Ignore][input.choose(2)];
-    let is_framed = input.choose(4) == 1;
+    let choice = input.choose(8);
+    let is_framed = choice % 4 == 1;
+    let payload_rows = match choice {
+        2 => PayloadRows::Lines,
+        3 => PayloadRows::Array,
+        _ => PayloadRows::One,
+    };
     let limits = input.limits();
 
     let decoder = JsonDecoder::new(contract.clone(), unknown_fields, limits).expect("JSON has all types");
-    let decoder = if is_framed { decoder.framed() } else { decoder };
+    let decoder = if is_framed { decoder.framed() } else { decoder }.rows_in_payload(payload_rows);
     let subject = Subject {
         decoder: Box::new(decoder),
         payload_bytes_max: limits.payload_bytes_max,
         growth: Growth::NONE,
+        several: payload_rows != PayloadRows::One,
         registry: &no_registry,
     };
     // Headers are not for mutations to find.
@@ -81,9 +89,14 @@ pub(crate) fn payloads(data: &[u8]) {
         if framed.len() > limits.payload_bytes_max {
             continue;
         }
-        let expected = judge.record(&contract, payload, limits.depth_max);
+        let expected = match payload_rows {
+            PayloadRows::One => judge.record(&contract, payload, limits.depth_max),
+            PayloadRows::Lines => judge.lines(&contract, payload, limits.depth_max),
+            PayloadRows::Array => judge.array(&contract, payload, limits.depth_max),
+        };
+        let expected = expected.filter(|_| !framed.is_empty());
         assert_eq!(fate.clone().ok(), expected, "{}: {fate:?}", String::from_utf8_lossy(payload));
-        if judge.refuse_unknown_fields {
+        if judge.refuse_unknown_fields && payload_rows == PayloadRows::One {
             arrow_json_agrees(&contract, payload, &fate);
         }
     }
@@ -113,6 +126,7 @@ fn arrow_json_agrees(contract: &SchemaRef, payload: &[u8], fate: &Fate) {
         ),
         payload_bytes_max: usize::MAX,
         growth: Growth::NONE,
+        several: false,
         registry: &no_registry,
     };
     let ours = fates(subject, &[Some(payload)]).remove(0);
@@ -158,6 +172,22 @@ impl Judge {
         // As serde_json does, but not for a `RawValue`, white space around it is stepped over.
         let value: &RawValue = serde_json::from_str(text).ok()?;
         self.object(contract.fields(), value.get(), depth)
+    }
+
+    /// The rows that the lines of `payload` become.
+    fn lines(&self, contract: &SchemaRef, payload: &[u8], depth: usize) -> Option<String> {
+        let lines = std::str::from_utf8(payload).ok()?.split('\n');
+        let lines = lines.filter(|line| !line.bytes().all(|byte| byte.is_ascii_whitespace()));
+        let rows = lines.map(|line| self.record(contract, line.as_bytes(), depth));
+        together(rows.collect::<Option<_>>()?, payload)
+    }
+
+    /// The rows that the elements of the array `payload` become.
+    fn array(&self, contract: &SchemaRef, payload: &[u8], depth: usize) -> Option<String> {
+        let elements: Vec<&RawValue> = serde_json::from_str(std::str::from_utf8(payload).ok()?).ok()?;
+        let depth = depth.checked_sub(1)?;
+        let rows = elements.iter().map(|element| self.object(contract.fields(), element.get(), depth));
+        together(rows.collect::<Option<_>>()?, payload)
     }
 
     fn object(&self, fields: &[Arc<Field>], text: &str, depth: usize) -> Option<String> {
@@ -243,6 +273,11 @@ impl Judge {
             _ => None,
         }
     }
+}
+
+/// The rows of one payload, unless they are too many for its length.
+fn together(rows: Vec<String>, payload: &[u8]) -> Option<String> {
+    (rows.len() <= 16 + payload.len() / 8).then(|| rows.join("\n"))
 }
 
 /// Looks at a value that nobody wants: its strings must be text, and it must not be too deep.

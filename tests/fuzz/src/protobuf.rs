@@ -183,6 +183,12 @@ fn check(
     payloads: &[Option<&[u8]>],
     registry: &dyn Fn(u32) -> WriterSchema,
 ) -> Vec<Fate> {
-    let subject = Subject { decoder, payload_bytes_max: limits.payload_bytes_max, growth: GROWTH, registry };
+    let subject = Subject {
+        decoder,
+        payload_bytes_max: limits.payload_bytes_max,
+        growth: GROWTH,
+        several: false,
+        registry,
+    };
     fates(subject, payloads)
 }
