@@ -22,6 +22,39 @@ const BATCH_ROWS: usize = 8192;
 
 /// Reads the topic once and prints the measurement.
 pub(crate) fn run(brokers: &str, topic: &str) -> Result<()> {
+    let stopwatch = Stopwatch::start()?;
+    let schema = schema();
+    let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()?;
+    let file = tempfile::tempfile()?;
+    let properties =
+        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?)).build();
+    let mut writer = ArrowWriter::try_new(file, schema, Some(properties))?;
+    let mut undecoded = 0;
+    let (records, bytes) = poll_all(brokers, topic, |payload| {
+        decoder.decode(payload)?;
+        undecoded += 1;
+        if undecoded == BATCH_ROWS {
+            undecoded = 0;
+            write(&mut decoder, &mut writer)?;
+        }
+        Ok(())
+    })?;
+    write(&mut decoder, &mut writer)?;
+    writer.close()?;
+    println!("{}", serde_json::to_string(&stopwatch.stop(records, bytes)?)?);
+    Ok(())
+}
+
+/// Polls the topic and nothing else, and prints the measurement.
+pub(crate) fn poll(brokers: &str, topic: &str) -> Result<()> {
+    let stopwatch = Stopwatch::start()?;
+    let (records, bytes) = poll_all(brokers, topic, |_| Ok(()))?;
+    println!("{}", serde_json::to_string(&stopwatch.stop(records, bytes)?)?);
+    Ok(())
+}
+
+/// Polls every payload of the topic once; how many there are, and bytes of them.
+fn poll_all(brokers: &str, topic: &str, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<(u64, u64)> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "bare")
@@ -33,35 +66,22 @@ pub(crate) fn run(brokers: &str, topic: &str) -> Result<()> {
     for partition in 0..PARTITIONS {
         assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
     }
-    let stopwatch = Stopwatch::start()?;
     consumer.assign(&assignment)?;
-    let schema = schema();
-    let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()?;
-    let file = tempfile::tempfile()?;
-    let properties =
-        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?)).build();
-    let mut writer = ArrowWriter::try_new(file, schema, Some(properties))?;
     let (mut records, mut bytes, mut at_end) = (0, 0, 0);
     while at_end < PARTITIONS {
         match consumer.poll(None) {
             Some(Ok(message)) => {
-                let payload = message.payload().context("every flight has a payload")?;
-                decoder.decode(payload)?;
+                let payload = message.payload().context("every record has a payload")?;
                 records += 1;
                 bytes += payload.len() as u64;
-                if records % BATCH_ROWS as u64 == 0 {
-                    write(&mut decoder, &mut writer)?;
-                }
+                each(payload)?;
             }
             Some(Err(KafkaError::PartitionEOF(_))) => at_end += 1,
             Some(Err(error)) => return Err(error.into()),
             None => {}
         }
     }
-    write(&mut decoder, &mut writer)?;
-    writer.close()?;
-    println!("{}", serde_json::to_string(&stopwatch.stop(records, bytes)?)?);
-    Ok(())
+    Ok((records, bytes))
 }
 
 fn write(decoder: &mut Decoder, writer: &mut ArrowWriter<std::fs::File>) -> Result<()> {

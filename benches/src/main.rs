@@ -165,7 +165,7 @@ async fn run(command: Command) -> Result<()> {
             tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?
         }
         Command::Poll { brokers, topic } => {
-            tokio::task::spawn_blocking(move || small::poll(&brokers, &topic)).await?
+            tokio::task::spawn_blocking(move || bare::poll(&brokers, &topic)).await?
         }
         Command::Pipeline { directory, key_bytes } => pipeline::run(&directory, key_bytes).await,
         Command::Checkpoint { files, versions, further_versions } => {

@@ -3,14 +3,10 @@
 //! The ceiling is the machine's: a loop that polls librdkafka and does nothing else. isobar decodes the same records,
 //! checks an expectation, filters and writes them, and commits them to three clouds.
 
-use anyhow::{Context, Result};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use anyhow::Result;
 
-use crate::measure::{self, Measurement, Stopwatch};
-use crate::topic::{self, PARTITIONS};
-use crate::{child, pipeline, pipeline_child};
+use crate::measure::{self, Measurement};
+use crate::{child, pipeline, pipeline_child, topic};
 
 /// Different records; the topic repeats them.
 const READINGS: u32 = 1 << 16;
@@ -43,37 +39,6 @@ pub(crate) async fn run(brokers: &str, records: u64, runs: usize, memory: &str, 
         println!("{}\n{}", Measurement::TABLE_HEAD, polled.table_row("polling alone"));
         println!("{}", whole.table_row("isobar, 3 clouds"));
     }
-    Ok(())
-}
-
-/// Polls the topic once and prints the measurement.
-pub(crate) fn poll(brokers: &str, topic: &str) -> Result<()> {
-    let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "poll")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("check.crcs", "true")
-        .create()?;
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-    }
-    let stopwatch = Stopwatch::start()?;
-    consumer.assign(&assignment)?;
-    let (mut records, mut bytes, mut at_end) = (0, 0, 0);
-    while at_end < PARTITIONS {
-        match consumer.poll(None) {
-            Some(Ok(message)) => {
-                records += 1;
-                bytes += message.payload().context("every reading has a payload")?.len() as u64;
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => at_end += 1,
-            Some(Err(error)) => return Err(error.into()),
-            None => {}
-        }
-    }
-    println!("{}", serde_json::to_string(&stopwatch.stop(records, bytes)?)?);
     Ok(())
 }
 
