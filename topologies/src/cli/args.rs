@@ -151,9 +151,9 @@ repaired and read back.")]
   isobar accept-gap topology.yaml --partition orders:3 --from 1200 --to 1850 --reason \"outage 3 May\"
 
 For a topology that stopped because Kafka no longer holds what comes next; its message names the
-offsets. --from is where the datasets stand, --to an offset that the broker still has. The gap is decided and
-published like a commit; the history of every table shows it for ever, and so does prove. This process
-leads the topology for a moment: one that runs is superseded.")]
+offsets. --from is where the datasets stand, --to an offset that the broker still has. The gap is
+decided and published like a commit; the history of every table shows it for ever, and so does
+prove. This process leads the topology for a moment: one that runs is superseded.")]
     AcceptGap(AcceptGapArgs),
 
     /// Run the whole job on real data, with nothing to start beforehand
