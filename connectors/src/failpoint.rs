@@ -165,7 +165,9 @@ impl Order {
             return None;
         }
         let hits = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
-        (self.first..=self.last).contains(&hits).then_some(self.action)
+        // Between the hit that kills and death other threads may get here, and none may go on.
+        let last = if self.action == Action::Kill { u64::MAX } else { self.last };
+        (self.first..=last).contains(&hits).then_some(self.action)
     }
 }
 
@@ -285,7 +287,7 @@ mod tests {
             &PUBLISH_BEFORE_PUT,
             &["azure", "aws", "aws", "azure", "azure"],
         );
-        assert_eq!(due, [None, None, None, Some(Action::Kill), None]);
+        assert_eq!(due, [None, None, None, Some(Action::Kill), Some(Action::Kill)]);
         assert_eq!(actions("publish.before-put=kill", &PUBLISH_AFTER_PUT, &["aws"]), [None]);
         let due = actions("publish.before-put=pause", &PUBLISH_BEFORE_PUT, &["gcp", "aws"]);
         assert_eq!(due, [Some(Action::Pause), None]);
