@@ -14,7 +14,7 @@ use isobar_connectors::upload::{UploadHandle, UploadStatus};
 use isobar_tests::delta::{Log, latest_version, read_object, sha256};
 use isobar_tests::events::{self, FEATURES, Generator, maintained_features};
 use isobar_tests::kill::kill_a_long_run;
-use isobar_tests::lab::{self, CLOUDS, Lab, LabCloud, Running, Spec};
+use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Running, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::services::{counts, oracle};
@@ -30,7 +30,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::Value as Json;
 
-use crate::leader::{TABLE, begun, lead, must_commit, reading, wait_published};
+use crate::leader::{self, TABLE, begun, lead, must_commit, reading, wait_published};
 
 /// Every third version has a checkpoint, and nothing else is maintained.
 const EVERY_THIRD: &str = "{ compact: { enabled: false }, checkpoint_every: 3 }";
@@ -249,7 +249,7 @@ async fn a_checkpoint_that_nobody_decided_is_believed_if_it_is_the_one_that_any_
     let (cloud, path) = (&lab.clouds[1], checkpoint_path(TABLE, 3));
     let (_, left_over) = built(&lab, 3).await;
     cloud.store().put(&path, left_over.clone().into()).await.unwrap();
-    let group = Group::new(lab::TOPOLOGY, lab.opened());
+    let group = Group::new(leader::TOPOLOGY, lab.opened());
     let (tables, options) = ([TABLE.to_owned()], ScrubOptions::default());
     let report = in_time("a scrub", scrub(&group, &tables, &options)).await.unwrap();
     assert!(report.well, "{}", report.to_table());

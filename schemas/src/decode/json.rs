@@ -117,22 +117,25 @@ impl Decoder for JsonDecoder {
 
     fn decode(&mut self, chunk: &RecordChunk) -> Result<Decoded, Error> {
         let Self { rows, reader, payload_rows, is_framed } = self;
-        let payload_of = |record| match *is_framed {
-            true => framing::after_confluent_header(record),
-            false => Ok(record),
-        };
+        let is_framed = *is_framed;
         match *payload_rows {
             PayloadRows::One => {
-                rows.decode(chunk, |record, columns| reader.read(payload_of(record)?, columns))
+                rows.decode(chunk, |record, columns| reader.read(payload_of(record, is_framed)?, columns))
             }
-            PayloadRows::Lines => {
-                rows.decode_some(chunk, |record, columns| reader.read_lines(payload_of(record)?, columns))
-            }
-            PayloadRows::Array => {
-                rows.decode_some(chunk, |record, columns| reader.read_array(payload_of(record)?, columns))
-            }
+            PayloadRows::Lines => rows.decode_some(chunk, |record, columns| {
+                reader.read_lines(payload_of(record, is_framed)?, columns)
+            }),
+            PayloadRows::Array => rows.decode_some(chunk, |record, columns| {
+                reader.read_array(payload_of(record, is_framed)?, columns)
+            }),
         }
     }
+}
+
+/// The payload of a record, without Confluent's header where there is one.
+#[inline]
+fn payload_of(record: &[u8], is_framed: bool) -> Parsed<&[u8]> {
+    if is_framed { framing::after_confluent_header(record) } else { Ok(record) }
 }
 
 /// Reads one payload.

@@ -411,6 +411,7 @@ fn the_first_expectation_missed_decides_the_fate() {
         outcome.counts,
         RowCounts {
             input: 10,
+            expanded: 0,
             output: 3,
             rejected: count(&[("even", 2), ("positive", 1)]),
             dropped: count(&[("has_b", 3)]),
