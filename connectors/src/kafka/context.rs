@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use rdkafka::{
@@ -85,6 +88,9 @@ impl ClientContext for SourceContext {
             // Nobody is surprised that an old token is refused while no new one can be had.
             code if denied(code) && (is_about_token(reason) || self.tokens.problem().is_some()) => {
                 tracing::debug!(?code, reason, "no token for kafka");
+            }
+            code if denied(code) && self.tokens.renewed_too_soon(reason) => {
+                tracing::debug!(?code, reason, "a connection was renewed too soon, and is made anew");
             }
             code if denied(code) => self.fail(Error::KafkaDenied {
                 what: format!("the brokers {}", self.brokers),
@@ -177,7 +183,7 @@ impl ClientContext for QuestionContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let KafkaError::Global(code) = error {
-            if denied(code) && !is_about_token(reason) {
+            if denied(code) && !is_about_token(reason) && !self.tokens.renewed_too_soon(reason) {
                 *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
             }
             // "All brokers down" says less than what brought the last one down.
@@ -194,11 +200,13 @@ impl ConsumerContext for QuestionContext {}
 struct Tokens {
     source: Option<TokenSource>,
     problem: Mutex<Option<String>>,
+    /// How many were given.
+    given: AtomicU64,
 }
 
 impl From<Option<TokenSource>> for Tokens {
     fn from(source: Option<TokenSource>) -> Self {
-        Self { source, problem: Mutex::default() }
+        Self { source, problem: Mutex::default(), given: AtomicU64::new(0) }
     }
 }
 
@@ -216,7 +224,15 @@ impl Tokens {
             (Some(_), None) => tracing::info!("there is a token for kafka again"),
             _ => {}
         }
+        self.given.fetch_add(u64::from(token.is_ok()), Relaxed);
         token
+    }
+
+    /// Whether a broker only refused to authenticate a connection again within a second of the last time, as librdkafka tries
+    /// with a token that is about to expire (`KafkaChannel.maybeBeginServerReauthentication`); the connection is made anew.
+    /// A listener without SASL says the same, but of the first token.
+    fn renewed_too_soon(&self, reason: &str) -> bool {
+        self.given.load(Relaxed) > 1 && reason.contains("Request not valid in current SASL state")
     }
 
     fn problem(&self) -> Option<String> {
@@ -258,5 +274,42 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
             tracing::warn!(facility, "librdkafka: {message}");
         }
         _ => tracing::debug!(facility, "librdkafka: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::oauth::Lookup;
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_renewed_too_soon_is_no_refusal_where_tokens_are_used() {
+        let too_soon = "SASL OAUTHBEARER mechanism handshake failed: Broker: Request not valid in current SASL state: \
+                        broker's supported mechanisms:  (after 0ms in state AUTH_HANDSHAKE)";
+        let token: Lookup = Arc::new(|| Ok("an-opaque-token".to_owned()));
+        let tokens =
+            TokenSource::from_options(&BTreeMap::from([("sasl.oauthbearer.token".to_owned(), token)]))
+                .unwrap();
+        assert!(tokens.is_some());
+        let wrong = "SASL authentication error: {\"status\":\"invalid_token\"}";
+        for (tokens, given, reason, is_refusal) in [
+            (tokens.clone(), 2, too_soon, false),
+            (tokens.clone(), 1, too_soon, true),
+            (tokens, 2, wrong, true),
+            (None, 0, too_soon, true),
+        ] {
+            let context = SourceContext::new("b:9092".to_owned(), Arc::default(), tokens);
+            for _ in 0..given {
+                context.generate_oauth_token(None).unwrap();
+            }
+            context.error(KafkaError::Global(RDKafkaErrorCode::Authentication), reason);
+            assert_eq!(
+                matches!(context.take_fatal(), Some(Error::KafkaDenied { .. })),
+                is_refusal,
+                "{reason}"
+            );
+        }
     }
 }
