@@ -23,7 +23,7 @@ use super::quorum::{CloudState, majority};
 use super::redrive::Redrive;
 use super::rules::{self, Standing};
 use super::state::{FileUploads, Shared, Slot, State};
-use super::takeover::Group;
+use super::takeover::{Group, OwnLog};
 use super::upkeep::Upkeep;
 use super::watch::{LeaderProgress, LeaderWatch};
 use super::{Epoch, UNPUBLISHED_MAX};
@@ -452,11 +452,12 @@ impl Leader {
             () = self.shared.environment.sleep(RENEWAL_PATIENCE) => {}
         }
         let (uploads, epoch) = (self.shared.uploads.clone(), self.epoch());
-        let (needed, own_log) =
-            self.shared.read(|state| (state.needed_to_renew(), Arc::new(state.own_log(epoch))));
+        let (needed, own_log) = self.shared.read(|state| (state.needed_to_renew(), state.own_log(epoch)));
         self.end_lanes().await;
-        let group = Group { own_log: Some(own_log), ..group.clone() };
-        let hurried = Group { patience: Patience::RENEWAL, ..group.clone() };
+        // The first attempt may claim the next epoch, and those after it no more.
+        let with = |own_log: OwnLog| Group { own_log: Some(Arc::new(own_log)), ..group.clone() };
+        let group = with(OwnLog { is_newest: false, ..own_log.clone() });
+        let hurried = Group { patience: Patience::RENEWAL, ..with(own_log) };
         let mut renewed = Self::start_among(&hurried, &needed, uploads.clone()).await;
         // One more has left just now; another may be back. A commit would wait for them as well.
         while let Err(error @ Error::NoMajority { .. }) = renewed {

@@ -182,8 +182,10 @@ impl State {
     }
 
     pub(super) fn own_log(&self, epoch: Epoch) -> OwnLog {
-        let stored = (0..self.away.len()).map(|cloud| self.quorum.cloud(cloud).stored).collect();
-        OwnLog { epoch, records: self.slots.iter().map(|slot| slot.record.clone()).collect(), stored }
+        let clouds = (0..self.away.len()).map(|cloud| self.quorum.cloud(cloud));
+        let (stored, published) = clouds.map(|cloud| (cloud.stored, cloud.published)).unzip();
+        let records = self.slots.iter().map(|slot| slot.record.clone()).collect();
+        OwnLog { epoch, records, stored, published, is_newest: true }
     }
 
     /// What can still come of this epoch.

@@ -21,8 +21,8 @@ use super::ask::{Patience, ask, silence};
 use super::choose::{Chosen, PublishedVersions, SealedLog, choose};
 use super::environment::{Environment, System, random_id};
 use super::format::{
-    Claim, Content, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode, log_folder,
-    number_of, published_path, published_version,
+    Claim, Content, Decision, FORMAT, Header, Identity, Keys, RECORD_BYTES_MAX, Record, decode, encode,
+    log_folder, number_of, published_path, published_version,
 };
 use super::lane::Walks;
 use super::numbers::{highest_claim, highest_log};
@@ -63,13 +63,20 @@ pub struct Group {
     pub(crate) walks: Arc<Walks>,
 }
 
-/// What a leader knows of its own epoch without reading it: it stored these records, and a register never changes.
-#[derive(Debug)]
+/// What a leader knows of its own epoch without asking: it stored these records, and a register never changes.
+///
+/// A listing takes the longer the more a store holds, and commits wait for a renewal: it makes none where all of this is
+/// known.
+#[derive(Debug, Clone)]
 pub(crate) struct OwnLog {
     pub(super) epoch: Epoch,
     pub(super) records: Vec<Arc<Record>>,
     /// Per cloud, how many of them it stored there.
     pub(super) stored: Vec<u64>,
+    /// Per cloud, how many of them it published there.
+    pub(super) published: Vec<u64>,
+    /// Whether no later epoch was claimed yet for all that is known here.
+    pub(super) is_newest: bool,
 }
 
 /// A won epoch and what to write as its header.
@@ -149,7 +156,7 @@ impl Group {
 
     /// Wins a new epoch and reads what older ones decided, with the clouds at these indexes: all, or a majority of them.
     pub(super) async fn take_over(&self, among: &[usize]) -> Result<Takeover, Error> {
-        let is_first_start = !self.has_history().await?;
+        let is_first_start = self.own_log.is_none() && !self.has_history().await?;
         if is_first_start {
             for cloud in &self.clouds {
                 cloud.create_root().await.map_err(|error| Error::connector("register", error))?;
@@ -393,7 +400,13 @@ impl Group {
 
     /// Claims the next free epoch: owned when our own claim lies in a majority. Also the clouds that hold it.
     pub(super) async fn claim_epoch(&self, members: &[usize]) -> Result<(Epoch, Vec<usize>), Error> {
-        let mut epoch = rules::epoch_to_claim(self.highest_epoch(members).await?, None);
+        // Whoever has claimed a later epoch than the next one seals that, so it does no harm to own it. What this process
+        // may have written under a claim of its own it must not write again.
+        let newest = match self.own_log.as_ref().filter(|own| own.is_newest) {
+            Some(own) => own.epoch,
+            None => self.highest_epoch(members).await?,
+        };
+        let mut epoch = rules::epoch_to_claim(newest, None);
         for _ in 0..CLAIMS_MAX {
             let claim = Claim {
                 format: FORMAT,
@@ -574,13 +587,10 @@ impl Group {
 
     /// Puts a SEAL above the highest index in use.
     async fn seal(&self, cloud: &Cloud, older: Epoch, by: Epoch) -> Result<(), Error> {
-        let indexes = self.numbers_in(cloud, &self.keys().log(older)).await?;
-        let last = match indexes.last() {
-            None => None,
-            Some(last) => {
-                let record = self.read_record(cloud, older, *last).await?;
-                Some((*last, record.is_some_and(|record| record.is_seal())))
-            }
+        let last = match self.own_stored(cloud, older) {
+            // What was stored without an answer is met below.
+            Some(stored) => Some((stored - 1, false)),
+            None => self.last_record(cloud, older).await?,
         };
         let Some(mut index) = rules::seal_index(last) else { return Ok(()) };
         loop {
@@ -600,23 +610,67 @@ impl Group {
         }
     }
 
-    async fn read_log(&self, cloud: &Cloud, epoch: Epoch) -> Result<Vec<Record>, Error> {
+    /// The highest index in use of a log, and whether its record is a SEAL.
+    async fn last_record(&self, cloud: &Cloud, epoch: Epoch) -> Result<Option<(u64, bool)>, Error> {
         let indexes = self.numbers_in(cloud, &self.keys().log(epoch)).await?;
-        let mut records = Vec::with_capacity(indexes.len());
-        for indexes in indexes.chunks(READS_IN_FLIGHT) {
-            let reads = indexes.iter().map(|index| self.read_record(cloud, epoch, *index));
-            records.extend(future::try_join_all(reads).await?);
+        let Some(last) = indexes.last() else { return Ok(None) };
+        let record = self.read_record(cloud, epoch, *last).await?;
+        Ok(Some((*last, record.is_some_and(|record| record.is_seal()))))
+    }
+
+    /// The records of a log that is sealed.
+    async fn read_log(&self, cloud: &Cloud, epoch: Epoch) -> Result<Vec<Record>, Error> {
+        let damaged = |what| Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what);
+        let mut records = Vec::new();
+        if let Some(stored) = self.own_stored(cloud, epoch) {
+            for index in 0.. {
+                let record = self.read_record(cloud, epoch, index).await?;
+                let record = record.ok_or_else(|| damaged("it has no SEAL".to_owned()))?;
+                let is_seal = record.is_seal();
+                records.push(record);
+                if is_seal {
+                    break;
+                }
+            }
+            debug_assert!(records.len() as u64 > stored, "the SEAL is above what was stored");
+        } else {
+            let indexes = self.numbers_in(cloud, &self.keys().log(epoch)).await?;
+            for indexes in indexes.chunks(READS_IN_FLIGHT) {
+                let reads = indexes.iter().map(|index| self.read_record(cloud, epoch, *index));
+                records.extend(future::try_join_all(reads).await?.into_iter().flatten());
+            }
         }
-        rules::records_until_seal(epoch, records.into_iter().flatten())
-            .map_err(|what| Error::damaged(&format!("{}: log of epoch {epoch}", cloud.name), what))
+        rules::records_until_seal(epoch, records).map_err(damaged)
+    }
+
+    /// What this process knows of `epoch` and `cloud`, if it led the one and knows the other.
+    fn own(&self, cloud: &Cloud, epoch: Epoch) -> Option<(&OwnLog, usize)> {
+        let own = self.own_log.as_ref().filter(|own| own.epoch == epoch)?;
+        Some((own, self.clouds.iter().position(|other| other.name == cloud.name)?))
+    }
+
+    /// How many records of `epoch` this process stored in `cloud`, if it did any.
+    fn own_stored(&self, cloud: &Cloud, epoch: Epoch) -> Option<u64> {
+        let (own, place) = self.own(cloud, epoch)?;
+        Some(own.stored[place]).filter(|stored| *stored > 0)
     }
 
     /// A record that this process stored in `cloud`.
     fn own_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Option<Record> {
-        let own = self.own_log.as_ref().filter(|own| own.epoch == epoch)?;
-        let place = self.clouds.iter().position(|other| other.name == cloud.name)?;
+        let (own, place) = self.own(cloud, epoch)?;
         let record = own.records.get(usize::try_from(index).ok()?)?;
         (index < own.stored[place]).then(|| Record::clone(record))
+    }
+
+    /// The decisions of `chosen` that this process published in `cloud`, the first of them, if `chosen` is of its own epoch.
+    fn own_published<'c>(&self, cloud: &Cloud, chosen: &'c Chosen) -> Option<&'c [Decision]> {
+        let own = self.own_log.as_ref()?;
+        let (_, place) = self.own(cloud, own.epoch)?;
+        let published = usize::try_from(own.published[place]).ok()?;
+        let records = own.records.get(..published)?;
+        let is_chosen = |first: &&Arc<Record>| matches!(&first.content, Content::Header(header) if *header == chosen.header);
+        records.first().filter(is_chosen)?;
+        chosen.decisions.get(..records.iter().map(|record| record.decisions().len()).sum())
     }
 
     async fn read_record(&self, cloud: &Cloud, epoch: Epoch, index: u64) -> Result<Option<Record>, Error> {
@@ -664,12 +718,18 @@ impl Group {
         for table in tables {
             decided.entry(&table.dataset).or_default().insert(table.version, &table.sha256);
         }
+        let own = self.own_published(cloud, chosen);
         let mut published = BTreeMap::new();
         for (dataset, decided) in decided {
             let first = bases.get(dataset).map_or(0, |head| head.version + 1);
+            let known = own.map(|decisions| {
+                let bodies = decisions.iter().flat_map(|decision| &decision.tables);
+                let versions = bodies.filter(|body| body.dataset == dataset).map(|body| body.version + 1);
+                versions.max().unwrap_or(first)
+            });
             let mut attempt = 1;
             let present = loop {
-                match self.published_table(cloud, dataset, first, &decided).await {
+                match self.published_table(cloud, dataset, first, known, &decided).await {
                     Err(error) if attempt < ATTEMPTS_MAX => {
                         debug!(cloud = %cloud.name, dataset, %error, "not listed, asking again");
                         self.environment.sleep(Duration::from_millis(50 << attempt)).await;
@@ -683,17 +743,23 @@ impl Group {
         Ok(published)
     }
 
-    /// How far one cloud has published one table. The last version counts only with its decided bytes: what others wrote
-    /// under the names of versions is not published. Nothing of ours lies above it, because lanes stop at it.
+    /// How far one cloud has published one table: listed, unless it is `known`. The last version counts only with its decided
+    /// bytes: what others wrote under the names of versions is not published. Nothing of ours lies above it, because lanes
+    /// stop at it.
     async fn published_table(
         &self,
         cloud: &Cloud,
         dataset: &str,
         first: u64,
+        known: Option<u64>,
         decided: &BTreeMap<u64, &str>,
     ) -> Result<u64, Error> {
-        let listed = published_from(&cloud.control, dataset, first).await;
-        let listed = listed.map_err(|error| Error::store(cloud, "list versions", error))?;
+        let listed = match known {
+            Some(known) => known,
+            None => published_from(&cloud.control, dataset, first)
+                .await
+                .map_err(|error| Error::store(cloud, "list versions", error))?,
+        };
         for (version, sha256) in decided.range(first..listed.max(first)).rev() {
             let body = self.read(cloud, &published_path(dataset, *version)).await?;
             if body.is_some_and(|body| delta::sha256_hex(&body) == *sha256) {
