@@ -30,7 +30,7 @@ const UPDATE_SCHEMA: &str = "UPDATE SCHEMA";
 /// Longest text about the changes, bytes. A longer one is cut: the schema itself says the same.
 const CHANGES_BYTES_MAX: usize = 4000;
 
-/// One way in which the rows to come differ from their table.
+/// One way in which the rows to come differ from their table. A column is one of the table or, by its path, a field inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// The table does not have the column: it is appended, nullable.

@@ -44,7 +44,7 @@ fn inside<'a>(one: &'a DataType, other: &'a DataType) -> Inside<'a> {
 
 fn key_and_value(entries: &Field) -> Option<[&Field; 2]> {
     match entries.data_type() {
-        DataType::Struct(fields) if fields.len() == 2 => Some([&fields[0], &fields[1]]),
+        DataType::Struct(fields) if fields.len() == 2 => Some([fields[0].as_ref(), fields[1].as_ref()]),
         _ => None,
     }
 }
