@@ -4,6 +4,8 @@
 //! Records up to [`BEFORE`] are committed under [`FEATURES_YAML`], those after it under another specification. What must be in
 //! the tables then is said by the ledger, for which an event's number tells on which side of the change it lies.
 
+use std::path::PathBuf;
+
 use isobar_connectors::clouds::Fault;
 use isobar_connectors::failpoint::{self, Failpoint};
 use isobar_tests::delta::{DataFile, Log, Table, latest_version};
@@ -14,6 +16,8 @@ use isobar_tests::kill;
 use isobar_tests::lab::{CLOUDS, Lab, LabCloud, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{isobar, run, run_isobar};
+use isobar_tests::services::oracle;
+use isobar_tests::trees::copy_folder;
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::Error;
 use isobar_topologies::evolve::preview_in;
@@ -34,6 +38,15 @@ const FEWER: &str = "SELECT amount * 2 AS twice, id, city, items IS NULL AS unkn
 /// A column that was never null may be.
 const NULLABLE: &str =
     "SELECT CASE WHEN id % 5 > 0 THEN id END AS id, city, amount, items, flag, at, items > 10 AS many,";
+
+/// A struct, which may be null, and structs in a list.
+const NARROW: &str = "SELECT id, city, amount, items, flag, at, items > 10 AS many, \
+    CASE WHEN id % 3 > 0 THEN named_struct('city', city) END AS place, \
+    make_array(named_struct('amount', amount)) AS parts,";
+/// The same with more fields, before and behind the others.
+const WIDE: &str = "SELECT id, city, amount, items, flag, at, items > 10 AS many, \
+    CASE WHEN id % 3 > 0 THEN named_struct('at', at, 'city', city, 'many', items > 10) END AS place, \
+    make_array(named_struct('amount', amount, 'twice', amount * 2)) AS parts,";
 
 /// The dataset with these columns in place of its own.
 fn with_columns(datasets: &str, columns: &str) -> String {
@@ -96,6 +109,26 @@ fn nullable(event: &Event) -> Fate {
         if event.id > BEFORE && event.id % 5 == 0 {
             row.insert("id".into(), Value::Null);
         }
+    })
+}
+
+/// [`NARROW`], [`WIDE`] and [`NARROW`] again, for [`BEFORE`] records each.
+fn nested(event: &Event) -> Fate {
+    fn structure<const N: usize>(fields: [(&str, Value); N]) -> Value {
+        Value::Struct(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+    changed(event, |row| {
+        let is_wide = (event.id - 1) / BEFORE == 1;
+        let if_wide = |value: Value| if is_wide { value } else { Value::Null };
+        let place = structure([
+            ("at", if_wide(row["at"].clone())),
+            ("city", row["city"].clone()),
+            ("many", if_wide(row["many"].clone())),
+        ]);
+        row.insert("place".into(), if event.id % 3 > 0 { place } else { Value::Null });
+        let twice = event.amount.map_or(Value::Null, |amount| Value::Float(amount * 2.0));
+        let part = structure([("amount", row["amount"].clone()), ("twice", if_wide(twice))]);
+        row.insert("parts".into(), Value::List(vec![part]));
     })
 }
 
@@ -285,6 +318,70 @@ fn has_both(file: &DataFile) -> bool {
     let is_old = |row: &&Row| matches!(row["id"], Value::Int(id) if id <= BEFORE);
     let old = file.rows.iter().filter(is_old).count();
     0 < old && old < file.rows.len()
+}
+
+/// `isobar query` sees the rows of [`nested`] in `features`, in structs as a whole and in their fields.
+async fn assert_nested_queried(lab: &Lab) {
+    let (dataset, _) = lab.tables(&lab.clouds[0], FEATURES).await;
+    let count = |holds: fn(&Row) -> bool| dataset.rows().filter(|row| holds(row)).count();
+    let places = count(|row| row["place"] != Value::Null);
+    let at = count(|row| matches!(&row["place"], Value::Struct(place) if place["at"] != Value::Null));
+    let twice = count(|row| match &row["parts"] {
+        Value::List(parts) => matches!(&parts[..], [Value::Struct(part)] if part["twice"] != Value::Null),
+        _ => false,
+    });
+    let rows = dataset.rows().count();
+    assert!(10 < at && at < places && places < rows && twice < rows, "{at}, {places}, {twice}, {rows}");
+    let sql = "SELECT count(place['at']) AS a, count(place) AS p, count(parts[1]['twice']) AS t, \
+               count(parts[1]['amount']) AS m FROM features";
+    let answer = query_table(&topology(lab, WIDE), sql).await.unwrap();
+    assert!(answer.contains(&format!("| {at} | {places} | {twice} | {rows} |")), "{answer}");
+    let sql = "SELECT count(*) AS n FROM features WHERE place['at'] IS NULL AND place IS NOT NULL";
+    let answer = query_table(&topology(lab, NARROW), sql).await.unwrap();
+    assert!(answer.contains(&format!("| {} |", places - at)), "{answer}");
+}
+
+/// The table `features` in a cloud that is a directory.
+fn folder_of(cloud: &LabCloud) -> PathBuf {
+    cloud.folder.as_ref().expect("the clouds are directories").join("datasets").join(FEATURES)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_of_structs_come_and_go_as_specifications_take_turns() {
+    let lab = Lab::in_directories();
+    let mut records = Generator::mixed(Seed::of("nested").prng());
+    for columns in [NARROW, WIDE, NARROW] {
+        for _ in 0..2 {
+            lab.produce(TOPIC, records.records(BEFORE as usize / 2));
+            lab.run_until_caught_up(&topology(&lab, columns)).await.unwrap();
+        }
+    }
+    assert_right(&lab, nested).await;
+    lab.assert_trees_equal().await;
+    let grows = "adds column place.at: timestamp; adds column place.many: boolean; \
+                 adds column parts.element.twice: double";
+    for cloud in &lab.clouds {
+        assert_eq!(changes(cloud).await, [grows]);
+    }
+    assert_nested_queried(&lab).await;
+    // An independent reader reads the same rows before and after files of both kinds are combined.
+    let before = lab.directory.path().join("before");
+    copy_folder(&folder_of(&lab.clouds[0]), &before);
+    let maintained = maintained_features("{ compact: { min_files: 4 } }");
+    let running = lab.start(&lab.spec(events::SOURCE, &with_columns(&maintained, WIDE)).resolved());
+    running.ready().await;
+    until("files of both kinds are combined", async || {
+        Table::read(&*lab.clouds[0].store(), FEATURES).await.files.iter().any(has_both)
+    })
+    .await;
+    lab.wait_until_equal(FEATURES).await;
+    running.stop().await.unwrap();
+    assert_right(&lab, nested).await;
+    assert_nested_queried(&lab).await;
+    let folders: Vec<PathBuf> = lab.clouds.iter().map(folder_of).collect();
+    let mut arguments = vec!["compare", before.to_str().expect("paths of tests are UTF-8")];
+    arguments.extend(folders.iter().map(|folder| folder.to_str().expect("paths of tests are UTF-8")));
+    oracle(&arguments).await.assert(0, &[]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,9 @@ from unittest import mock
 
 import oracle
 import pyarrow as pa
-from deltalake import write_deltalake
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, Schema, write_deltalake
+from deltalake.exceptions import DeltaProtocolError
 
 # Kafka partitions of the fixture: two origins share one, as keyed records may.
 PARTITION = "CASE origin WHEN 'JFK' THEN 3 ELSE 0 END"
@@ -71,6 +73,57 @@ class SmallTables(Folder):
         self.assertEqual(ask("compare", first, self.table("reordered", a=[2, 1, 2]))[0], 0)
         self.assertEqual(ask("compare", first, self.table("fewer_copies", a=[1, 1, 2]))[0], 1)
         self.assertEqual(ask("compare", first, self.table("another_type", a=pa.array([1, 2, 2], pa.int32())))[0], 1)
+
+
+class Evolved(Folder):
+    """What docs/evolution.md says of the readers that the oracle is made of. Logs written by hand, files of several shapes."""
+
+    def evolved(self, name, schema, files, features=()):
+        """A table of this Arrow schema, whose files are Arrow tables of whatever columns."""
+        folder = self.folder / name
+        (folder / "_delta_log").mkdir(parents=True)
+        protocol = {"minReaderVersion": 1, "minWriterVersion": 2}
+        if features:
+            protocol = {"minReaderVersion": 3, "minWriterVersion": 7,
+                        "readerFeatures": list(features), "writerFeatures": list(features)}
+        metadata = {"id": name, "format": {"provider": "parquet", "options": {}}, "partitionColumns": [], "configuration": {},
+                    "schemaString": Schema.from_arrow(schema).to_json()}
+        actions = [{"protocol": protocol}, {"metaData": metadata}]
+        for number, rows in enumerate(files):
+            path = f"{number}.parquet"
+            pq.write_table(rows, folder / path, store_schema=False)
+            actions.append({"add": {"path": path, "partitionValues": {}, "size": (folder / path).stat().st_size,
+                                    "modificationTime": 0, "dataChange": True}})
+        (folder / "_delta_log" / f"{0:020}.json").write_text("".join(json.dumps(action) + "\n" for action in actions))
+        return folder
+
+    @staticmethod
+    def rows(x, names, fields):
+        """Two rows of structs with the fields `fields`, of which those of `names` are numbers: the second struct is null."""
+        struct = pa.struct([(name, pa.int64()) for name in fields])
+        value = {name: x for name in names}
+        return pa.table({
+            "s": pa.array([value, None], struct),
+            "items": pa.array([[value, None], []], pa.list_(pa.field("element", struct))),
+            "rates": pa.array([[("k", value)], []], pa.map_(pa.string(), struct)),
+            "deep": pa.array([[("k", [value])], None], pa.map_(pa.string(), pa.list_(pa.field("element", struct)))),
+        })
+
+    def test_fields_that_structs_of_older_files_do_not_have_are_null(self):
+        every = ["a", "b", "c"]
+        shapes = [(1, ["b"]), (2, every), (3, ["a", "c"])]
+        due = [self.rows(x, names, every) for x, names in shapes]
+        whole = self.evolved("whole", due[0].schema, due)
+        grown = self.evolved("grown", due[0].schema, [self.rows(x, names, names) for x, names in shapes])
+        self.assertEqual(ask("compare", whole, grown)[::2], (0, ""))
+        short = self.evolved("short", due[0].schema, [self.rows(x, names, names) for x, names in shapes[1:]])
+        self.assertEqual(ask("compare", whole, short)[0], 1)
+
+    def test_a_table_whose_types_widen_is_refused(self):
+        files = [pa.table({"n": pa.array([1], kind)}) for kind in (pa.int32(), pa.int64())]
+        widened = DeltaTable(self.evolved("widened", files[1].schema, files, ["typeWidening"]))
+        with self.assertRaises(DeltaProtocolError):
+            widened.to_pyarrow_dataset()
 
 
 class Demo(Folder):

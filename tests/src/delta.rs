@@ -326,15 +326,52 @@ fn problems_of_columns(version: &Version, was: Option<&[Json]>, is: &[Json]) -> 
         problems.push("changes the schema and more".to_owned());
     }
     for (place, column) in was.iter().enumerate() {
-        let kept =
-            is.get(place).filter(|now| (&now["name"], &now["type"]) == (&column["name"], &column["type"]));
-        if kept.is_none_or(|now| is_nullable(column) && !is_nullable(now)) {
+        if is.get(place).is_none_or(|now| !is_field_grown(column, now)) {
             problems.push(format!("column {column} became {:?}", is.get(place)));
         }
     }
     let new = is.iter().skip(was.len()).filter(|column| !is_nullable(column));
     problems.extend(new.map(|column| format!("column {column} is new and never null")));
     problems
+}
+
+/// Whether a column or field is what it was, but that it may be null and structs inside have more fields.
+fn is_field_grown(was: &Json, is: &Json) -> bool {
+    was["name"] == is["name"]
+        && (is_nullable(is) || !is_nullable(was))
+        && is_type_grown(&was["type"], &is["type"])
+}
+
+fn is_type_grown(was: &Json, is: &Json) -> bool {
+    let may_be_null = |name: &str| is[name] == true || was[name] == false;
+    match was["type"].as_str() {
+        Some("struct") => {
+            let fields = |of: &Json| of["fields"].as_array().cloned().unwrap_or_default();
+            is["type"] == "struct" && are_fields_grown(&fields(was), &fields(is))
+        }
+        Some("array") => {
+            is["type"] == "array"
+                && may_be_null("containsNull")
+                && is_type_grown(&was["elementType"], &is["elementType"])
+        }
+        Some("map") => {
+            is["type"] == "map"
+                && was["keyType"] == is["keyType"]
+                && may_be_null("valueContainsNull")
+                && is_type_grown(&was["valueType"], &is["valueType"])
+        }
+        _ => was == is,
+    }
+}
+
+/// Whether the fields that there were are still there, in their order, and new ones may be null.
+fn are_fields_grown(was: &[Json], is: &[Json]) -> bool {
+    let mut was = was.iter().peekable();
+    let holds = is.iter().all(|field| match was.next_if(|old| old["name"] == field["name"]) {
+        Some(old) => is_field_grown(old, field),
+        None => is_nullable(field),
+    });
+    holds && was.next().is_none()
 }
 
 /// Ranges lie end to end and each has its `txn` at its end; `ends` are those of earlier versions.
@@ -528,7 +565,32 @@ fn fill_in_nulls(rows: &mut [Row], had: &[Json], has: &[Json], path: &str) {
         for column in has {
             let value = row.entry(name(column)).or_insert(Value::Null);
             assert!(*value != Value::Null || is_nullable(column), "{path}: null in {column}");
+            fill_in_fields(value, &column["type"], path);
         }
+    }
+}
+
+/// Gives the structs inside a value of a type the fields that they have by now.
+fn fill_in_fields(value: &mut Value, of: &Json, path: &str) {
+    match value {
+        Value::Struct(row) => {
+            let fields = of["fields"].as_array().unwrap_or_else(|| panic!("{path}: a struct for {of}"));
+            let is_known = |name: &String| fields.iter().any(|field| field["name"] == name.as_str());
+            assert!(row.keys().all(is_known), "{path} has {row:?}, the table has {of}");
+            for field in fields {
+                let name = field["name"].as_str().expect("a field has a name").to_owned();
+                let value = row.entry(name).or_insert(Value::Null);
+                assert!(*value != Value::Null || is_nullable(field), "{path}: null in {field}");
+                fill_in_fields(value, &field["type"], path);
+            }
+        }
+        Value::List(values) => {
+            values.iter_mut().for_each(|value| fill_in_fields(value, &of["elementType"], path));
+        }
+        Value::Map(pairs) => {
+            pairs.iter_mut().for_each(|(_, value)| fill_in_fields(value, &of["valueType"], path));
+        }
+        _ => {}
     }
 }
 
@@ -563,6 +625,13 @@ fn value_of(field: &Field) -> Value {
         Field::Bytes(value) => Value::Bytes(value.data().to_vec()),
         Field::TimestampMillis(value) => Value::Micros(value * 1000),
         Field::TimestampMicros(value) => Value::Micros(*value),
+        Field::Group(fields) => Value::Struct(
+            fields.get_column_iter().map(|(name, field)| (name.clone(), value_of(field))).collect(),
+        ),
+        Field::ListInternal(list) => Value::List(list.elements().iter().map(value_of).collect()),
+        Field::MapInternal(map) => {
+            Value::Map(map.entries().iter().map(|(key, value)| (value_of(key), value_of(value))).collect())
+        }
         other => Value::Other(other.to_string()),
     }
 }

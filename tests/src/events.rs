@@ -85,6 +85,12 @@ pub enum Value {
     Bytes(Vec<u8>),
     /// Microseconds since the Unix epoch.
     Micros(i64),
+    /// A struct, by field.
+    Struct(Row),
+    /// A list.
+    List(Vec<Value>),
+    /// A map, in its own order.
+    Map(Vec<(Value, Value)>),
     /// Anything else, as the Parquet crate prints it.
     Other(String),
 }

@@ -4,7 +4,8 @@
 //! partition, routes rows to one file per combination of partition values, encodes row groups when told to save
 //! memory or when a group is full, and streams the bytes through a [`FanOut`](crate::upload::FanOut) while it goes
 //! on. Closing it gives a [`StagedFile`] per file: path, size, SHA-256, rows, partition values and statistics, which is
-//! all that a commit needs. A [`FileRewriter`] makes one file of several.
+//! all that a commit needs. A [`FileRewriter`] makes one file of several; [`filled()`] gives columns of older files the
+//! fields that their structs lack.
 //!
 //! **The bytes depend only on rows and settings.** Within a row group rows are ordered by (topic, partition, offset),
 //! whatever the order in which the chunks of several Kafka partitions arrived; columns are encoded whole, so that
@@ -13,12 +14,14 @@
 //! [`TableLayout::properties`].
 
 mod file;
+mod filled;
 mod layout;
 mod partitions;
 mod rewrite;
 mod statistics;
 mod writer;
 
+pub use filled::filled;
 pub use layout::{Compression, TableLayout};
 pub use partitions::{NULL_DIRECTORY, directory};
 pub use rewrite::{FileRewriter, PendingRows};

@@ -1,9 +1,9 @@
 //! Several files of one table with the same partition values, rewritten as one.
 //!
 //! Rows keep their order: file after file as they are given, and within a file as they lie there. The new file has all
-//! columns of the table, with nulls where a file does not have one, and the Parquet settings of every other file of the
-//! table. Its bytes depend on nothing but the files given, the columns and those settings, so that two processes that
-//! rewrite the same files write the same bytes.
+//! columns of the table, with nulls where a file does not have one, or where its structs do not have a field, and the
+//! Parquet settings of every other file of the table. Its bytes depend on nothing but the files given, the columns and
+//! those settings, so that two processes that rewrite the same files write the same bytes.
 //!
 //! Memory is bounded by one given file, its batch being decoded, and one row group of Arrow data.
 
@@ -18,11 +18,12 @@ use parquet::arrow::arrow_reader::{
 };
 
 use super::file::FileEncoder;
+use super::filled::filled;
 use super::layout::TableLayout;
 use super::partitions::Values;
 use super::writer::{Name, ROW_GROUP_ROWS_MAX, StagedFile, check_commit_id, encode_error, file_name, staged};
 use crate::Error;
-use crate::delta::schema::same_type;
+use crate::delta::evolution::misfits;
 use crate::upload::FanOut;
 
 /// A row group is encoded once it has this many bytes of Arrow data: half of what a commit takes, because a commit
@@ -125,8 +126,9 @@ impl FileRewriter {
         Ok(())
     }
 
-    /// The table's columns, in its order. What the file does not have, because it is older than the column or was written
-    /// by a topology without it, is null. A column that the table does not have must not get lost: it is an error.
+    /// The table's columns, in its order and exactly of its types. What the file does not have, because it is older than the
+    /// column or field or was written by a topology without it, is null. What the table does not have must not get lost: it is
+    /// an error.
     fn columns_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, Error> {
         let refuse = |detail: String| Err(batch_error(&self.layout, detail));
         let (columns, given) = (self.layout.file_schema.fields(), batch.schema_ref().fields());
@@ -143,15 +145,17 @@ impl FileRewriter {
                 arrays.push(new_null_array(column.data_type(), batch.num_rows()));
                 continue;
             };
-            if !same_type(column.data_type(), field.data_type()) {
-                let (is, table) = (field.data_type(), column.data_type());
-                return refuse(format!("column {name} of a file is {is}, the table has {table}"));
+            // Whether there are nulls is seen from the values, below.
+            let problems = misfits(name, &column.as_ref().clone().with_nullable(true), field);
+            if !problems.is_empty() {
+                return refuse(format!("a file does not fit the table: {}", problems.join("; ")));
             }
-            let array = batch.column(index);
+            let array = filled(batch.column(index), column.data_type())
+                .map_err(|error| batch_error(&self.layout, format!("column {name} of a file: {error}")))?;
             if !column.is_nullable() && array.null_count() > 0 {
                 return refuse(format!("a file has a null in column {name}, which has none"));
             }
-            arrays.push(array.clone());
+            arrays.push(array);
         }
         Ok(arrays)
     }

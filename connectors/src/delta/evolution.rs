@@ -8,22 +8,29 @@
 //! The entry is an ordinary body with a `metaData` action and nothing else. Its operation is `UPDATE SCHEMA`, with two
 //! parameters, both text: `after`, the version of the `metaData` before this one, 0 for that of the table's creation, and
 //! `changes`, for people.
+//!
+//! Fields of structs are like columns, wherever the struct lies, also in lists and in values of maps ([`nested`]). A column
+//! has its path as its name here: `place.city`, `items.element.price`, `rates.value.low`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{Field, FieldRef, Fields, Schema};
 
 use super::actions::{CommitInfo, Metadata};
-use super::schema::{self, DESCRIPTION, same_type, type_text};
+use super::schema::{self, type_text};
 use crate::Error;
+
+mod nested;
+
+pub(crate) use self::nested::misfits;
 
 const UPDATE_SCHEMA: &str = "UPDATE SCHEMA";
 
 /// Longest text about the changes, bytes. A longer one is cut: the schema itself says the same.
 const CHANGES_BYTES_MAX: usize = 4000;
 
-/// One way in which the rows to come differ from their table.
+/// One way in which the rows to come differ from their table. A column is one of the table or, by its path, a field inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// The table does not have the column: it is appended, nullable.
@@ -110,13 +117,13 @@ pub fn differences(table: &Metadata, wanted: &Metadata) -> Result<Vec<Difference
         found.push(Difference::Refused { what });
     }
     for column in is.fields() {
-        match rows.fields().iter().find(|field| field.name() == column.name()) {
-            Some(field) => found.extend(of_column(column, field)),
-            None => found.push(of_missing(column)),
+        match rows.fields().find(column.name()) {
+            Some((_, field)) => found.extend(of_column(column, field)),
+            None => found.push(of_missing(column.name(), column)),
         }
     }
-    for field in rows.fields().iter().filter(|field| is.field_with_name(field.name()).is_err()) {
-        found.push(of_new(&is, field));
+    for field in not_in(rows.fields(), is.fields()) {
+        found.push(of_new(field.name(), is.fields(), field));
     }
     if table.description != wanted.description {
         found.push(Difference::DatasetDescribed);
@@ -128,96 +135,44 @@ fn columns(metadata: &Metadata) -> Result<Schema, Error> {
     schema::to_arrow(&metadata.schema_string)
 }
 
+/// The fields of `these` whose names none of `those` has.
+fn not_in<'a>(these: &'a Fields, those: &'a Fields) -> impl Iterator<Item = &'a FieldRef> {
+    these.iter().filter(|field| those.find(field.name()).is_none())
+}
+
 /// What differs of a column that both have.
 fn of_column(column: &Field, field: &Field) -> Vec<Difference> {
-    let name = column.name().clone();
-    if !same_type(column.data_type(), field.data_type()) {
-        return vec![Difference::Refused { what: other_type(column, field) }];
-    }
-    let mut found = Vec::new();
-    match (column.is_nullable(), field.is_nullable()) {
-        (false, true) => found.push(Difference::Nullable { column: name.clone() }),
-        (true, false) => found.push(Difference::NeverNull { column: name.clone() }),
-        _ => {}
-    }
-    // What is inside a type has descriptions as well.
-    let is_described_alike = column.metadata().get(DESCRIPTION) == field.metadata().get(DESCRIPTION)
-        && column.data_type() == field.data_type();
-    if !is_described_alike {
-        found.push(Difference::Described { column: name });
+    let mut found = nested::differences(column.name(), column, field);
+    let is_refused = found.iter().any(Difference::is_refused);
+    if !is_refused && !nested::is_described_alike(column, field) {
+        found.push(Difference::Described { column: column.name().clone() });
     }
     found
 }
 
-fn of_missing(column: &Field) -> Difference {
-    let name = column.name();
+fn of_missing(path: &str, column: &Field) -> Difference {
     if column.is_nullable() {
-        return Difference::Gone { column: name.clone() };
+        return Difference::Gone { column: path.to_owned() };
     }
     Difference::Refused {
         what: format!(
-            "column {name} is NOT NULL in the table, and the specification has no such column. Select it again, or give the \
+            "column {path} is NOT NULL in the table, and the specification has no such column. Select it again, or give the \
              dataset a new name"
         ),
     }
 }
 
-fn of_new(table: &Schema, field: &Field) -> Difference {
-    let name = field.name();
-    let alike = |column: &&FieldRef| column.name().to_lowercase() == name.to_lowercase();
-    match table.fields().iter().find(alike) {
+/// `others` are the columns, or fields of the struct, among which there is none of this name.
+fn of_new(path: &str, others: &Fields, field: &Field) -> Difference {
+    let alike = |column: &&FieldRef| column.name().to_lowercase() == field.name().to_lowercase();
+    match others.iter().find(alike) {
         Some(column) => Difference::Refused {
             what: format!(
-                "column {name} differs from the table's {} in case alone. Write it as the table does",
+                "column {path} differs from the table's {} in case alone. Write it as the table does",
                 column.name()
             ),
         },
-        None => Difference::New { column: name.clone(), delta_type: type_text(field.data_type()) },
-    }
-}
-
-fn other_type(column: &Field, field: &Field) -> String {
-    let name = column.name();
-    let (is, wanted) = (type_text(column.data_type()), type_text(field.data_type()));
-    let differs = format!("column {name} is {is} in the table and {wanted} in the specification");
-    let otherwise =
-        format!("use another name for the column ({name} stays, null from now on), or for the dataset");
-    if is_nested(column.data_type()) && is_nested(field.data_type()) {
-        return format!(
-            "{differs}; what is inside structs, lists and maps does not change. Leave it as it was, {otherwise}"
-        );
-    }
-    if is_wider(column.data_type(), field.data_type()) {
-        return format!(
-            "{differs}; a wider type needs Delta's table feature typeWidening, without which many readers could not read the table \
-             any more. Cast it to {is} in SQL, {otherwise}"
-        );
-    }
-    format!("{differs}. Cast it to {is} in SQL, {otherwise}")
-}
-
-fn is_nested(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::List(_) | DataType::Struct(_) | DataType::Map(..))
-}
-
-/// Whether Delta's `typeWidening` would allow it.
-fn is_wider(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64};
-    match (from, to) {
-        (Int8, Int16 | Int32 | Int64 | Float64)
-        | (Int16, Int32 | Int64 | Float64)
-        | (Int32, Int64 | Float64)
-        | (Float32, Float64) => true,
-        (Int8 | Int16 | Int32, Decimal128(precision, scale)) => {
-            i16::from(*precision) - i16::from(*scale) >= 10
-        }
-        (Int64, Decimal128(precision, scale)) => i16::from(*precision) - i16::from(*scale) >= 20,
-        (Decimal128(precision, scale), Decimal128(wide, fine)) => {
-            let (digits, more) =
-                (i16::from(*wide) - i16::from(*precision), i16::from(*fine) - i16::from(*scale));
-            more >= 0 && digits >= more
-        }
-        _ => false,
+        None => Difference::New { column: path.to_owned(), delta_type: type_text(field.data_type()) },
     }
 }
 
@@ -231,13 +186,11 @@ pub fn evolved(table: &Metadata, wanted: &Metadata) -> Result<Metadata, Error> {
         return Err(Error::Schema(refused.to_string()));
     }
     let (is, rows) = (columns(table)?, columns(wanted)?);
-    let kept = is.fields().iter().map(|column| match rows.field_with_name(column.name()) {
-        // The type is that of the table, but for the descriptions inside.
-        Ok(field) => field.clone().with_nullable(column.is_nullable() || field.is_nullable()),
-        Err(_) => column.as_ref().clone(),
+    let kept = is.fields().iter().map(|column| match rows.fields().find(column.name()) {
+        Some((_, field)) => nested::grown(column, field),
+        None => column.as_ref().clone(),
     });
-    let new = rows.fields().iter().filter(|field| is.field_with_name(field.name()).is_err());
-    let new = new.map(|field| field.as_ref().clone().with_nullable(true));
+    let new = not_in(rows.fields(), is.fields()).map(|field| field.as_ref().clone().with_nullable(true));
     let schema = Schema::new(kept.chain(new).collect::<Vec<Field>>());
     Ok(Metadata {
         schema_string: schema::to_delta(&schema)?,
@@ -247,7 +200,7 @@ pub fn evolved(table: &Metadata, wanted: &Metadata) -> Result<Metadata, Error> {
 }
 
 /// What keeps `newer` from being what `older` became: nothing if rows that fit `older` fit it, and readers find every
-/// column where it was.
+/// column where it was, and the fields of structs in the order in which they were.
 pub fn not_succeeding(older: &Metadata, newer: &Metadata) -> Vec<String> {
     let mut problems = Vec::new();
     let mut same = |what: &str, is_same: bool| {
@@ -274,14 +227,7 @@ pub fn not_succeeding(older: &Metadata, newer: &Metadata) -> Vec<String> {
             Some(field) if field.name() != name => {
                 problems.push(format!("column {} in the place of {name}", field.name()));
             }
-            Some(field) if !same_type(column.data_type(), field.data_type()) => {
-                let (was, is) = (type_text(column.data_type()), type_text(field.data_type()));
-                problems.push(format!("column {name} is {is} and was {was}"));
-            }
-            Some(field) if column.is_nullable() && !field.is_nullable() => {
-                problems.push(format!("column {name} is NOT NULL and was not"));
-            }
-            Some(_) => {}
+            Some(field) => problems.extend(nested::not_succeeding(name, column, field)),
             None => problems.push(format!("column {name} is gone")),
         }
     }
@@ -306,14 +252,7 @@ pub fn not_fitting(table: &Metadata, rows: &Schema) -> Result<Vec<String>, Error
         let name = field.name();
         match is.field_with_name(name).ok().filter(|_| stored(name)) {
             None => problems.push(format!("column {name} is not in the table's schema")),
-            Some(column) if !same_type(column.data_type(), field.data_type()) => {
-                let (is, has) = (type_text(column.data_type()), type_text(field.data_type()));
-                problems.push(format!("column {name} is {has} here and {is} in the table's schema"));
-            }
-            Some(column) if field.is_nullable() && !column.is_nullable() => {
-                problems.push(format!("column {name} may be null here and not in the table's schema"));
-            }
-            Some(_) => {}
+            Some(column) => problems.extend(misfits(name, column, field)),
         }
     }
     let missing = is.fields().iter().filter(|column| {

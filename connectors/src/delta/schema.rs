@@ -145,7 +145,8 @@ fn check_name(name: &str, path: &str) -> Result<(), Error> {
     }
 }
 
-fn child_path(parent: &str, name: &str) -> String {
+/// The path of a field, or of what is in a list or map, for people.
+pub(crate) fn child_path(parent: &str, name: &str) -> String {
     if parent.is_empty() { name.into() } else { format!("{parent}.{name}") }
 }
 

@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{
+    Array, ArrayRef, Int32Array, Int64Array, ListArray, MapArray, RecordBatch, StringArray, StructArray,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::evolution::{differences, evolved};
 use isobar_connectors::delta::path::decode_log_path;
+use isobar_connectors::delta::schema::to_delta;
 use isobar_connectors::delta::{
     AcceptedGap, Action, CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork,
     OffsetRange, Redrive, SchemaUpdate, TableDefinition, sha256_hex,
@@ -203,6 +207,26 @@ impl History {
         versions.push(body);
     }
 
+    /// Gives the dataset the columns of [`nested_rows`] with the fields `a` and `b`, from the beginning.
+    pub(crate) fn nest(&mut self) {
+        let mut fields = vec![Arc::new(Field::new("month", DataType::Utf8, true))];
+        fields.extend(nested_rows(0, &["a", "b"]).schema().fields().iter().cloned());
+        let metadata = self.version(0).metadata.as_mut().unwrap();
+        metadata.schema_string = to_delta(&Schema::new(fields)).unwrap();
+    }
+
+    /// Adds a file with two rows of [`nested_rows`] to version 3 of the dataset.
+    pub(crate) fn nested_file(&mut self, x: i64, names: &[&str]) {
+        let body = self.version(3);
+        let rows = &mut body.info.isobar.rows;
+        (rows.input, rows.output) = (rows.input + 2, rows.output + 2);
+        let range = &mut body.info.isobar.offsets[0];
+        (range.records, range.end) = (range.records + 2, range.end + 2);
+        body.txns[0].version = range.end;
+        let bytes = written(&nested_rows(x, names));
+        self.file_of(DATASET, 3, &format!("month=1/{x}.parquet"), "1", 2, bytes);
+    }
+
     /// Appends a column `y` in version 4 of the dataset, and decides a row with it in version 5.
     pub(crate) fn evolve(&mut self) {
         let was = self.version(0).metadata.clone().unwrap();
@@ -336,6 +360,38 @@ pub(crate) fn parquet_of(columns: &[&str]) -> Bytes {
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let arrays = columns.iter().map(|_| Arc::new(Int64Array::from(vec![1])) as ArrayRef);
     written(&RecordBatch::try_new(schema, arrays.collect()).unwrap())
+}
+
+/// Two rows: `x` and the number after it, and structs with the fields `names`, which are that number: by themselves, where the
+/// second one is null, in lists, in maps, and in lists in maps in lists.
+pub(crate) fn nested_rows(x: i64, names: &[&str]) -> RecordBatch {
+    let number: ArrayRef = Arc::new(Int64Array::from(vec![x, x + 1]));
+    let fields: Fields = names.iter().map(|name| Field::new(*name, DataType::Int64, true)).collect();
+    let numbers = vec![number.clone(); names.len()];
+    let structs: ArrayRef = Arc::new(StructArray::new(fields.clone(), numbers.clone(), None));
+    let second_null = Some(NullBuffer::from(vec![true, false]));
+    let one_each = || OffsetBuffer::from_lengths([1, 1]);
+    let list = |values: &ArrayRef| -> ArrayRef {
+        let element = Arc::new(Field::new("element", values.data_type().clone(), true));
+        Arc::new(ListArray::new(element, one_each(), values.clone(), None))
+    };
+    let map = |values: &ArrayRef| -> ArrayRef {
+        let value = Field::new("value", values.data_type().clone(), true);
+        let pair = Fields::from(vec![Field::new("key", DataType::Utf8, false), value]);
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["k"; 2]));
+        let pairs = StructArray::new(pair.clone(), vec![keys, values.clone()], None);
+        let entries = Arc::new(Field::new("key_value", DataType::Struct(pair), false));
+        Arc::new(MapArray::new(entries, one_each(), pairs, None, false))
+    };
+    let columns: [(&str, ArrayRef); 5] = [
+        ("x", number),
+        ("s", Arc::new(StructArray::new(fields, numbers, second_null))),
+        ("items", list(&structs)),
+        ("rates", map(&structs)),
+        ("deep", list(&map(&list(&structs)))),
+    ];
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
 }
 
 fn written(batch: &RecordBatch) -> Bytes {

@@ -411,6 +411,23 @@ async fn schemas_that_do_not_succeed_or_are_not_as_stated_are_found() {
 }
 
 #[tokio::test]
+async fn a_file_whose_structs_are_not_within_those_of_its_version_is_found() {
+    for (names, holds) in [
+        (&["a", "b"][..], true),
+        (&["b"], true),
+        (&["b", "a"], false),
+        (&["a", "c"], false),
+        (&["c", "a", "b"], false),
+    ] {
+        let mut history = History::good();
+        history.nest();
+        history.nested_file(100, names);
+        let expected: &[&str] = if holds { &[] } else { &["flights footers abc"] };
+        assert_eq!(broken(&audit(&history.store(3).await).await), expected, "{names:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_with_columns_that_its_version_does_not_have_is_found() {
     for (version, columns, holds) in [
         (5, &["x"][..], true),

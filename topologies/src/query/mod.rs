@@ -13,6 +13,7 @@
 //! version ([`sql`]), until versions can be read. There is no way to a file system or to an object outside the tables.
 //! Memory is bounded by the budget of the topology; what does not fit is spilled to temporary files or fails.
 
+mod nested;
 mod output;
 mod provider;
 mod snapshot;

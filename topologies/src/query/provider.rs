@@ -27,6 +27,7 @@ use isobar_connectors::clouds::Cloud;
 use object_store::ObjectStore;
 use url::Url;
 
+use super::nested::FilledColumns;
 use super::snapshot::Snapshot;
 use crate::error::Error;
 use crate::prove::log::DataFile;
@@ -246,6 +247,7 @@ impl TableProvider for SnapshotTable {
                 .with_statistics(statistics)
                 .with_projection_indices(Some(places))?
                 .with_limit(limit)
+                .with_expr_adapter(Some(Arc::new(FilledColumns)))
                 .build();
         ParquetFormat::default().create_physical_plan(state, config).await
     }

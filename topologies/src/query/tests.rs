@@ -119,6 +119,36 @@ async fn a_null_partition_value_is_null() {
 }
 
 #[tokio::test]
+async fn what_structs_of_a_file_do_not_have_is_null() {
+    let mut history = History::good();
+    history.nest();
+    history.nested_file(100, &["b"]);
+    history.nested_file(200, &["a", "b"]);
+    let catalog = open(&history.store(1).await).await.unwrap();
+    let rows = [(100, "null", true), (101, "null", false), (200, "200", true), (201, "201", false)];
+    let lines = rows.map(|(x, a, has_struct)| {
+        let both = format!(r#"{{"a":{a},"b":{x}}}"#);
+        let s = if has_struct { both.as_str() } else { "null" };
+        format!(r#"{{"x":{x},"s":{s},"items":[{both}],"rates":{{"k":{both}}},"deep":[{{"k":[{both}]}}]}}"#)
+    });
+    let sql = "SELECT x, s, items, rates, deep FROM flights WHERE x >= 100 ORDER BY x";
+    let expected = format!("[\n {}\n]\n", lines.join("\n,"));
+    assert_eq!(text(&catalog, sql, RowsFormat::Json).await, expected);
+    // One column alone, and none of the file's.
+    let alone = "SELECT deep FROM flights WHERE x = 100";
+    let expected = "[\n {\"deep\":[{\"k\":[{\"a\":null,\"b\":100}]}]}\n]\n";
+    assert_eq!(text(&catalog, alone, RowsFormat::Json).await, expected);
+    let counts = "SELECT count(s['a']) AS a, count(s['b']) AS b, count(items[1]['a']) AS i FROM flights";
+    assert_eq!(csv(&catalog, counts).await, "a,b,i\n1,2,2\n");
+    for (condition, rows) in
+        [("s['a'] = 200", 1), ("s['a'] IS NULL", 18), ("x >= 100 AND s['a'] IS NULL", 3), ("s IS NULL", 17)]
+    {
+        let sql = format!("SELECT count(*) AS n FROM flights WHERE {condition}");
+        assert_eq!(csv(&catalog, &sql).await, format!("n\n{rows}\n"), "{condition}");
+    }
+}
+
+#[tokio::test]
 async fn a_table_without_rows_has_columns() {
     let mut history = History::good();
     for versions in history.tables.values_mut() {

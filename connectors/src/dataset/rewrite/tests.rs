@@ -1,4 +1,6 @@
+use arrow::array::{AsArray, StructArray};
 use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
 use isobar_schemas::TopicPartition;
 use object_store::ObjectStoreExt;
 use rand::SeedableRng;
@@ -129,6 +131,71 @@ async fn a_column_that_the_table_does_not_have_is_not_lost() {
     let mut pending = rewriter.open(bytes).unwrap();
     let error = rewriter.take(&mut pending).unwrap_err().to_string();
     assert!(error.contains("no column offset, which is never null"), "{error}");
+}
+
+const POINT: usize = 14;
+
+/// The rows with these fields only of their structs.
+fn with_fields(rows: &RecordBatch, names: &[&str]) -> RecordBatch {
+    let points = rows.column(POINT).as_struct();
+    let kept = points
+        .fields()
+        .iter()
+        .zip(points.columns())
+        .filter(|(field, _)| names.contains(&field.name().as_str()));
+    let (fields, columns): (Vec<_>, Vec<_>) =
+        kept.map(|(field, column)| (field.clone(), column.clone())).unzip();
+    let points = StructArray::new(fields.into(), columns, points.nulls().cloned());
+    let mut fields = rows.schema().fields().to_vec();
+    fields[POINT] = Arc::new(fields[POINT].as_ref().clone().with_data_type(points.data_type().clone()));
+    let mut columns = rows.columns().to_vec();
+    columns[POINT] = Arc::new(points);
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+#[tokio::test]
+async fn fields_that_structs_of_a_file_do_not_have_are_null_in_the_new_one() {
+    for seed in 0..10 {
+        let mut random = StdRng::seed_from_u64(200 + seed);
+        let from = TopicPartition::new("t", 0);
+        let bench = Bench::new(&[]);
+        let table = as_described(&bench);
+        let (mut small, mut filled) = (Vec::new(), Vec::new());
+        for (number, names) in [&["x"][..], &["n"], &["x", "n"]].into_iter().enumerate() {
+            let offsets = number as i64 * 900..(number as i64 + 1) * 900;
+            let part = rows(&from, offsets, &[Some("1")], &mut random);
+            let narrow = with_fields(&part, names);
+            let layout = bench.layout.with_schema(narrow.schema()).unwrap();
+            let older = Bench { store: bench.store.clone(), fan_out: bench.fan_out.clone(), layout };
+            let points = super::filled(narrow.column(POINT), schema().field(POINT).data_type()).unwrap();
+            let mut columns = narrow.columns().to_vec();
+            columns[POINT] = points;
+            filled.push(RecordBatch::try_new(schema(), columns).unwrap());
+            small.extend(write(&older, &format!("c-{number}"), &from, narrow).await);
+        }
+        let whole = concat_batches(&schema(), &filled).unwrap();
+        let [whole] = &write(&table, "whole", &from, whole).await[..] else { panic!("it is one file") };
+        let rewritten = rewrite(&table, "again", &small).await;
+        table.read(&rewritten).await;
+        assert_eq!(rewritten.sha256, whole.sha256, "seed {seed}");
+        assert_eq!((&rewritten.stats, rewritten.rows), (&whole.stats, 2700));
+    }
+}
+
+#[tokio::test]
+async fn a_field_that_the_tables_structs_do_not_have_is_not_lost() {
+    let mut random = StdRng::seed_from_u64(7);
+    let from = TopicPartition::new("t", 0);
+    let bench = Bench::new(&[]);
+    let newer = rows(&from, 0..10, &[Some("1")], &mut random);
+    let older = with_fields(&newer, &["x"]);
+    let files = write(&bench, "c-1", &from, newer).await;
+    let bytes = bench.store.get(&files[0].object_path).await.unwrap().bytes().await.unwrap();
+    let layout = bench.layout.with_schema(older.schema()).unwrap();
+    let mut rewriter = FileRewriter::new(layout, &bench.fan_out, "c-2", &BTreeMap::new()).unwrap();
+    let mut pending = rewriter.open(bytes).unwrap();
+    let error = rewriter.take(&mut pending).unwrap_err().to_string();
+    assert!(error.contains("column point.n is not in the table's schema"), "{error}");
 }
 
 #[tokio::test]

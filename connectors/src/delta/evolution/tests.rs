@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
-use arrow::datatypes::TimeUnit;
+use arrow::datatypes::{DataType, TimeUnit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::delta::TableDefinition;
+use crate::delta::schema::DESCRIPTION;
 
 fn metadata(fields: Vec<Field>, partition_by: &[&str]) -> Metadata {
     let table = TableDefinition {
@@ -29,6 +30,19 @@ fn text(name: &str) -> Field {
 
 fn about(field: Field, description: &str) -> Field {
     field.with_metadata([(DESCRIPTION.to_owned(), description.to_owned())].into())
+}
+
+fn structure(fields: Vec<Field>) -> DataType {
+    DataType::Struct(fields.into())
+}
+
+fn list(element: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("element", element, true)))
+}
+
+fn map(key: DataType, value: DataType) -> DataType {
+    let pair = structure(vec![Field::new("key", key, false), Field::new("value", value, true)]);
+    DataType::Map(Arc::new(Field::new("key_value", pair, false)), false)
 }
 
 fn said(table: &Metadata, wanted: &Metadata) -> Vec<String> {
@@ -91,6 +105,115 @@ fn each_difference_is_named_and_leads_to_the_table_that_holds_both() {
     );
 }
 
+/// A struct, one in a list and one in a list that is the value of a map, all with these fields.
+fn nested(fields: Vec<Field>, element_nullable: bool) -> Vec<Field> {
+    let inner = structure(fields);
+    let items = Field::new("element", inner.clone(), element_nullable);
+    vec![
+        Field::new("s", inner.clone(), true),
+        Field::new("items", DataType::List(Arc::new(items)), true),
+        Field::new("rates", map(DataType::Utf8, list(inner)), true),
+    ]
+}
+
+#[test]
+fn fields_of_structs_come_and_go_like_columns() {
+    let table = metadata(
+        nested(vec![long("x", false), text("old"), about(text("y"), "one"), long("n", true)], false),
+        &[],
+    );
+    let fields = vec![
+        Field::new("first", DataType::Boolean, false),
+        long("x", true),
+        Field::new("deep", structure(vec![long("z", false)]), true),
+        about(text("y"), "two"),
+        long("n", false),
+    ];
+    let wanted = metadata(nested(fields, true), &[]);
+    let deep = r#"{"type":"struct","fields":[{"name":"z","type":"long","nullable":false,"metadata":{}}]}"#;
+    let of = |path: &str| {
+        vec![
+            format!("lets column {path}.x be null from now on"),
+            format!("keeps column {path}.old, null from now on"),
+            format!("keeps column {path}.n nullable, never null from now on"),
+            format!("adds column {path}.first: boolean"),
+            format!("adds column {path}.deep: {deep}"),
+        ]
+    };
+    let described = |column: &str| format!("changes the description of column {column}");
+    let expected = [
+        of("s"),
+        vec![described("s")],
+        of("items.element"),
+        vec!["lets column items.element be null from now on".to_owned(), described("items")],
+        of("rates.value.element"),
+        vec![described("rates")],
+    ];
+    assert_eq!(said(&table, &wanted), expected.concat());
+    let newer = evolved(&table, &wanted).unwrap();
+    let both = vec![
+        Field::new("first", DataType::Boolean, true),
+        long("x", true),
+        Field::new("deep", structure(vec![long("z", false)]), true),
+        text("old"),
+        about(text("y"), "two"),
+        long("n", true),
+    ];
+    assert_eq!(newer, metadata(nested(both, true), &[]));
+    assert_eq!(not_succeeding(&table, &newer), Vec::<String>::new());
+    for rows in [&table, &wanted] {
+        assert_eq!(not_fitting(&newer, &columns(rows).unwrap()).unwrap(), Vec::<String>::new());
+    }
+    assert!(!differences(&newer, &wanted).unwrap().iter().any(Difference::is_change));
+    let again = evolved(&newer, &table).unwrap();
+    assert_eq!(said(&again, &newer), ["s", "items", "rates"].map(described));
+}
+
+#[test]
+fn what_is_inside_grows_only_and_keeps_its_order() {
+    let table = metadata(nested(vec![long("x", true), text("y")], false), &[]);
+    for (fields, element_nullable, expected) in [
+        (vec![text("y"), long("x", true)], false, "column s has its fields in another order: y, x"),
+        (vec![long("x", true)], false, "column items.element.y is gone"),
+        (vec![long("x", false), text("y")], false, "column rates.value.element.x is NOT NULL and was not"),
+        (vec![text("x"), text("y")], false, "column s.x is string and was long"),
+        (vec![long("x", true), text("y"), long("z", false)], false, "column s.z is new and NOT NULL"),
+    ] {
+        let newer = metadata(nested(fields, element_nullable), &[]);
+        let problems = not_succeeding(&table, &newer);
+        assert!(problems.iter().any(|problem| problem == expected), "{expected}: {problems:?}");
+    }
+    let newer = metadata(nested(vec![text("a"), long("x", true), text("b"), text("y")], true), &[]);
+    assert_eq!(not_succeeding(&table, &newer), Vec::<String>::new());
+    let back = not_succeeding(&newer, &table);
+    assert!(back.contains(&"column items.element is NOT NULL and was not".to_owned()), "{back:?}");
+    for (fields, expected) in [
+        (vec![long("x", true)], None),
+        (vec![text("y")], None),
+        (vec![long("x", false), text("y")], None),
+        (vec![text("y"), long("x", true)], Some("column s has its fields in another order")),
+        (vec![long("x", true), text("z")], Some("column rates.value.element.z is not in")),
+        (vec![text("x")], Some("column items.element.x is string here and long")),
+    ] {
+        let problems = not_fitting(&table, &Schema::new(nested(fields, false))).unwrap();
+        match expected {
+            None => assert_eq!(problems, Vec::<String>::new()),
+            Some(expected) => {
+                assert!(problems.iter().any(|problem| problem.contains(expected)), "{problems:?}")
+            }
+        }
+    }
+    let strict = metadata(nested(vec![long("x", false), text("y")], false), &[]);
+    for (fields, element_nullable, expected) in [
+        (vec![text("y")], false, "column s.x is missing"),
+        (vec![long("x", true)], false, "column rates.value.element.x may be null here"),
+        (vec![long("x", false)], true, "column items.element may be null here"),
+    ] {
+        let problems = not_fitting(&strict, &Schema::new(nested(fields, element_nullable))).unwrap();
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:?}");
+    }
+}
+
 #[test]
 fn the_order_of_the_columns_makes_no_difference() {
     let table = metadata(vec![long("a", false), text("b"), text("c")], &[]);
@@ -101,7 +224,7 @@ fn the_order_of_the_columns_makes_no_difference() {
 
 #[test]
 fn what_cannot_be_is_refused_with_what_differs_and_the_way_out() {
-    let structure = |inner: Vec<Field>| Field::new("s", DataType::Struct(inner.into()), true);
+    let structure = |inner: Vec<Field>| Field::new("s", structure(inner), true);
     let int = |name: &str| Field::new(name, DataType::Int32, true);
     let decimal = |precision, scale| Field::new("a", DataType::Decimal128(precision, scale), true);
     let at = Field::new("a", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true);
@@ -128,13 +251,39 @@ fn what_cannot_be_is_refused_with_what_differs_and_the_way_out() {
         ),
         (
             vec![structure(vec![long("x", true)])],
-            vec![structure(vec![long("x", true), long("y", true)])],
-            &["column s is {", "inside structs, lists and maps", "another name"],
+            vec![structure(vec![text("x")])],
+            &["column s.x is long in the table and string", "Cast it to long", "(s.x stays"],
+        ),
+        (vec![structure(vec![int("x")])], vec![structure(vec![long("x", true)])], &["s.x", "typeWidening"]),
+        (
+            vec![structure(vec![long("x", false), text("y")])],
+            vec![structure(vec![text("y")])],
+            &["column s.x is NOT NULL in the table", "Select it again"],
         ),
         (
-            vec![structure(vec![long("x", false)])],
+            vec![structure(vec![text("x")])],
+            vec![structure(vec![text("X")])],
+            &["column s.X differs", "the table's x", "case alone"],
+        ),
+        (
+            vec![structure(vec![text("x"), text("y"), text("z")])],
+            vec![structure(vec![text("z"), text("new"), text("x")])],
+            &["column s has its fields in another order", "where they are x, y, z", "Write them in it"],
+        ),
+        (
             vec![structure(vec![long("x", true)])],
-            &["inside structs, lists and maps"],
+            vec![Field::new("s", list(DataType::Int64), true)],
+            &["column s is {", "Leave it as it was", "another name"],
+        ),
+        (
+            vec![Field::new("m", map(DataType::Utf8, DataType::Int64), true)],
+            vec![Field::new("m", map(DataType::Int64, DataType::Int64), true)],
+            &["column m is {", "Leave it as it was"],
+        ),
+        (
+            vec![Field::new("m", map(DataType::Utf8, DataType::Int64), true)],
+            vec![Field::new("m", map(DataType::Utf8, DataType::Utf8), true)],
+            &["column m.value is long in the table and string"],
         ),
     ];
     for (table, wanted, expected) in cases {
@@ -200,10 +349,32 @@ fn rows_that_do_not_fit_are_found() {
     }
 }
 
+/// Some of three fields, mostly in their order, and mostly nullable.
+fn random_structure(random: &mut StdRng) -> DataType {
+    let mut fields = Vec::new();
+    for name in ["x", "y", "z"] {
+        if random.random_range(0..3) == 0 {
+            continue;
+        }
+        let field = long(name, random.random_range(0..8) > 0);
+        fields.push(if random.random_range(0..6) == 0 { about(field, "text") } else { field });
+    }
+    if fields.is_empty() {
+        fields.push(long("x", true));
+    }
+    if random.random_range(0..8) == 0 {
+        fields.reverse();
+    }
+    structure(fields)
+}
+
 /// Few names and types, so that schemas have much in common.
 fn random_metadata(random: &mut StdRng) -> Metadata {
-    let element = Arc::new(Field::new("element", DataType::Int64, true));
-    let types = [DataType::Int64, DataType::Utf8, DataType::List(element)];
+    let nested = match random.random_range(0..2) {
+        0 => list(random_structure(random)),
+        _ => list(structure(vec![Field::new("in", random_structure(random), true)])),
+    };
+    let types = [list(DataType::Int64), random_structure(random), nested, DataType::Utf8];
     let mut names = ["a", "b", "c", "d", "e", "A"];
     for at in (1..names.len()).rev() {
         names.swap(at, random.random_range(0..=at));
