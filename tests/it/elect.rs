@@ -1,7 +1,7 @@
 //! Take-overs while some clouds do not answer some questions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -203,7 +203,7 @@ async fn a_leader_whose_clouds_go_away_before_its_header_is_decided_gives_up_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewal_asks_no_cloud_that_is_away_and_reads_nothing_that_it_stored_itself() {
+async fn a_renewal_asks_no_cloud_that_is_away_reads_nothing_that_it_stored_itself_and_lists_nothing() {
     let (lab, mut leader) = begun(10).await;
     wait_published(&lab, 1).await;
     let azure_away = |request: &Request<'_>| match request.cloud {
@@ -219,7 +219,14 @@ async fn a_renewal_asks_no_cloud_that_is_away_and_reads_nothing_that_it_stored_i
     let own: Vec<String> = (0..leader.records())
         .map(|index| format!("control/{TOPOLOGY}/log/{epoch:020}/{index:020}"))
         .collect();
+    // From its header on, the lanes of the new epoch go their own ways.
+    let header = format!("control/{TOPOLOGY}/log/{:020}/{:020}", epoch + 1, 0);
+    let (listed, has_begun) = (Arc::new(AtomicU64::new(0)), AtomicBool::new(false));
+    let lists = listed.clone();
     lab.script.set(move |request| {
+        has_begun.fetch_or(request.path == header && request.kind == Kind::Write, Ordering::Relaxed);
+        let is_list = request.kind == Kind::List && !has_begun.load(Ordering::Relaxed);
+        lists.fetch_add(u64::from(is_list), Ordering::Relaxed);
         let is_take_over = request.path.contains("/probe/") || request.path.contains("/epoch");
         asks.fetch_add(u64::from(is_take_over && request.cloud == "azure"), Ordering::Relaxed);
         let is_own = own.iter().any(|path| path == request.path);
@@ -231,6 +238,7 @@ async fn a_renewal_asks_no_cloud_that_is_away_and_reads_nothing_that_it_stored_i
     assert_eq!(leader.epoch().0, epoch + 1);
     assert_eq!(asked.load(Ordering::Relaxed), 0, "probes and claims in the cloud that is away");
     assert_eq!(read.load(Ordering::Relaxed), 0, "records of the epoch before");
+    assert_eq!(listed.load(Ordering::Relaxed), 0, "listings before the header");
     must_commit(&mut leader, reading(20, 30)).await;
     lab.script.clear();
     wait_published(&lab, 3).await;
