@@ -269,8 +269,8 @@ async fn a_slow_consumer_bounds_the_memory_and_loses_nothing() {
     assert!(memory <= limits.held_bytes_max + 2 * limits.open_bytes_max, "{memory} bytes held");
     assert!(memory >= limits.held_bytes_max / 2, "only {memory} bytes were used");
 
+    // It reads on at once.
     held.clear();
-    assert_eq!(status.bytes_in_flight(), 0);
     while records < 24_000 {
         if let SourceEvent::Chunk(chunk) = next(&mut source).await {
             records += chunk.len();
