@@ -15,7 +15,7 @@ use std::fmt;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 
 use super::actions::{CommitInfo, Metadata};
-use super::schema::{self, DESCRIPTION, same_type, type_text};
+use super::schema::{self, DESCRIPTION, UNIT, same_type, type_text};
 use crate::Error;
 
 const UPDATE_SCHEMA: &str = "UPDATE SCHEMA";
@@ -38,7 +38,7 @@ pub enum Difference {
         /// The column.
         column: String,
     },
-    /// The column has another description.
+    /// The column has another description, or another unit.
     Described {
         /// The column.
         column: String,
@@ -141,8 +141,9 @@ fn of_column(column: &Field, field: &Field) -> Vec<Difference> {
         _ => {}
     }
     // What is inside a type has descriptions as well.
-    let is_described_alike = column.metadata().get(DESCRIPTION) == field.metadata().get(DESCRIPTION)
-        && column.data_type() == field.data_type();
+    let says_the_same = |key: &&str| column.metadata().get(*key) == field.metadata().get(*key);
+    let is_described_alike =
+        [DESCRIPTION, UNIT].iter().all(says_the_same) && column.data_type() == field.data_type();
     if !is_described_alike {
         found.push(Difference::Described { column: name });
     }
