@@ -109,9 +109,9 @@ async fn columns_that_a_file_does_not_have_are_null_in_the_new_one() {
 fn documented(bench: &Bench) -> Bench {
     let said =
         [(DESCRIPTION, "what it is [m]"), (UNIT, "m")].map(|(key, text)| (key.to_owned(), text.to_owned()));
-    let fields = schema();
+    let columns = schema();
     let fields =
-        fields.fields().iter().map(|field| field.as_ref().clone().with_metadata(said.clone().into()));
+        columns.fields().iter().map(|field| field.as_ref().clone().with_metadata(said.clone().into()));
     let layout = bench.layout.with_schema(Schema::new(fields.collect::<Vec<Field>>()).into()).unwrap();
     Bench { store: bench.store.clone(), fan_out: bench.fan_out.clone(), layout }
 }
