@@ -185,7 +185,8 @@ pub(super) fn of_text(problem: TextProblem, file: &str) -> Problem {
 
 /// The problems of `file`, in the order of its text, then those of other files.
 fn sorted(file: &str, mut problems: Vec<Problem>, masked_texts: BTreeMap<String, String>) -> SpecErrors {
-    let place = |problem: &Problem| (problem.file != file, problem.file.clone(), problem.line, problem.column);
+    let place =
+        |problem: &Problem| (problem.file != file, problem.file.clone(), problem.line, problem.column);
     problems.sort_by(|a, b| match place(a).cmp(&place(b)) {
         Ordering::Equal => a.message.cmp(&b.message),
         order => order,

@@ -117,9 +117,11 @@ impl Promise {
         let owners = resolver.owners();
         let columns = resolver.columns_promised();
         let (expectations, are_complete) = resolver.expectations("/expect");
-        promise.contract = name.zip(version).zip(owners).zip(columns).map(
-            |(((name, version), owners), columns)| Contract { name, version, owners, columns },
-        );
+        promise.contract = name
+            .zip(version)
+            .zip(owners)
+            .zip(columns)
+            .map(|(((name, version), owners), columns)| Contract { name, version, owners, columns });
         promise.description = description;
         promise.expectations = expectations;
         promise.is_whole = are_complete;
@@ -174,7 +176,16 @@ impl ContractFile {
         };
         let locations = parsed.root.as_ref().map(Node::locations).unwrap_or_default();
         let unreadable = parsed.problems.iter().map(|problem| problem.pointer.clone()).collect();
-        Self { file, text, root: parsed.root, value, locations, unreadable, text_problems: parsed.problems, findings }
+        Self {
+            file,
+            text,
+            root: parsed.root,
+            value,
+            locations,
+            unreadable,
+            text_problems: parsed.problems,
+            findings,
+        }
     }
 
     /// What resolves the parts of this file.
@@ -265,7 +276,8 @@ impl Resolver<'_> {
             false => format!("{{ type: \"{type_name}\", nullable: false }}"),
         };
         let message = format!("the contract has no column `{name}`, of type {type_name}");
-        let suggestion = format!("add `{name}: {column}` to `columns` of {file}, or leave it out of the query");
+        let suggestion =
+            format!("add `{name}: {column}` to `columns` of {file}, or leave it out of the query");
         self.report(format!("{pointer}/sql"), Place::Value, message, Some(suggestion));
     }
 
@@ -377,3 +389,6 @@ impl Resolver<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

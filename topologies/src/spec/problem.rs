@@ -108,7 +108,8 @@ impl SpecErrors {
 
     /// The problems as a compiler would print them, with a count at the end.
     pub fn render(&self, colour: Colour) -> String {
-        let texts = self.masked_texts.iter().map(|(file, text)| (file.as_str(), text.lines().collect::<Vec<_>>()));
+        let texts =
+            self.masked_texts.iter().map(|(file, text)| (file.as_str(), text.lines().collect::<Vec<_>>()));
         let texts: BTreeMap<&str, Vec<&str>> = texts.collect();
         let mut out = String::new();
         for problem in &self.problems {

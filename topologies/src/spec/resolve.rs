@@ -598,12 +598,7 @@ impl Resolver<'_> {
     }
 
     /// Limits on rules that there are; `are_all` says whether `expectations` are all that were written.
-    fn limits(
-        &mut self,
-        pointer: &str,
-        expectations: &[Expectation],
-        are_all: bool,
-    ) -> Vec<LimitSpec> {
+    fn limits(&mut self, pointer: &str, expectations: &[Expectation], are_all: bool) -> Vec<LimitSpec> {
         let mut limits = Vec::new();
         for rule in self.names(pointer) {
             let below = pointer_to(pointer, &rule);
