@@ -62,8 +62,8 @@ impl Contract {
     /// `schema` with what is said about its columns, as a table shows it. Names, types and nullability are those of `schema`.
     pub fn documented(&self, schema: &Schema) -> SchemaRef {
         let documented = schema.fields().iter().map(|field| {
-            let documentation = self.column(field.name()).map(documentation).unwrap_or_default();
-            field.as_ref().clone().with_metadata(documentation)
+            let words = self.column(field.name()).map(documentation).unwrap_or_default();
+            field.as_ref().clone().with_metadata(words)
         });
         Arc::new(Schema::new(documented.collect::<Vec<Field>>()))
     }
@@ -270,12 +270,13 @@ impl Resolver<'_> {
     }
 
     fn report_unpromised(&mut self, pointer: &str, file: &str, field: &Field) {
-        let (name, type_name) = (field.name(), type_name(field.data_type()));
+        let (name, found_type) = (field.name(), type_name(field.data_type()));
         let column = match field.is_nullable() {
-            true => type_name.clone(),
-            false => format!("{{ type: \"{type_name}\", nullable: false }}"),
+            true if found_type.contains(' ') => format!("\"{found_type}\""),
+            true => found_type.clone(),
+            false => format!("{{ type: \"{found_type}\", nullable: false }}"),
         };
-        let message = format!("the contract has no column `{name}`, of type {type_name}");
+        let message = format!("the contract has no column `{name}`, of type {found_type}");
         let suggestion =
             format!("add `{name}: {column}` to `columns` of {file}, or leave it out of the query");
         self.report(format!("{pointer}/sql"), Place::Value, message, Some(suggestion));
