@@ -8,8 +8,10 @@ use isobar_tests::events::{self, FEATURES, FEATURES_YAML, Generator, TOPIC};
 use isobar_tests::lab::{Lab, LabCloud, Spec, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
+use isobar_tests::wait::in_time;
 use isobar_topologies::evolve::preview_in;
 use isobar_topologies::query::query_table;
+use isobar_topologies::redrive::{RedriveOptions, redrive};
 use serde_json::{Value as Json, json};
 
 /// Events per step.
@@ -147,6 +149,27 @@ async fn a_word_that_changes_is_one_decision_and_no_file_changes() {
     let plans: BTreeSet<String> =
         log.versions.iter().map(|version| version.isobar()["plan"].to_string()).collect();
     assert_eq!(plans.len(), 1, "{plans:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_needs_no_start_for_words_that_changed() {
+    let lab = Lab::in_directories();
+    lab.produce(TOPIC, Generator::mixed(Seed::of("redriven under a contract").prng()).records(RECORDS));
+    lab.run_until_caught_up(&lab.features()).await.unwrap();
+    let mut relaxed = spec(&lab, CONTRACT);
+    relaxed.datasets = replaced(&relaxed.datasets, "check: \"amount IS NOT NULL\"", "check: \"true\"");
+    let relaxed = relaxed.resolved();
+    let options =
+        RedriveOptions { dataset: FEATURES.into(), clouds: Some(lab.opened()), ..RedriveOptions::default() };
+    let done = in_time("a redrive", redrive(&relaxed, &options, &())).await.unwrap();
+    assert!(done.rows.output > 0, "{done:?}");
+    assert_eq!(changes(&lab.clouds[0]).await, Vec::<String>::new());
+    lab.run_until_caught_up(&relaxed).await.unwrap();
+    lab.assert_trees_equal().await;
+    lab.assert_proved().await;
+    for cloud in &lab.clouds {
+        assert_eq!(changes(cloud).await, [ALL]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

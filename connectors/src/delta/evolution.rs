@@ -73,6 +73,11 @@ impl Difference {
         }
     }
 
+    /// Whether rows do not fit before the table has changed. What is said about a table keeps no rows out of it.
+    pub fn keeps_rows_out(&self) -> bool {
+        matches!(self, Self::New { .. } | Self::Nullable { .. } | Self::Refused { .. })
+    }
+
     /// Whether no table can hold both.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })

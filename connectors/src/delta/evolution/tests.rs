@@ -98,6 +98,7 @@ fn a_unit_that_comes_or_goes_is_a_change_of_the_description() {
         .map(|field| metadata(vec![field, text("b")], &[]));
     for (table, wanted) in [(&bare, &minutes), (&minutes, &hours), (&hours, &bare)] {
         assert_eq!(said(table, wanted), ["changes the description of column a"]);
+        assert!(differences(table, wanted).unwrap().iter().all(|found| !found.keeps_rows_out()));
         assert_eq!(evolved(table, wanted).unwrap(), *wanted);
         assert_eq!(not_succeeding(table, wanted), Vec::<String>::new());
         assert_eq!(said(wanted, wanted), Vec::<String>::new());
