@@ -77,7 +77,7 @@ pub fn check_text(
     match topology {
         Some(topology) if is_sound => Ok(topology),
         _ => {
-            find_secrets(&root, "", &mut secret_places);
+            find_secrets(&root, "", &["/sources", "/datasets"], &mut secret_places);
             let mut masked_texts = BTreeMap::new();
             let mut problems: Vec<Problem> =
                 parsed.problems.into_iter().map(|problem| of_text(problem, file)).collect();
@@ -196,23 +196,23 @@ fn sorted(file: &str, mut problems: Vec<Problem>, masked_texts: BTreeMap<String,
 }
 
 /// Adds the pointers of values that may be secrets: those under a name that says so, wherever a reference is not.
-/// Fields of sources and datasets, and columns of contracts, are data, whatever they are called.
-pub(super) fn find_secrets(node: &Node, pointer: &str, places: &mut Vec<String>) {
+/// What lies below the pointers `data`, such as fields of sources and datasets, is data, whatever it is called.
+pub(super) fn find_secrets(node: &Node, pointer: &str, data: &[&str], places: &mut Vec<String>) {
     match &node.value {
-        Value::Map(entries) if !matches!(pointer, "/sources" | "/datasets" | "/columns") => {
+        Value::Map(entries) if !data.contains(&pointer) => {
             for entry in entries {
                 let below = yaml::pointer_to(pointer, &entry.key);
                 let is_referred = matches!(&entry.value.value, Value::Text(text) if is_reference(text));
                 if secret::is_secret_name(&entry.key) && !is_referred {
                     places.push(below);
                 } else {
-                    find_secrets(&entry.value, &below, places);
+                    find_secrets(&entry.value, &below, data, places);
                 }
             }
         }
         Value::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                find_secrets(item, &format!("{pointer}/{index}"), places);
+                find_secrets(item, &format!("{pointer}/{index}"), data, places);
             }
         }
         Value::Text(text) if has_credentials(text) => places.push(pointer.to_owned()),

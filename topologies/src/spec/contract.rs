@@ -216,7 +216,7 @@ impl ContractFile {
         let masked_text = match &root {
             Some(root) => {
                 let mut places = Vec::new();
-                find_secrets(root, "", &mut places);
+                find_secrets(root, "", &["/columns"], &mut places);
                 mask(&text, root, &places)
             }
             None => mask_lines(&text),
