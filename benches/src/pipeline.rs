@@ -68,6 +68,7 @@ pub(crate) fn topology(brokers: &str, topic: &str, memory: &str, format: Format)
         ("format: json", format.lines()),
         ("commit: { interval: 1s, size: 16MiB }", "commit: { interval: 10s, size: 256MiB }".to_owned()),
         ("memory: 384MiB", format!("memory: {memory}")),
+        ("    contract: ./contracts/flights.yaml\n", String::new()),
     ] {
         ensure!(text.contains(old), "the demo's topology says {old:?}");
         text = text.replacen(old, &new, 1);

@@ -32,6 +32,7 @@ def topology(topic, run):
         ("brokers: localhost:9092", "brokers: " + os.environ["ISOBAR_KAFKA_BROKERS"]),
         ("topic: flights", "topic: " + topic),
         ("action: drop", "action: quarantine"),
+        ("    contract: ./contracts/flights.yaml\n", ""),
         ("commit: { interval: 1s, size: 16MiB }", "commit: { interval: 500ms, size: 32MiB }"),
     ):
         if old not in text:

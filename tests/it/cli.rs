@@ -105,6 +105,9 @@ async fn check_plan_schema_completions_and_help_work_without_anything_else() {
     let output = run_isobar(&["schema"]).await;
     output.assert(0, &["topology", "datasets"]);
     assert!(json(&output)["properties"]["clouds"].is_object());
+    let output = run_isobar(&["schema", "contract"]).await;
+    output.assert(0, &["columns", "owners"]);
+    assert!(json(&output)["properties"]["columns"].is_object());
     for shell in ["bash", "zsh", "fish"] {
         run_isobar(&["completions", shell]).await.assert(0, &["isobar"]);
     }

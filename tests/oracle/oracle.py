@@ -1,12 +1,12 @@
 """Judges what isobar wrote, with readers that share no code with its writers.
 
-    oracle counts  TABLE            rows, files, version, rows per Hive partition, Kafka positions
+    oracle counts  TABLE            rows, files, version, comments, rows per Hive partition, Kafka positions
     oracle unique  TABLE --columns a,b
                                     no two rows agree in these columns
     oracle offsets TABLE... --ends 0=1000,1=998
                                     these tables together hold every position from 0 up to (not
                                     including) the end of each Kafka partition, each once
-    oracle compare TABLE TABLE...   the tables hold equal rows, as multisets, and equal columns
+    oracle compare TABLE TABLE...   the tables hold equal rows, as multisets, and equal columns with equal comments
     oracle flights DIR              what `isobar demo --keep DIR` left, in every cloud, against
                                     values computed from the CSV files
 
@@ -50,6 +50,8 @@ class Table:
             raise Unreadable(f"{self.uri}: {error}") from error
         dataset = self.delta.to_pyarrow_dataset()
         self.columns = {field.name: str(field.type) for field in dataset.schema}
+        fields = self.delta.schema().fields
+        self.comments = {field.name: field.metadata["comment"] for field in fields if "comment" in field.metadata}
         con.register(name, dataset)
 
     def copied(self):
@@ -68,6 +70,7 @@ class Table:
     def summary(self):
         hive = self.delta.metadata().partition_columns
         found = {
+            "comments": self.comments,
             "table": self.uri,
             "version": self.delta.version(),
             "files": len(self.delta.file_uris()),
@@ -169,6 +172,8 @@ def compare(parsed, wrong):
         if other.columns != first.columns:
             wrong(f"{other.uri}: columns {other.columns}, but {first.uri} has {first.columns}")
             continue
+        if other.comments != first.comments:
+            wrong(f"{other.uri}: comments {other.comments}, but {first.uri} has {first.comments}")
         if different := difference(con, f"SELECT * FROM {first.name}", f"SELECT * FROM {other.name}", other.uri, wrong):
             found["different"][other.uri] = different
     return found
@@ -222,8 +227,8 @@ WEATHER_HOURLY = """
 class Dataset:
     """What a dataset of the demo must hold: rows of a CSV file, each with one fate."""
 
-    def __init__(self, name, source, columns, accepted, rejected, dropped, key, numbers):
-        self.name, self.source, self.columns, self.key = name, source, columns, key
+    def __init__(self, name, source, columns, accepted, rejected, dropped, key, numbers, comments):
+        self.name, self.source, self.columns, self.key, self.comments = name, source, columns, key, comments
         self.accepted, self.rejected, self.dropped, self.numbers = accepted, rejected, dropped, numbers
 
 
@@ -233,13 +238,16 @@ DATASETS = (
             rejected={"arrival_known": "dep_time IS NOT NULL AND arr_delay IS NULL"},
             dropped="dep_time IS NULL",
             key=("scheduled_at", "carrier", "flight_number", "origin"),
-            numbers={"arrival_delay_minutes_sum": "sum(arrival_delay_minutes)::BIGINT", "late": "count(*) FILTER (late)"}),
+            numbers={"arrival_delay_minutes_sum": "sum(arrival_delay_minutes)::BIGINT", "late": "count(*) FILTER (late)"},
+            # Two of those in its contract.
+            comments={"carrier": "two-character IATA carrier code", "distance_miles": "distance between the airports [miles]"}),
     Dataset("weather_hourly", "weather_csv", WEATHER_HOURLY,
             accepted="wind_speed IS NULL OR wind_speed < 1000",
             rejected={"plausible_wind": "wind_speed > 1000"},
             dropped="false",
             key=("origin", "observed_at"),
-            numbers={"wind_gust_readings": "count(wind_gust_mph)"}),
+            numbers={"wind_gust_readings": "count(wind_gust_mph)"},
+            comments={}),
 )
 
 
@@ -264,6 +272,9 @@ def flights(parsed, wrong):
             main = Table(con, f"{cloud}_{dataset.name}", folder / dataset.name).copied()
             aside = Table(con, f"{cloud}_{dataset.name}_quarantine", folder / f"{dataset.name}.quarantine").copied()
             check_rows(con, dataset, main, found[dataset.name], wrong)
+            for column, due in dataset.comments.items():
+                if main.comments.get(column) != due:
+                    wrong(f"{main.uri}: {column} is described by {main.comments.get(column)!r}, not {due!r}")
             check_quarantine(con, dataset, aside, wrong)
             check_positions(con, dataset, main, aside, wrong)
     return found

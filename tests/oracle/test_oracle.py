@@ -28,6 +28,12 @@ def ask(*arguments):
     return code, json.loads(out.getvalue()) if out.getvalue() else None, err.getvalue()
 
 
+def commented(rows, comments):
+    """The same rows with comments of columns, as a table has them."""
+    fields = [field.with_metadata({"comment": comments[field.name]}) if field.name in comments else field for field in rows.schema]
+    return pa.Table.from_arrays(rows.columns, schema=pa.schema(fields))
+
+
 class Folder(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -73,6 +79,17 @@ class SmallTables(Folder):
         self.assertEqual(ask("compare", first, self.table("reordered", a=[2, 1, 2]))[0], 0)
         self.assertEqual(ask("compare", first, self.table("fewer_copies", a=[1, 1, 2]))[0], 1)
         self.assertEqual(ask("compare", first, self.table("another_type", a=pa.array([1, 2, 2], pa.int32())))[0], 1)
+
+    def test_compare_is_of_comments_too(self):
+        told = []
+        for name, comment in (("first", "minutes"), ("same", "minutes"), ("other", "hours")):
+            told.append(self.folder / name)
+            write_deltalake(str(told[-1]), commented(pa.table({"a": [1, 2]}), {"a": comment}))
+        self.assertEqual(ask("compare", told[0], told[1])[0], 0)
+        code, _, complaint = ask("compare", told[0], told[2])
+        self.assertEqual(code, 1)
+        self.assertIn("comments {'a': 'hours'}", complaint)
+        self.assertEqual(ask("counts", told[0])[1]["comments"], {"a": "minutes"})
 
 
 class Evolved(Folder):
@@ -146,6 +163,7 @@ class Demo(Folder):
             con.execute(damage if dataset.name == "weather_hourly" else "")
             for name, table in ((dataset.name, "main"), (f"{dataset.name}.quarantine", "aside")):
                 rows = con.sql(f"FROM {table}").to_arrow_table()
+                rows = commented(rows, dataset.comments if table == "main" else {})
                 write_deltalake(str(self.folder / "aws" / "datasets" / name), rows)
             con.execute("DROP TABLE placed; DROP TABLE main; DROP TABLE aside")
 

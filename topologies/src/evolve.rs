@@ -86,7 +86,7 @@ impl Comparison {
         if let Some(refusal) = self.refusal() {
             return Err(Error::Configuration(refusal));
         }
-        let mut changes = self.found.iter().filter(|found| found.is_change());
+        let mut changes = self.found.iter().filter(|found| found.keeps_rows_out());
         match changes.next() {
             None => Ok(()),
             Some(first) => Err(Error::Configuration(format!(

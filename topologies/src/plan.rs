@@ -4,10 +4,10 @@
 //! columns with their Delta types, and its partitioning; for every cloud where each byte goes. Nothing is contacted
 //! and no secret is looked up, so the plan can be made, shown and compared anywhere. The JSON form holds the same.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use arrow::datatypes::Schema;
-use isobar_connectors::delta::schema::to_delta;
+use isobar_connectors::delta::schema::{DESCRIPTION, to_delta};
 use isobar_schemas::MetadataColumn;
 use isobar_schemas::fields::type_name;
 use isobar_transforms::{DatasetTransform, TransformSpec};
@@ -18,7 +18,7 @@ use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::quarantine;
 use crate::spec::units::{ByteSize, HumanDuration};
-use crate::spec::{CloudSpec, DatasetSpec, SourceSpec, Topology};
+use crate::spec::{CloudSpec, Contract, DatasetSpec, Owner, SourceSpec, Topology};
 
 /// What a topology would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -90,6 +90,9 @@ pub struct DatasetPlan {
     pub name: String,
     /// What a row is.
     pub description: Option<String>,
+    /// What its readers are promised, if there is a contract.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contract: Option<ContractPlan>,
     /// The source it is made of.
     pub source: String,
     /// What Kafka knows about a record, as far as the dataset uses it.
@@ -108,6 +111,17 @@ pub struct DatasetPlan {
     pub compression: String,
     /// The columns of the quarantine beside it.
     pub quarantine: Vec<OutputColumn>,
+}
+
+/// A contract, but for its columns, which are those of the dataset.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ContractPlan {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Who answers for the dataset.
+    pub owners: Vec<Owner>,
 }
 
 /// A condition on records.
@@ -133,6 +147,9 @@ pub struct OutputColumn {
     pub delta_type: Json,
     /// Whether it may be null.
     pub nullable: bool,
+    /// What its readers are told about it, with its unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }
 
 /// A cloud and what goes where in it.
@@ -221,9 +238,19 @@ fn dataset_plan(topology: &Topology, dataset: &DatasetSpec) -> Result<DatasetPla
         check: expectation.check.clone(),
         action: as_written(expectation.action),
     });
+    let contract = dataset.contract.as_ref();
+    let columns = match contract {
+        Some(contract) => contract.documented(transform.output_schema()),
+        None => transform.output_schema().clone(),
+    };
     Ok(DatasetPlan {
         name: dataset.name.clone(),
         description: dataset.description.clone(),
+        contract: contract.map(|Contract { name, version, owners, .. }| ContractPlan {
+            name: name.clone(),
+            version: version.clone(),
+            owners: owners.clone(),
+        }),
         source: source.name.clone(),
         metadata_columns: transform
             .metadata_columns()
@@ -233,7 +260,7 @@ fn dataset_plan(topology: &Topology, dataset: &DatasetSpec) -> Result<DatasetPla
         expectations: expectations.collect(),
         plan: transform.explain(),
         fingerprint: transform.fingerprint().to_owned(),
-        output: output_columns(transform.output_schema()).map_err(|error| wrong(&error))?,
+        output: output_columns(&columns).map_err(|error| wrong(&error))?,
         partition_by: dataset.partition_by.clone(),
         compression: dataset.compression.to_string(),
         quarantine: output_columns(&quarantine::schema(transform.uses(MetadataColumn::Headers)))
@@ -248,6 +275,7 @@ fn output_columns(schema: &Schema) -> Result<Vec<OutputColumn>, isobar_connector
         type_name: type_name(field.data_type()),
         delta_type: delta.pointer(&format!("/fields/{index}/type")).cloned().unwrap_or_default(),
         nullable: field.is_nullable(),
+        comment: field.metadata().get(DESCRIPTION).cloned(),
     });
     Ok(columns.collect())
 }
@@ -347,6 +375,9 @@ impl DatasetPlan {
         if let Some(description) = &self.description {
             writeln!(out, "  {description}")?;
         }
+        if let Some(contract) = &self.contract {
+            writeln!(out, "  contract {contract}")?;
+        }
         if !self.metadata_columns.is_empty() {
             writeln!(out, "  uses {}", self.metadata_columns.join(", "))?;
         }
@@ -368,7 +399,7 @@ impl DatasetPlan {
         writeln!(out, "  files {}<file>.parquet, {}", folders.concat(), self.compression)
     }
 
-    fn describe(&self, column: &OutputColumn) -> [String; 4] {
+    fn describe(&self, column: &OutputColumn) -> [String; 5] {
         let delta_type = match &column.delta_type {
             Json::String(name) => format!("delta {name}"),
             nested => format!("delta {}", word(&nested["type"])),
@@ -376,7 +407,23 @@ impl DatasetPlan {
         let nullable = if column.nullable { "" } else { "not null" };
         let folder = if self.partition_by.contains(&column.name) { "folder" } else { "" };
         let notes: Vec<&str> = [nullable, folder].into_iter().filter(|note| !note.is_empty()).collect();
-        [column.name.clone(), column.type_name.clone(), delta_type, notes.join(", ")]
+        // A line is a line, whatever the text has in it.
+        let words: Vec<&str> = column.comment.iter().flat_map(|comment| comment.split_whitespace()).collect();
+        [column.name.clone(), column.type_name.clone(), delta_type, notes.join(", "), words.join(" ")]
+    }
+}
+
+impl fmt::Display for ContractPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.version)?;
+        for (index, owner) in self.owners.iter().enumerate() {
+            f.write_str(if index == 0 { ", owned by " } else { ", " })?;
+            f.write_str(&owner.name)?;
+            if let Some(contact) = &owner.contact {
+                write!(f, " ({contact})")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -448,6 +495,30 @@ mod tests {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }
         assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
+    }
+
+    #[test]
+    fn what_readers_are_promised_is_shown_with_the_columns() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("contract.yaml"), spec::schema::CONTRACT_EXAMPLE).unwrap();
+        let own = "description: One row per departed flight with a known arrival delay.";
+        let text = spec::schema::EXAMPLE.replace(own, "contract: ./contract.yaml");
+        let topology = spec::check_text(&text, "t.yaml", folder.path(), CheckOptions::default());
+        let plan = plan(&topology.unwrap_or_else(|problems| panic!("{problems}"))).unwrap();
+        let text = plan.render();
+        for expected in [
+            "dataset flight_features from flights\n  One row per departed flight with a known arrival delay.\n  contract flight features 1.2.0, owned by Flight data (flights@example.com)\n",
+            "Delay of the arrival; negative is early [minutes]\n",
+            "    plausible_month  quarantine  month BETWEEN 1 AND 12\n",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.trim_end() == line), "{text}");
+        let json = serde_json::to_value(&plan).unwrap();
+        let dataset = &json["datasets"][0];
+        assert_eq!(dataset["contract"]["owners"][0]["contact"], "flights@example.com");
+        assert_eq!(dataset["output"][3]["comment"], "Time of departure [hhmm local]");
+        assert_eq!(dataset["output"][0].get("comment"), None);
     }
 
     #[test]

@@ -152,6 +152,11 @@ pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
                 created_ms: now_ms(),
             };
             let schema = transform.output_schema().clone();
+            // What is said about columns belongs to the table: files and writers know nothing of it.
+            let documented = match &dataset.contract {
+                Some(contract) => contract.documented(&schema),
+                None => schema.clone(),
+            };
             let rejected = quarantine::schema(transform.uses(MetadataColumn::Headers));
             let about_quarantine = format!("records rejected by dataset {}", dataset.name);
             let of_rows =
@@ -162,7 +167,7 @@ pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
                 table_layout: of_rows.clone(),
                 layout: of_rows,
                 quarantine_layout: layout(&quarantine, &rejected, &[], compression(Compression::Zstd(1)))?,
-                table: table(&dataset.name, &schema, &dataset.partition_by, dataset.description.clone()),
+                table: table(&dataset.name, &documented, &dataset.partition_by, dataset.description.clone()),
                 quarantine_table: table(&quarantine, &rejected, &[], Some(about_quarantine)),
                 transform,
             })

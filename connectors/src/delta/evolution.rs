@@ -45,7 +45,7 @@ pub enum Difference {
         /// The column.
         column: String,
     },
-    /// The column has another description.
+    /// The column has another description, or another unit.
     Described {
         /// The column.
         column: String,
@@ -78,6 +78,11 @@ impl Difference {
             }
             Self::Gone { .. } | Self::NeverNull { .. } | Self::Refused { .. } => false,
         }
+    }
+
+    /// Whether rows do not fit before the table has changed. What is said about a table keeps no rows out of it.
+    pub fn keeps_rows_out(&self) -> bool {
+        matches!(self, Self::New { .. } | Self::Nullable { .. } | Self::Refused { .. })
     }
 
     /// Whether no table can hold both.

@@ -3,7 +3,7 @@
 //! Only types that every Delta reader knows are storable: booleans, signed integers, floats, `Utf8`, `Binary`, `Date32`,
 //! UTC timestamps in microseconds, decimals up to 38 digits, and lists, structs and maps of them. Anything else is
 //! an error that names the column; nothing is cast here. A field's metadata under [`DESCRIPTION`] becomes the
-//! column's `comment`.
+//! column's `comment`, that under [`UNIT`] a member of the same name beside it.
 //!
 //! Reading gives one Arrow type per Delta type, with `element`, `key_value`, `key` and `value` as the names inside
 //! lists and maps, so `to_arrow(to_delta(s))` equals `s` but for those names and for other metadata.
@@ -18,6 +18,8 @@ use crate::Error;
 
 /// Key of an Arrow field's metadata that holds its description.
 pub const DESCRIPTION: &str = "description";
+/// Key of an Arrow field's metadata, and of the column's in the table, that holds the unit of its values.
+pub const UNIT: &str = "isobar.unit";
 /// Deepest nesting of lists, structs and maps.
 const DEPTH_MAX: usize = 32;
 /// Characters that Parquet readers of the Delta world do not allow in a column name.
@@ -123,6 +125,9 @@ fn delta_struct<'a>(
         if let Some(description) = field.metadata().get(DESCRIPTION) {
             metadata.insert("comment".into(), description.clone().into());
         }
+        if let Some(unit) = field.metadata().get(UNIT) {
+            metadata.insert(UNIT.into(), unit.clone().into());
+        }
         delta_fields.push(DeltaField {
             name: field.name().clone(),
             data_type: delta_type(field.data_type(), &path, depth + 1)?,
@@ -215,12 +220,12 @@ fn arrow_fields(schema: DeltaStruct, parent: &str, depth: usize) -> Result<Vec<F
     for field in schema.fields {
         let path = child_path(parent, &field.name);
         let arrow = Field::new(&field.name, arrow_type(&field.data_type, &path, depth + 1)?, field.nullable);
-        fields.push(match field.metadata.get("comment") {
-            Some(Value::String(comment)) => {
-                arrow.with_metadata([(DESCRIPTION.to_string(), comment.clone())].into())
-            }
-            _ => arrow,
-        });
+        let documentation =
+            [("comment", DESCRIPTION), (UNIT, UNIT)].into_iter().filter_map(|(member, key)| {
+                let text = field.metadata.get(member)?.as_str()?;
+                Some((key.to_string(), text.to_string()))
+            });
+        fields.push(arrow.with_metadata(documentation.collect()));
     }
     Ok(fields)
 }
@@ -316,7 +321,8 @@ mod tests {
             Field::new("i16", DataType::Int16, true),
             Field::new("i32", DataType::Int32, true)
                 .with_metadata([(DESCRIPTION.to_string(), "a number".to_string())].into()),
-            Field::new("i64", DataType::Int64, false),
+            Field::new("i64", DataType::Int64, false)
+                .with_metadata([(UNIT.to_string(), "minutes".to_string())].into()),
             Field::new("f32", DataType::Float32, true),
             Field::new("f64", DataType::Float64, true),
             Field::new("text", DataType::Utf8, true),
@@ -351,10 +357,15 @@ mod tests {
             Field::new("a", DataType::Int64, false),
             Field::new("b", DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))), true)
                 .with_metadata([(DESCRIPTION.to_string(), "words".to_string())].into()),
+            Field::new("c", DataType::Float64, true).with_metadata(
+                [(UNIT, "°F"), (DESCRIPTION, "warmth [°F]")]
+                    .map(|(k, v)| (k.to_string(), v.to_string()))
+                    .into(),
+            ),
         ]);
         assert_eq!(
             to_delta(&schema).unwrap(),
-            r#"{"type":"struct","fields":[{"name":"a","type":"long","nullable":false,"metadata":{}},{"name":"b","type":{"type":"array","elementType":"string","containsNull":true},"nullable":true,"metadata":{"comment":"words"}}]}"#
+            r#"{"type":"struct","fields":[{"name":"a","type":"long","nullable":false,"metadata":{}},{"name":"b","type":{"type":"array","elementType":"string","containsNull":true},"nullable":true,"metadata":{"comment":"words"}},{"name":"c","type":"double","nullable":true,"metadata":{"comment":"warmth [°F]","isobar.unit":"°F"}}]}"#
         );
     }
 

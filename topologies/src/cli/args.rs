@@ -214,6 +214,7 @@ topology is mended, a redrive takes it out of there and into the dataset in one 
   isobar schema fields order.avsc
   isobar schema fields order.proto --message shop.v1.Order
   isobar schema diff topology.yaml orders order-v2.avsc
+  isobar schema contract > contract.schema.json           for the contracts that datasets name
 
 Then put this line first in a spec, and editors with a YAML language server complete and check it:
   # yaml-language-server: $schema=topology.schema.json")]
@@ -252,6 +253,14 @@ pub enum SchemaCommand {
 Exit codes: 0 every record of the new schema can become a row, 1 not so, 2 the command line, the spec or the schema
 is wrong.")]
     Diff(SchemaDiffArgs),
+
+    /// Print the JSON Schema of a data contract, for editors
+    #[command(after_help = "Examples:
+  isobar schema contract > contract.schema.json
+
+Then put this line first in a contract, and editors with a YAML language server complete and check it:
+  # yaml-language-server: $schema=contract.schema.json")]
+    Contract,
 }
 
 /// A schema of records, in files.

@@ -99,6 +99,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Schema { command: Some(SchemaCommand::Fields(fields_args)) } => schema::fields(&fields_args),
         Command::Schema { command: Some(SchemaCommand::Diff(diff_args)) } => schema::diff(&diff_args),
+        Command::Schema { command: Some(SchemaCommand::Contract) } => {
+            output::print_json(&spec::contract_json_schema())?;
+            Ok(Exit::Success)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "isobar", &mut script);

@@ -29,6 +29,9 @@ use crate::{prove, query};
 
 /// The topology that the demo runs, as users copy it.
 pub const TOPOLOGY: &str = include_str!("../../flight_delays/topology.yaml");
+/// The contract that it names, and the path of that.
+pub const CONTRACT: &str = include_str!("../../flight_delays/contracts/flights.yaml");
+const CONTRACT_PATH: &str = "contracts/flights.yaml";
 /// What the specification says where the demo puts its own broker.
 const BROKERS_LINE: &str = "  brokers: localhost:9092\n";
 /// The one question asked at the end.
@@ -192,7 +195,7 @@ async fn wait_for_positions(progress: &Progress, ends: &BTreeMap<TopicPartition,
     let _ = positions.wait_for(reached).await;
 }
 
-/// Writes `topology.yaml` into `directory`, pointing at the embedded broker and at directories beside it.
+/// Writes `topology.yaml` into `directory`, pointing at the embedded broker and at directories beside it, and its contract.
 pub(crate) fn write_topology(directory: &Path, brokers: &str) -> Result<Topology, Error> {
     let path = directory.join("topology.yaml");
     std::fs::create_dir_all(directory).map_err(|error| cannot_create(directory, &error))?;
@@ -211,6 +214,11 @@ pub(crate) fn write_topology(directory: &Path, brokers: &str) -> Result<Topology
     );
     std::fs::write(&path, TOPOLOGY.replace(BROKERS_LINE, &ours))
         .map_err(|error| cannot_create(&path, &error))?;
+    let contract = directory.join(CONTRACT_PATH);
+    let folder = contract.parent().expect("the contract is in a folder");
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&contract, CONTRACT))
+        .map_err(|error| cannot_create(&contract, &error))?;
     spec::load(&path).map_err(|problems| Error::Configuration(problems.to_string()))
 }
 
@@ -414,6 +422,8 @@ mod tests {
         let topology = write_topology(directory.path(), "127.0.0.1:1").unwrap();
         assert_eq!(topology.clouds.len(), 3);
         assert_eq!(topology.kafka.cluster_id.as_deref(), Some("demo"));
+        let contract = topology.datasets[0].contract.as_ref().unwrap();
+        assert!(contract.columns.0.iter().all(|(_, column)| column.description.is_some()), "{contract:?}");
         let error = Outage::plan(&topology, Some("moon")).err().unwrap().to_string();
         assert!(error.contains("choose one of aws, azure, gcp"), "{error}");
     }

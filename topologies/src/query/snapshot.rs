@@ -3,9 +3,9 @@
 //! The log is replayed from version 0. A log with a missing version, a broken hash chain or a body that is not
 //! understood is not believed, and the next cloud is asked; `isobar prove` says what is wrong with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::Metadata;
 use isobar_connectors::delta::schema::to_arrow;
@@ -120,9 +120,15 @@ fn replay(cloud: &Cloud, log: TableLog) -> Result<Option<Snapshot>, String> {
     Ok(Some(Snapshot {
         version,
         cloud: cloud.name.clone(),
-        schema: schema.into(),
+        schema: undocumented(&schema),
         metadata: metadata.as_ref().clone(),
         files: log.files(),
         table: log.table,
     }))
+}
+
+/// `schema` without what is said about its columns: the engine compares that as well, and files have none.
+fn undocumented(schema: &Schema) -> SchemaRef {
+    let bare = schema.fields().iter().map(|field| field.as_ref().clone().with_metadata(HashMap::new()));
+    Schema::new(bare.collect::<Vec<Field>>()).into()
 }

@@ -16,7 +16,8 @@ use std::path::Path;
 
 use super::location::has_credentials;
 use super::problem::{Position, Problem, SpecErrors};
-use super::yaml::{self, Location, Node, TextProblem, Value};
+use super::resolve::Resolved;
+use super::yaml::{self, Document, Location, Node, TextProblem, Value};
 use super::{Topology, resolve, schema, secret, structure};
 
 /// How thoroughly to check.
@@ -54,30 +55,38 @@ pub fn check_text(
     let parsed = yaml::parse(text);
     let Some(root) = parsed.root else {
         let problems = parsed.problems.into_iter().map(|problem| of_text(problem, file)).collect();
-        return Err(sorted(file, problems, mask_lines(text)));
+        return Err(sorted(file, problems, [(file.to_owned(), mask_lines(text))].into()));
     };
-    let (value, mut findings) = structure::walk(&schema::json_schema(), &root);
+    let (value, mut findings) = structure::walk(&schema::json_schema(), &root, Document::Spec);
     let locations = root.locations();
     let unreadable: Vec<String> = parsed.problems.iter().map(|problem| problem.pointer.clone()).collect();
     let resolver = resolve::Resolver {
         value: &value,
         text,
+        file,
         locations: &locations,
         unreadable: &unreadable,
         folder,
         options,
         findings: &mut findings,
         secret_places: Vec::new(),
+        wrong_contracts: Vec::new(),
     };
-    let (topology, mut secret_places) = resolver.resolve();
+    let Resolved { topology, mut secret_places, wrong_contracts } = resolver.resolve();
+    let is_sound = findings.is_empty() && parsed.problems.is_empty() && wrong_contracts.is_empty();
     match topology {
-        Some(topology) if findings.is_empty() && parsed.problems.is_empty() => Ok(topology),
+        Some(topology) if is_sound => Ok(topology),
         _ => {
-            find_secrets(&root, "", &mut secret_places);
-            let masked_text = mask(text, &root, &secret_places);
+            find_secrets(&root, "", &["/sources", "/datasets"], &mut secret_places);
+            let mut masked_texts = BTreeMap::new();
             let mut problems: Vec<Problem> =
                 parsed.problems.into_iter().map(|problem| of_text(problem, file)).collect();
             problems.extend(findings.into_iter().map(|finding| finding.into_problem(file, &locations)));
+            for contract in wrong_contracts {
+                problems.extend(contract.problems);
+                masked_texts.insert(contract.file, contract.masked_text);
+            }
+            masked_texts.insert(file.to_owned(), mask(text, &root, &secret_places));
             if problems.is_empty() {
                 // A spec without a finding resolves; if ours does not, say so rather than run it.
                 let message = "this spec could not be understood, please report it".to_owned();
@@ -89,7 +98,7 @@ pub fn check_text(
                 };
                 problems.push(of_text(problem, file));
             }
-            Err(sorted(file, problems, masked_text))
+            Err(sorted(file, problems, masked_texts))
         }
     }
 }
@@ -139,7 +148,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn into_problem(self, file: &str, locations: &BTreeMap<String, Location>) -> Problem {
+    pub(super) fn into_problem(self, file: &str, locations: &BTreeMap<String, Location>) -> Problem {
         let start = (Position { line: 1, column: 1 }, 1);
         let location = locations.get(&self.pointer);
         let (position, width) = match (self.place, location) {
@@ -162,7 +171,7 @@ impl Finding {
     }
 }
 
-fn of_text(problem: TextProblem, file: &str) -> Problem {
+pub(super) fn of_text(problem: TextProblem, file: &str) -> Problem {
     Problem {
         file: file.to_owned(),
         line: problem.position.line,
@@ -174,33 +183,36 @@ fn of_text(problem: TextProblem, file: &str) -> Problem {
     }
 }
 
-fn sorted(file: &str, mut problems: Vec<Problem>, masked_text: String) -> SpecErrors {
-    problems.sort_by(|a, b| match (a.line, a.column).cmp(&(b.line, b.column)) {
+/// The problems of `file`, in the order of its text, then those of other files.
+fn sorted(file: &str, mut problems: Vec<Problem>, masked_texts: BTreeMap<String, String>) -> SpecErrors {
+    let place =
+        |problem: &Problem| (problem.file != file, problem.file.clone(), problem.line, problem.column);
+    problems.sort_by(|a, b| match place(a).cmp(&place(b)) {
         Ordering::Equal => a.message.cmp(&b.message),
         order => order,
     });
     problems.dedup();
-    SpecErrors { file: file.to_owned(), problems, masked_text }
+    SpecErrors { file: file.to_owned(), problems, masked_texts }
 }
 
 /// Adds the pointers of values that may be secrets: those under a name that says so, wherever a reference is not.
-/// Fields of sources and datasets are data, whatever they are called.
-fn find_secrets(node: &Node, pointer: &str, places: &mut Vec<String>) {
+/// What lies below the pointers `data`, such as fields of sources and datasets, is data, whatever it is called.
+pub(super) fn find_secrets(node: &Node, pointer: &str, data: &[&str], places: &mut Vec<String>) {
     match &node.value {
-        Value::Map(entries) if !matches!(pointer, "/sources" | "/datasets") => {
+        Value::Map(entries) if !data.contains(&pointer) => {
             for entry in entries {
                 let below = yaml::pointer_to(pointer, &entry.key);
                 let is_referred = matches!(&entry.value.value, Value::Text(text) if is_reference(text));
                 if secret::is_secret_name(&entry.key) && !is_referred {
                     places.push(below);
                 } else {
-                    find_secrets(&entry.value, &below, places);
+                    find_secrets(&entry.value, &below, data, places);
                 }
             }
         }
         Value::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                find_secrets(item, &format!("{pointer}/{index}"), places);
+                find_secrets(item, &format!("{pointer}/{index}"), data, places);
             }
         }
         Value::Text(text) if has_credentials(text) => places.push(pointer.to_owned()),
@@ -214,7 +226,7 @@ fn is_reference(text: &str) -> bool {
 }
 
 /// `text` with the values at `places` hidden, character for character, so that columns stay.
-fn mask(text: &str, root: &Node, places: &[String]) -> String {
+pub(super) fn mask(text: &str, root: &Node, places: &[String]) -> String {
     let mut ranges = Vec::new();
     collect_ranges(root, "", places, &mut ranges);
     let mut masked = String::with_capacity(text.len());
@@ -250,7 +262,7 @@ fn collect_ranges(node: &Node, pointer: &str, places: &[String], ranges: &mut Ve
 
 /// `text`, which is no YAML, with everything hidden that follows a secret's name: the rest of its line and the lines
 /// indented below it. It hides too much rather than too little.
-fn mask_lines(text: &str) -> String {
+pub(super) fn mask_lines(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut hidden_below: Option<usize> = None;
     for line in text.split_inclusive('\n') {

@@ -129,7 +129,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn is_given(&self, pointer: &str) -> bool {
+    pub(super) fn is_given(&self, pointer: &str) -> bool {
         self.value.pointer(pointer).is_some_and(|value| !value.is_null())
     }
 

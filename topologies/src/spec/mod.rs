@@ -4,6 +4,8 @@
 //! text ─▶ yaml (tree with places) ─▶ structure (against the JSON Schema) ─▶ resolve (references, rules, SQL) ─▶ Topology
 //! ```
 //!
+//! The contracts that a spec names go the same way ([`contract`]).
+//!
 //! Parse first, resolve second: [`raw`] mirrors the file, [`Topology`] holds checked types, and nothing downstream
 //! looks at text again. Every step reports all it finds and leaves the rest to the next, so one run shows every
 //! [`Problem`], each with its line, its column and a way out. Secrets stay references until a pipeline starts.
@@ -17,6 +19,7 @@ use isobar_transforms::Expectation;
 use url::Url;
 
 pub mod check;
+pub mod contract;
 mod encoding;
 mod location;
 mod options;
@@ -36,13 +39,14 @@ pub mod yaml;
 mod tests;
 
 pub use check::{CheckOptions, check_text, load, load_with};
+pub use contract::Contract;
 pub use encoding::{Encoding, SchemaFile, WriterSchemas};
 pub(crate) use encoding::{SCHEMA_FILE_BYTES_MAX, read_bounded};
 pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
 pub use problem::{Colour, Position, Problem, SpecErrors};
-pub use raw::{Envelope, Format, PayloadCompression, StartPosition, TopicIdentity};
-pub use schema::json_schema;
+pub use raw::{Envelope, Format, Owner, PayloadCompression, StartPosition, TopicIdentity};
+pub use schema::{contract_json_schema, json_schema};
 pub use secret::{Secret, SecretError, Text};
 pub(crate) use suggest::did_you_mean;
 pub use topics::{SourceTopics, TopicPattern};
@@ -139,11 +143,14 @@ pub struct DatasetSpec {
     pub name: String,
     /// Index of its source in [`Topology::sources`].
     pub source: usize,
-    /// What a row is, in a sentence.
+    /// What a row is, in a sentence: as the spec has it, or the contract.
     pub description: Option<String>,
+    /// What its readers are promised. The columns of the query are those of the contract.
+    pub contract: Option<Contract>,
     /// The query. It compiles against the schema of the source.
     pub sql: String,
-    /// Conditions on the source's records, in the order they are checked. Names are unique.
+    /// Conditions on the source's records, in the order they are checked: those of the spec, then those of the contract. Names
+    /// are unique.
     pub expectations: Vec<Expectation>,
     /// How large a share of the records may miss a rule, each rule once.
     pub limits: Vec<LimitSpec>,

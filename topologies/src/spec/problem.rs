@@ -12,6 +12,7 @@
 //! Excerpts never show a secret: the values found inline, which are a problem themselves, are masked in the text
 //! that excerpts are cut from, and control characters are replaced so that a spec cannot drive the terminal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
 
@@ -29,10 +30,10 @@ pub struct Position {
     pub column: usize,
 }
 
-/// One thing that is wrong with a spec.
+/// One thing that is wrong with a spec, or with a contract that it names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The spec, as named by the user.
+    /// The file, as named by the user.
     pub file: String,
     /// The line, from 1; 0 when the problem concerns the file as a whole.
     pub line: usize,
@@ -49,15 +50,15 @@ pub struct Problem {
     pub(super) width: usize,
 }
 
-/// Every problem of one spec, in the order of the text. At least one.
+/// Every problem of one spec, in the order of the text, then those of the contracts that it names. At least one.
 #[derive(Debug, Clone)]
 pub struct SpecErrors {
     /// The spec, as named by the user.
     pub file: String,
     /// The problems, in the order of the text.
     pub problems: Vec<Problem>,
-    /// The text that excerpts are cut from, with inline secrets masked.
-    pub(super) masked_text: String,
+    /// The texts that excerpts are cut from, by file, with inline secrets masked.
+    pub(super) masked_texts: BTreeMap<String, String>,
 }
 
 /// Whether to colour a rendering.
@@ -102,15 +103,18 @@ impl SpecErrors {
             suggestion,
             width: 0,
         };
-        Self { file: file.to_owned(), problems: vec![problem], masked_text: String::new() }
+        Self { file: file.to_owned(), problems: vec![problem], masked_texts: BTreeMap::new() }
     }
 
     /// The problems as a compiler would print them, with a count at the end.
     pub fn render(&self, colour: Colour) -> String {
-        let lines: Vec<&str> = self.masked_text.lines().collect();
+        let texts =
+            self.masked_texts.iter().map(|(file, text)| (file.as_str(), text.lines().collect::<Vec<_>>()));
+        let texts: BTreeMap<&str, Vec<&str>> = texts.collect();
         let mut out = String::new();
         for problem in &self.problems {
-            render_problem(&mut out, problem, &lines, colour);
+            let lines = texts.get(problem.file.as_str()).map(Vec::as_slice).unwrap_or_default();
+            render_problem(&mut out, problem, lines, colour);
             out.push('\n');
         }
         let _ = writeln!(out, "{}", self.summary());
@@ -123,10 +127,17 @@ impl SpecErrors {
     }
 
     fn summary(&self) -> String {
-        let file = printable(&self.file);
+        let mut files: Vec<String> = Vec::new();
+        for problem in &self.problems {
+            let file = printable(&problem.file);
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+        let files = files.join(", ");
         match self.problems.len() {
-            1 => format!("1 problem in {file}"),
-            count => format!("{count} problems in {file}"),
+            1 => format!("1 problem in {files}"),
+            count => format!("{count} problems in {files}"),
         }
     }
 }
@@ -209,7 +220,8 @@ mod tests {
             suggestion: Some("make it right".into()),
             width,
         };
-        SpecErrors { file: "t.yaml".into(), problems: vec![problem], masked_text: text.into() }
+        let masked_texts = [("t.yaml".to_owned(), text.to_owned())].into();
+        SpecErrors { file: "t.yaml".into(), problems: vec![problem], masked_texts }
     }
 
     #[test]

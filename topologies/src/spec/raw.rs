@@ -446,6 +446,13 @@ pub struct Dataset {
     #[serde(default)]
     pub description: Option<String>,
 
+    /// A file, relative to the spec, that says what the dataset holds: a data contract. The columns of the query must be those
+    /// that it promises, its expectations are checked after those here, and its descriptions and units become the comments of
+    /// the table's columns. Several datasets may name the same file. Default: none.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["./contracts/flights.yaml"]))]
+    pub contract: Option<String>,
+
     /// The query that makes rows of records: a stateless `SELECT` (projection and filter) from the source, by its
     /// name. Beside the source's fields there are `_topic`, `_partition`, `_offset`, `_timestamp` (UTC,
     /// milliseconds), `_key`, and `_headers`, of which `header(_headers, 'name')` is one. Required.
@@ -479,6 +486,52 @@ pub struct Dataset {
     /// every version is kept, every 100th has a checkpoint.
     #[serde(default)]
     pub maintenance: Maintenance,
+}
+
+/// A data contract: what a dataset holds, what its columns mean, and who answers for it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Contract {
+    /// Name of the contract, for people; at most 200 characters. Required.
+    #[schemars(extend("examples" = ["flight features"]))]
+    pub name: String,
+
+    /// Its version, counted as its owners see fit; at most 200 characters. It has no effect. Required.
+    #[schemars(extend("examples" = ["1.2.0"]))]
+    pub version: String,
+
+    /// What a row is, in a sentence; it becomes the description of the table. At most 4,000 characters. Default: that of the
+    /// dataset.
+    #[serde(default)]
+    pub description: Option<String>,
+
+    /// Who answers for the dataset. Default: nobody is named.
+    #[serde(default)]
+    pub owners: Vec<Owner>,
+
+    /// All columns of the dataset, by name, those that become folders included. Short form: `name: type`; the long form has
+    /// `type`, `nullable` (true unless said otherwise), `description` (at most 4,000 characters) and `unit` (at most 100). The
+    /// types are those of the fields of a source. Required.
+    #[schemars(extend("minProperties" = 1))]
+    pub columns: Entries<FieldSpec>,
+
+    /// Conditions on the source's records, as in `expect` of a dataset, and checked after those. A name is in one of the two
+    /// only. Default: none.
+    #[serde(default)]
+    pub expect: Vec<Expectation>,
+}
+
+/// Somebody who answers for a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// A person or a team; at most 200 characters. Required.
+    #[schemars(extend("examples" = ["Flight data"]))]
+    pub name: String,
+
+    /// Where they are reached: an address or a channel; at most 200 characters. Default: nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
 }
 
 /// How large a share of the records may miss a rule.

@@ -19,6 +19,7 @@ use url::Url;
 use crate::decoding::decoder;
 
 use super::check::{CheckOptions, Finding, Place};
+use super::contract::WrongContract;
 use super::encoding::Encoding;
 use super::location::{Overlap, has_credentials, overlap, parse_location};
 use super::options::OptionsOf;
@@ -51,6 +52,8 @@ pub(super) struct Resolver<'a> {
     pub(super) value: &'a Json,
     /// The spec as written.
     pub(super) text: &'a str,
+    /// The spec, as named by the user.
+    pub(super) file: &'a str,
     /// Where everything lies in it.
     pub(super) locations: &'a BTreeMap<String, Location>,
     /// Pointers to mappings and values of which the YAML itself is wrong, so that parts of them are missing.
@@ -61,13 +64,25 @@ pub(super) struct Resolver<'a> {
     pub(super) findings: &'a mut Vec<Finding>,
     /// Pointers to values that hold a secret where none belongs.
     pub(super) secret_places: Vec<String>,
+    /// The contracts that have problems.
+    pub(super) wrong_contracts: Vec<WrongContract>,
+}
+
+/// What became of a spec.
+pub(super) struct Resolved {
+    /// The topology, if enough of the spec is right.
+    pub(super) topology: Option<Topology>,
+    /// The places of secrets that stand inline.
+    pub(super) secret_places: Vec<String>,
+    /// The contracts that have problems.
+    pub(super) wrong_contracts: Vec<WrongContract>,
 }
 
 impl Resolver<'_> {
-    /// The topology, if enough of the spec is right, and the places of secrets that stand inline.
-    pub(super) fn resolve(mut self) -> (Option<Topology>, Vec<String>) {
+    /// The topology, and what is wrong beside the findings.
+    pub(super) fn resolve(mut self) -> Resolved {
         let topology = self.topology();
-        (topology, self.secret_places)
+        Resolved { topology, secret_places: self.secret_places, wrong_contracts: self.wrong_contracts }
     }
 
     fn topology(&mut self) -> Option<Topology> {
@@ -505,7 +520,7 @@ impl Resolver<'_> {
         (is_readable && fields.len() == written).then_some(Fields(fields))
     }
 
-    fn report_field(&mut self, pointer: &str, error: SchemaError) {
+    pub(super) fn report_field(&mut self, pointer: &str, error: SchemaError) {
         match error {
             SchemaError::InvalidType { source, .. } => {
                 let long_form = format!("{pointer}/type");
@@ -536,7 +551,16 @@ impl Resolver<'_> {
         let source = self.source_of(&format!("{pointer}/from"), sources);
         let description = self.typed::<Option<String>>(&format!("{pointer}/description")).flatten();
         let sql = self.required::<String>(&format!("{pointer}/sql"));
-        let (expectations, are_complete) = self.expectations(&format!("{pointer}/expect"));
+        let (own_expectations, are_own_complete) = self.expectations(&format!("{pointer}/expect"));
+        let mut promise = self.promise(&pointer, &own_expectations);
+        let promised = promise.iter().flat_map(|promise| &promise.expectations);
+        let expectations: Vec<Expectation> =
+            own_expectations.iter().chain(promised).map(|(_, expectation)| expectation.clone()).collect();
+        let is_whole = match &promise {
+            Some(promise) => promise.is_whole,
+            None => !self.is_given(&format!("{pointer}/contract")),
+        };
+        let are_complete = are_own_complete && is_whole;
         let partition_by = self.partition_by(&format!("{pointer}/partition_by"));
         let compression = match self.typed::<String>(&format!("{pointer}/compression")) {
             // A text that is no compression was reported with the structure.
@@ -545,18 +569,24 @@ impl Resolver<'_> {
         };
         let maintenance = self.maintenance(&format!("{pointer}/maintenance"));
         let limits = self.limits(&format!("{pointer}/limits"), &expectations, are_complete);
-        let (source, sql) = (source?, sql?);
-        let input = sources[source].1.as_ref();
-        if let Some(input) = input {
-            let query = sql::Query { sql: &sql, expectations: &expectations, partition_by: &partition_by };
-            sql::check(self, &pointer, input, &query);
+        let input = source.and_then(|source| sources[source].1.as_ref());
+        if let (Some(input), Some(sql)) = (input, &sql) {
+            let query = sql::Query { sql, expectations: &own_expectations, partition_by: &partition_by };
+            let columns = sql::check(self, &pointer, input, &query);
+            if let Some(promise) = &mut promise {
+                promise.check(self, &pointer, input, columns.as_deref());
+            }
         }
-        let expectations: Vec<Expectation> =
-            expectations.into_iter().map(|(_, expectation)| expectation).collect();
+        let (description, contract) = match promise {
+            Some(promise) => self.settle(&pointer, description, promise),
+            None => (description, None),
+        };
+        let (source, sql) = (source?, sql?);
         let dataset = DatasetSpec {
             name,
             source,
             description,
+            contract,
             sql,
             expectations,
             limits,
@@ -568,17 +598,12 @@ impl Resolver<'_> {
     }
 
     /// Limits on rules that there are; `are_all` says whether `expectations` are all that were written.
-    fn limits(
-        &mut self,
-        pointer: &str,
-        expectations: &[(usize, Expectation)],
-        are_all: bool,
-    ) -> Vec<LimitSpec> {
+    fn limits(&mut self, pointer: &str, expectations: &[Expectation], are_all: bool) -> Vec<LimitSpec> {
         let mut limits = Vec::new();
         for rule in self.names(pointer) {
             let below = pointer_to(pointer, &rule);
             let Some(limit) = self.typed::<raw::RateLimit>(&below) else { continue };
-            let named = expectations.iter().map(|(_, expectation)| expectation.name.as_str());
+            let named = expectations.iter().map(|expectation| expectation.name.as_str());
             let known: Vec<&str> = named.chain([UNDECODABLE_LIMIT, SQL_ERROR]).collect();
             if are_all && !known.contains(&rule.as_str()) {
                 let message = format!("`{rule}` is no expectation of this dataset");
@@ -641,7 +666,7 @@ impl Resolver<'_> {
     }
 
     /// The expectations that are right in themselves, each with its index, and whether they are all there are.
-    fn expectations(&mut self, pointer: &str) -> (Vec<(usize, Expectation)>, bool) {
+    pub(super) fn expectations(&mut self, pointer: &str) -> (Vec<(usize, Expectation)>, bool) {
         let count = self.value.pointer(pointer).and_then(Json::as_array).map_or(0, Vec::len);
         let mut expectations: Vec<(usize, Expectation)> = Vec::new();
         for index in 0..count {
@@ -719,7 +744,7 @@ impl Resolver<'_> {
 }
 
 /// Whether `pointer` leads to an entry of the mapping at `parent`.
-fn is_child(parent: &str, pointer: &str) -> bool {
+pub(super) fn is_child(parent: &str, pointer: &str) -> bool {
     let below = pointer.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/'));
     below.is_some_and(|name| !name.contains('/'))
 }

@@ -1,9 +1,10 @@
-//! The JSON Schema of a spec, for editors: `isobar schema > topology.schema.json`.
+//! The JSON Schema of a spec, for editors: `isobar schema > topology.schema.json`; and that of a contract.
 //!
 //! It is generated from the structs of [`raw`](super::raw), the same that a spec is parsed into, and it is what
 //! [`structure`](super::structure) checks a spec against. So what an editor accepts, `isobar check` accepts too, up
 //! to what only the whole spec can tell (references, queries).
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value as Json, json};
 
@@ -12,15 +13,27 @@ use super::{raw, yaml};
 /// A complete spec, shown by editors and used by the tests.
 pub const EXAMPLE: &str = include_str!("example.yaml");
 
+/// A contract of the dataset in [`EXAMPLE`].
+pub const CONTRACT_EXAMPLE: &str = include_str!("example_contract.yaml");
+
 /// The JSON Schema of a spec: draft 2020-12.
 pub fn json_schema() -> Json {
+    schema_of::<raw::Topology>("isobar topology", EXAMPLE)
+}
+
+/// The JSON Schema of a contract: draft 2020-12.
+pub fn contract_json_schema() -> Json {
+    schema_of::<raw::Contract>("isobar data contract", CONTRACT_EXAMPLE)
+}
+
+fn schema_of<T: JsonSchema>(title: &str, example: &str) -> Json {
     let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut generated = generator.into_root_schema_for::<raw::Topology>().to_value();
+    let mut generated = generator.into_root_schema_for::<T>().to_value();
     unwrap_descriptions(&mut generated);
-    let example = yaml::parse(EXAMPLE).root.map_or(Json::Null, |root| root.to_json());
+    let example = yaml::parse(example).root.map_or(Json::Null, |root| root.to_json());
     let mut schema = json!({
         "$schema": generated["$schema"],
-        "title": "isobar topology",
+        "title": title,
         "description": generated["description"],
         "examples": [example],
     });
@@ -83,6 +96,12 @@ mod tests {
             }
         });
         assert!(fields > 20, "{fields} fields");
+        visit_schemas(&contract_json_schema(), &mut |map| {
+            for (name, field) in map.get("properties").and_then(Json::as_object).into_iter().flatten() {
+                let description = field.get("description").and_then(Json::as_str).unwrap_or_default();
+                assert!(description.len() > 8, "`{name}` has no description: {field}");
+            }
+        });
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["examples"][0]["topology"], "flight_delays");
         let keywords: Vec<&String> = schema.as_object().unwrap().keys().take(2).collect();
@@ -91,13 +110,15 @@ mod tests {
 
     #[test]
     fn the_schema_uses_only_what_the_checker_understands() {
-        visit_schemas(&json_schema(), &mut |map| {
+        let mut visit = |map: &serde_json::Map<String, Json>| {
             for (keyword, value) in map {
                 assert!(super::super::structure::KEYWORDS.contains(&keyword.as_str()), "{keyword}: {value}");
             }
             if let Some(pattern) = map.get("pattern").and_then(Json::as_str) {
                 assert!(super::super::structure::knows_pattern(pattern), "{pattern}");
             }
-        });
+        };
+        visit_schemas(&json_schema(), &mut visit);
+        visit_schemas(&contract_json_schema(), &mut visit);
     }
 }

@@ -24,27 +24,50 @@ pub(super) struct Query<'a> {
 }
 
 /// Compiles the dataset at `pointer` and reports what is wrong with its query, its expectations and its partition
-/// columns. The compiler stops at the first problem, so the query and each expectation are compiled on their own.
-pub(super) fn check(resolver: &mut Resolver<'_>, pointer: &str, input: &SourceSpec, query: &Query<'_>) {
+/// columns. The compiler stops at the first problem, so the query and each expectation are compiled on their own. The
+/// columns of the query, if it compiles.
+pub(super) fn check(
+    resolver: &mut Resolver<'_>,
+    pointer: &str,
+    input: &SourceSpec,
+    query: &Query<'_>,
+) -> Option<SchemaRef> {
     let at_sql = format!("{pointer}/sql");
     if query.sql.trim().is_empty() {
         let suggestion = format!("`SELECT * FROM {}`, for example", input.name);
-        return resolver.report(at_sql, Place::Value, "`sql` is empty", Some(suggestion));
+        resolver.report(at_sql, Place::Value, "`sql` is empty", Some(suggestion));
+        return None;
     }
-    for (index, expectation) in query.expectations {
+    check_expectations(resolver, &format!("{pointer}/expect"), input, query.expectations);
+    match compile(input, query.sql, &[]) {
+        Ok(transform) => {
+            check_output(resolver, pointer, transform.output_schema(), query.partition_by);
+            Some(transform.output_schema().clone())
+        }
+        Err(error) => {
+            report_error(resolver, at_sql, query.sql, &error);
+            None
+        }
+    }
+}
+
+/// Compiles each of the expectations at `pointer`, given with their indexes, and reports what is wrong with them.
+pub(super) fn check_expectations(
+    resolver: &mut Resolver<'_>,
+    pointer: &str,
+    input: &SourceSpec,
+    expectations: &[(usize, Expectation)],
+) {
+    for (index, expectation) in expectations {
         let everything = format!("SELECT * FROM \"{}\"", input.name);
         match compile(input, &everything, std::slice::from_ref(expectation)) {
             // Names were checked before, all of them against each other.
             Ok(_) | Err(TransformError::ExpectationName { .. }) => {}
             Err(error) => {
-                let at_check = format!("{pointer}/expect/{index}/check");
+                let at_check = format!("{pointer}/{index}/check");
                 report_error(resolver, at_check, &expectation.check, &error);
             }
         }
-    }
-    match compile(input, query.sql, &[]) {
-        Ok(transform) => check_output(resolver, pointer, transform.output_schema(), query.partition_by),
-        Err(error) => report_error(resolver, at_sql, query.sql, &error),
     }
 }
 

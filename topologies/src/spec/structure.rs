@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::check::{Finding, Place};
 use super::suggest::{did_you_mean, nearest, one_of};
-use super::yaml::{Entry, Node, Value, pointer_to};
+use super::yaml::{Document, Entry, Node, Value, pointer_to};
 use super::{raw, units};
 
 /// The keywords of JSON Schema that [`walk`] understands or may ignore.
@@ -44,9 +44,9 @@ pub(super) const KEYWORDS: &[&str] = &[
     "title",
 ];
 
-/// The parts of `root` that fit `schema`, and what is wrong with the others.
-pub(super) fn walk(schema: &Json, root: &Node) -> (Json, Vec<Finding>) {
-    let mut walker = Walker { root: schema, findings: Vec::new() };
+/// The parts of `root`, which is a `document`, that fit `schema`, and what is wrong with the others.
+pub(super) fn walk(schema: &Json, root: &Node, document: Document) -> (Json, Vec<Finding>) {
+    let mut walker = Walker { root: schema, document, findings: Vec::new() };
     let value = walker.walk(schema, root, "").unwrap_or(Json::Null);
     (value, walker.findings)
 }
@@ -235,9 +235,9 @@ fn describe_asked(schema: &Json, kinds: &[Kind]) -> String {
     }
 }
 
-/// A value by the last step of its pointer: "`brokers`", "item 2 of `expect`", "the spec".
+/// A value by the last step of its pointer: "`brokers`", "item 2 of `expect`"; the whole is "the document".
 pub(super) fn describe_place(pointer: &str) -> String {
-    let Some((parent, last)) = pointer.rsplit_once('/') else { return "the spec".into() };
+    let Some((parent, last)) = pointer.rsplit_once('/') else { return "the document".into() };
     let name = last.replace("~1", "/").replace("~0", "~");
     match name.parse::<usize>() {
         Ok(index) if !parent.is_empty() => format!("item {} of {}", index + 1, describe_place(parent)),
@@ -247,6 +247,7 @@ pub(super) fn describe_place(pointer: &str) -> String {
 
 struct Walker<'a> {
     root: &'a Json,
+    document: Document,
     findings: Vec<Finding>,
 }
 
@@ -300,7 +301,7 @@ impl<'a> Walker<'a> {
     }
 
     fn walk_literal(&mut self, literals: &[&str], node: &Node, pointer: &str) -> Option<Json> {
-        let name = describe_place(pointer);
+        let name = self.describe(pointer);
         let expected = one_of(literals.iter().copied()).unwrap_or_default();
         match &node.value {
             Value::Text(text) if literals.contains(&text.as_str()) => {
@@ -332,7 +333,7 @@ impl<'a> Walker<'a> {
             kinds.is_empty() || kinds.iter().any(|kind| kind.accepts(found))
         });
         let attempts = fitting.map(|branch| {
-            let mut attempt = Walker { root: self.root, findings: Vec::new() };
+            let mut attempt = Walker { root: self.root, document: self.document, findings: Vec::new() };
             let value = attempt.walk(branch, node, pointer);
             (attempt.findings, value)
         });
@@ -425,7 +426,7 @@ impl<'a> Walker<'a> {
             let property = properties.and_then(|properties| properties.get(name));
             let message = match pointer {
                 "" => format!("missing field `{name}`"),
-                _ => format!("missing field `{name}` in {}", describe_place(pointer)),
+                _ => format!("missing field `{name}` in {}", self.describe(pointer)),
             };
             self.report(
                 pointer,
@@ -438,7 +439,7 @@ impl<'a> Walker<'a> {
 
     fn check_size(&mut self, schema: &Json, entries: &[Entry], pointer: &str) {
         let bound = |keyword: &str| schema.get(keyword).and_then(Json::as_u64);
-        let name = describe_place(pointer);
+        let name = self.describe(pointer);
         if entries.is_empty() && bound("minProperties").is_some_and(|least| least > 0) {
             self.report(pointer, Place::Key, format!("{name} is empty"), None);
         }
@@ -467,14 +468,14 @@ impl<'a> Walker<'a> {
             return None;
         }
         if text.is_empty() && schema.get("minLength").and_then(Json::as_u64).is_some_and(|least| least > 0) {
-            self.report(pointer, Place::Value, format!("{} is empty", describe_place(pointer)), None);
+            self.report(pointer, Place::Value, format!("{} is empty", self.describe(pointer)), None);
             return None;
         }
         Some(Json::String(text.to_owned()))
     }
 
     fn report_kind(&mut self, schema: &Json, kinds: &[Kind], node: &Node, pointer: &str) {
-        let name = describe_place(pointer);
+        let name = self.describe(pointer);
         let asked = describe_asked(schema, kinds);
         if node.value == Value::Null {
             return self.report(
@@ -497,7 +498,7 @@ impl<'a> Walker<'a> {
     ) {
         let message = match parent {
             "" => format!("unknown field `{key}`"),
-            _ => format!("unknown field `{key}` in {}", describe_place(parent)),
+            _ => format!("unknown field `{key}` in {}", self.describe(parent)),
         };
         let names = || properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str));
         let suggestion = match nearest(key, names()) {
@@ -527,8 +528,17 @@ impl<'a> Walker<'a> {
                     .map(|_| format!("each of `{section}`"))
             }
         });
-        let itself = self.root.pointer(&format!("/properties/{key}")).map(|_| "the spec itself".to_owned());
+        let itself = self.root.pointer(&format!("/properties/{key}"));
+        let itself = itself.map(|_| format!("the {} itself", self.document.noun()));
         sections.chain(itself).collect()
+    }
+
+    /// As [`describe_place`], and the whole by its name.
+    fn describe(&self, pointer: &str) -> String {
+        match pointer {
+            "" => format!("the {}", self.document.noun()),
+            _ => describe_place(pointer),
+        }
     }
 
     fn report(&mut self, pointer: &str, place: Place, message: String, suggestion: Option<String>) {

@@ -33,6 +33,39 @@ const DUPLICATE_MARK: u32 = 0xE000;
 /// The private character that stands for the `*` of a disarmed alias.
 const DISARMED_ALIAS: char = '\u{E100}';
 
+/// What a text is, for the messages about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    /// A topology.
+    Spec,
+    /// The contract of a dataset.
+    Contract,
+}
+
+impl Document {
+    /// The word for it.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Document::Spec => "spec",
+            Document::Contract => "contract",
+        }
+    }
+
+    fn how_to_begin(self) -> &'static str {
+        match self {
+            Document::Spec => "`isobar schema` prints what a spec may hold, with an example",
+            Document::Contract => "`isobar schema contract` prints what a contract may hold, with an example",
+        }
+    }
+
+    fn one_per_file(self) -> &'static str {
+        match self {
+            Document::Spec => "one file describes one topology",
+            Document::Contract => "one file holds one contract",
+        }
+    }
+}
+
 /// A value of the tree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -161,14 +194,19 @@ fn collect_locations(
     locations.insert(pointer, Location { key, value: (node.position, node.width) });
 }
 
-/// Parses the text of a spec.
+/// Parses the text of a spec; see [`parse_as`].
+pub fn parse(text: &str) -> Parsed {
+    parse_as(text, Document::Spec)
+}
+
+/// Parses the text of a `document`.
 ///
 /// saphyr stops at the first key written twice. To report them all, the first character of the second key is
 /// replaced by a private one (columns stay as they are) and the text is parsed again; marked keys are left out of
 /// the tree.
-pub fn parse(text: &str) -> Parsed {
+pub fn parse_as(text: &str, document: Document) -> Parsed {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if let Err(problem) = check_bounds(text).and_then(|()| check_anchored_keys(text)) {
+    if let Err(problem) = check_bounds(text, document).and_then(|()| check_anchored_keys(text)) {
         return Parsed { root: None, problems: vec![problem] };
     }
     let mut problems = Vec::new();
@@ -177,7 +215,7 @@ pub fn parse(text: &str) -> Parsed {
         let source: String = characters.iter().collect();
         match MarkedYaml::load_from_str(&source) {
             Ok(documents) => {
-                let root = convert_document(&documents, text, &mut problems);
+                let root = convert_document(&documents, text, document, &mut problems);
                 return Parsed { root, problems };
             }
             Err(error) => {
@@ -214,10 +252,10 @@ fn is_marked_duplicate(key: &str) -> bool {
     key.chars().next().is_some_and(|first| marks.contains(&u32::from(first)))
 }
 
-fn check_bounds(text: &str) -> Result<(), TextProblem> {
+fn check_bounds(text: &str, document: Document) -> Result<(), TextProblem> {
     let first = Position { line: 1, column: 1 };
     if text.len() > TEXT_BYTES_MAX {
-        let message = format!("the spec is larger than {} MiB", TEXT_BYTES_MAX >> 20);
+        let message = format!("the {} is larger than {} MiB", document.noun(), TEXT_BYTES_MAX >> 20);
         return Err(TextProblem { position: first, pointer: String::new(), message, suggestion: None });
     }
     check_nesting(text)
@@ -341,6 +379,7 @@ fn describe(error: &saphyr::ScanError, text: &str) -> TextProblem {
 fn convert_document(
     documents: &[MarkedYaml<'_>],
     text: &str,
+    document: Document,
     problems: &mut Vec<TextProblem>,
 ) -> Option<Node> {
     if let Some(second) = documents.get(1) {
@@ -348,23 +387,23 @@ fn convert_document(
             position: position_of(&second.span.start),
             pointer: String::new(),
             message: "a second document starts here".into(),
-            suggestion: Some("one file describes one topology: remove the `---` and what follows it".into()),
+            suggestion: Some(format!("{}: remove the `---` and what follows it", document.one_per_file())),
         });
     }
     let is_empty = |document: &&MarkedYaml<'_>| {
         matches!(document.data, YamlData::BadValue | YamlData::Value(Scalar::Null))
     };
-    let Some(document) = documents.first().filter(|document| !is_empty(document)) else {
+    let Some(first) = documents.first().filter(|first| !is_empty(first)) else {
         problems.push(TextProblem {
             position: Position { line: 1, column: 1 },
             pointer: String::new(),
-            message: "the spec is empty".into(),
-            suggestion: Some("`isobar schema` prints what a spec may hold, with an example".into()),
+            message: format!("the {} is empty", document.noun()),
+            suggestion: Some(document.how_to_begin().into()),
         });
         return None;
     };
     let lines = text.lines().collect();
-    Converter { lines, problems }.convert(document, None, "", 0)
+    Converter { lines, problems }.convert(first, None, "", 0)
 }
 
 struct Converter<'a> {

@@ -1,6 +1,6 @@
 use arrow::array::{AsArray, StructArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Field, Schema};
 use isobar_schemas::TopicPartition;
 use object_store::ObjectStoreExt;
 use rand::SeedableRng;
@@ -10,7 +10,7 @@ use super::*;
 use crate::dataset::DatasetWriter;
 use crate::dataset::writer::tests::{Bench, rows, schema};
 use crate::delta::path::decode_log_path;
-use crate::delta::schema::{to_arrow, to_delta};
+use crate::delta::schema::{DESCRIPTION, UNIT, to_arrow, to_delta};
 
 /// Files of one commit each.
 async fn write(bench: &Bench, commit: &str, from: &TopicPartition, rows: RecordBatch) -> Vec<StagedFile> {
@@ -104,6 +104,31 @@ async fn columns_that_a_file_does_not_have_are_null_in_the_new_one() {
         assert_eq!(rewritten.sha256, whole.sha256, "seed {seed}");
         assert_eq!((&rewritten.stats, rewritten.rows), (&whole.stats, 2700));
     }
+}
+
+/// The table of `bench` with something said about each column, in the same store.
+fn documented(bench: &Bench) -> Bench {
+    let said =
+        [(DESCRIPTION, "what it is [m]"), (UNIT, "m")].map(|(key, text)| (key.to_owned(), text.to_owned()));
+    let columns = schema();
+    let fields =
+        columns.fields().iter().map(|field| field.as_ref().clone().with_metadata(said.clone().into()));
+    let layout = bench.layout.with_schema(Schema::new(fields.collect::<Vec<Field>>()).into()).unwrap();
+    Bench { store: bench.store.clone(), fan_out: bench.fan_out.clone(), layout }
+}
+
+#[tokio::test]
+async fn what_is_said_about_columns_is_in_no_byte_of_a_file() {
+    let mut random = StdRng::seed_from_u64(12);
+    let from = TopicPartition::new("t", 0);
+    let bench = Bench::new(&["month"]);
+    let told = documented(&bench);
+    let part = rows(&from, 0..500, &[Some("1")], &mut random);
+    let plain = write(&bench, "c-1", &from, part.clone()).await;
+    let said = write(&told, "c-2", &from, part).await;
+    assert_eq!((plain.len(), &plain[0].sha256), (1, &said[0].sha256));
+    let [plain, said] = [rewrite(&bench, "c-3", &plain).await, rewrite(&told, "c-4", &said).await];
+    assert_eq!((plain.sha256, plain.stats), (said.sha256, said.stats));
 }
 
 #[tokio::test]

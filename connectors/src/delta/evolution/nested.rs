@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields};
 
 use super::{Difference, not_in, of_missing, of_new};
-use crate::delta::schema::{DESCRIPTION, child_path, same_type, type_text};
+use crate::delta::schema::{DESCRIPTION, UNIT, child_path, same_type, type_text};
 
 /// What lies in the same place inside two types.
 enum Inside<'a> {
@@ -143,8 +143,9 @@ fn is_wider(from: &DataType, to: &DataType) -> bool {
 
 /// Whether what both have is described alike. What only one has is new or gone.
 pub(super) fn is_described_alike(column: &Field, field: &Field) -> bool {
-    let is_alike = column.metadata().get(DESCRIPTION) == field.metadata().get(DESCRIPTION);
-    is_alike && is_described_alike_inside(column.data_type(), field.data_type())
+    let says_the_same = |key: &&str| column.metadata().get(*key) == field.metadata().get(*key);
+    [DESCRIPTION, UNIT].iter().all(says_the_same)
+        && is_described_alike_inside(column.data_type(), field.data_type())
 }
 
 fn is_described_alike_inside(column: &DataType, field: &DataType) -> bool {

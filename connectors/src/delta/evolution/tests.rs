@@ -215,6 +215,23 @@ fn what_is_inside_grows_only_and_keeps_its_order() {
 }
 
 #[test]
+fn a_unit_that_comes_or_goes_is_a_change_of_the_description() {
+    let in_unit = |unit: &str| long("a", true).with_metadata([(UNIT.to_owned(), unit.to_owned())].into());
+    let [bare, minutes, hours] = [long("a", true), in_unit("minutes"), in_unit("h")]
+        .map(|field| metadata(vec![field, text("b")], &[]));
+    for (table, wanted) in [(&bare, &minutes), (&minutes, &hours), (&hours, &bare)] {
+        assert_eq!(said(table, wanted), ["changes the description of column a"]);
+        assert!(differences(table, wanted).unwrap().iter().all(|found| !found.keeps_rows_out()));
+        assert_eq!(evolved(table, wanted).unwrap(), *wanted);
+        assert_eq!(not_succeeding(table, wanted), Vec::<String>::new());
+        assert_eq!(said(wanted, wanted), Vec::<String>::new());
+    }
+    // What the rows no longer have keeps what was said about it.
+    let gone = metadata(vec![text("b")], &[]);
+    assert_eq!(evolved(&minutes, &gone).unwrap(), minutes);
+}
+
+#[test]
 fn the_order_of_the_columns_makes_no_difference() {
     let table = metadata(vec![long("a", false), text("b"), text("c")], &[]);
     let wanted = metadata(vec![text("c"), long("a", false), text("b")], &[]);
