@@ -8,13 +8,14 @@ use super::schema::{AvroSchema, Type, TypeId, Unit};
 use crate::decode::columns::{Column, Columns, Slices, Values};
 use crate::decode::numbers;
 use crate::decode::reject::{Fault, Parsed, RejectReason};
+use crate::decode::rows::Read;
 use crate::fields::type_name;
 
 /// Milliseconds of a day.
 const DAY_MS: i32 = 86_400_000;
 
 impl Plan {
-    /// Reads the record that starts at byte `start` of `payload`, and ends with it, as one more row.
+    /// Reads the record that starts at byte `start` of `payload`, and ends with it, as one more row, if it is one.
     #[inline]
     pub(crate) fn read(
         &self,
@@ -22,21 +23,38 @@ impl Plan {
         start: usize,
         depth_max: usize,
         columns: &mut Columns,
-    ) -> Parsed<()> {
+    ) -> Parsed<Read> {
         let mut input = Input::new(payload, start, depth_max);
-        let plan = match &self.root {
-            Root::Record(plan) => plan,
+        let read = match &self.root {
+            Root::Record(plan) => read_record(&self.schema, plan, columns, &mut input).map(|()| Read::Row)?,
             Root::Union(branches) => match &branches[input.index(branches.len(), "branch")?] {
-                Ok(plan) => plan,
+                Ok(plan) => read_record(&self.schema, plan, columns, &mut input).map(|()| Read::Row)?,
+                Err(fault) => return Err(fault.clone()),
+            },
+            Root::Event(event) => event.read(&self.schema, columns, &mut input)?,
+            Root::Events(branches) => match &branches[input.index(branches.len(), "branch")?] {
+                Ok(event) => event.read(&self.schema, columns, &mut input)?,
                 Err(fault) => return Err(fault.clone()),
             },
         };
-        read_record(&self.schema, plan, columns, &mut input)?;
-        input.end()
+        input.end()?;
+        Ok(read)
     }
 }
 
 fn read_record(
+    schema: &AvroSchema,
+    plan: &RecordPlan,
+    columns: &mut Columns,
+    input: &mut Input<'_>,
+) -> Parsed<()> {
+    read_fields(schema, plan, columns, input)?;
+    columns.end_row();
+    Ok(())
+}
+
+/// Reads the fields of a record into their columns. The row is not ended.
+pub(crate) fn read_fields(
     schema: &AvroSchema,
     plan: &RecordPlan,
     columns: &mut Columns,
@@ -58,13 +76,17 @@ fn read_record(
         columns.column(*index).append_null();
     }
     input.leave();
-    columns.end_row();
     Ok(())
 }
 
 /// Reads a value as one more row of `column`.
 #[inline]
-fn read_value(schema: &AvroSchema, step: &Step, column: &mut Column, input: &mut Input<'_>) -> Parsed<()> {
+pub(crate) fn read_value(
+    schema: &AvroSchema,
+    step: &Step,
+    column: &mut Column,
+    input: &mut Input<'_>,
+) -> Parsed<()> {
     let step = match step {
         Step::Nullable(null, value) => {
             if input.index(2, "branch")? == *null {
@@ -285,7 +307,7 @@ fn push_uuid(uuid: &[u8], slices: &mut Slices) {
 
 /// Steps over a value, as strictly as if it were wanted. Fields without bytes are paid for, so that records in records
 /// come to an end.
-fn skip(schema: &AvroSchema, id: TypeId, input: &mut Input<'_>) -> Parsed<()> {
+pub(crate) fn skip(schema: &AvroSchema, id: TypeId, input: &mut Input<'_>) -> Parsed<()> {
     match schema.get(id) {
         Type::Null => {}
         Type::Boolean => drop(input.boolean()?),
