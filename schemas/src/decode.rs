@@ -37,7 +37,7 @@ pub use prost_reflect::MessageDescriptor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::avro::{AvroDecoder, avro_event_problems, avro_problems, fields_of_avro};
+pub use self::avro::{AvroDecoder, avro_event_problems, avro_problems, fields_of_avro, fields_of_avro_event};
 pub use self::csv::{CsvDecoder, CsvFormat};
 pub use self::framing::Framing;
 pub use self::inflate::{Compression, InflateLimits, Inflating};

@@ -48,7 +48,7 @@ use std::collections::HashMap;
 
 use arrow::datatypes::{Fields, SchemaRef};
 
-pub use self::fields::fields_of_avro;
+pub use self::fields::{fields_of_avro, fields_of_avro_event};
 use self::input::EXPANSION;
 use self::resolve::Plan;
 use self::schema::AvroSchema;

@@ -453,9 +453,9 @@ impl Resolver<'_> {
         encoding: Option<&Encoding>,
         contract: SchemaRef,
     ) -> Option<SchemaRef> {
-        let Some(Encoding::Json { envelope: Envelope::Debezium, .. }) = encoding else {
+        if encoding.is_none_or(|encoding| encoding.envelope() == Envelope::None) {
             return Some(contract);
-        };
+        }
         match schema_in_envelope(&contract) {
             Ok(schema) => Some(schema),
             Err(error) => {

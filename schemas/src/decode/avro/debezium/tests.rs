@@ -12,9 +12,10 @@ use arrow::datatypes::SchemaRef;
 use crate::decode::testing::{Random, chunk, render_row, schema};
 use crate::decode::{
     AvroDecoder, DecodeLimits, Decoder, Framing, RegisteredSchema, RejectReason, SchemaKind, UnknownFields,
-    WriterSchema, avro_event_problems,
+    WriterSchema, avro_event_problems, fields_of_avro_event,
 };
 use crate::error::Error;
+use crate::fields::to_arrow_schema;
 
 fn contract() -> SchemaRef {
     schema(&[("id!", "int32"), ("name", "string"), ("vip", "boolean"), ("tags", "list<string>")])
@@ -469,6 +470,24 @@ fn a_schema_may_be_given_instead_of_a_registry() {
     let (unknown_fields, limits) = (UnknownFields::Ignore, DecodeLimits::default());
     let error = AvroDecoder::in_debezium_envelope(&taken, unknown_fields, limits, Framing::Confluent, &[]);
     assert!(matches!(error, Err(Error::InvalidName { .. })));
+}
+
+#[test]
+fn the_contract_of_a_row_is_derived_from_its_events() {
+    let changes = registered(&envelope(&ORDER));
+    let fields = fields_of_avro_event(&changes).unwrap();
+    let written: Vec<_> = fields
+        .0
+        .iter()
+        .map(|(name, spec)| format!("{name}: {}{}", spec.type_text, if spec.nullable { "?" } else { "" }))
+        .collect();
+    assert_eq!(written, ["id: int64", "name: string?", "vip: boolean?", "tags: list<string>?"]);
+    let columns = to_arrow_schema(&fields).unwrap();
+    assert_eq!(avro_event_problems(&changes, &columns, UnknownFields::Quarantine), [""; 0]);
+    for rowless in [HEARTBEAT, VALUE, "\"string\"", &envelope(&["op", "before"])] {
+        let error = fields_of_avro_event(&registered(rowless)).unwrap_err();
+        assert!(error.to_string().contains("no record `after`"), "{error}");
+    }
 }
 
 /// What the converter makes of the types of Kafka Connect and Debezium.
