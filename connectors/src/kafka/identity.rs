@@ -504,7 +504,10 @@ mod tests {
         assert_eq!(similar("weather", names.into_iter()), [""; 0]);
         let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
         let error = cluster(&broker).describe_by_name(&["flihgts".to_owned()]).await.unwrap_err();
-        assert!(matches!(&error, Error::TopicMissing { similar, .. } if similar[..] == ["flights"]), "{error}");
+        assert!(
+            matches!(&error, Error::TopicMissing { similar, .. } if similar[..] == ["flights"]),
+            "{error}"
+        );
     }
 
     #[tokio::test]
