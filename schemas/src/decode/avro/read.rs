@@ -123,7 +123,7 @@ pub(crate) fn read_value(
                 Some(size) => input.fixed(*size)?,
                 None => input.bytes()?,
             };
-            values.push(decimal(bytes, *scale, *precision, *to_scale)?);
+            values.push(numbers::decimal_of_bytes(bytes, *scale, *precision, *to_scale)?);
         }
         (Step::Record(plan), Values::Struct(columns)) => read_record(schema, plan, columns, input)?,
         (Step::Array(item), Values::List(offsets, element)) => {
@@ -155,10 +155,10 @@ pub(crate) fn read_value(
         (Step::Long, Values::Float32(values)) => values.push(input.long()? as f32), // the nearest one
         (Step::Float, Values::Float64(values)) => values.push(input.float()?.into()),
         (Step::Int, Values::Decimal(values, precision, scale)) => {
-            values.push(rescaled(input.int()?.into(), 0, *precision, *scale)?);
+            values.push(numbers::rescaled(input.int()?.into(), 0, *precision, *scale)?);
         }
         (Step::Long, Values::Decimal(values, precision, scale)) => {
-            values.push(rescaled(input.long()?.into(), 0, *precision, *scale)?);
+            values.push(numbers::rescaled(input.long()?.into(), 0, *precision, *scale)?);
         }
         (Step::Bytes, Values::Binary(slices)) => slices.push(input.bytes()?),
         (Step::Bytes, Values::String(slices)) => match std::str::from_utf8(input.bytes()?) {
@@ -233,64 +233,6 @@ impl TimeOfDay for i64 {
     fn is_within_a_day(self) -> bool {
         (0..i64::from(DAY_MS) * 1000).contains(&self)
     }
-}
-
-/// The unscaled value of a decimal column, from an unscaled value in two's complement with another scale.
-fn decimal(bytes: &[u8], scale: usize, precision: u8, to_scale: i8) -> Parsed<i128> {
-    let Some(first) = bytes.first() else {
-        return Err(Fault::new(RejectReason::InvalidValue, "a decimal of no bytes"));
-    };
-    let sign = if *first < 0x80 { 0 } else { 0xff };
-    // Leading bytes that only repeat the sign.
-    let padding = bytes.iter().take_while(|byte| **byte == sign).count();
-    let significant = &bytes[padding..];
-    let mut wide = [sign; 16];
-    if significant.len() > wide.len() {
-        return Err(too_many_digits(bytes.len(), precision, to_scale));
-    }
-    wide[16 - significant.len()..].copy_from_slice(significant);
-    let value = i128::from_be_bytes(wide);
-    // With all 16 bytes in use, the highest bit must still be the sign.
-    if (value < 0) != (sign == 0xff) {
-        return Err(too_many_digits(bytes.len(), precision, to_scale));
-    }
-    rescaled(value, scale, precision, to_scale)
-}
-
-#[cold]
-fn too_many_digits(bytes: usize, precision: u8, scale: i8) -> Box<Fault> {
-    numbers::out_of_range(&format!("a decimal of {bytes} bytes"), &format!("decimal({precision},{scale})"))
-}
-
-/// `value`, which has `scale` decimals, with `to_scale` decimals; only if nothing is lost and it has the precision.
-fn rescaled(value: i128, scale: usize, precision: u8, to_scale: i8) -> Parsed<i128> {
-    let to_scale = usize::from(to_scale.unsigned_abs()); // 0 to 38: columns have no others
-    let exact = if to_scale >= scale {
-        value.checked_mul(10_i128.pow((to_scale - scale) as u32))
-    } else {
-        // Ten to the 39th and more divides nothing but zero.
-        let divisor = u32::try_from(scale - to_scale).ok().and_then(|digits| 10_i128.checked_pow(digits));
-        match divisor {
-            Some(divisor) if value % divisor == 0 => Some(value / divisor),
-            None if value == 0 => Some(0),
-            _ => {
-                return Err(numbers::too_many_decimals(
-                    &decimal_text(value, scale),
-                    precision,
-                    to_scale as i8,
-                ));
-            }
-        }
-    };
-    exact.filter(|value| numbers::has_precision(*value, precision)).ok_or_else(|| {
-        numbers::out_of_range(&decimal_text(value, scale), &format!("decimal({precision},{to_scale})"))
-    })
-}
-
-/// `value` times ten to the minus `scale`, in digits.
-#[cold]
-fn decimal_text(value: i128, scale: usize) -> String {
-    if scale == 0 { value.to_string() } else { format!("{value}e-{scale}") }
 }
 
 /// Appends the canonical text of a UUID.

@@ -77,7 +77,7 @@ pub(crate) enum Step {
     Timestamp(Unit),
     LocalTimestamp(Unit),
     /// The scale, and the number of bytes if it is fixed.
-    Decimal(usize, Option<usize>),
+    Decimal(i64, Option<usize>),
     /// The 16 bytes of a UUID.
     Uuid,
     /// So many bytes.
@@ -279,7 +279,9 @@ fn step_into(writer: &Type, column: &DataType) -> Option<Step> {
         }
         (Type::BigDecimal, Binary) => Step::Bytes,
         (Type::Decimal { scale, fixed, .. }, Decimal128(..)) => {
-            Step::Decimal(*scale, fixed.as_ref().map(|fixed| fixed.size))
+            // No scale is so large that it makes a difference.
+            let scale = i64::try_from(*scale).unwrap_or(i64::MAX);
+            Step::Decimal(scale, fixed.as_ref().map(|fixed| fixed.size))
         }
         (Type::Date, Date32) => Step::Date,
         (Type::TimeMillis, Int32 | Int64) => Step::TimeMillis,

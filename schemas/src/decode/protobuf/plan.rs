@@ -99,6 +99,12 @@ pub(super) enum Convert {
     Timestamp(Box<MessagePlan>),
     /// `google.protobuf.Duration`, likewise.
     Duration(Box<MessagePlan>),
+    /// `google.type.Date`, of which slots 0 to 2 are year, month and day.
+    Date(Box<MessagePlan>),
+    /// `google.type.TimeOfDay`, of which slots 0 to 3 are hours, minutes, seconds and nanoseconds.
+    TimeOfDay(Box<MessagePlan>),
+    /// `confluent.type.Decimal`, of which slot 0 is the unscaled value and slot 1 the scale.
+    Decimal(Box<MessagePlan>),
     /// One of `google/protobuf/wrappers.proto`, of which slot 0 is the value.
     Wrapper(Box<MessagePlan>, Scalar),
     List(Box<Convert>, WireType),
@@ -387,12 +393,29 @@ fn convert_well_known(
             fields.iter().zip(kinds).all(|(field, kind)| field.kind() == *kind && !field.is_list());
         as_published.then(|| Box::new(MessagePlan::of_fields(&fields)))
     };
+    let named = |names: &[(&str, Kind)], further: &str| -> Option<Box<MessagePlan>> {
+        let field = |(name, kind): &(&str, Kind)| {
+            message.get_field_by_name(name).filter(|field| field.kind() == *kind && !field.is_list())
+        };
+        let mut fields = names.iter().map(field).collect::<Option<Vec<_>>>()?;
+        fields.extend(message.get_field_by_name(further));
+        Some(Box::new(MessagePlan::of_fields(&fields)))
+    };
     const INSTANT: [Kind; 2] = [Kind::Int64, Kind::Int32];
+    const DATE: [(&str, Kind); 3] = [("year", Kind::Int32), ("month", Kind::Int32), ("day", Kind::Int32)];
+    const TIME: [(&str, Kind); 4] =
+        [("hours", Kind::Int32), ("minutes", Kind::Int32), ("seconds", Kind::Int32), ("nanos", Kind::Int32)];
     Ok(match (message.full_name(), target) {
         ("google.protobuf.Timestamp", DataType::Timestamp(TimeUnit::Microsecond, _)) => {
             slots(&INSTANT).map(Convert::Timestamp)
         }
         ("google.protobuf.Duration", DataType::Int64) => slots(&INSTANT).map(Convert::Duration),
+        ("google.type.Date", DataType::Date32) => named(&DATE, "").map(Convert::Date),
+        ("google.type.TimeOfDay", DataType::Int64) => named(&TIME, "").map(Convert::TimeOfDay),
+        // The precision says how many digits the value has, which it does by itself.
+        ("confluent.type.Decimal", DataType::Decimal128(..)) => {
+            named(&[("value", Kind::Bytes), ("scale", Kind::Int32)], "precision").map(Convert::Decimal)
+        }
         (name, _) if !matches!(target, DataType::Struct(_)) => {
             let Some(kind) = wrapped(name) else { return Ok(None) };
             if *target == DataType::Binary && !matches!(kind, Kind::String | Kind::Bytes) {
@@ -475,7 +498,9 @@ pub(super) fn natural_type(kind: &Kind) -> &'static str {
 fn natural_type_of_message(message: &MessageDescriptor) -> &'static str {
     match message.full_name() {
         "google.protobuf.Timestamp" => "timestamp",
-        "google.protobuf.Duration" => "int64",
+        "google.protobuf.Duration" | "google.type.TimeOfDay" => "int64",
+        "google.type.Date" => "date",
+        "confluent.type.Decimal" => "decimal(p,s)",
         name => wrapped(name).map_or("struct<…>", |kind| natural_type(&kind)),
     }
 }
