@@ -54,6 +54,7 @@ fn check(
     let decoder = CsvDecoder::new(schema(fields), &format, limits).expect("the format fits the schema");
     let payload_bytes_max = limits.payload_bytes_max;
     let subject = Subject {
+        in_envelope: false,
         decoder: Box::new(decoder),
         payload_bytes_max,
         growth: Growth::NONE,
@@ -107,6 +108,7 @@ fn same_as_json(kind: (&str, &str), delimiter: u8, line: &[u8], fate: &Fate) {
     let decoder =
         JsonDecoder::new(schema(&[kind]), UnknownFields::Quarantine, limits).expect("a schema for JSON");
     let subject = Subject {
+        in_envelope: false,
         decoder: Box::new(decoder),
         payload_bytes_max: limits.payload_bytes_max,
         growth: Growth::NONE,

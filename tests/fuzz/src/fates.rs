@@ -1,6 +1,6 @@
 //! What every decoder must do with any payloads.
 //!
-//! - Each record is one row or one reject, and nothing is left over.
+//! - Each record is one row or one reject, or left out by an envelope; and nothing is left over.
 //! - The batch is sound: of the decoder's schema, its columns of one length, its text UTF-8, its offsets rising.
 //! - A record's fate is its own: the same whether it is decoded among others or alone, before or after them.
 //! - What is allocated meanwhile is bounded by the payloads, the limits and the schema.
@@ -37,6 +37,8 @@ pub(crate) struct Subject<'a> {
     /// Larger payloads must be rejected.
     pub(crate) payload_bytes_max: usize,
     pub(crate) growth: Growth,
+    /// Whether rows stand in an envelope, which leaves tombstones out, and may leave out others.
+    pub(crate) in_envelope: bool,
     /// What the registry has under an id.
     pub(crate) registry: &'a dyn Fn(u32) -> WriterSchema,
 }
@@ -46,8 +48,11 @@ pub(crate) fn no_registry(_: u32) -> WriterSchema {
     WriterSchema::Unknown
 }
 
-/// What became of a record: its row as text, or why there is none.
+/// What became of a record: its row as text, or [`LEFT_OUT`], or why there is none.
 pub(crate) type Fate = Result<String, (RejectReason, String)>;
+
+/// In place of the row of a record that is left out.
+pub(crate) const LEFT_OUT: &str = "left out";
 
 /// What becomes of `payloads`, after everything above has been checked.
 pub(crate) fn fates(mut subject: Subject<'_>, payloads: &[Option<&[u8]>]) -> Vec<Fate> {
@@ -67,6 +72,7 @@ pub(crate) fn fates(mut subject: Subject<'_>, payloads: &[Option<&[u8]>]) -> Vec
 fn check_reason(subject: &Subject<'_>, payload: Option<&[u8]>, fate: &Fate) {
     let reason = fate.as_ref().map_err(|(reason, _)| *reason).err();
     match payload {
+        None if subject.in_envelope => assert_eq!(fate.as_deref().ok(), Some(LEFT_OUT)),
         None => assert_eq!(reason, Some(RejectReason::Tombstone)),
         Some(payload) if payload.len() > subject.payload_bytes_max => {
             assert_eq!(reason, Some(RejectReason::Oversize), "{} bytes", payload.len());
@@ -93,6 +99,7 @@ fn decode(subject: &mut Subject<'_>, payloads: &[Option<&[u8]>]) -> Vec<Fate> {
     let allocated = ALLOCATED.peak_usage().saturating_sub(before);
     let bound = allocated_bytes_max(subject, payloads);
     assert!(allocated <= bound, "{allocated} bytes were allocated, where {bound} should do");
+    assert!(subject.in_envelope || decoded.left_out.is_empty(), "only an envelope leaves records out");
     fates_of(&decoded, subject.decoder.schema(), payloads.len())
 }
 
@@ -124,11 +131,11 @@ fn value_bytes(data_type: &DataType) -> usize {
 /// The fate of each of `records` records, after `decoded` was found to be sound.
 fn fates_of(decoded: &Decoded, schema: &SchemaRef, records: usize) -> Vec<Fate> {
     let Decoded { batch, records: kept, rejects, left_out } = decoded;
-    assert!(left_out.is_empty(), "only an envelope leaves records out");
     assert_eq!(&batch.schema(), schema);
     assert_eq!(batch.num_rows(), kept.len(), "rows, and records that became one");
-    assert_eq!(kept.len() + rejects.len(), records, "records with a fate, and records");
+    assert_eq!(kept.len() + rejects.len() + left_out.len(), records, "records with a fate, and records");
     assert!(kept.is_sorted_by(|one, next| one < next), "{kept:?}");
+    assert!(left_out.is_sorted_by(|one, next| one < next), "{left_out:?}");
     assert!(rejects.is_sorted_by(|one, next| one.record < next.record), "{rejects:?}");
     for column in batch.columns() {
         assert_eq!(column.len(), kept.len());
@@ -138,7 +145,8 @@ fn fates_of(decoded: &Decoded, schema: &SchemaRef, records: usize) -> Vec<Fate> 
     let rows = kept.iter().enumerate().map(|(row, record)| (*record, Ok(render_row(batch, row))));
     let rejects =
         rejects.iter().map(|Reject { record, reason, message }| (*record, Err((*reason, message.clone()))));
-    for (record, fate) in rows.chain(rejects) {
+    let left_out = left_out.iter().map(|record| (*record, Ok(LEFT_OUT.to_owned())));
+    for (record, fate) in rows.chain(rejects).chain(left_out) {
         let before = fates[record as usize].replace(fate);
         assert_eq!(before, None, "record {record} has two fates");
     }

@@ -60,6 +60,7 @@ pub(crate) fn payloads(data: &[u8]) {
     let decoder = JsonDecoder::new(contract.clone(), unknown_fields, limits).expect("JSON has all types");
     let decoder = if is_framed { decoder.framed() } else { decoder };
     let subject = Subject {
+        in_envelope: false,
         decoder: Box::new(decoder),
         payload_bytes_max: limits.payload_bytes_max,
         growth: Growth::NONE,
@@ -108,6 +109,7 @@ fn arrow_json_agrees(contract: &SchemaRef, payload: &[u8], fate: &Fate) {
     theirs.decode(payload).expect("arrow-json reads it as well");
     let theirs = theirs.flush().expect("arrow-json reads it as well").expect("one object is one row");
     let subject = Subject {
+        in_envelope: false,
         decoder: Box::new(
             JsonDecoder::new(part, UnknownFields::Ignore, Default::default()).expect("a schema for JSON"),
         ),

@@ -32,8 +32,13 @@ pub(crate) fn payloads(data: &[u8]) {
         // The buffer that is inflated to, the chunk made of it and the column.
         _ => Growth { per_byte: limits.ratio_max, per_record: SMALL_BYTES_MAX + 1 },
     };
-    let subject =
-        Subject { decoder, payload_bytes_max: limits.inflated_bytes_max, growth, registry: &no_registry };
+    let subject = Subject {
+        decoder,
+        payload_bytes_max: limits.inflated_bytes_max,
+        growth,
+        in_envelope: false,
+        registry: &no_registry,
+    };
 
     // Mutations do not find checksums, so most payloads are compressed here and damaged a little, if at all.
     let stored: Vec<_> = input

@@ -183,6 +183,7 @@ fn check(
     payloads: &[Option<&[u8]>],
     registry: &dyn Fn(u32) -> WriterSchema,
 ) -> Vec<Fate> {
-    let subject = Subject { decoder, payload_bytes_max: limits.payload_bytes_max, growth: GROWTH, registry };
+    let payload_bytes_max = limits.payload_bytes_max;
+    let subject = Subject { decoder, payload_bytes_max, growth: GROWTH, in_envelope: false, registry };
     fates(subject, payloads)
 }

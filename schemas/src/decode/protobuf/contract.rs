@@ -2,7 +2,7 @@
 
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 
-use super::plan::{natural_type, wrapped};
+use super::plan::{DATE, TIME_OF_DAY, natural_type, published, wrapped};
 use crate::error::Error;
 use crate::fields::{FieldSpec, Fields};
 
@@ -58,7 +58,7 @@ fn unit_of(kind: &Kind) -> Option<&'static str> {
     let Kind::Message(message) = kind else { return None };
     match message.full_name() {
         "google.protobuf.Duration" => Some("microseconds"),
-        "google.type.TimeOfDay" => Some("microseconds of the day"),
+        TIME_OF_DAY if published(message).is_some() => Some("microseconds of the day"),
         _ => None,
     }
 }
@@ -93,8 +93,9 @@ impl Describing {
         let name = message.full_name();
         match name {
             "google.protobuf.Timestamp" => return Ok("timestamp".to_owned()),
-            "google.protobuf.Duration" | "google.type.TimeOfDay" => return Ok("int64".to_owned()),
-            "google.type.Date" => return Ok("date".to_owned()),
+            "google.protobuf.Duration" => return Ok("int64".to_owned()),
+            TIME_OF_DAY if published(message).is_some() => return Ok("int64".to_owned()),
+            DATE if published(message).is_some() => return Ok("date".to_owned()),
             "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => {
                 return Ok("binary".to_owned());
             }

@@ -865,7 +865,9 @@ fn texts_are_compiled_with_their_imports_and_nothing_else() {
     let fields = self::schema(&[("d", "date")]);
     let message = schema.message("A").unwrap();
     let decoder = ProtobufDecoder::new(fields, &message, UnknownFields::Quarantine, DecodeLimits::default());
-    assert!(decoder.unwrap_err().to_string().contains("google.type.Date"));
+    assert!(decoder.unwrap_err().to_string().contains("take struct<…>"));
+    let suggested = fields_of_protobuf(&message).unwrap();
+    assert_eq!(suggested.0[0].1.type_text, "struct<text: string>");
 }
 
 #[test]
