@@ -196,11 +196,10 @@ impl Resolver<'_> {
             Type::Record { fields, .. } => record(&mut *self, fields).map(Some),
             other => Err(vec![not_a_record(other)]),
         };
-        let (is_union, branches) = match schema.get(id) {
+        let (is_union, branches): (bool, Vec<Result<Option<T>, Problems>>) = match schema.get(id) {
             Type::Union(branches) => (true, branches.iter().map(|branch| read(*branch)).collect()),
             _ => (false, vec![read(id)]),
         };
-        let branches: Vec<Result<Option<T>, Problems>> = branches;
         let is_unreadable = branches.iter().any(Result::is_err);
         if is_unreadable && !branches.iter().any(|branch| matches!(branch, Ok(Some(_)))) {
             return Err(branches.into_iter().filter_map(Result::err).flatten().collect());
@@ -253,7 +252,7 @@ impl Resolver<'_> {
         let records = |id: TypeId| -> Vec<TypeId> {
             let of = match self.schema.get(id) {
                 Type::Union(branches) => branches.as_slice(),
-                _ => &[id],
+                _ => std::slice::from_ref(&id),
             };
             of.iter().copied().filter(|id| matches!(self.schema.get(*id), Type::Record { .. })).collect()
         };
@@ -280,8 +279,11 @@ impl Resolver<'_> {
 impl EventPlan {
     /// Whether some event of this can be a row.
     pub(crate) fn has_rows(&self) -> bool {
-        let is_after = |step: &EventStep| matches!(step, EventStep::After(_));
-        matches!(self, EventPlan::Change(plan) if plan.steps.iter().any(is_after))
+        let has_row = |step: &EventStep| match step {
+            EventStep::After(row) => row.branches.iter().any(|branch| matches!(branch, Ok(Some(_)))),
+            _ => false,
+        };
+        matches!(self, EventPlan::Change(plan) if plan.steps.iter().any(has_row))
     }
 
     /// Reads an event as one more row, if it is one.
