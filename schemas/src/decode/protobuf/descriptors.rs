@@ -66,7 +66,7 @@ impl ProtobufSchema {
         let missing =
             known::missing_from(&files).map_err(|error| invalid(format!("descriptor set: {error}")))?;
         // Two sets end to end are one.
-        let whole = [&FileDescriptorSet { file: missing }.encode_to_vec(), bytes].concat();
+        let whole = [&FileDescriptorSet { file: missing }.encode_to_vec()[..], bytes].concat();
         pool.decode_file_descriptor_set(whole.as_slice())
             .map_err(|error| invalid(format!("descriptor set: {error}")))?;
         Ok(Self { pool, main: None })
