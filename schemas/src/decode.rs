@@ -6,8 +6,8 @@
 //! | format | decoder | |
 //! |---|---|---|
 //! | JSON | [`JsonDecoder`] | [`json`] says which value makes which type |
-//! | JSON in Debezium's envelope | [`DebeziumDecoder`] | [`json::debezium`] says which events make rows |
-//! | Avro | [`AvroDecoder`] | [`avro`] says which value makes which type |
+//! | JSON in Debezium's envelope | [`DebeziumDecoder`] | [`debezium`] says which events make rows |
+//! | Avro, also in that envelope | [`AvroDecoder`] | [`avro`] says which value makes which type |
 //! | Protobuf | [`ProtobufDecoder`] | [`protobuf`] |
 //! | CSV | [`CsvDecoder`] | [`csv`] |
 //! | none | [`RawDecoder`] | [`raw`]: the payload is the value |
@@ -17,6 +17,7 @@
 pub mod avro;
 mod columns;
 pub mod csv;
+pub mod debezium;
 pub mod framing;
 pub mod inflate;
 pub mod json;
@@ -36,7 +37,7 @@ pub use prost_reflect::MessageDescriptor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::avro::{AvroDecoder, avro_problems, fields_of_avro};
+pub use self::avro::{AvroDecoder, avro_event_problems, avro_problems, fields_of_avro, fields_of_avro_event};
 pub use self::csv::{CsvDecoder, CsvFormat};
 pub use self::framing::Framing;
 pub use self::inflate::{Compression, InflateLimits, Inflating};

@@ -12,7 +12,8 @@ pub use decode::{
     AvroDecoder, Compression, CsvDecoder, CsvFormat, DebeziumDecoder, DecodeLimits, Decoded, Decoder,
     Framing, InflateLimits, Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource,
     RawDecoder, RegisteredSchema, Reject, RejectReason, SchemaKind, SchemaReference, UnknownFields,
-    WriterSchema, avro_problems, fields_of_avro, fields_of_protobuf,
+    WriterSchema, avro_event_problems, avro_problems, fields_of_avro, fields_of_avro_event,
+    fields_of_protobuf,
 };
 pub use error::Error;
 pub use fields::{FieldSpec, FieldType, Fields, to_arrow_schema};

@@ -68,7 +68,7 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-    """It is nowhere: an expectation says `drop`."""
+    """It is nowhere: an expectation says `drop`, or it holds no row."""
 
 
 DROPPED = Dropped()
@@ -132,13 +132,17 @@ def difference(path, expected, found):
 
 
 class Source:
-    """A topic, the source that reads it and the dataset that is made of it, and what was produced."""
+    """A topic, the source that reads it and the dataset that is made of it, and what was produced.
 
-    def __init__(self, prefix, name, settings, fields, expect=(), partitions=1):
+    The dataset has the fields, and `columns` beside: by name, what they are in SQL.
+    """
+
+    def __init__(self, prefix, name, settings, fields, columns=(), expect=(), partitions=1):
         self.name = name
         self.topic = f"{prefix}-{name}"
         self.partitions = partitions
         self.spec = {"topic": self.topic, **settings, "fields": fields}
+        self.columns = dict(columns)
         self.expect = list(expect)
         # Payloads and their fates, and where the broker put them.
         self.records = []
@@ -153,8 +157,8 @@ class Source:
 
     def dataset(self):
         position = "_partition AS kafka_partition, _offset AS kafka_offset"
-        names = ", ".join(f'"{name}"' for name in self.spec["fields"])
-        dataset = {"from": self.name, "sql": f"SELECT {names}, {position} FROM {self.name}"}
+        names = [f'"{name}"' for name in self.spec["fields"]] + [f"{sql} AS {name}" for name, sql in self.columns.items()]
+        dataset = {"from": self.name, "sql": f"SELECT {', '.join(names)}, {position} FROM {self.name}"}
         return {**dataset, "expect": self.expect} if self.expect else dataset
 
     # The verdict, on one cloud's tables.

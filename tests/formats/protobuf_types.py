@@ -1,18 +1,23 @@
 """Every type of Protobuf that isobar reads: what is put into a message, and what Google's own implementation reads out of it."""
 
 import dataclasses
+import datetime
 import decimal
 import pathlib
 import tempfile
 import typing
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.type import date_pb2
 from grpc_tools import protoc
-from values import BLOBS, DOUBLES, FLOATS, TEXTS, blob, boolean, double, int_edges, integer, items, mapping, maybe, single, text
+from values import BLOBS, DOUBLES, FLOATS, TEXTS, blob, boolean, days, double, int_edges, integer, items, mapping, maybe, single, text
 
 PROTO = pathlib.Path(__file__).resolve().parent / "proto"
 # What protoc brings along: Google's well-known files.
 WELL_KNOWN = pathlib.Path(protoc.__file__).resolve().parent / "_proto"
+# What Google's package of common files brings along, and for those of Confluent, which come compiled, what isobar knows itself.
+COMMON = pathlib.Path(date_pb2.__file__).resolve().parents[2]
+KNOWN = pathlib.Path(__file__).resolve().parents[2] / "schemas/src/decode/protobuf/known"
 EVERYTHING = "test.Outer.Everything"
 Decimal = decimal.Decimal
 
@@ -24,7 +29,8 @@ def descriptor_set(file, folder=PROTO):
     """The bytes of the descriptor set of a `.proto` file with all its imports, from the real `protoc`."""
     with tempfile.TemporaryDirectory() as out:
         path = pathlib.Path(out) / "set"
-        code = protoc.main(["protoc", f"-I{folder}", f"-I{WELL_KNOWN}", "--include_imports", f"--descriptor_set_out={path}", file])
+        folders = [f"-I{each}" for each in (folder, WELL_KNOWN, COMMON, KNOWN)]
+        code = protoc.main(["protoc", *folders, "--include_imports", f"--descriptor_set_out={path}", file])
         if code != 0:
             raise RuntimeError(f"protoc {file}: exit code {code}")
         return path.read_bytes()
@@ -125,6 +131,12 @@ def read_value(value, field):
         # Towards zero.
         total = value.seconds * 1_000_000_000 + value.nanos
         return -(-total // 1000) if total < 0 else total // 1000
+    if name == "google.type.Date":
+        return days(datetime.date(value.year, value.month, value.day))
+    if name == "google.type.TimeOfDay":
+        return ((value.hours * 60 + value.minutes) * 60 + value.seconds) * 1_000_000 + value.nanos // 1000
+    if name == "confluent.type.Decimal":
+        return Decimal(int.from_bytes(value.value, "big", signed=True)).scaleb(-value.scale)
     if name.startswith("google.protobuf.") and name.endswith("Value") and "value" in field.message_type.fields_by_name:
         return value.value
     if name in ("google.protobuf.Struct", "test.Node"):
@@ -168,6 +180,19 @@ def instant(rng):
 def length(rng):
     sign = rng.choice([1, -1])
     return {"seconds": sign * rng.randrange(10**9), "nanos": sign * rng.randrange(10**9)}
+
+
+def day(year, month, day):
+    return {"year": year, "month": month, "day": day}
+
+
+def clock(rng):
+    return {"hours": rng.randrange(24), "minutes": rng.randrange(60), "seconds": rng.randrange(60), "nanos": rng.randrange(10**9)}
+
+
+def unscaled(value, scale):
+    """A decimal as Confluent's clients write it."""
+    return {"value": value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True), "precision": len(str(abs(value))), "scale": scale}
 
 
 def wrapped(pick):
@@ -275,6 +300,14 @@ FIELDS = [
     Field("wrapped_float", "float32", wrapped(single), wrapping(FLOATS)),
     Field("wrapped_int64", "int64", wrapped(integer(64)), wrapping(LONG)),
     Field("wrapped_uint32", "int64", wrapped(unsigned(32)), wrapping(U32)),
+    Field("day", "date", optional(lambda r: day(r.randrange(1, 10_000), r.randrange(1, 13), r.randrange(1, 29))),
+          [None, day(1, 1, 1), day(9999, 12, 31), day(2024, 2, 29)],
+          refused=[({}, "invalid_value"), (day(2023, 2, 29), "invalid_value"), (day(10_000, 1, 1), "out_of_range")]),
+    Field("clock", "int64", optional(clock), [None, {}, {"hours": 23, "minutes": 59, "seconds": 59, "nanos": 999_999_999}],
+          refused=[({"hours": 24}, "invalid_value"), ({"seconds": 60}, "invalid_value")]),
+    Field("amount", "decimal(12,2)", optional(lambda r: unscaled(r.randrange(-(10**12) + 1, 10**12), 2)),
+          [None, unscaled(0, 2), unscaled(10**12 - 1, 2), unscaled(1 - 10**12, 2), unscaled(7, -3), unscaled(-15, 1)],
+          refused=[({}, "invalid_value"), (unscaled(1, 3), "invalid_value"), (unscaled(10**12, 2), "out_of_range")]),
     Field("far", "int32", integer(32), INT),
 ]
 

@@ -1,16 +1,23 @@
-"""Registries: names of subjects by every strategy, several kinds of records in one topic, references in a diamond, TLS.
+"""Registries: names of subjects by every strategy, several kinds of records in one topic, references in a diamond, TLS, passwords.
 
-The registry is reached over TLS with a certificate of the client, and by way of a first URL where nobody answers.
+The registry is reached over TLS with a certificate of the client, and by way of a first URL where nobody answers; and by way of
+a gate in front of it that wants a password.
 """
 
+import base64
+import contextlib
+import http.client
+import http.server
 import json
 import os
 import pathlib
 import socket
+import threading
 import unittest
+import urllib.parse
 
 import protobuf_types
-from bench import Bench, Row, variable
+from bench import Bench, Row, Wrong, variable
 from confluent_kafka.schema_registry import (Schema, SchemaReference, record_subject_name_strategy, topic_record_subject_name_strategy,
                                              topic_subject_name_strategy)
 from confluent_kafka.schema_registry.avro import AvroSerializer
@@ -139,6 +146,115 @@ class Registry(unittest.TestCase):
 
     def test_prove_holds(self):
         self.bench.prove()
+
+
+# ---------------------------------------------------------------- passwords
+
+USER, PASSWORD, ANOTHER = "reader", "geheim: ä/+%40", "vergessen"
+
+
+def basic(user, password):
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """Lets whoever has the password ask the real registry, and nobody else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.asked.append((self.path, self.headers.get("Authorization")))
+        if self.server.elsewhere:
+            return self.send(307, {"Location": self.server.elsewhere + self.path}, b"")
+        if self.headers.get("Authorization") != basic(USER, PASSWORD):
+            return self.send(401, {"WWW-Authenticate": 'Basic realm="registry"'}, b"")
+        registry = urllib.parse.urlsplit(variable("ISOBAR_REGISTRY_URL"))
+        kinds = {name: self.headers[name] for name in ("Accept", "Content-Type") if name in self.headers}
+        with contextlib.closing(http.client.HTTPConnection(registry.netloc)) as connection:
+            connection.request(self.command, registry.path + self.path, body, kinds)
+            answer = connection.getresponse()
+            self.send(answer.status, {"Content-Type": answer.headers.get("Content-Type", "")}, answer.read())
+
+    do_GET = do_POST = answer
+
+    def send(self, status, headers, body):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+class Passwords(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        # Only the program is told, by its environment.
+        os.environ.update(ISOBAR_TEST_PASSWORD=PASSWORD, ISOBAR_TEST_ANOTHER=ANOTHER)
+
+    def gate(self, elsewhere=None):
+        """A gate in front of the registry, or one that sends everybody elsewhere."""
+        gate = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+        gate.asked, gate.elsewhere = [], elsewhere
+        gate.url = f"http://127.0.0.1:{gate.server_address[1]}"
+        serving = threading.Thread(target=gate.serve_forever)
+        serving.start()
+        self.addCleanup(serving.join)
+        self.addCleanup(gate.server_close)
+        self.addCleanup(gate.shutdown)
+        return gate
+
+    def bench(self, name, gate, options):
+        """A topology with some records whose schema the registry behind the gate has."""
+        bench = Bench(f"password-{name}", {"url": gate.url, "options": options})
+        self.addCleanup(bench.remove)
+        rng = generator(f"registry password {name}")
+        source = bench.source("orders", {"format": "avro"}, {"id": "int64", "name": "string"})
+        fields = [{"name": name, "type": TYPES[name][0]} for name in ("id", "name")]
+        serializer = AvroSerializer(bench.registry, json.dumps({"type": "record", "name": "Order", "fields": fields}))
+        for _ in range(ROUNDS):
+            value = {"id": integer(64)(rng), "name": text(rng)}
+            source.serialised(serializer, value, Row(value))
+        return bench
+
+    def refused(self, bench, said):
+        """The program stops, says why, and shows no secret."""
+        bench.produce()
+        done = bench.isobar("run", bench.spec(), "--until-caught-up", "--progress", "never")
+        shown = done.stdout + done.stderr
+        if done.returncode != 2 or said not in shown:
+            raise Wrong(f"expected exit code 2 and `{said}`, found {done.returncode}: {shown[-4000:]}")
+        for secret in (PASSWORD, ANOTHER, basic(USER, PASSWORD)[6:], basic(USER, ANOTHER)[6:]):
+            self.assertNotIn(secret, shown)
+
+    def test_user_and_password_are_sent_with_every_question(self):
+        gate = self.gate()
+        bench = self.bench("good", gate, {"username": USER, "password": "${env:ISOBAR_TEST_PASSWORD}"})
+        bench.run()
+        bench.judge("orders")
+        self.assertTrue(gate.asked)
+        self.assertEqual({sent for _, sent in gate.asked}, {basic(USER, PASSWORD)})
+
+    def test_a_wrong_password_ends_the_run(self):
+        gate = self.gate()
+        self.refused(self.bench("wrong", gate, {"username": USER, "password": "${env:ISOBAR_TEST_ANOTHER}"}), "it does not accept the credentials")
+        self.assertEqual([sent for _, sent in gate.asked], [basic(USER, ANOTHER)])
+
+    def test_no_password_ends_the_run(self):
+        gate = self.gate()
+        self.refused(self.bench("none", gate, {}), "no credentials were sent")
+        self.assertEqual([sent for _, sent in gate.asked], [None])
+
+    def test_a_password_goes_to_no_other_server(self):
+        real = self.gate()
+        gate = self.gate(elsewhere=real.url)
+        bench = self.bench("redirected", gate, {"username": USER, "password": "${env:ISOBAR_TEST_PASSWORD}"})
+        self.refused(bench, "a redirect, which is not followed")
+        self.assertEqual([sent for _, sent in gate.asked], [basic(USER, PASSWORD)])
+        self.assertEqual(real.asked, [])
 
 
 if __name__ == "__main__":

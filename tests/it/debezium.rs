@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use apache_avro::Schema;
+use apache_avro::types::Value as Avro;
+use apache_avro::writer::datum::GenericDatumWriter;
 use isobar_connectors::kafka::ProducedRecord;
 use isobar_tests::events::Value;
-use isobar_tests::lab::{Lab, start_producer};
+use isobar_tests::lab::{Lab, start_producer, write_file};
 
 const TOPIC: &str = "customers";
 
@@ -52,14 +55,84 @@ async fn changes_become_rows_and_what_is_no_change_is_counted() {
         Some(event("u", "null", "null")),
         Some(wrapped("null")),
     ];
+    let records = records.map(|record| record.map(String::into_bytes));
+    assert_history(&Lab::new(&[TOPIC], 3, false), SOURCE, &records, "unknown_field").await;
+}
+
+/// The schema of the events of the table, as Kafka Connect's AvroConverter makes it.
+const ENVELOPE: &str = r#"{"type":"record","name":"Envelope","namespace":"shop.customers","connect.version":2,"fields":[
+    {"name":"before","type":["null",{"type":"record","name":"Value","fields":[{"name":"id","type":"long"},
+        {"name":"name","type":["null","string"],"default":null},
+        {"name":"born","type":["null",{"type":"int","connect.version":1,"connect.name":"io.debezium.time.Date"}],"default":null},
+        {"name":"seen","type":["null",{"type":"long","connect.version":1,"connect.name":"io.debezium.time.MicroTimestamp"}],"default":null}
+    ]}],"default":null},
+    {"name":"after","type":["null","Value"],"default":null},
+    {"name":"source","type":{"type":"record","name":"Source","fields":[{"name":"ts_ms","type":"long"},{"name":"table","type":"string"}]}},
+    {"name":"op","type":"string"},{"name":"ts_ms","type":["null","long"],"default":null}]}"#;
+
+fn maybe(value: Option<Avro>) -> Avro {
+    let branch = u32::from(value.is_some());
+    Avro::Union(branch, Box::new(value.unwrap_or(Avro::Null)))
+}
+
+/// A row of the table: all but the id may be null.
+fn row(id: i64, name: Option<&str>, born: Option<i32>, seen: Option<i64>) -> Avro {
+    Avro::Record(vec![
+        ("id".into(), Avro::Long(id)),
+        ("name".into(), maybe(name.map(|name| Avro::String(name.to_owned())))),
+        ("born".into(), maybe(born.map(Avro::Int))),
+        ("seen".into(), maybe(seen.map(Avro::Long))),
+    ])
+}
+
+fn event_in_avro(op: &str, before: Option<Avro>, after: Option<Avro>) -> Vec<u8> {
+    let schema = Schema::parse_str(ENVELOPE).unwrap();
+    let source = vec![
+        ("ts_ms".into(), Avro::Long(1_700_000_000_123)),
+        ("table".into(), Avro::String("customers".into())),
+    ];
+    let event = Avro::Record(vec![
+        ("before".into(), maybe(before)),
+        ("after".into(), maybe(after)),
+        ("source".into(), Avro::Record(source)),
+        ("op".into(), Avro::String(op.to_owned())),
+        ("ts_ms".into(), maybe(Some(Avro::Long(1_700_000_000_200)))),
+    ]);
+    GenericDatumWriter::builder(&schema).build().unwrap().write_value_to_vec(event).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_in_avro_become_the_same_rows() {
+    let anne = || row(1, Some("Anne"), Some(19_000), Some(1_700_000_000_000_001));
+    let anna = || row(1, Some("Anna"), Some(19_000), None);
+    let test = event_in_avro("c", None, Some(row(2, Some("test"), None, None)));
+    let records = [
+        Some(event_in_avro("r", None, Some(anne()))),
+        Some(event_in_avro("u", Some(anne()), Some(anna()))),
+        Some(test.clone()),
+        None,
+        Some(event_in_avro("t", None, None)),
+        Some(event_in_avro("d", Some(row(1, None, None, None)), None)),
+        None,
+        Some(test[..test.len() - 1].to_vec()),
+        Some(event_in_avro("u", None, None)),
+        None,
+    ];
     let lab = Lab::new(&[TOPIC], 3, false);
+    write_file(&lab.directory.path().join("customers.avsc"), ENVELOPE);
+    let source = SOURCE.replace("format: json", "format: avro\n    schema: ./customers.avsc");
+    assert_history(&lab, &source, &records, "undecodable").await;
+}
+
+/// Ten records become a history of three rows and three rejects, of which the second is rejected for `reason`.
+async fn assert_history(lab: &Lab, source: &str, records: &[Option<Vec<u8>>], reason: &str) {
     let producer = start_producer(&lab.broker);
-    for record in &records {
-        let payload = record.as_ref().map(String::as_bytes);
+    for record in records {
+        let payload = record.as_deref();
         producer.produce(ProducedRecord { topic: TOPIC, payload, ..Default::default() }).unwrap();
     }
     producer.flush(Duration::from_secs(120)).unwrap();
-    lab.run_until_caught_up(&lab.spec(SOURCE, DATASETS).resolved()).await.unwrap();
+    lab.run_until_caught_up(&lab.spec(source, DATASETS).resolved()).await.unwrap();
     lab.assert_proved().await;
 
     let (history, quarantine) = lab.tables(&lab.clouds[0], "history").await;
@@ -73,9 +146,9 @@ async fn changes_become_rows_and_what_is_no_change_is_counted() {
     assert_eq!(column("changed_at"), [1_700_000_000_123_000; 3].map(Value::Micros));
     let rejected: Vec<_> =
         quarantine.rows().map(|row| (row["offset"].clone(), row["reason"].clone())).collect();
-    let due = [(4, "invalid_value"), (7, "unknown_field"), (8, "missing_field")];
+    let due = [(4, "invalid_value"), (7, reason), (8, "missing_field")];
     assert_eq!(rejected, due.map(|(offset, reason)| (Value::Int(offset), Value::from(reason))));
-    // The row named `test`, and the heartbeat and two tombstones, which are none.
+    // The row named `test`, and three records that are none.
     let counts: Vec<_> = history.log.versions.iter().map(|version| &version.isobar()["rows"]).collect();
     let sum = |name: &str| counts.iter().filter_map(|rows| rows[name].as_u64()).sum::<u64>();
     assert_eq!([sum("in"), sum("out"), sum("filtered")], [10, 3, 4]);

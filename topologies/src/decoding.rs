@@ -19,7 +19,7 @@ use isobar_schemas::RecordChunk;
 use isobar_schemas::decode::{
     AvroDecoder, Compression, CsvDecoder, CsvFormat, DebeziumDecoder, DecodeLimits, Decoded, Decoder,
     Framing, InflateLimits, Inflating, JsonDecoder, ProtobufDecoder, ProtobufSchema, ProtobufSource,
-    RawDecoder, RegisteredSchema, SchemaKind, WriterSchema, avro_problems,
+    RawDecoder, RegisteredSchema, SchemaKind, WriterSchema, avro_event_problems, avro_problems,
 };
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -291,7 +291,7 @@ fn text_of(file: &SchemaFile) -> Result<String, isobar_schemas::Error> {
 pub(crate) fn registered_problems(source: &SourceSpec, schema: &RegisteredSchema) -> Option<Vec<String>> {
     match (schema.kind, &source.encoding) {
         (SchemaKind::Json, _) => None,
-        (SchemaKind::Avro, _) => Some(avro_problems(schema, &source.schema, source.unknown_fields)),
+        (SchemaKind::Avro, _) => Some(avro_problems_of(source, schema)),
         (SchemaKind::Protobuf, encoding) => {
             let message = match encoding {
                 Encoding::Protobuf { message, .. } => message.as_deref(),
@@ -303,6 +303,17 @@ pub(crate) fn registered_problems(source: &SourceSpec, schema: &RegisteredSchema
             };
             Some(problem.into_iter().collect())
         }
+    }
+}
+
+/// Everything that keeps records written with an Avro schema from becoming rows of `source`, in words.
+pub(crate) fn avro_problems_of(source: &SourceSpec, schema: &RegisteredSchema) -> Vec<String> {
+    match source.encoding.envelope() {
+        Envelope::None => avro_problems(schema, &source.schema, source.unknown_fields),
+        Envelope::Debezium => match isobar_schemas::to_arrow_schema(&source.fields) {
+            Ok(contract) => avro_event_problems(schema, &contract, source.unknown_fields),
+            Err(error) => vec![chain_of(&error)],
+        },
     }
 }
 
@@ -340,10 +351,16 @@ pub(crate) fn decoder(source: &SourceSpec) -> Result<Box<dyn Decoder>, isobar_sc
             let decoder = DebeziumDecoder::new(&contract, unknown_fields, limits)?;
             Box::new(if *framed { decoder.framed() } else { decoder })
         }
-        Encoding::Avro(schemas) => {
+        Encoding::Avro { schemas, envelope } => {
             let (framing, files) = framing_and_files(schemas);
             let writers = files.iter().map(avro_schema).collect::<Result<Vec<_>, _>>()?;
-            Box::new(AvroDecoder::new(schema, unknown_fields, limits, framing, &writers)?)
+            Box::new(match envelope {
+                Envelope::None => AvroDecoder::new(schema, unknown_fields, limits, framing, &writers)?,
+                Envelope::Debezium => {
+                    let contract = isobar_schemas::to_arrow_schema(&source.fields)?;
+                    AvroDecoder::in_debezium_envelope(&contract, unknown_fields, limits, framing, &writers)?
+                }
+            })
         }
         Encoding::Protobuf { message, schemas: WriterSchemas::Registry } => {
             Box::new(ProtobufDecoder::with_registry(schema, message.as_deref(), unknown_fields, limits)?)

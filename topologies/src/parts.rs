@@ -77,7 +77,7 @@ impl<'a> Parts<'a> {
         kafka.keeps_headers = start::topics_with_headers(topology, &plans);
         let questions = KafkaCluster::new(&kafka, start::KAFKA_PATIENCE)
             .map_err(|error| Error::connector("configure the Kafka client", error))?;
-        let cluster = topics::describe(topology, &questions, None).await;
+        let cluster = topics::describe_at_start(topology, &questions).await;
         let cluster = cluster.map_err(|error| Error::connector("ask Kafka about the topics", error))?;
         let uploads = start::start_uploads(&clouds, &budget);
         let group = Group::new(&topology.name, clouds);

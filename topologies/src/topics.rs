@@ -32,6 +32,10 @@ use crate::stage::PartitionIdentity;
 
 /// Topics that one topology reads.
 const TOPICS_MAX: usize = 1000;
+/// How often a topic that is not there is asked for at a start, and the pauses between: the first, and the longest. Five
+/// seconds, about.
+const NEW_TOPIC_QUESTIONS: u32 = 8;
+const NEW_TOPIC_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How often the topics are described while a topology runs.
 pub(crate) const TOPICS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -159,6 +163,26 @@ pub(crate) async fn describe(
         TopicIdentity::Id => cluster.describe(&topics).await,
         TopicIdentity::Name => cluster.describe_by_name(&topics).await,
     }
+}
+
+/// The same for a start. A topic that is not there may have been created an instant ago, which brokers hear of one after the
+/// other: it is asked for again, for some seconds.
+pub(crate) async fn describe_at_start(
+    topology: &Topology,
+    cluster: &KafkaCluster,
+) -> Result<ClusterInfo, isobar_connectors::Error> {
+    let (mut pause, longest) = NEW_TOPIC_PAUSE;
+    for _ in 1..NEW_TOPIC_QUESTIONS {
+        match describe(topology, cluster, None).await {
+            Err(error @ isobar_connectors::Error::TopicMissing { .. }) => {
+                warn!(%error, "asking again, in case the topic was created an instant ago");
+            }
+            outcome => return outcome,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+    describe(topology, cluster, None).await
 }
 
 /// A dataset that has read a topic goes on with it, or says why it cannot: positions whose topics are not among `topics`
@@ -352,7 +376,7 @@ fn refuse_replaced(before: &ClusterInfo, now: &ClusterInfo) -> Result<(), Error>
 mod tests {
     use std::path::Path;
 
-    use isobar_connectors::kafka::TopicInfo;
+    use isobar_connectors::kafka::{EmbeddedBroker, KafkaConfig, TopicInfo};
 
     use super::*;
     use crate::commit::chain::TableHead;
@@ -436,6 +460,27 @@ mod tests {
         let left =
             begin(&["flight_delays/c/gone/0", "flight_delays/c/gone/1", "flight_delays/c/id-of-early/0"]);
         assert_eq!(left, BTreeSet::from([("flight_features".to_owned(), "gone".to_owned())]));
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_was_created_an_instant_ago_is_asked_for_again() {
+        let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
+        let mut topology = topology_of("[flights]", "[late]");
+        topology.kafka.topic_identity = TopicIdentity::Name;
+        let config = KafkaConfig::new([broker.bootstrap_servers()], "test");
+        let cluster = KafkaCluster::new(&config, Duration::from_secs(30)).unwrap();
+        let create = async {
+            let error = describe(&topology, &cluster, None).await.unwrap_err();
+            let is_late =
+                matches!(&error, isobar_connectors::Error::TopicMissing { topic, .. } if topic == "late");
+            assert!(is_late, "{error}");
+            broker.create_topic("late", 3).unwrap();
+        };
+        // It is asked for while nobody has heard of it.
+        let (found, ()) = tokio::join!(describe_at_start(&topology, &cluster), create);
+        let found: Vec<_> =
+            found.unwrap().topics.into_iter().map(|topic| (topic.name, topic.partitions)).collect();
+        assert_eq!(found, [("flights".to_owned(), 1), ("late".to_owned(), 3)]);
     }
 
     fn cluster(partitions: i32, id: &str) -> ClusterInfo {

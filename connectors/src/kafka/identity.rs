@@ -410,8 +410,7 @@ impl KafkaCluster {
     fn missing(&self, topic: &str) -> Error {
         let all = self.consumer.fetch_metadata(None, self.timeout).ok();
         let names = all.iter().flat_map(|all| all.topics()).map(|topic| topic.name());
-        let similar = nearest(topic, names).into_iter().map(String::from).collect();
-        Error::TopicMissing { topic: topic.to_string(), similar }
+        Error::TopicMissing { topic: topic.to_string(), similar: similar(topic, names) }
     }
 
     /// Why a whole question failed: errors that librdkafka told on the side say more than its time-out.
@@ -440,6 +439,12 @@ impl KafkaCluster {
         }
         Error::Kafka { action: action.to_string(), reason }
     }
+}
+
+/// Those of `names` that may be meant by `topic`, which nobody knows more of. Not that name itself: of a topic that was created
+/// an instant ago a broker may have heard the name alone.
+fn similar<'a>(topic: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    nearest(topic, names.filter(|name| *name != topic)).into_iter().map(String::from).collect()
 }
 
 #[cfg(test)]
@@ -490,6 +495,19 @@ mod tests {
         let highs: Vec<_> = found.values().map(|watermarks| (watermarks.low, watermarks.high)).collect();
         assert_eq!(highs, [(0, 2), (0, 0), (0, 1)]);
         assert!(cluster(&broker).watermarks(&[TopicPartition::new("flights", 9)]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_missing_topic_is_never_suggested_in_place_of_itself() {
+        let names = ["flights", "flight", "weather"];
+        assert_eq!(similar("flights", names.into_iter()), ["flight"]);
+        assert_eq!(similar("weather", names.into_iter()), [""; 0]);
+        let broker = EmbeddedBroker::start(&[("flights", 1)]).unwrap();
+        let error = cluster(&broker).describe_by_name(&["flihgts".to_owned()]).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::TopicMissing { similar, .. } if similar[..] == ["flights"]),
+            "{error}"
+        );
     }
 
     #[tokio::test]

@@ -135,6 +135,10 @@ impl Servers {
                 |error| self.odd(question, &answer, &format!("which is not what it should be: {error}"));
             return serde_json::from_slice(&answer.body).map(Said::Found).map_err(odd);
         }
+        if answer.status.is_redirection() {
+            let why = "a redirect, which is not followed: credentials go to the servers that are named alone";
+            return Err(self.odd(question, &answer, why));
+        }
         let problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
         match (answer.status.as_u16(), thing, problem.error_code) {
             (404, Thing::Schema, SCHEMA_MISSING) => Ok(Said::Missing),

@@ -1,8 +1,10 @@
-//! Exact numbers from the text of a JSON number.
+//! Exact numbers from the text of a JSON number, and decimals from others.
 //!
 //! JSON has one kind of number; a column has a type. A number becomes a value only if nothing of it is lost: `3.0`
 //! and `3e2` are integers, `1.5` is not. Floating point is the exception, as its users expect: the nearest value is
 //! taken, and only what lies beyond the largest is refused.
+//!
+//! The binary formats have decimals as whole numbers with a scale, which the column may have another of.
 
 use super::reject::{Fault, Parsed, RejectReason, shortened};
 
@@ -79,6 +81,57 @@ pub(crate) fn decimal(text: &str, precision: u8, scale: i8) -> Parsed<i128> {
     }
 }
 
+/// The unscaled value of a decimal column, from an unscaled value in two's complement, big-endian, which has `scale`
+/// decimals: negative ones stand for zeros before the point.
+pub(crate) fn decimal_of_bytes(bytes: &[u8], scale: i64, precision: u8, to_scale: i8) -> Parsed<i128> {
+    let Some(first) = bytes.first() else {
+        return Err(Fault::new(RejectReason::InvalidValue, "a decimal of no bytes"));
+    };
+    let sign = if *first < 0x80 { 0 } else { 0xff };
+    // Leading bytes that only repeat the sign.
+    let padding = bytes.iter().take_while(|byte| **byte == sign).count();
+    let significant = &bytes[padding..];
+    let mut wide = [sign; 16];
+    if significant.len() > wide.len() {
+        return Err(too_many_digits(bytes.len(), precision, to_scale));
+    }
+    wide[16 - significant.len()..].copy_from_slice(significant);
+    let value = i128::from_be_bytes(wide);
+    // With all 16 bytes in use, the highest bit must still be the sign.
+    if (value < 0) != (sign == 0xff) {
+        return Err(too_many_digits(bytes.len(), precision, to_scale));
+    }
+    rescaled(value, scale, precision, to_scale)
+}
+
+#[cold]
+fn too_many_digits(bytes: usize, precision: u8, scale: i8) -> Box<Fault> {
+    out_of_range(&format!("a decimal of {bytes} bytes"), &format!("decimal({precision},{scale})"))
+}
+
+/// `value`, which has `scale` decimals, with `to_scale` decimals; only if nothing is lost and it has the precision.
+pub(crate) fn rescaled(value: i128, scale: i64, precision: u8, to_scale: i8) -> Parsed<i128> {
+    let shift = i64::from(to_scale).saturating_sub(scale);
+    // Ten to the 39th and more divides nothing and fits in nothing, but zero.
+    let power = u32::try_from(shift.unsigned_abs()).ok().and_then(|digits| 10_i128.checked_pow(digits));
+    let exact = match power {
+        _ if shift == 0 || value == 0 => Some(value),
+        Some(power) if shift > 0 => value.checked_mul(power),
+        None if shift > 0 => None,
+        Some(power) if value % power == 0 => Some(value / power),
+        _ => return Err(too_many_decimals(&decimal_text(value, scale), precision, to_scale)),
+    };
+    exact
+        .filter(|value| has_precision(*value, precision))
+        .ok_or_else(|| out_of_range(&decimal_text(value, scale), &format!("decimal({precision},{to_scale})")))
+}
+
+/// `value` times ten to the minus `scale`, in digits.
+#[cold]
+fn decimal_text(value: i128, scale: i64) -> String {
+    if scale == 0 { value.to_string() } else { format!("{value}e{}", scale.saturating_neg()) }
+}
+
 /// The fault of a number that would lose decimals in its column.
 #[cold]
 pub(crate) fn too_many_decimals(text: &str, precision: u8, scale: i8) -> Box<Fault> {
@@ -145,6 +198,40 @@ mod tests {
             ("170141183460469231731687303715884105728", 0, Err(Inexact::TooLarge)),
         ] {
             assert_eq!(scaled_integer(text, scale), expected, "{text} at scale {scale}");
+        }
+    }
+
+    #[test]
+    fn a_decimal_gets_another_scale_or_is_refused() {
+        use RejectReason::{InvalidValue, OutOfRange};
+        for (value, scale, precision, to_scale, expected) in [
+            (256, 2, 9, 2, Ok(256)),
+            (7, 2, 12, 4, Ok(700)),
+            (10, 2, 5, 1, Ok(1)),
+            (-10, 2, 5, 1, Ok(-1)),
+            (11, 2, 5, 1, Err((InvalidValue, "11e-2 has more than the 1 decimals of decimal(5,1)"))),
+            (1000, 2, 3, 2, Err((OutOfRange, "1000e-2 is out of the range of decimal(3,2)"))),
+            // The scale is negative where the value has zeros before its point.
+            (1, -3, 4, 0, Ok(1000)),
+            (1, -3, 3, 0, Err((OutOfRange, "1e3 is out of the range of decimal(3,0)"))),
+            (-1, -36, 38, 2, Err((OutOfRange, "-1e36 is out of the range of decimal(38,2)"))),
+            (-1, -35, 38, 2, Ok(-10_i128.pow(37))),
+            (0, i64::MIN, 1, 0, Ok(0)),
+            (0, i64::MAX, 1, 0, Ok(0)),
+            (1, i64::MIN, 38, 38, Err((OutOfRange, "is out of the range of decimal(38,38)"))),
+            (1, i64::MAX, 38, 38, Err((InvalidValue, "has more than the 38 decimals"))),
+            (i128::MAX, 39, 38, 0, Err((InvalidValue, "has more than the 0 decimals"))),
+            (10_i128.pow(38), 38, 1, 0, Ok(1)),
+        ] {
+            match (rescaled(value, scale, precision, to_scale), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                (Err(fault), Err((reason, part))) => {
+                    assert_eq!(fault.reason, reason);
+                    let message = fault.into_message();
+                    assert!(message.contains(part), "{message}");
+                }
+                (found, _) => panic!("{value}e-{scale} as decimal({precision},{to_scale}): {found:?}"),
+            }
         }
     }
 

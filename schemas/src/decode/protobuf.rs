@@ -15,10 +15,13 @@
 //! | `google.protobuf.Timestamp` | `timestamp`, cut off below a microsecond |
 //! | `google.protobuf.Duration` | `int64`: microseconds, cut off below |
 //! | `google.protobuf.Int32Value` and the like | what they wrap, null where there is none |
+//! | `google.type.Date` | `date`; one without its year, month or day is no date |
+//! | `google.type.TimeOfDay` | `int64`: microseconds of the day, cut off below |
+//! | `confluent.type.Decimal` | `decimal(p,s)`; what has no exact value rejects its record |
 //!
 //! Columns and fields are matched by name, as the `.proto` file writes it. `google.protobuf.Struct`, `Value`, `ListValue`
-//! and `Any` are messages like others: they may be structs, as deep as the contract goes, or `binary`. Groups are
-//! stepped over and cannot be a column.
+//! and `Any` and all others of `google.type` are messages like others: they may be structs, as deep as the contract goes, or
+//! `binary`, as also those above may. Groups are stepped over and cannot be a column.
 //!
 //! # What is not there
 //! | field | column |
@@ -58,6 +61,7 @@
 mod contract;
 mod descriptors;
 mod index;
+mod known;
 mod plan;
 mod read;
 mod wire;

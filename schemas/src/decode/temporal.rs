@@ -32,6 +32,14 @@ pub(crate) fn timestamp_micros(text: &str) -> Option<i64> {
     Some((minutes * 60 + i64::from(second)) * 1_000_000 + i64::from(micros))
 }
 
+/// Days since 1970-01-01 of a day of the years 0 to 9999; `None` if there is no such day.
+pub(crate) fn days(year: i32, month: i32, day: i32) -> Option<i32> {
+    let is_day = (0..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=days_in_month(year, month)).contains(&day);
+    is_day.then(|| days_since_1970(year, month, day))
+}
+
 struct Scanner<'a> {
     rest: &'a [u8],
 }
@@ -60,8 +68,7 @@ impl Scanner<'_> {
         let month = self.number(2, 12)?;
         self.one_of(b"-")?;
         let day = self.number(2, 31)?;
-        (month >= 1 && day >= 1 && day <= days_in_month(year, month))
-            .then(|| days_since_1970(year, month, day))
+        days(year, month, day)
     }
 
     /// Microseconds of a fraction like `.25`, 0 if there is none.

@@ -8,10 +8,10 @@ use apache_avro::types::Value;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use isobar_schemas::{
     AvroDecoder, DecodeLimits, Framing, RegisteredSchema, SchemaKind, SchemaReference, UnknownFields,
-    WriterSchema, avro_problems, fields_of_avro, to_arrow_schema,
+    WriterSchema, avro_event_problems, avro_problems, fields_of_avro, fields_of_avro_event, to_arrow_schema,
 };
 
-use crate::fates::{Fate, Growth, Subject, fates};
+use crate::fates::{Fate, Growth, LEFT_OUT, Subject, fates};
 use crate::input::Input;
 use crate::testing::schema;
 
@@ -54,6 +54,19 @@ const RESOLVED: &str = r#"{"type":"record","name":"Resolved","fields":[
     {"name":"s","type":"bytes"},{"name":"many","type":{"type":"map","values":{"type":"array","items":"L"}}},
     {"name":"u","type":["int","string","null"]}]}"#;
 
+/// In Debezium's envelope: changes, tombstones, heartbeats and boundaries of transactions.
+const EVENTS: &str = r#"[{"type":"record","name":"Envelope","fields":[
+    {"name":"before","type":["null",{"type":"record","name":"Value","fields":[{"name":"i","type":"long"},
+        {"name":"s","type":["null","string"]},{"name":"l","type":{"type":"array","items":"int"}}]}]},
+    {"name":"after","type":["null","Value"]},
+    {"name":"source","type":["null",{"type":"record","name":"Source","fields":[
+        {"name":"ts_ms","type":["null","long"]},{"name":"db","type":"string"}]}]},
+    {"name":"op","type":"string"},{"name":"ts_ms","type":["null","long"]}]},
+    "null",
+    {"type":"record","name":"Heartbeat","fields":[{"name":"ts_ms","type":"long"}]},
+    {"type":"record","name":"Boundary","fields":[{"name":"status","type":"string"},{"name":"id","type":"string"},
+        {"name":"event_count","type":["null","long"]},{"name":"data_collections","type":"bytes"},{"name":"ts_ms","type":"long"}]}]"#;
+
 struct Case {
     text: &'static str,
     /// What `apache-avro` makes of it.
@@ -61,9 +74,11 @@ struct Case {
     contract: SchemaRef,
     /// Whether the contract is the one that the schema itself suggests.
     is_own: bool,
+    /// Whether the contract is that of the rows in its events.
+    in_envelope: bool,
 }
 
-static CASES: LazyLock<[Case; 3]> = LazyLock::new(|| {
+static CASES: LazyLock<[Case; 4]> = LazyLock::new(|| {
     let own = |text| {
         let fields = fields_of_avro(&registered(text, Vec::new())).expect("a contract can have all of it");
         to_arrow_schema(&fields).expect("a schema can have all of it")
@@ -77,11 +92,15 @@ static CASES: LazyLock<[Case; 3]> = LazyLock::new(|| {
         ("u", "int64"),
         ("absent", "date"),
     ]);
-    [(KINDS, own(KINDS)), (NESTED, own(NESTED)), (RESOLVED, resolved)].map(|(text, contract)| Case {
+    let rows = fields_of_avro_event(&registered(EVENTS, Vec::new())).expect("events have rows");
+    let rows = to_arrow_schema(&rows).expect("a schema can have all of it");
+    let cases = [(KINDS, own(KINDS)), (NESTED, own(NESTED)), (RESOLVED, resolved), (EVENTS, rows)];
+    cases.map(|(text, contract)| Case {
         text,
         theirs: Schema::parse_str(text).expect("a schema of our own"),
         contract,
         is_own: text != RESOLVED,
+        in_envelope: text == EVENTS,
     })
 });
 
@@ -89,7 +108,7 @@ fn registered(text: &str, references: Vec<SchemaReference>) -> RegisteredSchema 
     RegisteredSchema { kind: SchemaKind::Avro, text: text.to_owned(), references }
 }
 
-/// What the registry has: the three schemas, and answers of every other kind.
+/// What the registry has: the four schemas, and answers of every other kind.
 fn registry(id: u32) -> WriterSchema {
     match id {
         0..=2 => WriterSchema::Known(registered(CASES[id as usize].text, Vec::new())),
@@ -98,6 +117,7 @@ fn registry(id: u32) -> WriterSchema {
             WriterSchema::Known(RegisteredSchema { kind: SchemaKind::Protobuf, ..registered("", Vec::new()) })
         }
         5 => WriterSchema::Known(registered("[", Vec::new())),
+        6 => WriterSchema::Known(registered(EVENTS, Vec::new())),
         _ => WriterSchema::Unknown,
     }
 }
@@ -105,7 +125,7 @@ fn registry(id: u32) -> WriterSchema {
 /// Payloads that may be records of a schema that is given.
 pub(crate) fn payloads(data: &[u8]) {
     let Some(mut input) = Input::new(data) else { return };
-    let case = &CASES[input.choose(3)];
+    let case = &CASES[input.choose(4)];
     let framing =
         [Framing::Plain, Framing::Confluent, Framing::SingleObject, Framing::Plain][input.choose(4)];
     let unknown_fields = [UnknownFields::Ignore, UnknownFields::Quarantine][input.choose(2)];
@@ -117,13 +137,17 @@ pub(crate) fn payloads(data: &[u8]) {
         Framing::Confluent => &[],
         Framing::SingleObject => &writers[..],
     };
-    let Ok(decoder) = AvroDecoder::new(case.contract.clone(), unknown_fields, limits, framing, writers)
-    else {
+    let decoder = if case.in_envelope {
+        AvroDecoder::in_debezium_envelope(&case.contract, unknown_fields, limits, framing, writers)
+    } else {
+        AvroDecoder::new(case.contract.clone(), unknown_fields, limits, framing, writers)
+    };
+    let Ok(decoder) = decoder else {
         assert!(!case.is_own && unknown_fields == UnknownFields::Quarantine, "the schema fits the contract");
         return;
     };
     let payloads = input.payloads();
-    let fates = check(decoder, limits, &payloads, &registry);
+    let fates = check(decoder, limits, &payloads, case.in_envelope, &registry);
     for (payload, fate) in payloads.iter().zip(fates) {
         if let (Some(payload), Framing::Plain, true) = (payload, framing, case.is_own) {
             second_opinion(&case.theirs, &case.contract, payload, &fate);
@@ -150,7 +174,9 @@ pub(crate) fn schemas(data: &[u8]) {
     let writer = registered(text, references);
     // Whatever else it is, it can be held against any contract.
     for case in CASES.iter() {
-        for problem in avro_problems(&writer, &case.contract, UnknownFields::Quarantine) {
+        let problems = avro_problems(&writer, &case.contract, UnknownFields::Quarantine);
+        let of_events = avro_event_problems(&writer, &case.contract, UnknownFields::Quarantine);
+        for problem in problems.into_iter().chain(of_events) {
             assert!(problem.len() <= 4096, "{problem}");
         }
     }
@@ -163,7 +189,7 @@ pub(crate) fn schemas(data: &[u8]) {
     let decoder = AvroDecoder::new(contract.clone(), UnknownFields::Quarantine, limits, framing, writers)
         .expect("a schema fits the contract it suggests");
     let answer = |_| WriterSchema::Known(writer.clone());
-    let fates = check(decoder, limits, &payloads, &answer);
+    let fates = check(decoder, limits, &payloads, false, &answer);
     if framing != Framing::Plain || has_reference {
         return;
     }
@@ -180,21 +206,26 @@ fn check(
     decoder: AvroDecoder,
     limits: DecodeLimits,
     payloads: &[Option<&[u8]>],
+    in_envelope: bool,
     registry: &dyn Fn(u32) -> WriterSchema,
 ) -> Vec<Fate> {
     let payload_bytes_max = limits.payload_bytes_max;
+    let decoder = Box::new(decoder);
     let subject =
-        Subject { decoder: Box::new(decoder), payload_bytes_max, growth: GROWTH, several: false, registry };
+        Subject { decoder, payload_bytes_max, growth: GROWTH, several: false, in_envelope, registry };
     fates(subject, payloads)
 }
 
-/// What is accepted, `apache-avro` reads as the same values, and to the end.
+/// What is accepted, `apache-avro` reads as the same values, and to the end. Of an event only that it can be read is told.
 fn second_opinion(theirs: &Schema, contract: &SchemaRef, payload: &[u8], fate: &Fate) {
     let Ok(row) = fate else { return };
     let Ok(reader) = GenericDatumReader::builder(theirs).build() else { return };
     let mut rest = payload;
     let value = reader.read_value(&mut rest).expect("apache-avro reads it as well");
     assert!(rest.is_empty(), "apache-avro leaves {} bytes", rest.len());
+    if row == LEFT_OUT {
+        return;
+    }
     let contract = DataType::Struct(contract.fields().clone());
     if let Some(expected) = shown(&value, &contract) {
         assert_eq!(row, &expected);

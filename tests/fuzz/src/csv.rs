@@ -58,6 +58,7 @@ fn check(
         payload_bytes_max,
         growth: Growth::NONE,
         several: false,
+        in_envelope: false,
         registry: &no_registry,
     };
     let payloads = input.payloads();
@@ -112,6 +113,7 @@ fn same_as_json(kind: (&str, &str), delimiter: u8, line: &[u8], fate: &Fate) {
         payload_bytes_max: limits.payload_bytes_max,
         growth: Growth::NONE,
         several: false,
+        in_envelope: false,
         registry: &no_registry,
     };
     let json = fates(subject, &[Some(payload.as_bytes())]).remove(0);

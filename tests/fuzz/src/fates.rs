@@ -1,6 +1,7 @@
 //! What every decoder must do with any payloads.
 //!
-//! - Each record is one row or one reject, and nothing is left over; or any number of rows, where payloads may hold several.
+//! - Each record is one row or one reject, or left out by an envelope, and nothing is left over; or any number of rows, where
+//!   payloads may hold several.
 //! - The batch is sound: of the decoder's schema, its columns of one length, its text UTF-8, its offsets rising.
 //! - A record's fate is its own: the same whether it is decoded among others or alone, before or after them.
 //! - What is allocated meanwhile is bounded by the payloads, the limits and the schema.
@@ -39,6 +40,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) growth: Growth,
     /// Whether payloads may hold several rows, or none.
     pub(crate) several: bool,
+    /// Whether rows stand in an envelope, which leaves tombstones out, and may leave out others.
+    pub(crate) in_envelope: bool,
     /// What the registry has under an id.
     pub(crate) registry: &'a dyn Fn(u32) -> WriterSchema,
 }
@@ -48,8 +51,11 @@ pub(crate) fn no_registry(_: u32) -> WriterSchema {
     WriterSchema::Unknown
 }
 
-/// What became of a record: its row as text, or rows, each on a line of its own; or why there is none.
+/// What became of a record: its row as text, or rows, each on a line of its own, or [`LEFT_OUT`]; or why there is none.
 pub(crate) type Fate = Result<String, (RejectReason, String)>;
+
+/// In place of the row of a record that is left out.
+pub(crate) const LEFT_OUT: &str = "left out";
 
 /// What becomes of `payloads`, after everything above has been checked.
 pub(crate) fn fates(mut subject: Subject<'_>, payloads: &[Option<&[u8]>]) -> Vec<Fate> {
@@ -69,6 +75,7 @@ pub(crate) fn fates(mut subject: Subject<'_>, payloads: &[Option<&[u8]>]) -> Vec
 fn check_reason(subject: &Subject<'_>, payload: Option<&[u8]>, fate: &Fate) {
     let reason = fate.as_ref().map_err(|(reason, _)| *reason).err();
     match payload {
+        None if subject.in_envelope => assert_eq!(fate.as_deref().ok(), Some(LEFT_OUT)),
         None => assert_eq!(reason, Some(RejectReason::Tombstone)),
         Some(payload) if payload.len() > subject.payload_bytes_max => {
             assert_eq!(reason, Some(RejectReason::Oversize), "{} bytes", payload.len());
@@ -128,11 +135,12 @@ fn fates_of(decoded: &Decoded, subject: &Subject<'_>, records: usize) -> Vec<Fat
     let Decoded { batch, records: kept, rejects, left_out } = decoded;
     assert_eq!(&batch.schema(), subject.decoder.schema());
     assert_eq!(batch.num_rows(), kept.len(), "rows, and records that became one");
-    assert!(kept.is_sorted() && left_out.is_sorted(), "{kept:?} {left_out:?}");
-    if !subject.several {
-        assert!(left_out.is_empty(), "only an envelope leaves records out");
-        assert!(kept.is_sorted_by(|one, next| one < next), "{kept:?}");
-    }
+    assert!(kept.is_sorted() && left_out.is_sorted_by(|one, next| one < next), "{kept:?} {left_out:?}");
+    assert!(subject.several || kept.is_sorted_by(|one, next| one < next), "{kept:?}");
+    assert!(
+        subject.several || subject.in_envelope || left_out.is_empty(),
+        "only an envelope leaves records out"
+    );
     assert!(rejects.is_sorted_by(|one, next| one.record < next.record), "{rejects:?}");
     for column in batch.columns() {
         assert_eq!(column.len(), kept.len());
@@ -145,7 +153,7 @@ fn fates_of(decoded: &Decoded, subject: &Subject<'_>, records: usize) -> Vec<Fat
         row += rows.len();
         (rows[0], Ok(shown.join("\n")))
     });
-    let without = left_out.iter().map(|record| (*record, Ok(String::new())));
+    let without = left_out.iter().map(|record| (*record, Ok(LEFT_OUT.to_owned())));
     let rejects =
         rejects.iter().map(|Reject { record, reason, message }| (*record, Err((*reason, message.clone()))));
     for (record, fate) in rows.chain(without).chain(rejects) {

@@ -11,7 +11,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::fates::{Fate, Growth, Subject, fates, no_registry};
+use crate::fates::{Fate, Growth, LEFT_OUT, Subject, fates, no_registry};
 use crate::input::Input;
 use crate::testing::{render_row, schema};
 
@@ -71,6 +71,7 @@ pub(crate) fn payloads(data: &[u8]) {
         payload_bytes_max: limits.payload_bytes_max,
         growth: Growth::NONE,
         several: payload_rows != PayloadRows::One,
+        in_envelope: false,
         registry: &no_registry,
     };
     // Headers are not for mutations to find.
@@ -127,6 +128,7 @@ fn arrow_json_agrees(contract: &SchemaRef, payload: &[u8], fate: &Fate) {
         payload_bytes_max: usize::MAX,
         growth: Growth::NONE,
         several: false,
+        in_envelope: false,
         registry: &no_registry,
     };
     let ours = fates(subject, &[Some(payload)]).remove(0);
@@ -277,7 +279,8 @@ impl Judge {
 
 /// The rows of one payload, unless they are too many for its length.
 fn together(rows: Vec<String>, payload: &[u8]) -> Option<String> {
-    (rows.len() <= 16 + payload.len() / 8).then(|| rows.join("\n"))
+    let shown = if rows.is_empty() { LEFT_OUT.to_owned() } else { rows.join("\n") };
+    (rows.len() <= 16 + payload.len() / 8).then_some(shown)
 }
 
 /// Looks at a value that nobody wants: its strings must be text, and it must not be too deep.

@@ -37,6 +37,7 @@ pub(crate) fn payloads(data: &[u8]) {
         payload_bytes_max: limits.inflated_bytes_max,
         growth,
         several: false,
+        in_envelope: false,
         registry: &no_registry,
     };
 

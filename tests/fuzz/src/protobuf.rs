@@ -188,6 +188,7 @@ fn check(
         payload_bytes_max: limits.payload_bytes_max,
         growth: GROWTH,
         several: false,
+        in_envelope: false,
         registry,
     };
     fates(subject, payloads)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use comfy_table::{Table, presets};
 use isobar_schemas::decode::{
     MessageDescriptor, ProtobufSchema, ProtobufSource, RegisteredSchema, SchemaKind, UnknownFields,
-    avro_problems, fields_of_avro, fields_of_protobuf,
+    fields_of_avro, fields_of_avro_event, fields_of_protobuf,
 };
 use isobar_schemas::{FieldSpec, Fields};
 use serde_json::{Value as Json, json};
@@ -14,12 +14,12 @@ use serde_json::{Value as Json, json};
 use super::args::{Format, RecordSchemaArgs, SchemaDiffArgs};
 use super::{Exit, Misconfigured, output};
 use crate::chain_of;
-use crate::decoding::protobuf_problem;
-use crate::spec::{self, SourceSpec, did_you_mean};
+use crate::decoding::{avro_problems_of, protobuf_problem};
+use crate::spec::{self, Envelope, SourceSpec, did_you_mean};
 
 /// Prints the fields that hold every record of a schema.
 pub(super) fn fields(args: &RecordSchemaArgs) -> anyhow::Result<Exit> {
-    let fields = read(args)?.fields()?;
+    let fields = read(args)?.fields(Envelope::None)?;
     output::print(&match args.output.format {
         Format::Human => yaml_of(&fields),
         Format::Json => format!("{:#}", serde_json::to_value(&fields)?),
@@ -38,7 +38,7 @@ pub(super) fn diff(args: &SchemaDiffArgs) -> anyhow::Result<Exit> {
     let schema = read(&args.schema)?;
     let problems = schema.problems(source);
     // Where no fields can be made of the schema, the problems say why; the lines then show the contract alone.
-    let written = schema.fields().unwrap_or_default();
+    let written = schema.fields(source.encoding.envelope()).unwrap_or_default();
     let lines = compare(source, &written);
     match args.schema.output.format {
         Format::Human => output::print(&render(&source.name, &lines, &problems))?,
@@ -57,8 +57,10 @@ enum RecordSchema {
 }
 
 impl RecordSchema {
-    fn fields(&self) -> anyhow::Result<Fields> {
+    /// The fields of a row, which may stand in an envelope.
+    fn fields(&self, envelope: Envelope) -> anyhow::Result<Fields> {
         let fields = match self {
+            RecordSchema::Avro(schema) if envelope == Envelope::Debezium => fields_of_avro_event(schema),
             RecordSchema::Avro(schema) => fields_of_avro(schema),
             RecordSchema::Protobuf { schema, message } => {
                 message_of(schema, message.as_deref()).and_then(|message| fields_of_protobuf(&message))
@@ -70,7 +72,7 @@ impl RecordSchema {
     /// Why some record of this schema would not become a row of `source`.
     fn problems(&self, source: &SourceSpec) -> Vec<String> {
         match self {
-            RecordSchema::Avro(schema) => avro_problems(schema, &source.schema, source.unknown_fields),
+            RecordSchema::Avro(schema) => avro_problems_of(source, schema),
             RecordSchema::Protobuf { schema, message } => {
                 protobuf_problem(source, schema, message.as_deref()).into_iter().collect()
             }

@@ -80,7 +80,7 @@ pub(super) async fn look(
 fn names_schemas(source: &SourceSpec) -> bool {
     match &source.encoding {
         Encoding::Json { framed, .. } => *framed,
-        Encoding::Avro(schemas) | Encoding::Protobuf { schemas, .. } => {
+        Encoding::Avro { schemas, .. } | Encoding::Protobuf { schemas, .. } => {
             matches!(schemas, WriterSchemas::Registry)
         }
         Encoding::Csv { .. } | Encoding::Raw => false,

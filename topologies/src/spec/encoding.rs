@@ -34,7 +34,12 @@ pub enum Encoding {
         envelope: Envelope,
     },
     /// One Avro record.
-    Avro(WriterSchemas),
+    Avro {
+        /// Where its schema is.
+        schemas: WriterSchemas,
+        /// What the row stands in.
+        envelope: Envelope,
+    },
     /// One Protobuf message.
     Protobuf {
         /// Full name of the message; `None`: the only one of the schema, or whichever a record names in the registry.
@@ -84,16 +89,24 @@ impl Encoding {
     pub fn needs_registry(&self) -> bool {
         matches!(
             self,
-            Encoding::Avro(WriterSchemas::Registry)
+            Encoding::Avro { schemas: WriterSchemas::Registry, .. }
                 | Encoding::Protobuf { schemas: WriterSchemas::Registry, .. }
         )
+    }
+
+    /// What the row stands in.
+    pub fn envelope(&self) -> Envelope {
+        match self {
+            Encoding::Json { envelope, .. } | Encoding::Avro { envelope, .. } => *envelope,
+            Encoding::Protobuf { .. } | Encoding::Csv { .. } | Encoding::Raw => Envelope::None,
+        }
     }
 }
 
 /// The settings of a source that not every format has.
 const SETTINGS: [(&str, &[Format]); 7] = [
     ("framing", &[Format::Json, Format::Avro, Format::Protobuf]),
-    ("envelope", &[Format::Json]),
+    ("envelope", &[Format::Json, Format::Avro]),
     ("payload_rows", &[Format::Json]),
     ("schema", &[Format::Avro, Format::Protobuf]),
     ("message", &[Format::Protobuf]),
@@ -108,7 +121,7 @@ impl Resolver<'_> {
         self.refuse_settings_of_other_formats(pointer, format);
         let encoding = match format {
             Format::Json => self.json(pointer),
-            Format::Avro => self.writer_schemas(pointer, format).map(Encoding::Avro),
+            Format::Avro => self.avro(pointer),
             Format::Protobuf => self.protobuf(pointer),
             Format::Csv => self.csv(pointer),
             Format::Raw => Some(Encoding::Raw),
@@ -192,17 +205,26 @@ impl Resolver<'_> {
     }
 
     fn json(&mut self, pointer: &str) -> Option<Encoding> {
-        let envelope = self.typed::<Option<Envelope>>(&format!("{pointer}/envelope")).flatten();
+        let envelope = self.envelope(pointer);
         let at = format!("{pointer}/payload_rows");
         let payload_rows = self.typed::<Option<PayloadRows>>(&at).flatten().unwrap_or_default();
         let framed = self.framing(pointer, Format::Json)? == Framing::Confluent;
-        let envelope = envelope.unwrap_or_default();
         if envelope == Envelope::Debezium && payload_rows != PayloadRows::One {
             let message = "a payload in Debezium's envelope is one change event";
             self.report(at, Place::Key, message, Some("remove `payload_rows`".into()));
             return None;
         }
         Some(Encoding::Json { payload_rows, framed, envelope })
+    }
+
+    fn avro(&mut self, pointer: &str) -> Option<Encoding> {
+        let envelope = self.envelope(pointer);
+        let schemas = self.writer_schemas(pointer, Format::Avro)?;
+        Some(Encoding::Avro { schemas, envelope })
+    }
+
+    fn envelope(&mut self, pointer: &str) -> Envelope {
+        self.typed::<Option<Envelope>>(&format!("{pointer}/envelope")).flatten().unwrap_or_default()
     }
 
     fn protobuf(&mut self, pointer: &str) -> Option<Encoding> {

@@ -272,7 +272,7 @@ pub struct Source {
     #[serde(default)]
     pub framing: Option<Framing>,
 
-    /// What a row stands in. Only for `json`. Default: `none`, the payload is the row.
+    /// What a row stands in. Only for `json` and `avro`. Default: `none`, the payload is the row.
     #[serde(default)]
     pub envelope: Envelope,
 
@@ -334,10 +334,10 @@ pub enum Envelope {
     /// Nothing: the payload is the row.
     #[default]
     None,
-    /// A change event of Debezium, with or without the `schema` and `payload` of Connect's JsonConverter. `fields` are those
-    /// of the row: `after`, or `before` where it was deleted. The source has two columns more, also in `SELECT *`: `_op` (`c`
-    /// insert, `u` update, `d` delete, `r` snapshot) and `_source_timestamp`. Tombstones and heartbeats are counted as
-    /// filtered.
+    /// A change event of Debezium, in JSON with or without the `schema` and `payload` of Connect's JsonConverter. `fields`
+    /// are those of the row: `after`, or `before` where it was deleted. The source has two columns more, also in `SELECT *`:
+    /// `_op` (`c` insert, `u` update, `d` delete, `r` snapshot) and `_source_timestamp`. Tombstones and heartbeats are counted
+    /// as filtered.
     Debezium,
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use isobar_schemas::decode::json::debezium::schema_in_envelope;
+use isobar_schemas::decode::debezium::schema_in_envelope;
 use isobar_schemas::{Error as SchemaError, FieldSpec, Fields, RejectReason, to_arrow_schema};
 use isobar_transforms::{Expectation, SQL_ERROR};
 use serde::de::DeserializeOwned;
@@ -468,9 +468,9 @@ impl Resolver<'_> {
         encoding: Option<&Encoding>,
         contract: SchemaRef,
     ) -> Option<SchemaRef> {
-        let Some(Encoding::Json { envelope: Envelope::Debezium, .. }) = encoding else {
+        if encoding.is_none_or(|encoding| encoding.envelope() == Envelope::None) {
             return Some(contract);
-        };
+        }
         match schema_in_envelope(&contract) {
             Ok(schema) => Some(schema),
             Err(error) => {

@@ -603,6 +603,13 @@ fn an_envelope_adds_its_columns_to_those_of_the_row() {
     assert_eq!(fields, &row.schema.fields()[..]);
     let names: Vec<&str> = added.iter().map(|field| field.name().as_str()).collect();
     assert_eq!(names, ["_op", "_source_timestamp"]);
+    let avro = check(&edited(&[
+        ("memory: 384MiB\n", "memory: 384MiB\nregistry: { url: \"https://registry:8081\" }\n"),
+        ("format: json\n", "format: avro\n    envelope: debezium\n"),
+    ]));
+    let avro = avro.unwrap_or_else(|errors| panic!("{errors}"));
+    let encoding = Encoding::Avro { schemas: WriterSchemas::Registry, envelope: Envelope::Debezium };
+    assert_eq!((&avro.sources[0].encoding, &avro.sources[0].schema), (&encoding, &source.schema));
     for (edits, said) in [
         (
             vec![("format: json\n", "format: csv\n    envelope: debezium\n")],
@@ -612,6 +619,10 @@ fn an_envelope_adds_its_columns_to_those_of_the_row() {
         (
             vec![("format: json\n", "format: json\n    envelope: debezium\n    payload_rows: array\n")],
             "a payload in Debezium's envelope is one change event",
+        ),
+        (
+            vec![("format: json\n", "format: raw\n    envelope: none\n")],
+            "`envelope` has no meaning for `format: raw` | remove it; it is for `json` and `avro`",
         ),
         (
             vec![

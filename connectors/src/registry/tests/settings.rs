@@ -65,6 +65,27 @@ async fn an_error_shows_no_secret_even_if_the_server_repeats_it() {
     assert_eq!(server.requests().len(), 1);
 }
 
+#[tokio::test]
+async fn credentials_go_to_no_server_that_another_one_names() {
+    let elsewhere = Server::start(|_, _| avro("\"int\"")).await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("Location: {}/schemas/ids/1\r\n", elsewhere.url());
+        let server = Server::start(move |_, _| Reply::with(status, &location, "")).await;
+        let bearer = Credentials::Bearer { token: SECRET.into() };
+        for (credentials, sent) in [(basic(), "Basic cmVhZGVyOmdlaGVpbS05"), (bearer, "Bearer geheim-9")] {
+            let config = RegistryConfig { credentials, ..RegistryConfig::new([server.url()]) };
+            let error = with(&config).schema(1).await.unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(matches!(error, Error::RegistryAnswer { .. }) && error.is_configuration(), "{shown}");
+            assert!(shown.contains("a redirect, which is not followed"), "{shown}");
+            assert!(shown.contains(&status.to_string()) && !shown.contains("geheim"), "{shown}");
+            assert_eq!(server.requests().last().unwrap().header("authorization"), Some(sent));
+        }
+        assert_eq!(server.requests().len(), 2, "asking again does not help");
+    }
+    assert_eq!(elsewhere.lines(), [""; 0]);
+}
+
 #[test]
 fn a_wrong_setting_is_refused_with_the_reason_and_without_the_secret() {
     let refused = |config: &RegistryConfig, reason: &str| {

@@ -1,8 +1,9 @@
 //! The fields of a source, derived from an Avro schema.
 
 use super::parse;
-use super::schema::{AvroSchema, Type, TypeId};
+use super::schema::{AvroSchema, Field, Type, TypeId};
 use crate::decode::RegisteredSchema;
+use crate::decode::debezium::Member;
 use crate::decode::reject::shortened;
 use crate::error::Error;
 use crate::fields::{FieldSpec, FieldType, Fields, check};
@@ -27,7 +28,36 @@ pub fn fields_of_avro(schema: &RegisteredSchema) -> Result<Fields, Error> {
         let problem = format!("its {} is not a record", schema.get(schema.root()).describe());
         return Err(Error::WriterSchema { problem });
     };
-    let mut deriver = Deriver { schema: &schema, types: 0 };
+    derive(&schema, fields)
+}
+
+/// The `fields` of a source whose records are change events of Debezium written with `schema`: those of the row that its
+/// field `after` has.
+///
+/// # Errors
+/// As of [`fields_of_avro`], or if there is no such row.
+pub fn fields_of_avro_event(schema: &RegisteredSchema) -> Result<Fields, Error> {
+    let schema = parse(schema).map_err(|problem| Error::WriterSchema { problem })?;
+    let row = record_in(&schema, schema.root())
+        .and_then(|event| event.iter().find(|field| Member::of(&field.name) == Member::After))
+        .and_then(|after| record_in(&schema, after.of));
+    let problem =
+        "it has no record `after`, which the row of a change event of Debezium stands in".to_owned();
+    derive(&schema, row.ok_or(Error::WriterSchema { problem })?)
+}
+
+/// The fields of the record that `id` is, or the first that it is a union of.
+fn record_in(schema: &AvroSchema, id: TypeId) -> Option<&[Field]> {
+    match schema.get(id) {
+        Type::Record { fields, .. } => Some(fields),
+        // Unions have no unions in them.
+        Type::Union(branches) => branches.iter().find_map(|branch| record_in(schema, *branch)),
+        _ => None,
+    }
+}
+
+fn derive(schema: &AvroSchema, fields: &[Field]) -> Result<Fields, Error> {
+    let mut deriver = Deriver { schema, types: 0 };
     let specs = fields.iter().map(|field| {
         let spec = deriver.field_spec(field.of, field.doc.as_deref());
         let spec = spec.map_err(|problem| Error::WriterSchema {

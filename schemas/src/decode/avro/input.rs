@@ -18,7 +18,7 @@ const PER_RECORD: usize = 1024;
 const VARINT_BYTES_MAX: usize = 10;
 
 /// A position in one payload.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Input<'a> {
     payload: &'a [u8],
     at: usize,

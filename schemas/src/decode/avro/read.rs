@@ -8,13 +8,14 @@ use super::schema::{AvroSchema, Type, TypeId, Unit};
 use crate::decode::columns::{Column, Columns, Slices, Values};
 use crate::decode::numbers;
 use crate::decode::reject::{Fault, Parsed, RejectReason};
+use crate::decode::rows::Read;
 use crate::fields::type_name;
 
 /// Milliseconds of a day.
 const DAY_MS: i32 = 86_400_000;
 
 impl Plan {
-    /// Reads the record that starts at byte `start` of `payload`, and ends with it, as one more row.
+    /// Reads the record that starts at byte `start` of `payload`, and ends with it, as one more row, if it is one.
     #[inline]
     pub(crate) fn read(
         &self,
@@ -22,21 +23,38 @@ impl Plan {
         start: usize,
         depth_max: usize,
         columns: &mut Columns,
-    ) -> Parsed<()> {
+    ) -> Parsed<Read> {
         let mut input = Input::new(payload, start, depth_max);
-        let plan = match &self.root {
-            Root::Record(plan) => plan,
+        let read = match &self.root {
+            Root::Record(plan) => read_record(&self.schema, plan, columns, &mut input).map(|()| Read::Row)?,
             Root::Union(branches) => match &branches[input.index(branches.len(), "branch")?] {
-                Ok(plan) => plan,
+                Ok(plan) => read_record(&self.schema, plan, columns, &mut input).map(|()| Read::Row)?,
+                Err(fault) => return Err(fault.clone()),
+            },
+            Root::Event(event) => event.read(&self.schema, columns, &mut input)?,
+            Root::Events(branches) => match &branches[input.index(branches.len(), "branch")?] {
+                Ok(event) => event.read(&self.schema, columns, &mut input)?,
                 Err(fault) => return Err(fault.clone()),
             },
         };
-        read_record(&self.schema, plan, columns, &mut input)?;
-        input.end()
+        input.end()?;
+        Ok(read)
     }
 }
 
 fn read_record(
+    schema: &AvroSchema,
+    plan: &RecordPlan,
+    columns: &mut Columns,
+    input: &mut Input<'_>,
+) -> Parsed<()> {
+    read_fields(schema, plan, columns, input)?;
+    columns.end_row();
+    Ok(())
+}
+
+/// Reads the fields of a record into their columns. The row is not ended.
+pub(crate) fn read_fields(
     schema: &AvroSchema,
     plan: &RecordPlan,
     columns: &mut Columns,
@@ -58,13 +76,17 @@ fn read_record(
         columns.column(*index).append_null();
     }
     input.leave();
-    columns.end_row();
     Ok(())
 }
 
 /// Reads a value as one more row of `column`.
 #[inline]
-fn read_value(schema: &AvroSchema, step: &Step, column: &mut Column, input: &mut Input<'_>) -> Parsed<()> {
+pub(crate) fn read_value(
+    schema: &AvroSchema,
+    step: &Step,
+    column: &mut Column,
+    input: &mut Input<'_>,
+) -> Parsed<()> {
     let step = match step {
         Step::Nullable(null, value) => {
             if input.index(2, "branch")? == *null {
@@ -101,7 +123,7 @@ fn read_value(schema: &AvroSchema, step: &Step, column: &mut Column, input: &mut
                 Some(size) => input.fixed(*size)?,
                 None => input.bytes()?,
             };
-            values.push(decimal(bytes, *scale, *precision, *to_scale)?);
+            values.push(numbers::decimal_of_bytes(bytes, *scale, *precision, *to_scale)?);
         }
         (Step::Record(plan), Values::Struct(columns)) => read_record(schema, plan, columns, input)?,
         (Step::Array(item), Values::List(offsets, element)) => {
@@ -133,10 +155,10 @@ fn read_value(schema: &AvroSchema, step: &Step, column: &mut Column, input: &mut
         (Step::Long, Values::Float32(values)) => values.push(input.long()? as f32), // the nearest one
         (Step::Float, Values::Float64(values)) => values.push(input.float()?.into()),
         (Step::Int, Values::Decimal(values, precision, scale)) => {
-            values.push(rescaled(input.int()?.into(), 0, *precision, *scale)?);
+            values.push(numbers::rescaled(input.int()?.into(), 0, *precision, *scale)?);
         }
         (Step::Long, Values::Decimal(values, precision, scale)) => {
-            values.push(rescaled(input.long()?.into(), 0, *precision, *scale)?);
+            values.push(numbers::rescaled(input.long()?.into(), 0, *precision, *scale)?);
         }
         (Step::Bytes, Values::Binary(slices)) => slices.push(input.bytes()?),
         (Step::Bytes, Values::String(slices)) => match std::str::from_utf8(input.bytes()?) {
@@ -213,64 +235,6 @@ impl TimeOfDay for i64 {
     }
 }
 
-/// The unscaled value of a decimal column, from an unscaled value in two's complement with another scale.
-fn decimal(bytes: &[u8], scale: usize, precision: u8, to_scale: i8) -> Parsed<i128> {
-    let Some(first) = bytes.first() else {
-        return Err(Fault::new(RejectReason::InvalidValue, "a decimal of no bytes"));
-    };
-    let sign = if *first < 0x80 { 0 } else { 0xff };
-    // Leading bytes that only repeat the sign.
-    let padding = bytes.iter().take_while(|byte| **byte == sign).count();
-    let significant = &bytes[padding..];
-    let mut wide = [sign; 16];
-    if significant.len() > wide.len() {
-        return Err(too_many_digits(bytes.len(), precision, to_scale));
-    }
-    wide[16 - significant.len()..].copy_from_slice(significant);
-    let value = i128::from_be_bytes(wide);
-    // With all 16 bytes in use, the highest bit must still be the sign.
-    if (value < 0) != (sign == 0xff) {
-        return Err(too_many_digits(bytes.len(), precision, to_scale));
-    }
-    rescaled(value, scale, precision, to_scale)
-}
-
-#[cold]
-fn too_many_digits(bytes: usize, precision: u8, scale: i8) -> Box<Fault> {
-    numbers::out_of_range(&format!("a decimal of {bytes} bytes"), &format!("decimal({precision},{scale})"))
-}
-
-/// `value`, which has `scale` decimals, with `to_scale` decimals; only if nothing is lost and it has the precision.
-fn rescaled(value: i128, scale: usize, precision: u8, to_scale: i8) -> Parsed<i128> {
-    let to_scale = usize::from(to_scale.unsigned_abs()); // 0 to 38: columns have no others
-    let exact = if to_scale >= scale {
-        value.checked_mul(10_i128.pow((to_scale - scale) as u32))
-    } else {
-        // Ten to the 39th and more divides nothing but zero.
-        let divisor = u32::try_from(scale - to_scale).ok().and_then(|digits| 10_i128.checked_pow(digits));
-        match divisor {
-            Some(divisor) if value % divisor == 0 => Some(value / divisor),
-            None if value == 0 => Some(0),
-            _ => {
-                return Err(numbers::too_many_decimals(
-                    &decimal_text(value, scale),
-                    precision,
-                    to_scale as i8,
-                ));
-            }
-        }
-    };
-    exact.filter(|value| numbers::has_precision(*value, precision)).ok_or_else(|| {
-        numbers::out_of_range(&decimal_text(value, scale), &format!("decimal({precision},{to_scale})"))
-    })
-}
-
-/// `value` times ten to the minus `scale`, in digits.
-#[cold]
-fn decimal_text(value: i128, scale: usize) -> String {
-    if scale == 0 { value.to_string() } else { format!("{value}e-{scale}") }
-}
-
 /// Appends the canonical text of a UUID.
 fn push_uuid(uuid: &[u8], slices: &mut Slices) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -285,7 +249,7 @@ fn push_uuid(uuid: &[u8], slices: &mut Slices) {
 
 /// Steps over a value, as strictly as if it were wanted. Fields without bytes are paid for, so that records in records
 /// come to an end.
-fn skip(schema: &AvroSchema, id: TypeId, input: &mut Input<'_>) -> Parsed<()> {
+pub(crate) fn skip(schema: &AvroSchema, id: TypeId, input: &mut Input<'_>) -> Parsed<()> {
     match schema.get(id) {
         Type::Null => {}
         Type::Boolean => drop(input.boolean()?),

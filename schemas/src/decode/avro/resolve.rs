@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, FieldRef, Fields};
 
+use super::debezium::EventPlan;
 use super::schema::{AvroSchema, Field, Type, TypeId, Unit};
 use crate::decode::UnknownFields;
 use crate::decode::reject::{Fault, RejectReason};
@@ -34,6 +35,10 @@ pub(crate) enum Root {
     Record(RecordPlan),
     /// A union of records; of its branches, how to read it or why not.
     Union(Vec<Result<RecordPlan, Box<Fault>>>),
+    /// An event in Debezium's envelope.
+    Event(EventPlan),
+    /// A union of such events; of its branches, how to read it or why not.
+    Events(Vec<Result<EventPlan, Box<Fault>>>),
 }
 
 /// How to read a record as a row of some columns.
@@ -72,7 +77,7 @@ pub(crate) enum Step {
     Timestamp(Unit),
     LocalTimestamp(Unit),
     /// The scale, and the number of bytes if it is fixed.
-    Decimal(usize, Option<usize>),
+    Decimal(i64, Option<usize>),
     /// The 16 bytes of a UUID.
     Uuid,
     /// So many bytes.
@@ -98,17 +103,44 @@ impl Plan {
         fields: &Fields,
         unknown_fields: UnknownFields,
     ) -> Result<Self, Problems> {
+        Self::resolve(schema, unknown_fields, |resolver| resolver.root(fields))
+    }
+
+    /// How to read the events of `schema` in Debezium's envelope, whose rows have columns for `fields`, into these and the
+    /// columns that the envelope adds behind them.
+    pub(crate) fn of_events(
+        schema: AvroSchema,
+        fields: &Fields,
+        unknown_fields: UnknownFields,
+    ) -> Result<Self, Problems> {
+        Self::resolve(schema, unknown_fields, |resolver| resolver.events(fields))
+    }
+
+    fn resolve(
+        schema: AvroSchema,
+        unknown_fields: UnknownFields,
+        root_of: impl FnOnce(&mut Resolver<'_>) -> Result<Root, Problems>,
+    ) -> Result<Self, Problems> {
         let refuse_unknown_fields = unknown_fields == UnknownFields::Quarantine;
         let mut resolver = Resolver { schema: &schema, refuse_unknown_fields, looks: 0 };
-        let root = resolver.root(fields)?;
+        let root = root_of(&mut resolver)?;
         // Where it was only branches that were looked at no more, they must not be taken for unreadable.
         resolver.look(0)?;
         Ok(Self { schema, root })
     }
+
+    /// Whether some record of this can be a row: heartbeats of Debezium, for example, cannot.
+    pub(crate) fn has_rows(&self) -> bool {
+        match &self.root {
+            Root::Record(_) | Root::Union(_) => true,
+            Root::Event(event) => event.has_rows(),
+            Root::Events(events) => events.iter().flatten().any(EventPlan::has_rows),
+        }
+    }
 }
 
-struct Resolver<'a> {
-    schema: &'a AvroSchema,
+pub(crate) struct Resolver<'a> {
+    pub(crate) schema: &'a AvroSchema,
     refuse_unknown_fields: bool,
     looks: usize,
 }
@@ -133,7 +165,8 @@ impl Resolver<'_> {
         }
     }
 
-    fn record(&mut self, fields: &[Field], columns: &Fields) -> Result<RecordPlan, Problems> {
+    /// How to read a record with these fields into these columns.
+    pub(crate) fn record(&mut self, fields: &[Field], columns: &Fields) -> Result<RecordPlan, Problems> {
         self.look(fields.len() + columns.len())?;
         let mut by_name: HashMap<_, _> =
             columns.iter().enumerate().map(|(index, column)| (column.name().as_str(), index)).collect();
@@ -166,7 +199,7 @@ impl Resolver<'_> {
     }
 
     /// Takes note of having to look at `more` fields or types.
-    fn look(&mut self, more: usize) -> Result<(), Problems> {
+    pub(crate) fn look(&mut self, more: usize) -> Result<(), Problems> {
         self.looks = self.looks.saturating_add(more);
         if self.looks > LOOKS_MAX {
             return Err(vec![incompatible("the writer has too many fields, or branches within branches")]);
@@ -246,7 +279,9 @@ fn step_into(writer: &Type, column: &DataType) -> Option<Step> {
         }
         (Type::BigDecimal, Binary) => Step::Bytes,
         (Type::Decimal { scale, fixed, .. }, Decimal128(..)) => {
-            Step::Decimal(*scale, fixed.as_ref().map(|fixed| fixed.size))
+            // No scale is so large that it makes a difference.
+            let scale = i64::try_from(*scale).unwrap_or(i64::MAX);
+            Step::Decimal(scale, fixed.as_ref().map(|fixed| fixed.size))
         }
         (Type::Date, Date32) => Step::Date,
         (Type::TimeMillis, Int32 | Int64) => Step::TimeMillis,
@@ -280,16 +315,16 @@ fn no_way(writer: &Type, column: &DataType) -> Problems {
     vec![incompatible(problem)]
 }
 
-fn not_a_record(found: &Type) -> Box<Fault> {
+pub(crate) fn not_a_record(found: &Type) -> Box<Fault> {
     incompatible(format!("the writer's {} is not a record", found.describe()))
 }
 
-fn incompatible(problem: impl Into<String>) -> Box<Fault> {
+pub(crate) fn incompatible(problem: impl Into<String>) -> Box<Fault> {
     Fault::new(RejectReason::IncompatibleSchema, problem)
 }
 
 /// Why a record with this branch of a union cannot be read: it is the record that is in the way then.
-fn of_branch(problems: Problems) -> Box<Fault> {
+pub(crate) fn of_branch(problems: Problems) -> Box<Fault> {
     let mut fault = problems.into_iter().next().unwrap_or_else(|| incompatible("the branch cannot be read"));
     if fault.reason == RejectReason::IncompatibleSchema {
         fault.reason = RejectReason::WrongType;

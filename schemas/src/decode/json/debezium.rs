@@ -1,83 +1,22 @@
 //! Decodes Debezium's change events in JSON: the row out of its envelope, and what happened to it.
 //!
-//! ```text
-//! { "before": null, "after": { "id": 7, … }, "source": { "ts_ms": 1718000000000, … }, "op": "c", "ts_ms": … }
-//! ```
-//!
-//! An event may stand in the `schema` and `payload` of Kafka Connect's JsonConverter (`schemas.enable=true`); each record
-//! says by itself whether it does. The fields of the contract are those of the row. Behind them come two columns, which no
-//! field may be called:
-//!
-//! | column | type | from | called elsewhere |
-//! |---|---|---|---|
-//! | `_op` | string, required | `op`: `c` (insert), `u` (update), `d` (delete), `r` (read for a snapshot) | `__op`, `__deleted` |
-//! | `_source_timestamp` | timestamp | `source.ts_ms`: when the database made the change; null if it is not told | `__source_ts_ms`; Flink's `source.timestamp` |
-//!
-//! # Which events are rows
-//!
-//! | event | becomes |
-//! |---|---|
-//! | `c`, `u`, `r` | a row, from `after`; `before` must be well-formed, and is not looked at |
-//! | `d` | a row, from `before` |
-//! | a record without a payload, or whose payload is `null`: the tombstone after a delete, for compaction | left out |
-//! | a heartbeat: times (`ts_ms`, `ts_us`, `ts_ns`) and nothing else | left out |
-//! | the boundary of a transaction: the `status` `BEGIN` or `END`, `id`, `event_count`, `data_collections`, times, and nothing else | left out |
-//! | `t` (truncate) and `m` (message of an application) | rejected, as `invalid_value`: no row says what they say, and they must not pass unnoticed |
-//! | anything else | rejected |
-//!
-//! What is left out says nothing about rows that another event does not say, and is counted as filtered. Further members of
-//! an envelope are skipped, since versions of Debezium add some; `unknown_fields` is about those of the row. The envelope
-//! counts towards the nesting that is possible.
-//!
-//! A delete has the columns that the database logs of the old row. PostgreSQL logs the key alone, unless the table's
-//! `REPLICA IDENTITY` is `FULL`: every other field of the contract must be nullable then. A value that PostgreSQL does not
-//! log because it did not change (TOAST) is the text `__debezium_unavailable_value`, and stays that.
-//!
-//! The format is that of "Debezium connector for PostgreSQL", sections "Change event values", "delete events", "truncate
-//! events", "message events" and "Transaction metadata", which the other connectors share, and of "Debezium Heartbeats"
-//! there (`heartbeat.interval.ms`). The names elsewhere are those of "New Record State Extraction"
-//! (`ExtractNewRecordState`, with its usual prefix) and of Flink's "Debezium Format".
+//! Which events are rows is the same for every format: [`debezium`](crate::decode::debezium). Here the members may come in
+//! any order, and an event may stand in the `schema` and `payload` of Kafka Connect's JsonConverter
+//! (`schemas.enable=true`); each record says by itself whether it does. The text `null` is no payload.
 
-use std::sync::Arc;
-
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::SchemaRef;
 
 use super::check_utf8;
 use super::cursor::{Cursor, Kind};
 use super::read::{Context, Members, read_integer};
 use crate::decode::columns::{Columns, Values};
+use crate::decode::debezium::{self, DELETE, Member, MemberSet, schema_in_envelope};
 use crate::decode::framing;
 use crate::decode::reject::{Fault, Parsed, RejectReason};
 use crate::decode::rows::{Expansion, Read, Rows};
 use crate::decode::{DecodeLimits, Decoded, Decoder, UnknownFields};
 use crate::error::Error;
-use crate::fields::UTC;
 use crate::records::RecordChunk;
-
-/// What happened to the row.
-pub const OP: &str = "_op";
-
-/// When the database did it.
-pub const SOURCE_TIMESTAMP: &str = "_source_timestamp";
-
-/// The schema of the batches of a source whose contract is `fields`.
-///
-/// # Errors
-/// [`Error::InvalidName`] if a field has the name of a column that the envelope adds.
-pub fn schema_in_envelope(fields: &SchemaRef) -> Result<SchemaRef, Error> {
-    let is_taken = |field: &&Arc<Field>| {
-        [OP, SOURCE_TIMESTAMP].iter().any(|taken| field.name().eq_ignore_ascii_case(taken))
-    };
-    if let Some(field) = fields.fields().iter().find(is_taken) {
-        let problem = "the name is that of a column of every source in Debezium's envelope; \
-                       rename the column in the database, or read the topic without `envelope`";
-        return Err(Error::InvalidName { field: field.name().clone(), problem });
-    }
-    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
-    let added = [Field::new(OP, DataType::Utf8, false), Field::new(SOURCE_TIMESTAMP, timestamp, true)];
-    let fields = fields.fields().iter().cloned().chain(added.map(Arc::new));
-    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
-}
 
 /// Turns change events into batches of rows. See the [module](self).
 #[derive(Debug)]
@@ -141,58 +80,11 @@ struct Reader {
     depth_max: usize,
 }
 
-/// A member of an envelope.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Member {
-    Before,
-    After,
-    Source,
-    Op,
-    Millis,
-    Micros,
-    Nanos,
-    Status,
-    Id,
-    EventCount,
-    DataCollections,
-    Other,
-}
-
-impl Member {
-    fn of(name: &str) -> Self {
-        match name {
-            "before" => Member::Before,
-            "after" => Member::After,
-            "source" => Member::Source,
-            "op" => Member::Op,
-            "ts_ms" => Member::Millis,
-            "ts_us" => Member::Micros,
-            "ts_ns" => Member::Nanos,
-            "status" => Member::Status,
-            "id" => Member::Id,
-            "event_count" => Member::EventCount,
-            "data_collections" => Member::DataCollections,
-            _ => Member::Other,
-        }
-    }
-
-    const fn bit(self) -> u16 {
-        1 << self as u16
-    }
-}
-
-/// The members that a heartbeat may have.
-const TIMES: u16 = Member::Millis.bit() | Member::Micros.bit() | Member::Nanos.bit();
-
-/// The members that the boundary of a transaction has beside them.
-const BOUNDARY: u16 =
-    Member::Status.bit() | Member::Id.bit() | Member::EventCount.bit() | Member::DataCollections.bit();
-
 /// What was found in an envelope so far.
 #[derive(Default)]
 struct Event<'a> {
     /// The members that were there.
-    members: u16,
+    members: MemberSet,
     op: Option<&'static str>,
     /// Where the row before the change starts, if there is one.
     before: Option<Cursor<'a>>,
@@ -206,22 +98,18 @@ struct Event<'a> {
 
 impl Event<'_> {
     fn note(&mut self, member: Member) -> Parsed<()> {
-        if member != Member::Other && self.members & member.bit() != 0 {
+        if !self.members.add(member) && member != Member::Other {
             return Err(Fault::new(RejectReason::DuplicateField, "a member of the event is given twice"));
         }
-        self.members |= member.bit();
         Ok(())
     }
 
     /// An event without an operation is no change of a row. Whether it is one of those that may be.
     fn check_eventless(&self) -> Parsed<Read> {
-        let has_time = self.members & Member::Millis.bit() != 0;
-        let beside_times = self.members & !TIMES;
-        if has_time && beside_times == 0 || self.is_boundary && beside_times == BOUNDARY {
+        if self.members.is_heartbeat() || self.is_boundary && self.members.is_boundary() {
             return Ok(Read::Nothing);
         }
-        let fault = Fault::new(RejectReason::MissingField, "missing: this is no change event of Debezium");
-        Err(fault.within("op"))
+        Err(debezium::no_event())
     }
 }
 
@@ -306,10 +194,10 @@ impl Reader {
         }
         cursor.leave();
         let Some(op) = event.op else { return event.check_eventless() };
-        let seen = if op == "d" {
+        let seen = if op == DELETE {
             self.row_before(&mut event, columns)?
         } else {
-            event.after.ok_or_else(|| no_row("after", "the event has no row after the change"))?
+            event.after.ok_or_else(debezium::no_row_after)?
         };
         self.end_row(op, event.source_timestamp, seen, columns)?;
         Ok(Read::Row)
@@ -347,7 +235,7 @@ impl Reader {
                 event.source_timestamp = timestamp.map_err(|fault| fault.within("source"))?;
             }
             Member::Status if cursor.kind()? == Kind::String => {
-                event.is_boundary = matches!(cursor.text(&mut context.scratch)?, "BEGIN" | "END");
+                event.is_boundary = debezium::is_boundary_status(cursor.text(&mut context.scratch)?);
             }
             _ => cursor.skip_value(&mut context.scratch)?,
         }
@@ -357,14 +245,9 @@ impl Reader {
     /// Reads the row that was deleted, and returns how many fields it has.
     fn row_before(&mut self, event: &mut Event<'_>, columns: &mut Columns) -> Parsed<usize> {
         if event.after.is_some() {
-            let fault = Fault::new(RejectReason::InvalidValue, "a delete has no row after it");
-            return Err(fault.within("after"));
+            return Err(debezium::row_after_delete());
         }
-        let Some(before) = &mut event.before else {
-            let problem = "the delete does not say of which row: the database must log it \
-                           (in PostgreSQL, the table's REPLICA IDENTITY)";
-            return Err(no_row("before", problem));
-        };
+        let before = event.before.as_mut().ok_or_else(debezium::no_row_before)?;
         let seen = self.row.read_some(columns, before, &mut self.context);
         seen.map_err(|fault| fault.within("before"))
     }
@@ -377,11 +260,7 @@ impl Reader {
         seen: usize,
         columns: &mut Columns,
     ) -> Parsed<()> {
-        let column = columns.column(self.op_column);
-        if let Values::String(values) = &mut column.values {
-            values.push(op.as_bytes());
-        }
-        column.set_present();
+        debezium::push_op(op, self.op_column, columns);
         let column = columns.column(self.op_column + 1);
         match (&mut column.values, source_timestamp) {
             (Values::Timestamp(values), Some(micros)) => {
@@ -390,7 +269,7 @@ impl Reader {
             }
             _ => column.push_null()?,
         }
-        let row = if op == "d" { "before" } else { "after" };
+        let row = if op == DELETE { "before" } else { "after" };
         self.row.end_row(columns, seen).map_err(|fault| fault.within(row))
     }
 }
@@ -402,18 +281,7 @@ fn read_op(cursor: &mut Cursor<'_>, context: &mut Context) -> Parsed<&'static st
         let problem = format!("expected a string, found {}", kind.as_str());
         return Err(Fault::new(RejectReason::WrongType, problem));
     }
-    let problem = match cursor.text(&mut context.scratch)? {
-        "c" => return Ok("c"),
-        "u" => return Ok("u"),
-        "d" => return Ok("d"),
-        "r" => return Ok("r"),
-        "t" => {
-            "the table was truncated, which no row can say: all rows before this are deleted in the database"
-        }
-        "m" => "a message of an application, which is no row",
-        _ => "no operation of Debezium",
-    };
-    Err(Fault::new(RejectReason::InvalidValue, problem))
+    debezium::operation(cursor.text(&mut context.scratch)?)
 }
 
 /// Reads where a change comes from, and returns when the database made it, in microseconds.
@@ -467,11 +335,6 @@ fn read_millis(cursor: &mut Cursor<'_>) -> Parsed<Option<i64>> {
 fn not_an_object(member: &str, found: Kind) -> Box<Fault> {
     let problem = format!("expected an object or null, found {}", found.as_str());
     Fault::new(RejectReason::WrongType, problem).within(member)
-}
-
-#[cold]
-fn no_row(member: &str, problem: &str) -> Box<Fault> {
-    Fault::new(RejectReason::MissingField, problem).within(member)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 
-use super::plan::{natural_type, wrapped};
+use super::plan::{DATE, TIME_OF_DAY, natural_type, published, wrapped};
 use crate::error::Error;
 use crate::fields::{FieldSpec, Fields};
 
@@ -22,7 +22,9 @@ const FIELDS_MAX: usize = 10_000;
 /// | message | `struct<…>` |
 /// | `repeated`, `map` | `list<…>`, `map<string, …>` |
 /// | `Timestamp` | `timestamp` |
-/// | `Duration` | `int64`, in microseconds |
+/// | `Duration`, `TimeOfDay` | `int64`, in microseconds |
+/// | `Date` of `google.type` | `date` |
+/// | `Decimal` of Confluent | `struct<…>`: it does not tell the digits of all its values, `decimal(p,s)` takes those that it has |
 /// | the wrappers | what they wrap |
 /// | `Struct`, `Value`, `ListValue`, a message inside itself | `binary`: its bytes |
 ///
@@ -36,7 +38,7 @@ pub fn fields_of_protobuf(message: &MessageDescriptor) -> Result<Fields, Error> 
     for field in declared(message) {
         let mut spec = FieldSpec::nullable(describing.field_type(&field)?);
         spec.nullable = field.cardinality() != Cardinality::Required;
-        spec.unit = is_duration(&field.kind()).then(|| "microseconds".to_owned());
+        spec.unit = unit_of(&field.kind()).map(str::to_owned);
         fields.push((field.name().to_owned(), spec));
     }
     if fields.is_empty() {
@@ -51,8 +53,14 @@ fn declared(message: &MessageDescriptor) -> Vec<FieldDescriptor> {
     numbers.filter_map(|number| message.get_field(number)).filter(|field| !field.is_group()).collect()
 }
 
-fn is_duration(kind: &Kind) -> bool {
-    matches!(kind, Kind::Message(message) if message.full_name() == "google.protobuf.Duration")
+/// The unit of values that the type of the field does not tell.
+fn unit_of(kind: &Kind) -> Option<&'static str> {
+    let Kind::Message(message) = kind else { return None };
+    match message.full_name() {
+        "google.protobuf.Duration" => Some("microseconds"),
+        TIME_OF_DAY if published(message).is_some() => Some("microseconds of the day"),
+        _ => None,
+    }
 }
 
 struct Describing {
@@ -86,6 +94,8 @@ impl Describing {
         match name {
             "google.protobuf.Timestamp" => return Ok("timestamp".to_owned()),
             "google.protobuf.Duration" => return Ok("int64".to_owned()),
+            TIME_OF_DAY if published(message).is_some() => return Ok("int64".to_owned()),
+            DATE if published(message).is_some() => return Ok("date".to_owned()),
             "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => {
                 return Ok("binary".to_owned());
             }

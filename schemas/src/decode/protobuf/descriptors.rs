@@ -1,7 +1,8 @@
 //! Where descriptors come from: a compiled descriptor set, or `.proto` text.
 //!
 //! Text is compiled here, without `protoc`. Nothing is read from the file system: an import is one of the texts that
-//! were given, or one of Google's well-known ones (`google/protobuf/timestamp.proto` and its neighbours), or an error.
+//! were given, or one that everybody knows (`google/protobuf/timestamp.proto` and its neighbours; those of
+//! [`known`](super::known)), or an error.
 //! Texts may come from a registry, so they are bounded before they are parsed: together [`SOURCE_BYTES_MAX`] bytes,
 //! [`SOURCES_MAX`] texts, and [`BRACKETS_DEPTH_MAX`] brackets open at any byte.
 //!
@@ -14,8 +15,9 @@ use prost_reflect::prost::Message as _;
 use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
-use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
+use protox::file::{File, FileResolver};
 
+use super::known;
 use crate::decode::json::base64;
 use crate::decode::reject::{excerpt, shortened};
 use crate::decode::{RegisteredSchema, SchemaKind};
@@ -59,14 +61,18 @@ impl ProtobufSchema {
             .map_err(|error| invalid(format!("descriptor set: {error}")))?
             .file;
         files.iter().try_for_each(|file| check_syntax(file).map_err(invalid))?;
-        // With Google's well-known files, which descriptor sets often leave out. It is a copy: nothing is shared.
+        // With the files that everybody knows, which descriptor sets often leave out. It is a copy: nothing is shared.
         let mut pool = DescriptorPool::global();
-        pool.decode_file_descriptor_set(bytes)
+        let missing =
+            known::missing_from(&files).map_err(|error| invalid(format!("descriptor set: {error}")))?;
+        // Two sets end to end are one.
+        let whole = [&FileDescriptorSet { file: missing }.encode_to_vec()[..], bytes].concat();
+        pool.decode_file_descriptor_set(whole.as_slice())
             .map_err(|error| invalid(format!("descriptor set: {error}")))?;
         Ok(Self { pool, main: None })
     }
 
-    /// The messages of `main`, which may import `imports` and Google's well-known texts.
+    /// The messages of `main`, which may import `imports` and texts that everybody knows.
     ///
     /// # Errors
     /// If a text is too large or not Protobuf, or an import is missing.
@@ -75,10 +81,7 @@ impl ProtobufSchema {
         let name = main.name.clone();
         let texts =
             Texts(imports.into_iter().chain([main]).map(|source| (source.name, source.text)).collect());
-        let mut resolver = ChainFileResolver::new();
-        resolver.add(texts);
-        resolver.add(GoogleFileResolver::new());
-        let mut compiler = Compiler::with_file_resolver(resolver);
+        let mut compiler = Compiler::with_file_resolver(known::resolver(texts));
         compiler.open_file(&name).map_err(|error| invalid(excerpt(&error.to_string())))?;
         let pool = compiler.descriptor_pool();
         let main = pool.get_file_by_name(&name);
@@ -147,7 +150,10 @@ impl ProtobufSchema {
         match &self.main {
             Some(main) => main.messages().filter(outermost).collect(),
             None => {
-                let own = |message: &MessageDescriptor| !message.full_name().starts_with("google.protobuf.");
+                let own = |message: &MessageDescriptor| {
+                    let is_known = known::is_known(message.parent_file().name());
+                    !is_known && !message.full_name().starts_with("google.protobuf.")
+                };
                 self.pool.all_messages().filter(outermost).filter(own).collect()
             }
         }

@@ -99,6 +99,12 @@ pub(super) enum Convert {
     Timestamp(Box<MessagePlan>),
     /// `google.protobuf.Duration`, likewise.
     Duration(Box<MessagePlan>),
+    /// `google.type.Date`, of which slots 0 to 2 are year, month and day.
+    Date(Box<MessagePlan>),
+    /// `google.type.TimeOfDay`, of which slots 0 to 3 are hours, minutes, seconds and nanoseconds.
+    TimeOfDay(Box<MessagePlan>),
+    /// `confluent.type.Decimal`, of which slot 0 is the unscaled value and slot 1 the scale.
+    Decimal(Box<MessagePlan>),
     /// One of `google/protobuf/wrappers.proto`, of which slot 0 is the value.
     Wrapper(Box<MessagePlan>, Scalar),
     List(Box<Convert>, WireType),
@@ -387,12 +393,16 @@ fn convert_well_known(
             fields.iter().zip(kinds).all(|(field, kind)| field.kind() == *kind && !field.is_list());
         as_published.then(|| Box::new(MessagePlan::of_fields(&fields)))
     };
+    let known = || published(message).map(|fields| Box::new(MessagePlan::of_fields(&fields)));
     const INSTANT: [Kind; 2] = [Kind::Int64, Kind::Int32];
     Ok(match (message.full_name(), target) {
         ("google.protobuf.Timestamp", DataType::Timestamp(TimeUnit::Microsecond, _)) => {
             slots(&INSTANT).map(Convert::Timestamp)
         }
         ("google.protobuf.Duration", DataType::Int64) => slots(&INSTANT).map(Convert::Duration),
+        (DATE, DataType::Date32) => known().map(Convert::Date),
+        (TIME_OF_DAY, DataType::Int64) => known().map(Convert::TimeOfDay),
+        (DECIMAL, DataType::Decimal128(..)) => known().map(Convert::Decimal),
         (name, _) if !matches!(target, DataType::Struct(_)) => {
             let Some(kind) = wrapped(name) else { return Ok(None) };
             if *target == DataType::Binary && !matches!(kind, Kind::String | Kind::Bytes) {
@@ -404,6 +414,32 @@ fn convert_well_known(
         }
         _ => None,
     })
+}
+
+/// Messages of [`known`](super::known) files that have a type of their own in a contract.
+pub(super) const DATE: &str = "google.type.Date";
+pub(super) const TIME_OF_DAY: &str = "google.type.TimeOfDay";
+const DECIMAL: &str = "confluent.type.Decimal";
+
+/// The fields that say what one of these messages means, in an order of ours; `None` if it is none of them, or is not what
+/// was published under its name.
+pub(super) fn published(message: &MessageDescriptor) -> Option<Vec<FieldDescriptor>> {
+    let names = match message.full_name() {
+        DATE => vec![("year", Kind::Int32), ("month", Kind::Int32), ("day", Kind::Int32)],
+        TIME_OF_DAY => vec![
+            ("hours", Kind::Int32),
+            ("minutes", Kind::Int32),
+            ("seconds", Kind::Int32),
+            ("nanos", Kind::Int32),
+        ],
+        // The precision says how many digits the value has, which it says by itself.
+        DECIMAL => vec![("value", Kind::Bytes), ("scale", Kind::Int32), ("precision", Kind::Uint32)],
+        _ => return None,
+    };
+    let field = |(name, kind): (&str, Kind)| {
+        message.get_field_by_name(name).filter(|field| field.kind() == kind && !field.is_list())
+    };
+    names.into_iter().map(field).collect()
 }
 
 /// The kind of value inside the wrapper called `message`.
@@ -476,6 +512,9 @@ fn natural_type_of_message(message: &MessageDescriptor) -> &'static str {
     match message.full_name() {
         "google.protobuf.Timestamp" => "timestamp",
         "google.protobuf.Duration" => "int64",
+        DATE if published(message).is_some() => "date",
+        TIME_OF_DAY if published(message).is_some() => "int64",
+        DECIMAL if published(message).is_some() => "decimal(p,s)",
         name => wrapped(name).map_or("struct<…>", |kind| natural_type(&kind)),
     }
 }

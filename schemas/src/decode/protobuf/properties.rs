@@ -6,8 +6,10 @@
 
 use std::fmt::Write as _;
 
+use arrow::array::types::Date32Type;
 use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
+use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use prost_reflect::prost::Message as _;
 use prost_reflect::prost::bytes::Bytes;
@@ -33,7 +35,7 @@ const KEYS: [&str; 12] = [
     "bool", "string",
 ];
 
-const WELL_KNOWN: [&str; 7] = [
+const WELL_KNOWN: [&str; 9] = [
     "google.protobuf.Timestamp",
     "google.protobuf.Duration",
     "google.protobuf.Int32Value",
@@ -41,6 +43,8 @@ const WELL_KNOWN: [&str; 7] = [
     "google.protobuf.StringValue",
     "google.protobuf.BoolValue",
     "google.protobuf.Any",
+    "google.type.Date",
+    "google.type.TimeOfDay",
 ];
 
 /// Messages `M0` to `M2`, each of which may have those after it as fields.
@@ -49,6 +53,7 @@ fn random_types(random: &mut Random) -> String {
     let mut text = format!(
         r#"syntax = "proto{}"; import "google/protobuf/timestamp.proto"; import "google/protobuf/duration.proto";
         import "google/protobuf/wrappers.proto"; import "google/protobuf/any.proto";
+        import "google/type/date.proto"; import "google/type/timeofday.proto";
         enum E {{ option allow_alias = true; ZERO = 0; ONE = 1; ALSO_ONE = 1; FAR = 100000; MINUS = -5; }}"#,
         if proto2 { 2 } else { 3 }
     );
@@ -194,6 +199,27 @@ fn random_value(random: &mut Random, kind: &Kind) -> Value {
                 value
                     .set_field_by_name("nanos", Value::I32(sign as i32 * random.below(1_000_000_000) as i32));
             }
+            let numbers = |random: &mut Random, of: &[(&'static str, usize, usize)]| {
+                of.iter().map(|(name, first, count)| (*name, (first + random.below(*count)) as i32)).collect()
+            };
+            let parts: Vec<(&str, i32)> = match message.full_name() {
+                // A day that few months have, now and then.
+                "google.type.Date" if !random.one_in(50) => {
+                    let days = if random.one_in(10) { 31 } else { 28 };
+                    numbers(random, &[("year", 1, 9999), ("month", 1, 12), ("day", 1, days)])
+                }
+                "google.type.TimeOfDay" if !random.one_in(50) => {
+                    let parts = [
+                        ("hours", 0, 24),
+                        ("minutes", 0, 60),
+                        ("seconds", 0, 60),
+                        ("nanos", 0, 1_000_000_000),
+                    ];
+                    numbers(random, &parts)
+                }
+                _ => Vec::new(),
+            };
+            parts.into_iter().for_each(|(name, part)| value.set_field_by_name(name, Value::I32(part)));
             Value::Message(value)
         }
     }
@@ -315,6 +341,8 @@ fn judge_value(kind: &Kind, value: &Value, data_type: &DataType) -> Option<Strin
         Value::Message(message) => match (data_type, message.get_field_by_name("value")) {
             (DataType::Struct(fields), _) => judge_message(message, fields),
             (DataType::Timestamp(..), _) => judge_instant(message, -62_135_596_800, 253_402_300_799, false),
+            (DataType::Date32, _) => judge_date(message),
+            (DataType::Int64, None) if message.get_field_by_name("hours").is_some() => judge_time(message),
             (DataType::Int64, None) => judge_instant(message, -315_576_000_000, 315_576_000_000, true),
             (data_type, Some(wrapped)) => {
                 let declared = prost_reflect::ReflectMessage::descriptor(message).get_field(1)?;
@@ -340,6 +368,28 @@ fn judge_instant(message: &DynamicMessage, min: i64, max: i64, signed: bool) -> 
     let good = (min..=max).contains(&seconds) && nanos_range.contains(&nanos) && !(signed && mixed);
     let micros = if signed { total / 1000 } else { total.div_euclid(1000) };
     good.then(|| micros.to_string())
+}
+
+/// The days since 1970-01-01, as arrow reads them from text.
+fn judge_date(message: &DynamicMessage) -> Option<String> {
+    let part = |name: &str| message.get_field_by_name(name)?.as_i32();
+    let (year, month, day) = (part("year")?, part("month")?, part("day")?);
+    let good = (1..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let days = Date32Type::parse(&format!("{year:04}-{month:02}-{day:02}")).filter(|_| good);
+    days.map(|days| days.to_string())
+}
+
+fn judge_time(message: &DynamicMessage) -> Option<String> {
+    let parts = [("hours", 24), ("minutes", 60), ("seconds", 60), ("nanos", 1_000_000_000)];
+    let mut nanos = 0;
+    for (name, bound) in parts {
+        let part = i64::from(message.get_field_by_name(name)?.as_i32()?);
+        nanos = nanos * bound + part;
+        if !(0..bound).contains(&part) {
+            return None;
+        }
+    }
+    Some((nanos / 1000).to_string())
 }
 
 /// A value of a decoded batch, with the entries of maps in the order of their text.

@@ -24,6 +24,7 @@ use super::plan::{Absent, ColumnPlan, Convert, EnumNames, MapPlan, MessagePlan, 
 use super::wire::{Span, Tag, Wire, WireType, zigzag};
 use crate::decode::columns::{Column, Columns, Values};
 use crate::decode::reject::{Fault, Parsed, RejectReason};
+use crate::decode::{numbers, temporal};
 use crate::fields::type_name;
 
 /// Bytes that each byte of a payload may add to columns beside itself.
@@ -309,6 +310,15 @@ impl Convert {
                 let (seconds, nanos) = plan.scan_instant(value, context)?;
                 append_duration(seconds, nanos, column)
             }
+            (Convert::Date(plan), value) => append_date(plan.scan_numbers(value, context)?, column),
+            (Convert::TimeOfDay(plan), value) => {
+                append_time_of_day(plan.scan_numbers(value, context)?, column)
+            }
+            (Convert::Decimal(plan), value) => {
+                let [unscaled, scale] = plan.scan_all(value, context, |plan| [plan.raw(0), plan.raw(1)])?;
+                let unscaled = unscaled.map_or(Span::EMPTY, Span::from_raw).of(context.payload);
+                append_unscaled(unscaled, scale.unwrap_or(0) as i32, column)
+            }
             (Convert::Wrapper(plan, scalar), value) => {
                 let raw = plan.scan_all(value, context, |plan| plan.raw(0))?;
                 scalar.append(raw.unwrap_or(0), column, context)
@@ -336,6 +346,11 @@ impl MessagePlan {
         self.scan(value, context)?;
         context.runs.truncate(runs_before);
         Ok(take(self))
+    }
+
+    /// The first `N` slots, which are of the type `int32`.
+    fn scan_numbers<const N: usize>(&mut self, value: Value, context: &mut Context<'_>) -> Parsed<[i32; N]> {
+        self.scan_all(value, context, |plan| std::array::from_fn(|slot| plan.raw(slot).unwrap_or(0) as i32))
     }
 
     /// Seconds and nanoseconds.
@@ -650,6 +665,53 @@ fn append_duration(seconds: i64, nanos: i32, column: &mut Column) -> Parsed<()> 
         return Err(Fault::new(RejectReason::InvalidValue, problem));
     }
     values.push(seconds * 1_000_000 + i64::from(nanos / 1000));
+    column.set_present();
+    Ok(())
+}
+
+/// Appends a day, of the years 1 to 9999.
+fn append_date([year, month, day]: [i32; 3], column: &mut Column) -> Parsed<()> {
+    let Values::Date(values) = &mut column.values else { return Err(misfit(column)) };
+    let fault = |reason, problem: &str| {
+        Err(Fault::new(reason, format!("year {year}, month {month}, day {day}: {problem}")))
+    };
+    if [year, month, day].contains(&0) {
+        return fault(RejectReason::InvalidValue, "a part is not told, so it is no date");
+    }
+    if !(1..=9999).contains(&year) {
+        return fault(RejectReason::OutOfRange, "not between the years 1 and 9999");
+    }
+    match temporal::days(year, month, day) {
+        Some(days) => values.push(days),
+        None => return fault(RejectReason::InvalidValue, "there is no such day"),
+    }
+    column.set_present();
+    Ok(())
+}
+
+/// Appends microseconds of the day, cut off below.
+fn append_time_of_day([hours, minutes, seconds, nanos]: [i32; 4], column: &mut Column) -> Parsed<()> {
+    let Values::Int64(values) = &mut column.values else { return Err(misfit(column)) };
+    let sixty = 0..60;
+    let is_time = (0..24).contains(&hours)
+        && sixty.contains(&minutes)
+        && sixty.contains(&seconds)
+        && (0..NANOS).contains(&nanos);
+    if !is_time {
+        let problem =
+            format!("{hours} h, {minutes} min, {seconds} s and {nanos} ns is no time between 0 and 24 h");
+        return Err(Fault::new(RejectReason::InvalidValue, problem));
+    }
+    let seconds = i64::from((hours * 60 + minutes) * 60 + seconds);
+    values.push(seconds * 1_000_000 + i64::from(nanos / 1000));
+    column.set_present();
+    Ok(())
+}
+
+/// Appends a decimal: its unscaled value in two's complement, big-endian, and how many decimals it has.
+fn append_unscaled(unscaled: &[u8], decimals: i32, column: &mut Column) -> Parsed<()> {
+    let Values::Decimal(values, precision, scale) = &mut column.values else { return Err(misfit(column)) };
+    values.push(numbers::decimal_of_bytes(unscaled, decimals.into(), *precision, *scale)?);
     column.set_present();
     Ok(())
 }

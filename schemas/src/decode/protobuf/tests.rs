@@ -494,6 +494,189 @@ fn well_known_messages_are_what_they_mean() {
     );
 }
 
+/// What a schema of a service or of Kafka Connect imports, and none brings along.
+const KNOWN: &str = r#"syntax = "proto3"; package shop;
+    import "google/type/date.proto"; import "google/type/timeofday.proto"; import "google/type/money.proto";
+    import "google/type/latlng.proto"; import "google/type/dayofweek.proto"; import "google/type/datetime.proto";
+    import "google/api/field_behavior.proto"; import "google/api/annotations.proto"; import "google/api/resource.proto";
+    import "confluent/meta.proto"; import "confluent/type/decimal.proto";
+    message M { option (confluent.message_meta) = { doc: "an order" };
+    google.type.Date day = 1 [(google.api.field_behavior) = REQUIRED]; google.type.TimeOfDay clock = 2;
+    google.type.Money price = 3; google.type.LatLng place = 4; google.type.DayOfWeek weekday = 5;
+    confluent.type.Decimal amount = 6 [(confluent.field_meta) = { params: [{ key: "scale", value: "2" }, { key: "precision", value: "9" }] }];
+    repeated google.type.Date days = 7; map<string, confluent.type.Decimal> amounts = 8;
+    string secret = 9 [(confluent.field_meta).doc = "whose it is"]; }
+    service S { rpc Get(M) returns (M) { option (google.api.http) = { get: "/v1/orders" }; } }"#;
+
+fn date(year: u64, month: u64, day: u64) -> Message {
+    new().varint(1, year).varint(2, month).varint(3, day)
+}
+
+/// An unscaled value, as few bytes as it needs, and how many decimals it has.
+fn unscaled(bytes: &[u8], scale: i64) -> Message {
+    new().bytes(1, bytes).varint(2, 4).varint(3, scale as u64)
+}
+
+#[test]
+fn messages_that_everybody_knows_are_what_they_mean() {
+    let fields = [
+        ("day", "date"),
+        ("clock", "int64"),
+        ("price", "struct<currency_code: string, units: int64, nanos: int32>"),
+        ("place", "struct<latitude: float64, longitude: float64>"),
+        ("weekday", "string"),
+        ("amount", "decimal(9,2)"),
+        ("days", "list<date>"),
+        ("amounts", "map<string, decimal(9,2)>"),
+        ("secret", "string"),
+    ];
+    let message = compile(KNOWN).message("shop.M").unwrap();
+    let limits = DecodeLimits::default();
+    let known = |fields: &[(&str, &str)]| {
+        ProtobufDecoder::new(schema(fields), &message, UnknownFields::Quarantine, limits).unwrap()
+    };
+    let mut decoder = known(&fields);
+    let nothing = "{day: null, clock: null, price: null, place: null, weekday: \"DAY_OF_WEEK_UNSPECIFIED\", amount: null, \
+                   days: [], amounts: {}, secret: \"\"}";
+    assert_eq!(fate(&mut decoder, b"").unwrap(), nothing);
+    let payload = new()
+        .inner(1, date(2024, 2, 29))
+        .inner(2, new().varint(1, 23).varint(2, 59).varint(3, 59).varint(4, 999_999_999))
+        .inner(3, new().bytes(1, "EUR").varint(2, 7).varint(3, 500_000_000))
+        .inner(4, new().fixed64(1, 0.5_f64.to_bits()))
+        .varint(5, 4)
+        .inner(6, unscaled(&[0x04, 0xd2], 2))
+        .inner(7, date(1970, 1, 1))
+        .inner(7, date(1, 1, 1))
+        .inner(7, date(9999, 12, 31))
+        .inner(8, new().bytes(1, "k").inner(2, unscaled(&[0xff], -3)));
+    let expected = "{day: 19782, clock: 86399999999, price: {currency_code: \"EUR\", units: 7, nanos: 500000000}, \
+                    place: {latitude: 0.5, longitude: 0.0}, weekday: \"THURSDAY\", amount: 1234, days: [0, -719162, 2932896], \
+                    amounts: {\"k\": -100000}, secret: \"\"}";
+    assert_eq!(fate(&mut decoder, &payload.0).unwrap(), expected);
+    // Midnight is written without a byte, and fields of several occurrences merge.
+    let payload = new()
+        .inner(2, new())
+        .inner(1, new().varint(1, 2000).varint(3, 9))
+        .inner(1, new().varint(2, 3).varint(3, 1));
+    assert!(fate(&mut decoder, &payload.0).unwrap().starts_with("{day: 11017, clock: 0, "));
+
+    use RejectReason::*;
+    let minus = |value: i64| value as u64;
+    for (payload, reason, part) in [
+        (new().inner(1, new()), InvalidValue, "field `day`: year 0, month 0, day 0: a part is not told"),
+        (new().inner(1, date(2024, 2, 0)), InvalidValue, "a part is not told"),
+        (new().inner(1, date(0, 2, 1)), InvalidValue, "a part is not told"),
+        (new().inner(1, date(2023, 2, 29)), InvalidValue, "there is no such day"),
+        (new().inner(1, date(2023, 13, 1)), InvalidValue, "there is no such day"),
+        (new().inner(1, date(2023, 1, minus(-1))), InvalidValue, "there is no such day"),
+        (new().inner(1, date(10_000, 1, 1)), OutOfRange, "the years 1 and 9999"),
+        (new().inner(1, date(minus(-1), 1, 1)), OutOfRange, "the years 1 and 9999"),
+        (new().inner(1, date(2024, 1, 1).varint(4, 1)), UnknownField, "field `day`: neither"),
+        (new().inner(2, new().varint(1, 24)), InvalidValue, "field `clock`: 24 h"),
+        (new().inner(2, new().varint(2, 60)), InvalidValue, "60 min"),
+        (new().inner(2, new().varint(3, 60)), InvalidValue, "60 s"),
+        (new().inner(2, new().varint(4, 1_000_000_000)), InvalidValue, "1000000000 ns"),
+        (new().inner(2, new().varint(1, minus(-1))), InvalidValue, "-1 h"),
+        (new().inner(6, new()), InvalidValue, "field `amount`: a decimal of no bytes"),
+        (new().inner(6, unscaled(&[0x0b], 3)), InvalidValue, "11e-3 has more than the 2 decimals"),
+        (
+            new().inner(6, unscaled(&[0x7f; 4], 0)),
+            OutOfRange,
+            "2139062143 is out of the range of decimal(9,2)",
+        ),
+        (new().inner(6, unscaled(&[1; 17], 0)), OutOfRange, "a decimal of 17 bytes"),
+        (new().inner(6, unscaled(&[1], i64::from(i32::MIN))), OutOfRange, "1e2147483648"),
+        (new().inner(6, unscaled(&[1], i64::from(i32::MAX))), InvalidValue, "1e-2147483647"),
+        (new().inner(6, new().varint(1, 1)), WrongType, "field `amount.value`"),
+        (new().inner(7, date(2024, 1, 32)), InvalidValue, "field `days[]`"),
+    ] {
+        let (found, message) = fate(&mut decoder, &payload.0).unwrap_err();
+        assert!(found == reason && message.contains(part), "{found}: {message}");
+    }
+
+    // As any message they may be a struct, or their own bytes.
+    let mut decoder = known(&[
+        ("day", "struct<year: int32, month: int32>"),
+        ("clock", "binary"),
+        ("amount", "struct<value: binary, scale: int32, precision: int64>"),
+    ]);
+    let payload =
+        new().inner(1, new().varint(1, 2024)).inner(2, new().varint(1, 1)).inner(6, unscaled(&[1], 2));
+    let expected =
+        "{day: {year: 2024, month: 0}, clock: [8, 1], amount: {value: [1], scale: 2, precision: 4}}";
+    assert_eq!(fate(&mut decoder, &payload.0).unwrap(), expected);
+    for (name, data_type, part) in [
+        ("day", "timestamp", "the message google.type.Date here, which cannot become timestamp; take date"),
+        ("clock", "int32", "take int64"),
+        ("amount", "float64", "take decimal(p,s)"),
+    ] {
+        let schema = schema(&[(name, data_type)]);
+        let error = ProtobufDecoder::new(schema, &message, UnknownFields::Ignore, limits).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let suggested = fields_of_protobuf(&message).unwrap();
+    let types: HashMap<_, _> = suggested
+        .0
+        .iter()
+        .map(|(name, spec)| (name.as_str(), (spec.type_text.as_str(), spec.unit.as_deref())))
+        .collect();
+    assert_eq!(types["day"], ("date", None));
+    assert_eq!(types["clock"], ("int64", Some("microseconds of the day")));
+    assert_eq!(types["amount"], ("struct<value: binary, precision: int64, scale: int32>", None));
+    assert_eq!(types["days"], ("list<date>", None));
+}
+
+/// The text of the same number, read as that of JSON, says what a decimal must become.
+#[test]
+fn a_decimal_is_what_its_digits_say() {
+    let text = r#"syntax = "proto3"; import "confluent/type/decimal.proto"; message M { confluent.type.Decimal v = 1; }"#;
+    let message = compile(text).message("M").unwrap();
+    let decimal = compile(text).message("confluent.type.Decimal").unwrap();
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..400 {
+        let mut random = Random::new(seed);
+        let (precision, scale) = (1 + random.below(38) as u8, random.below(12) as u8);
+        let scale = scale.min(precision);
+        let columns = schema(&[("v", &format!("decimal({precision},{scale})"))]);
+        let mut decoder =
+            ProtobufDecoder::new(columns, &message, UnknownFields::Quarantine, DecodeLimits::default())
+                .unwrap();
+        for _ in 0..20 {
+            let digits = random.below(39);
+            let magnitude = (0..digits).fold(0_i128, |value, _| value * 10 + random.below(10) as i128);
+            let value = if random.one_in(2) { -magnitude } else { magnitude };
+            let decimals = random.below(40) as i32 - 10;
+            let bytes = value.to_be_bytes();
+            // As Java's BigInteger writes it, or longer than it need be.
+            let sign = if value < 0 { 0xff } else { 0 };
+            let repeated = (1..16).take_while(|at| bytes[..*at].iter().all(|byte| *byte == sign)).count();
+            let start = if random.one_in(4) { 0 } else { repeated.saturating_sub(1) };
+            let mut written = DynamicMessage::new(decimal.clone());
+            written.set_field_by_name("value", prost_reflect::Value::Bytes(bytes[start..].to_vec().into()));
+            written.set_field_by_name("scale", prost_reflect::Value::I32(decimals));
+            written.set_field_by_name("precision", prost_reflect::Value::U32(digits as u32));
+            let payload = new().bytes(1, prost_reflect::prost::Message::encode_to_vec(&written));
+            let text = format!("{value}e{}", -decimals);
+            let due = crate::decode::numbers::decimal(&text, precision, scale as i8);
+            match (fate(&mut decoder, &payload.0), due) {
+                (Ok(row), Ok(due)) => {
+                    assert_eq!(row, format!("{{v: {due}}}"), "{text}");
+                    good += 1;
+                }
+                (Err((reason, message)), Err(due)) => {
+                    assert_eq!(reason, due.reason, "{text} as decimal({precision},{scale}): {message}");
+                    bad += 1;
+                }
+                (found, due) => {
+                    panic!("seed {seed}: {text} as decimal({precision},{scale}): {found:?}, {due:?}")
+                }
+            }
+        }
+    }
+    assert!(good > 500 && bad > 500, "{good} good, {bad} bad");
+}
+
 #[test]
 fn columns_that_a_message_cannot_fill_are_refused() {
     let text = r#"syntax = "proto2"; import "google/protobuf/timestamp.proto"; enum E { ZERO = 0; }
@@ -666,6 +849,25 @@ fn texts_are_compiled_with_their_imports_and_nothing_else() {
     }
     let cycle = source("a.proto", "syntax = \"proto3\"; import \"a.proto\";");
     assert!(ProtobufSchema::from_sources(cycle, Vec::new()).is_err());
+    // What is given comes before what everybody knows.
+    let main = source(
+        "a.proto",
+        r#"syntax = "proto3"; import "google/type/date.proto"; message A { google.type.Date d = 1; }"#,
+    );
+    let own = source(
+        "google/type/date.proto",
+        r#"syntax = "proto3"; package google.type; message Date { string text = 1; }"#,
+    );
+    let schema = ProtobufSchema::from_sources(main, vec![own]).unwrap();
+    let date = schema.message("google.type.Date").unwrap();
+    assert_eq!(date.fields().map(|field| field.name().to_owned()).collect::<Vec<_>>(), ["text"]);
+    // It is another message than the one that is a date.
+    let fields = self::schema(&[("d", "date")]);
+    let message = schema.message("A").unwrap();
+    let decoder = ProtobufDecoder::new(fields, &message, UnknownFields::Quarantine, DecodeLimits::default());
+    assert!(decoder.unwrap_err().to_string().contains("take struct<…>"));
+    let suggested = fields_of_protobuf(&message).unwrap();
+    assert_eq!(suggested.0[0].1.type_text, "struct<text: string>");
 }
 
 #[test]
@@ -710,6 +912,19 @@ fn a_descriptor_set_is_as_good_as_its_text() {
     }
     for len in 0..alone.len() {
         let _ = ProtobufSchema::from_descriptor_set(&alone[..len]).map(|schema| schema.only_message());
+    }
+    // With the files that everybody knows, and without them.
+    let compiled = compile(KNOWN).message("shop.M").unwrap();
+    let [whole, file] = [compiled.parent_pool().encode_to_vec(), compiled.parent_file().encode_to_vec()];
+    for bytes in [&whole, &Message::default().bytes(1, file).0] {
+        let message = ProtobufSchema::from_descriptor_set(bytes).unwrap().only_message().unwrap();
+        assert_eq!(message.full_name(), "shop.M");
+        let fields = self::schema(&[("day", "date"), ("amount", "decimal(9,2)")]);
+        let mut decoder =
+            ProtobufDecoder::new(fields, &message, UnknownFields::Quarantine, DecodeLimits::default())
+                .unwrap();
+        let payload = new().inner(1, date(1970, 1, 2)).inner(6, unscaled(&[7], 2));
+        assert_eq!(fate(&mut decoder, &payload.0).unwrap(), "{day: 1, amount: 7}");
     }
     assert!(ProtobufSchema::from_descriptor_set(b"garbage").is_err());
 }
@@ -947,6 +1162,20 @@ fn references_are_imports() {
     let (reason, message) = fate(&mut decoder, &payload).unwrap_err();
     assert_eq!(reason, RejectReason::IncompatibleSchema);
     assert!(message.contains("other.proto") && message.contains("(schema 1)"), "{message}");
+}
+
+/// Confluent's clients leave `google/type` and `confluent` out of the references.
+#[test]
+fn files_that_everybody_knows_are_no_references() {
+    let mut decoder = with_registry(&[("day", "date"), ("amount", "decimal(9,2)")], None);
+    decoder.learn(1, WriterSchema::Known(registered(KNOWN)));
+    let payload = framed(1, &[0], new().inner(1, date(1970, 1, 2)).inner(6, unscaled(&[7], 1)));
+    assert_eq!(fate(&mut decoder, &payload).unwrap(), "{day: 1, amount: 70}");
+    // Also by where the last one was before.
+    let text = r#"syntax = "proto3"; import "confluent/types/decimal.proto"; message M { confluent.type.Decimal amount = 1; }"#;
+    decoder.learn(2, WriterSchema::Known(registered(text)));
+    let payload = framed(2, &[0], new().inner(1, unscaled(&[7], 2)));
+    assert_eq!(fate(&mut decoder, &payload).unwrap(), "{day: null, amount: 7}");
 }
 
 /// As Confluent's client for Python registers them: `message M { N n = 1; optional int32 a = 2; }`, importing
