@@ -15,7 +15,7 @@ use isobar_schemas::TopicPartition;
 use rdkafka::{
     Offset, TopicPartitionList,
     bindings::rd_kafka_resp_err_t as Code,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
 };
 
 use super::{
@@ -219,6 +219,35 @@ impl KafkaCluster {
         .await
     }
 
+    /// How far the group of this client is in `partition` and what was noted there, where something was committed. Blocks. What
+    /// a transaction has left open is waited for.
+    pub(super) fn committed(&self, partition: &TopicPartition) -> Result<Option<(i64, String)>, Error> {
+        let action = || format!("ask how far the group is in {partition}");
+        self.serve();
+        let mut question = TopicPartitionList::with_capacity(1);
+        question.add_partition(&partition.topic, partition.partition);
+        let answer = self.consumer.committed_offsets(question, self.timeout).map_err(|error| {
+            let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+            self.failure(&action(), code, error.to_string())
+        })?;
+        let refused = |reason: String| Error::Kafka { action: action(), reason };
+        let found = answer.find_partition(&partition.topic, partition.partition);
+        let found = found.ok_or_else(|| refused("no answer for it".into()))?;
+        found.error().map_err(|error| refused(error.to_string()))?;
+        Ok(match found.offset() {
+            Offset::Offset(next) => Some((next, found.metadata().to_owned())),
+            _ => None,
+        })
+    }
+
+    /// What a transaction needs to know of the group of this client, which is not joined.
+    pub(super) fn group_metadata(&self) -> Result<ConsumerGroupMetadata, Error> {
+        self.consumer.group_metadata().ok_or_else(|| Error::Kafka {
+            action: "name the group that keeps the progress".into(),
+            reason: "the client has none; this is a bug".into(),
+        })
+    }
+
     /// The cluster's id, and ids and partitions of `topics`.
     pub async fn describe(&self, topics: &[String]) -> Result<ClusterInfo, Error> {
         let topics = topics.to_vec();
@@ -295,7 +324,7 @@ impl KafkaCluster {
 
     /// Serves errors, which fill the context, and the wish for a token, without which nothing is asked. Without an
     /// assignment there are no records to lose.
-    fn serve(&self) {
+    pub(super) fn serve(&self) {
         let _ = self.consumer.poll(SERVE_TIME);
         // A log line counts as an event, and there is no telling it from the end of the queue.
         for _ in 0..EVENTS_MAX {

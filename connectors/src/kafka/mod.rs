@@ -1,5 +1,5 @@
-//! Kafka: reading records from given positions, asking a cluster who it is, and producing records for demonstrations,
-//! benchmarks and tests.
+//! Kafka: reading records from given positions, asking a cluster who it is, sending records in transactions, and producing
+//! them for demonstrations, benchmarks and tests.
 //!
 //! Everything goes through librdkafka. No consumer group is joined: partitions are assigned explicitly, with the
 //! positions found in the dataset, so a broker's opinion of the progress never matters. What the `rdkafka` crate
@@ -13,6 +13,7 @@ mod identity;
 mod oauth;
 mod producer;
 mod source;
+mod transactions;
 
 pub use config::{KafkaConfig, OptionProblem, TopicFilter, check_options};
 pub use embedded::EmbeddedBroker;
@@ -20,3 +21,4 @@ pub use identity::{ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview
 pub use oauth::{Lookup, TokenSource};
 pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
 pub use source::KafkaSource;
+pub use transactions::{OutgoingRecord, Progress, Refusal, Sent, TransactionalProducer};
