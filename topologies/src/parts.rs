@@ -31,7 +31,7 @@ pub(crate) struct Parts<'a> {
     decoding: Decoding,
     pub(crate) group: Group,
     pub(crate) uploads: Arc<FanOut>,
-    kafka: KafkaConfig,
+    pub(crate) kafka: KafkaConfig,
     /// Asked about the topics.
     pub(crate) questions: KafkaCluster,
     /// The topics as they were found.

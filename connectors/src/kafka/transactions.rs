@@ -84,9 +84,13 @@ pub struct OutgoingRecord {
 pub enum Sent {
     /// The records and the progress are stored.
     Stored,
-    /// Nothing is stored, because the topic does not take these records, by their places. Of a batch that is refused it names
-    /// all, whichever of them it is for. Another client must begin.
-    Refused(Vec<(usize, Refusal)>),
+    /// Nothing is stored, because the topic does not take some of the records. Another client must begin.
+    Refused {
+        /// The records, handed back.
+        records: Vec<OutgoingRecord>,
+        /// Those refused, by their places. Of a batch that is refused all are named, whichever of them it is for.
+        refused: Vec<(usize, Refusal)>,
+    },
 }
 
 /// Why a topic does not take a record.
@@ -107,6 +111,9 @@ impl Refusal {
         }
     }
 }
+
+/// Places of records, and why they are refused.
+type Refused = Vec<(usize, Refusal)>;
 
 type Job = Box<dyn FnOnce(&Client) + Send>;
 
@@ -157,7 +164,13 @@ impl TransactionalProducer {
     /// Sends `records`, and notes `progress` with them. After an error it is not known whether they are stored; and after
     /// anything but [`Sent::Stored`] another client must begin.
     pub async fn send(&self, records: Vec<OutgoingRecord>, progress: Progress) -> Result<Sent, Error> {
-        self.ask(move |client| client.send(&records, &progress)).await
+        self.ask(move |client| {
+            Ok(match client.send(&records, &progress)? {
+                None => Sent::Stored,
+                Some(refused) => Sent::Refused { records, refused },
+            })
+        })
+        .await
     }
 
     /// Ends what is under way and waits a little for the client to leave.
@@ -237,18 +250,19 @@ impl Client {
         TopicPartition::new(self.topic.as_str(), 0)
     }
 
-    fn send(&self, records: &[OutgoingRecord], progress: &Progress) -> Result<Sent, Error> {
+    /// Stores `records` with `progress`, or tells which records are refused.
+    fn send(&self, records: &[OutgoingRecord], progress: &Progress) -> Result<Option<Refused>, Error> {
         self.producer.context().take_failures();
         let begun = self.producer.begin_transaction();
         begun.map_err(|error| self.failure("begin a transaction", &error))?;
         let outcome = self.fill(records, progress);
-        if !matches!(outcome, Ok(Sent::Stored)) {
+        if !matches!(outcome, Ok(None)) {
             self.abort();
         }
         outcome
     }
 
-    fn fill(&self, records: &[OutgoingRecord], progress: &Progress) -> Result<Sent, Error> {
+    fn fill(&self, records: &[OutgoingRecord], progress: &Progress) -> Result<Option<Refused>, Error> {
         let deadline = Instant::now() + PATIENCE;
         for (place, record) in records.iter().enumerate() {
             if !self.enqueue(place, record, deadline)? {
@@ -257,7 +271,7 @@ impl Client {
         }
         self.await_deliveries(deadline)?;
         if let Some(refused) = self.refused()? {
-            return Ok(Sent::Refused(refused));
+            return Ok(Some(refused));
         }
         let TopicPartition { topic, partition } = self.first_partition();
         let mut offsets = TopicPartitionList::with_capacity(1);
@@ -269,7 +283,7 @@ impl Client {
         let noted = self.producer.send_offsets_to_transaction(&offsets, &group, NOTE_PATIENCE);
         noted.map_err(|error| self.failure("note the progress", &error))?;
         self.insist("commit a transaction", deadline, || self.producer.commit_transaction(STEP))?;
-        Ok(Sent::Stored)
+        Ok(None)
     }
 
     /// Puts a record into the client's queue; whether it makes sense to go on.
@@ -288,9 +302,10 @@ impl Client {
                 Ok(()) => return Ok(true),
                 Err(refused) => refused,
             };
+            message = unsent;
             self.producer.poll(DELIVERY_WAIT);
             match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::QueueFull) => message = unsent,
+                Some(RDKafkaErrorCode::QueueFull) => {}
                 Some(code) if Refusal::of(code).is_some() => context.note_failure(place, code),
                 // A record before this one has ended the transaction: that one is what is to be told.
                 _ if context.has_failures() => {}
@@ -313,11 +328,11 @@ impl Client {
     }
 
     /// The records that the topic does not take, if that is why some were not delivered.
-    fn refused(&self) -> Result<Option<Vec<(usize, Refusal)>>, Error> {
+    fn refused(&self) -> Result<Option<Refused>, Error> {
         let failed = self.producer.context().take_failures();
         let Some((_, code)) = failed.first() else { return Ok(None) };
         let refused = failed.iter().filter_map(|(place, code)| Some((*place, Refusal::of(*code)?)));
-        let refused: Vec<(usize, Refusal)> = refused.collect();
+        let refused: Refused = refused.collect();
         if refused.is_empty() {
             return Err(self.failure("deliver a record", &KafkaError::MessageProduction(*code)));
         }
@@ -461,7 +476,6 @@ mod tests {
                     ended.insert(topic_partition, next_offset);
                 }
                 SourceEvent::Failed(error) => panic!("{error}"),
-                _ => {}
             }
         }
         Box::new(source).close().await;
@@ -488,7 +502,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_producer_that_is_dropped_while_the_brokers_are_away_holds_nobody_up() {
+    async fn what_is_under_way_while_the_brokers_are_away_ends_when_nobody_wants_it_any_more() {
         let broker = EmbeddedBroker::start(&[("dead", 1)]).unwrap();
         broker.set_down(true).unwrap();
         let waiting = Arc::new(producer(&broker));
