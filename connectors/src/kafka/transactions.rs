@@ -34,9 +34,7 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 
-use super::{
-    config::KafkaConfig, context::TransactionContext, identity::KafkaCluster, source::client_error,
-};
+use super::{config::KafkaConfig, context::TransactionContext, identity::KafkaCluster, source::client_error};
 use crate::Error;
 
 /// How long a transaction, or the beginning, may take. Below the broker's own time-out for a transaction.

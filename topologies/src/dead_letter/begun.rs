@@ -140,12 +140,7 @@ impl Target {
     ///
     /// # Errors
     /// If too few clouds take it.
-    pub(super) async fn begin(
-        &self,
-        clouds: &[Cloud],
-        topology: &str,
-        dataset: &str,
-    ) -> Result<(), Failure> {
+    pub(super) async fn begin(&self, clouds: &[Cloud], topology: &str, dataset: &str) -> Result<(), Failure> {
         let path = self.path(topology, dataset);
         let mark = Mark { format: FORMAT, target: self.clone() };
         let bytes = Bytes::from(serde_json::to_vec(&mark).map_err(|error| error.to_string())?);

@@ -102,8 +102,8 @@ pub(super) fn bytes_of(record: &OutgoingRecord) -> usize {
 /// What was conceded so far, because the topic refused records.
 ///
 /// Kafka refuses batches and seldom says which record it is for. So after a first refusal the rows go one by one, and each
-/// that is refused then is sent with less of it. How large a record was that is too large is remembered for the rest of the
-/// run: larger ones are not tried.
+/// that is refused then is sent with less of it. What was learned that way is remembered for the rest of the run: a record that
+/// is as large, or as old, is not tried as it is.
 #[derive(Debug, Default)]
 pub(super) struct Concessions {
     one_by_one: bool,
@@ -111,6 +111,10 @@ pub(super) struct Concessions {
     rows: BTreeMap<u64, Concession>,
     /// Messages of this many bytes are too large for the topic, once that is known.
     too_large: Option<usize>,
+    /// Times up to this one are too early for the topic.
+    too_early_ms: Option<i64>,
+    /// Times from this one on are too late for it.
+    too_late_ms: Option<i64>,
 }
 
 impl Concessions {
@@ -127,6 +131,10 @@ impl Concessions {
         row: &StoredRow<'_>,
     ) -> (OutgoingRecord, bool) {
         let mut concession = self.rows.get(&number).copied().unwrap_or_default();
+        concession.is_sent_now |= row.timestamp_ms.is_some_and(|time_ms| {
+            self.too_early_ms.is_some_and(|bound_ms| time_ms <= bound_ms)
+                || self.too_late_ms.is_some_and(|bound_ms| time_ms >= bound_ms)
+        });
         let mut record = letter(origin, row, concession);
         if concession.extent == Extent::Whole
             && self.too_large.is_some_and(|too_large| bytes_of(&record) >= too_large)
@@ -137,9 +145,15 @@ impl Concessions {
         (record, !concession.is_any())
     }
 
-    /// Takes note of what was refused of `slice`; false if there is nothing more to concede.
+    /// Takes note of what was refused of `slice` at `now_ms`; false if there is nothing more to concede.
     #[must_use]
-    pub(super) fn note(&mut self, slice: &[OutgoingRecord], first_row: u64, refused: &[(usize, Refusal)]) -> bool {
+    pub(super) fn note(
+        &mut self,
+        slice: &[OutgoingRecord],
+        first_row: u64,
+        refused: &[(usize, Refusal)],
+        now_ms: i64,
+    ) -> bool {
         if !self.one_by_one {
             self.one_by_one = true;
             return true;
@@ -150,7 +164,19 @@ impl Concessions {
             let concession = self.rows.entry(first_row + *place as u64).or_default();
             let before = *concession;
             match refusal {
-                Refusal::Timestamp => concession.is_sent_now = true,
+                Refusal::Timestamp => {
+                    concession.is_sent_now = true;
+                    match record.timestamp_ms {
+                        Some(time_ms) if time_ms < now_ms => {
+                            self.too_early_ms = self.too_early_ms.max(Some(time_ms));
+                        }
+                        Some(time_ms) => {
+                            let known_ms = self.too_late_ms.unwrap_or(time_ms);
+                            self.too_late_ms = Some(known_ms.min(time_ms));
+                        }
+                        None => {}
+                    }
+                }
                 Refusal::TooLarge if record.payload.is_some() => {
                     concession.extent = Extent::WithoutPayload;
                     let bytes = bytes_of(record);
@@ -208,6 +234,7 @@ impl Slice {
 mod tests {
     use super::*;
 
+    const NOW_MS: i64 = 1_800_000_000_000;
     const ORIGIN: Origin<'_> = Origin { topology: "t", dataset: "d", version: 17 };
 
     fn row<'r>(payload: Option<&'r [u8]>) -> StoredRow<'r> {
@@ -238,10 +265,10 @@ mod tests {
         assert_eq!(record.payload.as_deref(), row.payload);
         assert_eq!(record.timestamp_ms, row.timestamp_ms);
         // The record's own come first, so that ours are the last of their name.
-        assert_eq!(record.headers[..2], [
-            ("source".to_owned(), Some(b"web".to_vec())),
-            ("isobar.topic".to_owned(), None)
-        ]);
+        assert_eq!(
+            record.headers[..2],
+            [("source".to_owned(), Some(b"web".to_vec())), ("isobar.topic".to_owned(), None)]
+        );
         let said = [
             ("isobar.topology", "t"),
             ("isobar.dataset", "d"),
@@ -302,20 +329,22 @@ mod tests {
             let rows = [(7, &small), (8, &large), (9, &small)];
             rows.map(|(number, row)| concessions.letter(ORIGIN, number, row).0).into()
         };
+        let refuse = |concessions: &mut Concessions, place, refusal| {
+            let slice = slice(concessions);
+            concessions.note(&slice, 7, &[(place, refusal)], NOW_MS)
+        };
+        let payloads = |concessions: &Concessions| -> Vec<bool> {
+            slice(concessions).iter().map(|record| record.payload.is_some()).collect()
+        };
         // Of a batch that was refused nothing is known but that.
-        let refused = |place| [(place, Refusal::TooLarge)];
-        assert!(concessions.note(&slice(&concessions), 7, &refused(0)) && concessions.one_by_one());
-        assert!(slice(&concessions).iter().all(|record| record.payload.is_some()));
-        assert!(concessions.note(&slice(&concessions), 7, &refused(1)));
-        let payloads = |concessions: &Concessions| slice(concessions).iter().map(|r| r.payload.is_some()).collect::<Vec<_>>();
+        assert!(refuse(&mut concessions, 0, Refusal::TooLarge) && concessions.one_by_one());
+        assert_eq!(payloads(&concessions), [true, true, true]);
+        assert!(refuse(&mut concessions, 1, Refusal::TooLarge));
         assert_eq!(payloads(&concessions), [true, false, true]);
         // Still too large without its payload.
-        assert!(concessions.note(&slice(&concessions), 7, &refused(1)));
+        assert!(refuse(&mut concessions, 1, Refusal::TooLarge));
         assert!(slice(&concessions)[1].key.is_none());
-        assert!(!concessions.note(&slice(&concessions), 7, &refused(1)), "there is nothing more to concede");
-        assert!(concessions.note(&slice(&concessions), 7, &[(2, Refusal::Timestamp)]));
-        assert_eq!(slice(&concessions)[2].timestamp_ms, None);
-        assert!(!concessions.note(&slice(&concessions), 7, &[(2, Refusal::Timestamp)]));
+        assert!(!refuse(&mut concessions, 1, Refusal::TooLarge), "there is nothing more to concede");
 
         // What was learned of the size stays, the rest is forgotten.
         concessions.version_is_sent();
@@ -327,6 +356,29 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_the_topic_does_not_take_is_that_of_sending_and_so_are_those_beyond() {
+        let at = |timestamp_ms| StoredRow { timestamp_ms: Some(timestamp_ms), ..row(None) };
+        let mut concessions = Concessions { one_by_one: true, ..Concessions::default() };
+        let time_of = |concessions: &Concessions, timestamp_ms| {
+            concessions.letter(ORIGIN, 99, &at(timestamp_ms)).0.timestamp_ms
+        };
+        for refused_ms in [NOW_MS - 500, NOW_MS - 400, NOW_MS + 300, NOW_MS + 200] {
+            let slice = [concessions.letter(ORIGIN, 0, &at(refused_ms)).0];
+            assert!(concessions.note(&slice, 0, &[(0, Refusal::Timestamp)], NOW_MS));
+            concessions.rows.clear();
+        }
+        for (timestamp_ms, is_kept) in [(-500, false), (-400, false), (-399, true), (199, true), (200, false)]
+        {
+            let timestamp_ms = NOW_MS + timestamp_ms;
+            assert_eq!(time_of(&concessions, timestamp_ms), is_kept.then_some(timestamp_ms));
+        }
+        // One of which no time was sent is refused for nothing that could be conceded.
+        let slice = [concessions.letter(ORIGIN, 0, &at(NOW_MS - 500)).0];
+        concessions.rows.insert(0, Concession { is_sent_now: true, ..Concession::default() });
+        assert!(!concessions.note(&slice, 0, &[(0, Refusal::Timestamp)], NOW_MS));
+    }
+
+    #[test]
     fn a_slice_is_bounded_by_rows_and_bytes() {
         let mut slice = Slice::from(5);
         let record = letter(ORIGIN, &row(Some(b"x")), Concession::default());
@@ -334,7 +386,10 @@ mod tests {
             slice.push(record.clone(), true);
         }
         assert!(slice.records.len() <= ROWS_MAX && slice.bytes < BYTES_MAX + bytes_of(&record));
-        assert_eq!((slice.next_row(), slice.whole), (5 + slice.records.len() as u64, slice.records.len() as u64));
+        assert_eq!(
+            (slice.next_row(), slice.whole),
+            (5 + slice.records.len() as u64, slice.records.len() as u64)
+        );
         let mut slice = Slice::from(0);
         let large = vec![0; BYTES_MAX + 1];
         slice.push(letter(ORIGIN, &row(Some(&large)), Concession::default()), false);

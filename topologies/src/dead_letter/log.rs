@@ -79,7 +79,9 @@ impl DecidedLog {
         let mut above = head.version + 1;
         if self.next > above {
             let (table, next, last) = (&self.table, self.next, head.version);
-            return Err(format!("{table} has {last} as its last version, and version {next} is to be sent next; {BEGIN_ANEW}"));
+            return Err(format!(
+                "{table} has {last} as its last version, and version {next} is to be sent next; {BEGIN_ANEW}"
+            ));
         }
         let (mut end, mut vacuumed_through) = (above, self.vacuumed_through);
         while above > self.next {
@@ -346,7 +348,10 @@ mod tests {
         assert!(!log.may_be_deleted(1));
         let due = log.due_from(0).unwrap();
         let rows = log.rows_of(&written.clouds, &due).await.unwrap();
-        assert_eq!(rows.files.iter().map(|file| (file.path.as_str(), file.rows)).collect::<Vec<_>>(), [("f1.parquet", 3)]);
+        assert_eq!(
+            rows.files.iter().map(|file| (file.path.as_str(), file.rows)).collect::<Vec<_>>(),
+            [("f1.parquet", 3)]
+        );
         assert_eq!(all_due(&mut log), [1, 2, 5]);
 
         // It goes on where it was.

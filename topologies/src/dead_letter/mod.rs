@@ -25,7 +25,6 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use futures::future;
-use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::FileDigest;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, Sent, TransactionalProducer};
@@ -43,6 +42,7 @@ use crate::commit::{Group, Leader, LeaderWatch, TableHead, quarantine_of};
 use crate::error::Error;
 use crate::maintain::Failure;
 use crate::metrics::Metrics;
+use crate::pipeline::now_ms;
 use crate::prove::objects::object_path;
 use crate::quarantine::StoredRows;
 use crate::redrive::source::{LiveFile, Source, batches};
@@ -376,12 +376,12 @@ impl Outlet {
         let (clouds, topology) = (&self.source.clouds, &self.group.topology);
         let next = match producer.begin().await.map_err(|error| chain_of(&error))? {
             Some(progress) => Next::read(&progress)?,
-            None if self.target.has_begun(clouds, topology, &self.dataset).await? => {
-                return Err(format!(
-                    "Kafka has forgotten how far group {group} was, and to send everything again would be twice; {BEGIN_ANEW}"
-                ));
-            }
             None => {
+                if self.target.has_begun(clouds, topology, &self.dataset).await? {
+                    return Err(format!(
+                        "Kafka has forgotten how far group {group} was, and to send everything again would be twice; {BEGIN_ANEW}"
+                    ));
+                }
                 let first = Next::first(*from_version);
                 match producer.send(Vec::new(), first.to_progress()).await {
                     Ok(Sent::Stored) => first,
@@ -434,8 +434,7 @@ impl Outlet {
                     if number < slice.next_row() {
                         continue;
                     }
-                    let origin =
-                        Origin { topology: &self.group.topology, dataset: &self.dataset, version };
+                    let origin = Origin { topology: &self.group.topology, dataset: &self.dataset, version };
                     let (record, is_whole) = self.concessions.letter(origin, number, &stored.row(index));
                     slice.push(record, is_whole);
                     if slice.is_full() && row < total {
@@ -454,12 +453,7 @@ impl Outlet {
     }
 
     /// Sends `slice`, after which `next` is sent; false if the topic does not take it as it is.
-    async fn send(
-        &mut self,
-        connection: &mut Connection,
-        slice: Slice,
-        next: Next,
-    ) -> Result<bool, Failure> {
+    async fn send(&mut self, connection: &mut Connection, slice: Slice, next: Next) -> Result<bool, Failure> {
         let Slice { first_row, records, whole, .. } = slice;
         let count = records.len() as u64;
         let sent = connection.producer.send(records, next.to_progress()).await;
@@ -475,7 +469,7 @@ impl Outlet {
             Sent::Refused { records, refused } => {
                 let (dataset, refusals) = (&self.dataset, refused.len());
                 debug!(%dataset, refusals, ?refused, "the topic does not take all records as they are");
-                match self.concessions.note(&records, first_row, &refused) {
+                match self.concessions.note(&records, first_row, &refused, now_ms()) {
                     true => Ok(false),
                     false => Err(format!(
                         "the topic takes a record not even without its key, payload and headers: {refused:?}; see its \
@@ -507,11 +501,12 @@ impl Outlet {
     async fn is_nowhere(&self, path: &str) -> bool {
         let path = decode_log_path(path).ok().and_then(|path| object_path(&self.source.table, &path));
         let Some(path) = path else { return false };
-        let lacks = async |cloud: &Cloud| {
-            matches!(cloud.data.head(&path).await, Err(object_store::Error::NotFound { .. }))
-        };
-        let all = future::join_all(self.source.clouds.iter().map(lacks)).await;
-        !all.is_empty() && all.into_iter().all(|lacks| lacks)
+        for cloud in &self.source.clouds {
+            if !matches!(cloud.data.head(&path).await, Err(object_store::Error::NotFound { .. })) {
+                return false;
+            }
+        }
+        true
     }
 
     fn count_gone(&self, version: u64, rows: u64) {

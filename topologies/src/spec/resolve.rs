@@ -29,8 +29,8 @@ use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
 use super::{
-    CloudSpec, CompactSpec, Compression, DatasetSpec, DeadLetterSpec, Kafka, LimitSpec, MaintenanceSpec, Registry,
-    SourceSpec, SourceTopics, Text, TopicPattern, Topology, UNDECODABLE_LIMIT,
+    CloudSpec, CompactSpec, Compression, DatasetSpec, DeadLetterSpec, Kafka, LimitSpec, MaintenanceSpec,
+    Registry, SourceSpec, SourceTopics, Text, TopicPattern, Topology, UNDECODABLE_LIMIT,
 };
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -541,9 +541,8 @@ impl Resolver<'_> {
     /// Progress of two datasets under one name would be that of neither.
     fn check_own_group(&mut self, dataset: &DatasetSpec, earlier: &[&DatasetSpec]) {
         let Some(DeadLetterSpec { group, .. }) = &dataset.dead_letter else { return };
-        let has_it = |other: &&&DatasetSpec| {
-            other.dead_letter.as_ref().is_some_and(|theirs| theirs.group == *group)
-        };
+        let has_it =
+            |other: &&&DatasetSpec| other.dead_letter.as_ref().is_some_and(|theirs| theirs.group == *group);
         if let Some(other) = earlier.iter().find(has_it) {
             let pointer = format!("{}/dead_letter", pointer_to("/datasets", &dataset.name));
             let message = format!("`{group}` is the group of the dead letters of `{}` already", other.name);
@@ -566,8 +565,9 @@ impl Resolver<'_> {
             source.as_ref().is_some_and(|source| source.topics.contains(&topic))
         };
         if let Some((reader, _)) = sources.iter().find(reads) {
-            let message =
-                format!("`{topic}` is read by the source `{reader}`: rejected records would come back as new ones");
+            let message = format!(
+                "`{topic}` is read by the source `{reader}`: rejected records would come back as new ones"
+            );
             let suggestion = "name a topic that this topology does not read; another topology may read it";
             self.report(format!("{pointer}/topic"), Place::Value, message, Some(suggestion.to_owned()));
         }

@@ -708,10 +708,14 @@ fn dead_letters_are_read_as_written_and_never_into_a_topic_that_is_read() {
         ("{ topics: a }", "topic"),
     ] {
         let found = problems(&with(wrong));
-        assert!(!found.is_empty() && found.iter().any(|problem| problem.contains(said)), "{wrong}: {found:?}");
+        assert!(
+            !found.is_empty() && found.iter().any(|problem| problem.contains(said)),
+            "{wrong}: {found:?}"
+        );
     }
     // Also where only a pattern reads it.
-    let text = with("{ topic: flights-dead }").replace("topic: flights\n", "topics: { pattern: \"^flights.*\" }\n");
+    let text =
+        with("{ topic: flights-dead }").replace("topic: flights\n", "topics: { pattern: \"^flights.*\" }\n");
     let found = problems(&text);
     assert!(found.len() == 1 && found[0].contains("would come back as new ones"), "{found:?}");
 }
