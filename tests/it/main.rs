@@ -9,6 +9,7 @@ mod backfill;
 mod bad_input;
 mod checkpoint;
 mod cli;
+mod dead_letter;
 mod debezium;
 mod doctor;
 mod drill;

@@ -330,7 +330,7 @@ mod tests {
             rows.map(|(number, row)| concessions.letter(ORIGIN, number, row).0).into()
         };
         let refuse = |concessions: &mut Concessions, place, refusal| {
-            let slice = slice(concessions);
+            let slice = slice(&*concessions);
             concessions.note(&slice, 7, &[(place, refusal)], NOW_MS)
         };
         let payloads = |concessions: &Concessions| -> Vec<bool> {
