@@ -170,7 +170,7 @@ async fn headers_of_rejected_records_are_sent_where_the_quarantine_keeps_them() 
     let datasets = format!(
         "  with_headers:
     from: orders
-    sql: SELECT id, header(_headers, 'source') AS source FROM orders
+    sql: SELECT id, CAST(header(_headers, 'source') AS VARCHAR) AS source FROM orders
     expect:
       - {{ name: positive, check: id > 0, action: quarantine }}
     dead_letter: {{ topic: {DEAD} }}

@@ -239,8 +239,9 @@ impl ClientContext for TransactionContext {
         Ok(self.tokens.next()?)
     }
 
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Whoever sends is told what did not work. The lines repeat as often as librdkafka tries.
+        tracing::debug!(facility, "librdkafka: {message}");
     }
 
     fn stats_raw(&self, _statistics: &[u8]) {}

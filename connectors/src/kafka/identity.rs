@@ -167,6 +167,22 @@ impl KafkaCluster {
         self.ask(move |cluster| cluster.each_topic(&topics)).await
     }
 
+    /// Whether these credentials may write to each of `topics`, by name, where the brokers tell. Nothing is written.
+    pub async fn may_write(&self, topics: &[String]) -> Result<BTreeMap<String, bool>, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |cluster| {
+            if topics.is_empty() {
+                return Ok(BTreeMap::new());
+            }
+            let (client, timeout) = (cluster.consumer.client(), cluster.timeout);
+            let described = ffi::describe_topics(client, &topics, true, timeout, || cluster.is_refused());
+            let described = described
+                .map_err(|(code, reason)| cluster.failure("ask what is allowed in topics", code, reason))?;
+            Ok(described.into_iter().filter_map(|topic| Some((topic.name, topic.may_write?))).collect())
+        })
+        .await
+    }
+
     /// The settings of each of `topics`, by name. Those that the broker calls sensitive are left out.
     pub async fn settings(
         &self,
@@ -341,7 +357,7 @@ impl KafkaCluster {
             return Ok(Vec::new());
         }
         let described =
-            ffi::describe_topics(self.consumer.client(), names, self.timeout, || self.is_refused())
+            ffi::describe_topics(self.consumer.client(), names, false, self.timeout, || self.is_refused())
                 .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
         let mut described: HashMap<String, ffi::TopicDescription> =
             described.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
