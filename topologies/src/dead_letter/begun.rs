@@ -16,7 +16,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::chain_of;
-use crate::commit::format::{FORMAT, Keys};
+use crate::commit::format::{FORMAT, Keys, encode};
 use crate::commit::quorum::majority;
 use crate::maintain::Failure;
 
@@ -143,7 +143,7 @@ impl Target {
     pub(super) async fn begin(&self, clouds: &[Cloud], topology: &str, dataset: &str) -> Result<(), Failure> {
         let path = self.path(topology, dataset);
         let mark = Mark { format: FORMAT, target: self.clone() };
-        let bytes = Bytes::from(serde_json::to_vec(&mark).map_err(|error| error.to_string())?);
+        let bytes = encode(&mark);
         let writes = clouds.iter().map(|cloud| write(cloud, &path, &bytes));
         let reasons: Vec<String> = future::join_all(writes).await.into_iter().flatten().collect();
         if clouds.len() - reasons.len() >= majority(clouds.len()) {
