@@ -98,13 +98,20 @@ pub enum Refusal {
     TooLarge,
     /// Its time is too far from the broker's.
     Timestamp,
+    /// It, or another one of its batch, for a reason that is not told for batches.
+    InBatch,
 }
 
 impl Refusal {
-    fn of(code: RDKafkaErrorCode) -> Option<Self> {
+    fn of(code: RDKafkaErrorCode, one_by_one: bool) -> Option<Self> {
         match code {
             RDKafkaErrorCode::MessageSizeTooLarge => Some(Self::TooLarge),
             RDKafkaErrorCode::InvalidTimestamp => Some(Self::Timestamp),
+            // librdkafka's words for the records of a batch in which several were refused. Of a single record it is the
+            // broker's own, and nothing that could be left out.
+            RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidDifferentRecord if !one_by_one => {
+                Some(Self::InBatch)
+            }
             _ => None,
         }
     }
@@ -136,6 +143,7 @@ impl TransactionalProducer {
             producer: producer.map_err(|error| client_error(&error))?,
             group: KafkaCluster::of_group(&config, PATIENCE / 2)?,
             topic: topic.to_owned(),
+            one_by_one,
             stopping: Arc::clone(&stopping),
         };
         let (jobs, inbox) = mpsc::channel();
@@ -213,6 +221,7 @@ struct Client {
     /// Asked for the progress.
     group: KafkaCluster,
     topic: String,
+    one_by_one: bool,
     stopping: Arc<AtomicBool>,
 }
 
@@ -304,7 +313,9 @@ impl Client {
             self.producer.poll(DELIVERY_WAIT);
             match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::QueueFull) => {}
-                Some(code) if Refusal::of(code).is_some() => context.note_failure(place, code),
+                Some(code) if Refusal::of(code, self.one_by_one).is_some() => {
+                    context.note_failure(place, code);
+                }
                 // A record before this one has ended the transaction: that one is what is to be told.
                 _ if context.has_failures() => {}
                 _ => return Err(self.failure("take a record to be sent", &error)),
@@ -329,7 +340,9 @@ impl Client {
     fn refused(&self) -> Result<Option<Refused>, Error> {
         let failed = self.producer.context().take_failures();
         let Some((_, code)) = failed.first() else { return Ok(None) };
-        let refused = failed.iter().filter_map(|(place, code)| Some((*place, Refusal::of(*code)?)));
+        let refusal =
+            |(place, code): &(usize, RDKafkaErrorCode)| Some((*place, Refusal::of(*code, self.one_by_one)?));
+        let refused = failed.iter().filter_map(refusal);
         let refused: Refused = refused.collect();
         if refused.is_empty() {
             return Err(self.failure("deliver a record", &KafkaError::MessageProduction(*code)));
@@ -515,8 +528,12 @@ mod tests {
 
     #[test]
     fn a_batch_that_is_too_large_or_of_another_time_is_refused_and_nothing_else_is() {
-        assert_eq!(Refusal::of(RDKafkaErrorCode::MessageSizeTooLarge), Some(Refusal::TooLarge));
-        assert_eq!(Refusal::of(RDKafkaErrorCode::InvalidTimestamp), Some(Refusal::Timestamp));
-        assert_eq!(Refusal::of(RDKafkaErrorCode::TopicAuthorizationFailed), None);
+        for one_by_one in [false, true] {
+            let of = |code| Refusal::of(code, one_by_one);
+            assert_eq!(of(RDKafkaErrorCode::MessageSizeTooLarge), Some(Refusal::TooLarge));
+            assert_eq!(of(RDKafkaErrorCode::InvalidTimestamp), Some(Refusal::Timestamp));
+            assert_eq!(of(RDKafkaErrorCode::InvalidRecord), (!one_by_one).then_some(Refusal::InBatch));
+            assert_eq!(of(RDKafkaErrorCode::TopicAuthorizationFailed), None);
+        }
     }
 }

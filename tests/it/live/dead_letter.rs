@@ -24,10 +24,22 @@ impl Live {
         format!("{}-dead", self.name)
     }
 
-    /// A spec that sends dead letters to [`dead`](Self::dead), with `further` settings.
-    fn spec_with_letters(&self, interval: &str, further: &str) -> PathBuf {
+    /// The group of the dead letters, which no other test has.
+    fn group(&self) -> String {
+        format!("{}-letters", self.name)
+    }
+
+    /// A spec that sends dead letters to [`dead`](Self::dead).
+    fn spec_with_letters(&self, interval: &str) -> PathBuf {
+        self.spec_of_group(interval, &self.group(), 0)
+    }
+
+    fn spec_of_group(&self, interval: &str, group: &str, from_version: u64) -> PathBuf {
         let rule = "action: quarantine }\n";
-        let letters = format!("{rule}    dead_letter: {{ topic: {}{further} }}\n", self.dead());
+        let dead = self.dead();
+        let letters = format!(
+            "{rule}    dead_letter: {{ topic: {dead}, group: {group}, from_version: {from_version} }}\n"
+        );
         changed(&self.spec(interval), "letters.yaml", rule, &letters)
     }
 
@@ -57,7 +69,7 @@ async fn a_sender_that_is_killed_again_and_again_sends_every_rejected_row_once()
     let Some(mut live) = Live::begin("letters-kills").await else { return };
     live.create(&live.dead()).await;
     let mut prng = Seed::of("live_letters").prng();
-    let spec = live.spec_with_letters("200ms", "");
+    let spec = live.spec_with_letters("200ms");
     let (mut records, mut chance) = (Generator::mixed(prng.fork()), prng.fork());
     let producing = Producing::start(&live, move || {
         (records.records(chance.index(400)), Duration::from_millis(chance.below(200)))
@@ -66,7 +78,8 @@ async fn a_sender_that_is_killed_again_and_again_sends_every_rejected_row_once()
         let mut process = live.start(&spec, "killed.log", &[]);
         // In the middle of the first transactions, or later.
         process.says("sending dead letters").await;
-        tokio::time::sleep(Duration::from_millis(prng.below(*prng.clone().pick(&[50, 500, 3000])))).await;
+        let longest_ms = *prng.pick(&[50, 500, 3000]);
+        tokio::time::sleep(Duration::from_millis(prng.below(longest_ms))).await;
         assert!(!process.has_ended(), "kill {kill}: it ended by itself\n{}", process.errors());
         process.kill().await;
     }
@@ -87,7 +100,7 @@ async fn a_sender_that_is_frozen_and_replaced_sends_nothing_more_when_it_wakes()
     let Some(mut live) = Live::begin("letters-frozen").await else { return };
     live.create(&live.dead()).await;
     let mut records = Generator::mixed(Seed::of("live_letters_frozen").prng());
-    let spec = live.spec_with_letters("200ms", "");
+    let spec = live.spec_with_letters("200ms");
     let producer = live.producer();
     live.produce(&producer, records.records(2000));
     for round in 0..3 {
@@ -130,7 +143,7 @@ async fn what_a_topic_does_not_take_is_sent_without_it_and_blocks_nothing() {
     let Some(live) = Live::begin("letters-limits").await else { return };
     live.create(&live.dead()).await;
     live.limit_dead("max.message.bytes", "4000").await;
-    let spec = live.spec_with_letters("500ms", "");
+    let spec = live.spec_with_letters("500ms");
     // In one commit: small ones, large ones, one whose key is large, and small ones again.
     for number in 0..20 {
         produce_bad(&live, b"small", format!("{{{number}").as_bytes());
@@ -183,7 +196,7 @@ async fn a_topic_that_takes_nothing_holds_up_no_commit_and_gets_all_of_it_later(
     // Not even what isobar says of a record fits.
     live.limit_dead("max.message.bytes", "100").await;
     let mut records = Generator::mixed(Seed::of("live_letters_refused").prng());
-    let spec = live.spec_with_letters("200ms", "");
+    let spec = live.spec_with_letters("200ms");
     let producer = live.producer();
     live.produce(&producer, records.records(1000));
     let process = live.start(&spec, "refused.log", &["--metrics-addr", "127.0.0.1:0"]);
@@ -216,13 +229,13 @@ async fn progress_that_somebody_deleted_is_not_made_up_and_another_group_begins_
     let Some(mut live) = Live::begin("letters-forgotten").await else { return };
     live.create(&live.dead()).await;
     let mut records = Generator::mixed(Seed::of("live_letters_forgotten").prng());
-    let spec = live.spec_with_letters("500ms", "");
+    let spec = live.spec_with_letters("500ms");
     let producer = live.producer();
     live.produce(&producer, records.records(500));
     live.catch_up(&spec).await;
     let first = live.letters().await;
     letters::assert_are_rows_of(&first, &live.quarantine().await);
-    let group = format!("live.{FEATURES}.dead_letter");
+    let group = live.group();
     let deleted = live.admin().delete_groups(&[&group], &Live::admin_options()).await.unwrap();
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
 
@@ -235,8 +248,7 @@ async fn progress_that_somebody_deleted_is_not_made_up_and_another_group_begins_
     assert_eq!(live.letters().await.len(), first.len());
 
     let last = first.iter().map(|letter| letter.said("version").unwrap().parse::<u64>().unwrap()).max();
-    let spec = live
-        .spec_with_letters("500ms", &format!(", group: {}, from_version: {}", live.name, last.unwrap() + 1));
+    let spec = live.spec_of_group("500ms", &live.name, last.unwrap() + 1);
     live.catch_up(&spec).await;
     letters::assert_are_rows_of(&live.letters().await, &live.quarantine().await);
     live.run(&["doctor", spec.to_str().unwrap()]).await.assert(0, &["dead_letter.write"]);

@@ -183,6 +183,7 @@ impl Concessions {
                     self.too_large = Some(self.too_large.map_or(bytes, |known| known.min(bytes)));
                 }
                 Refusal::TooLarge => concession.extent = Extent::NothingOfIt,
+                Refusal::InBatch => {}
             }
             is_less |= *concession != before;
         }

@@ -320,6 +320,8 @@ impl Outlet {
                 warn!(%dataset, %topic, what, "dead letters were not sent, trying again later");
                 // The client leaves by itself. What became of its transaction, Kafka tells the next one.
                 self.connection = None;
+                // Whoever mends the topic lets it take more than before.
+                self.concessions = Concessions::default();
                 self.pause.failed();
                 false
             }
