@@ -25,6 +25,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use futures::future;
+use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::FileDigest;
 use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig, Sent, TransactionalProducer};
@@ -117,25 +118,22 @@ impl DeadLetters {
             group: group.clone(),
             kafka: kafka.clone(),
             metrics: metrics.clone(),
-            connection: None,
-            sent_before: None,
             concessions: Concessions::default(),
-            pause: Pause::default(),
         };
-        let outlets: Vec<Outlet> = topology
+        let deliveries: Vec<Delivery> = topology
             .datasets
             .iter()
-            .filter_map(|dataset| Some(outlet(&dataset.name, dataset.dead_letter.as_ref()?)))
+            .filter_map(|dataset| Some(Delivery::new(outlet(&dataset.name, dataset.dead_letter.as_ref()?))))
             .collect();
-        if outlets.is_empty() {
+        if deliveries.is_empty() {
             return Self::none();
         }
-        let datasets = outlets.iter().map(|outlet| outlet.dataset.clone()).collect();
+        let datasets = deliveries.iter().map(|delivery| delivery.outlet.dataset.clone()).collect();
         let (seen, sees) = watch::channel(None);
         let (tells, sent) = watch::channel(0);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(work(outlets, sees, tells, stop.clone()));
+        tasks.spawn(work(deliveries, sees, tells, stop.clone()));
         Self { datasets, seen, sent, stop, tasks }
     }
 
@@ -209,21 +207,22 @@ fn target(topology: &Topology, spec: &DeadLetterSpec, found: &ClusterInfo) -> Ta
 
 /// Sends what is decided, one dataset after the other, until `stop`.
 async fn work(
-    mut outlets: Vec<Outlet>,
+    mut deliveries: Vec<Delivery>,
     mut seen: watch::Receiver<Option<Seen>>,
     sent: watch::Sender<u64>,
     stop: CancellationToken,
 ) {
     tokio::select! {
-        () = send_all(&mut outlets, &mut seen, &sent) => {}
+        () = send_all(&mut deliveries, &mut seen, &sent) => {}
         () = stop.cancelled() => {}
     }
-    let producers = outlets.into_iter().filter_map(|outlet| outlet.connection);
+    // Also gives up what is under way.
+    let producers = deliveries.into_iter().filter_map(|delivery| delivery.connection);
     future::join_all(producers.map(|connection| connection.producer.close())).await;
 }
 
 async fn send_all(
-    outlets: &mut [Outlet],
+    deliveries: &mut [Delivery],
     seen: &mut watch::Receiver<Option<Seen>>,
     sent: &watch::Sender<u64>,
 ) {
@@ -235,8 +234,8 @@ async fn send_all(
             && now.watch.published_in_majority(now.sequence).await
         {
             let mut is_all = true;
-            for outlet in outlets.iter_mut() {
-                is_all &= outlet.look(&now).await;
+            for delivery in deliveries.iter_mut() {
+                is_all &= delivery.look(&now).await;
             }
             if is_all {
                 sent.send_replace(now.sequence);
@@ -276,6 +275,89 @@ struct Connection {
     noted: Instant,
 }
 
+/// The dead letters of one dataset, and how far they are.
+struct Delivery {
+    outlet: Outlet,
+    /// `None` before the first look, and after every failure: then Kafka is asked how far it is.
+    connection: Option<Connection>,
+    /// The version that was to be sent next when there last was a connection.
+    sent_before: Option<u64>,
+    pause: Pause,
+}
+
+impl Delivery {
+    fn new(outlet: Outlet) -> Self {
+        Self { outlet, connection: None, sent_before: None, pause: Pause::default() }
+    }
+
+    /// Sends what there is; whether that is everything.
+    async fn look(&mut self, now: &Seen) -> bool {
+        let Some(head) = now.heads.get(&self.outlet.dataset) else { return true };
+        let is_sent = self.pause.is_over() && self.try_to_send(head, now).await;
+        if let Some(connection) = &self.connection {
+            self.sent_before = Some(connection.next.version);
+        }
+        let next = self.sent_before.unwrap_or(self.outlet.spec.from_version);
+        let behind = i64::try_from((head.version + 1).saturating_sub(next)).unwrap_or(i64::MAX);
+        let Outlet { dataset, metrics, .. } = &self.outlet;
+        metrics.dead_letter_versions_behind.with_label_values(&[dataset]).set(behind);
+        is_sent
+    }
+
+    async fn try_to_send(&mut self, head: &TableHead, now: &Seen) -> bool {
+        self.outlet.prefer_answering(&now.watch);
+        match self.send_up_to(head, now).await {
+            Ok(()) => {
+                self.pause = Pause::default();
+                true
+            }
+            Err(what) => {
+                let Outlet { dataset, spec, metrics, .. } = &self.outlet;
+                metrics.dead_letter_failures.with_label_values(&[dataset]).inc();
+                let topic = &spec.topic;
+                warn!(%dataset, %topic, what, "dead letters were not sent, trying again later");
+                // The client leaves by itself. What became of its transaction, Kafka tells the next one.
+                self.connection = None;
+                // Whoever mends the topic lets it take more than before.
+                self.outlet.concessions = Concessions::default();
+                self.pause.failed();
+                false
+            }
+        }
+    }
+
+    /// Sends all up to `head`.
+    async fn send_up_to(&mut self, head: &TableHead, now: &Seen) -> Result<(), Failure> {
+        let outlet = &mut self.outlet;
+        loop {
+            // It stays in its place while something is sent, so that whoever ends this can close it.
+            let connection = match &mut self.connection {
+                Some(connection) => connection,
+                none => none.insert(outlet.connect(now).await?),
+            };
+            let is_whole = connection.log.reach(&outlet.source.clouds, head).await?;
+            if !outlet.send_due(connection).await? {
+                if let Some(connection) = self.connection.take() {
+                    connection.producer.close().await;
+                }
+                continue;
+            }
+            let (version, before) = (connection.log.next(), connection.log.before_next());
+            if let Some(before) = before.filter(|_| version > connection.next.version) {
+                // Nothing of them is to be sent. Kafka is told with what is sent next.
+                connection.next = Next::version(version, before);
+            }
+            if connection.noted.elapsed() >= KEEP_ALIVE {
+                let (nothing, next) = (Slice::from(connection.next.row), connection.next.clone());
+                outlet.send(connection, nothing, next).await?;
+            }
+            if is_whole {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// The topic that gets the dead letters of one dataset.
 struct Outlet {
     dataset: String,
@@ -286,83 +368,32 @@ struct Outlet {
     group: Group,
     kafka: KafkaConfig,
     metrics: Metrics,
-    /// `None` before the first look, and after every failure: then Kafka is asked how far it is.
-    connection: Option<Connection>,
-    /// The version that was to be sent next when there last was a connection.
-    sent_before: Option<u64>,
     concessions: Concessions,
-    pause: Pause,
 }
 
 impl Outlet {
-    /// Sends what there is; whether that is everything.
-    async fn look(&mut self, now: &Seen) -> bool {
-        let Some(head) = now.heads.get(&self.dataset) else { return true };
-        let is_sent = self.pause.is_over() && self.try_to_send(head, now).await;
-        if let Some(connection) = &self.connection {
-            self.sent_before = Some(connection.next.version);
-        }
-        let next = self.sent_before.unwrap_or(self.spec.from_version);
-        let behind = i64::try_from((head.version + 1).saturating_sub(next)).unwrap_or(i64::MAX);
-        self.metrics.dead_letter_versions_behind.with_label_values(&[&self.dataset]).set(behind);
-        is_sent
+    /// Clouds that are away are asked last.
+    fn prefer_answering(&mut self, watch: &LeaderWatch) {
+        let progress = watch.progress();
+        let is_away = |cloud: &Cloud| {
+            progress.clouds.iter().any(|progress| progress.away && progress.cloud == cloud.name)
+        };
+        self.source.clouds.sort_by_key(is_away);
     }
 
-    async fn try_to_send(&mut self, head: &TableHead, now: &Seen) -> bool {
-        match self.send_up_to(head, now).await {
-            Ok(()) => {
-                self.pause = Pause::default();
-                true
+    /// Sends the versions that are due and known; false if another client is to go on.
+    async fn send_due(&mut self, connection: &mut Connection) -> Result<bool, Failure> {
+        while let Some(due) = connection.log.due_from(connection.next.version) {
+            if !self.send_version(connection, &due).await? {
+                return Ok(false);
             }
-            Err(what) => {
-                self.metrics.dead_letter_failures.with_label_values(&[&self.dataset]).inc();
-                let (dataset, topic) = (&self.dataset, &self.spec.topic);
-                warn!(%dataset, %topic, what, "dead letters were not sent, trying again later");
-                // The client leaves by itself. What became of its transaction, Kafka tells the next one.
-                self.connection = None;
-                // Whoever mends the topic lets it take more than before.
-                self.concessions = Concessions::default();
-                self.pause.failed();
-                false
+            if self.concessions.one_by_one() {
+                // From here on in batches again.
+                self.concessions.version_is_sent();
+                return Ok(false);
             }
         }
-    }
-
-    /// Sends all up to `head`.
-    async fn send_up_to(&mut self, head: &TableHead, now: &Seen) -> Result<(), Failure> {
-        loop {
-            let mut connection = match self.connection.take() {
-                Some(connection) => connection,
-                None => self.connect(now).await?,
-            };
-            let is_whole = connection.log.reach(&self.source.clouds, head).await?;
-            let mut is_refused = false;
-            while !is_refused && let Some(due) = connection.log.due_from(connection.next.version) {
-                is_refused = !self.send_version(&mut connection, &due).await?;
-                if !is_refused && self.concessions.one_by_one() {
-                    // From here on in batches again, which takes another client.
-                    self.concessions.version_is_sent();
-                    is_refused = true;
-                }
-            }
-            if is_refused {
-                connection.producer.close().await;
-                continue;
-            }
-            let (version, before) = (connection.log.next(), connection.log.before_next());
-            if let Some(before) = before.filter(|_| version > connection.next.version) {
-                // Nothing of them is to be sent. Kafka is told with what is sent next.
-                connection.next = Next::version(version, before);
-            }
-            if connection.noted.elapsed() >= KEEP_ALIVE {
-                let (nothing, next) = (Slice::from(connection.next.row), connection.next.clone());
-                self.send(&mut connection, nothing, next).await?;
-            }
-            self.connection = Some(connection);
-            if is_whole {
-                return Ok(());
-            }
-        }
+        Ok(true)
     }
 
     /// Fences whoever sent before, and learns how far that one was.
@@ -462,20 +493,21 @@ impl Outlet {
         match sent.map_err(|error| chain_of(&error))? {
             Sent::Stored => {
                 let rows = &self.metrics.dead_letter_rows;
-                rows.with_label_values(&[&self.dataset, "sent"]).inc_by(whole);
-                rows.with_label_values(&[&self.dataset, "sent_in_part"]).inc_by(count - whole);
+                rows.with_label_values(&[self.dataset.as_str(), "sent"]).inc_by(whole);
+                rows.with_label_values(&[self.dataset.as_str(), "sent_in_part"]).inc_by(count - whole);
                 debug!(dataset = %self.dataset, rows = count, version = next.version, row = next.row, "dead letters sent");
                 (connection.next, connection.noted) = (next, Instant::now());
                 Ok(true)
             }
             Sent::Refused { records, refused } => {
                 let (dataset, refusals) = (&self.dataset, refused.len());
-                debug!(%dataset, refusals, ?refused, "the topic does not take all records as they are");
+                let first = refused.first();
+                debug!(%dataset, refusals, ?first, "the topic does not take all records as they are");
                 match self.concessions.note(&records, first_row, &refused, now_ms()) {
                     true => Ok(false),
                     false => Err(format!(
-                        "the topic takes a record not even without its key, payload and headers: {refused:?}; see its \
-                         `max.message.bytes`, and what it says about timestamps"
+                        "the topic does not even take what isobar says of a record ({first:?}); see its `max.message.bytes`, and \
+                         what it says about timestamps"
                     )),
                 }
             }
@@ -512,7 +544,7 @@ impl Outlet {
     }
 
     fn count_gone(&self, version: u64, rows: u64) {
-        self.metrics.dead_letter_rows.with_label_values(&[&self.dataset, "gone"]).inc_by(rows);
+        self.metrics.dead_letter_rows.with_label_values(&[self.dataset.as_str(), "gone"]).inc_by(rows);
         let (dataset, topic) = (&self.dataset, &self.spec.topic);
         warn!(
             %dataset, %topic, version, rows,
