@@ -162,7 +162,7 @@ const TRANSACTIONAL: [(&str, &str); 9] = [
     ("compression.type", "none"),
     ("linger.ms", "5"),
     // A record that is larger is a batch of its own: if a batch is too large, it usually is that one.
-    ("batch.size", "65536"),
+    ("batch.size", "16384"),
     // The topic says what it takes.
     ("message.max.bytes", "134217728"),
     // Room for one such record, and for what is sent at a time.

@@ -32,6 +32,8 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
 };
 
+use super::identity::TopicRights;
+
 /// Most records taken by one call. Large enough to make the call's cost vanish, small enough that what a full batch
 /// of records pins is little beside the client's own queue.
 const BATCH_RECORDS_MAX: usize = 1024;
@@ -297,8 +299,8 @@ pub(crate) struct TopicDescription {
     /// As Kafka's tools print it; `None` from a broker that knows no topic ids.
     pub(crate) id: Option<String>,
     pub(crate) partitions: usize,
-    /// Whether these credentials may write to it; `None` if that was not asked, or is not told.
-    pub(crate) may_write: Option<bool>,
+    /// What these credentials may do there; `None` if that was not asked, or is not told.
+    pub(crate) rights: Option<TopicRights>,
     /// Code and text, when the topic could not be described.
     pub(crate) error: Option<(i32, String)>,
 }
@@ -430,7 +432,7 @@ unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> TopicDes
             name: text(rd::rd_kafka_TopicDescription_name(topic)),
             id: topic_id(rd::rd_kafka_TopicDescription_topic_id(topic)),
             partitions,
-            may_write: may_write(topic),
+            rights: rights(topic),
             error: (code != 0).then(|| (code, text(rd::rd_kafka_error_string(error)))),
         }
     }
@@ -438,7 +440,7 @@ unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> TopicDes
 
 /// # Safety
 /// `topic` is a description inside a live event.
-unsafe fn may_write(topic: *const rd::rd_kafka_TopicDescription_t) -> Option<bool> {
+unsafe fn rights(topic: *const rd::rd_kafka_TopicDescription_t) -> Option<TopicRights> {
     let mut count = 0;
     // SAFETY: alive, promised by the caller. The operations belong to the description; each is read as the integer it is
     // in C.
@@ -447,8 +449,12 @@ unsafe fn may_write(topic: *const rd::rd_kafka_TopicDescription_t) -> Option<boo
         if operations.is_null() || count == 0 {
             return None;
         }
-        let write = rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE as i32;
-        Some(slice::from_raw_parts(operations.cast::<i32>(), count).contains(&write))
+        let operations = slice::from_raw_parts(operations.cast::<i32>(), count);
+        let may = |operation: rd::rd_kafka_AclOperation_t| operations.contains(&(operation as i32));
+        Some(TopicRights {
+            read: may(rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ),
+            write: may(rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE),
+        })
     }
 }
 

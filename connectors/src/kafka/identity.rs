@@ -75,6 +75,15 @@ pub struct PartitionOverview {
     pub in_sync: usize,
 }
 
+/// What credentials may do in a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicRights {
+    /// Whether they have READ.
+    pub read: bool,
+    /// Whether they have WRITE.
+    pub write: bool,
+}
+
 /// The ends of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
@@ -167,8 +176,8 @@ impl KafkaCluster {
         self.ask(move |cluster| cluster.each_topic(&topics)).await
     }
 
-    /// Whether these credentials may write to each of `topics`, by name, where the brokers tell. Nothing is written.
-    pub async fn may_write(&self, topics: &[String]) -> Result<BTreeMap<String, bool>, Error> {
+    /// What these credentials may do in each of `topics`, by name, where the brokers tell. Nothing of it is tried.
+    pub async fn rights(&self, topics: &[String]) -> Result<BTreeMap<String, TopicRights>, Error> {
         let topics = topics.to_vec();
         self.ask(move |cluster| {
             if topics.is_empty() {
@@ -178,7 +187,7 @@ impl KafkaCluster {
             let described = ffi::describe_topics(client, &topics, true, timeout, || cluster.is_refused());
             let described = described
                 .map_err(|(code, reason)| cluster.failure("ask what is allowed in topics", code, reason))?;
-            Ok(described.into_iter().filter_map(|topic| Some((topic.name, topic.may_write?))).collect())
+            Ok(described.into_iter().filter_map(|topic| Some((topic.name, topic.rights?))).collect())
         })
         .await
     }

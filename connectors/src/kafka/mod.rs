@@ -17,7 +17,9 @@ mod transactions;
 
 pub use config::{KafkaConfig, OptionProblem, TopicFilter, check_options};
 pub use embedded::EmbeddedBroker;
-pub use identity::{ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview, TopicInfo, Watermarks};
+pub use identity::{
+    ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview, TopicInfo, TopicRights, Watermarks,
+};
 pub use oauth::{Lookup, TokenSource};
 pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
 pub use source::KafkaSource;

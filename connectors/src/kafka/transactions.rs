@@ -421,7 +421,9 @@ impl Client {
 /// What helps against an error, where it is known.
 fn way_out(code: RDKafkaErrorCode) -> Option<&'static str> {
     match code {
-        RDKafkaErrorCode::TopicAuthorizationFailed => Some("allow DESCRIBE and WRITE on the topic"),
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            Some("allow DESCRIBE, READ and WRITE on the topic: its progress is noted there")
+        }
         RDKafkaErrorCode::TransactionalIdAuthorizationFailed => {
             Some("allow DESCRIBE and WRITE on the transactional id")
         }

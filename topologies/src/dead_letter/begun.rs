@@ -13,7 +13,7 @@ use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
 use isobar_connectors::delta::{is_sha256, sha256_hex};
 use isobar_connectors::kafka::Progress;
 use object_store::path::Path;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::chain_of;
 use crate::commit::format::{FORMAT, Keys, encode};
@@ -82,7 +82,7 @@ impl Next {
 }
 
 /// Where dead letters go, and under which name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Target {
     /// The Kafka cluster's id.
     pub(super) cluster: String,
@@ -95,7 +95,7 @@ pub(super) struct Target {
 }
 
 /// What a mark says.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct Mark {
     format: u32,
     #[serde(flatten)]

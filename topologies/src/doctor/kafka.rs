@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, future, stream};
 use isobar_connectors::kafka::{
-    ClusterOverview, KafkaCluster, KafkaConfig, KafkaSource, PartitionOverview, TopicInfo, Watermarks,
+    ClusterOverview, KafkaCluster, KafkaConfig, KafkaSource, PartitionOverview, TopicInfo, TopicRights,
+    Watermarks,
 };
 use isobar_connectors::source::{Source, SourceEvent};
 use isobar_schemas::TopicPartition;
@@ -45,8 +46,8 @@ pub(super) struct DeadLetterFacts {
     pub(super) name: String,
     /// Who has its partitions; there are none if it is not there, or may not be described.
     pub(super) partitions: Vec<PartitionOverview>,
-    /// Whether it may be written; `None` if the brokers do not tell.
-    pub(super) may_write: Look<Option<bool>>,
+    /// What is allowed there; `None` if the brokers do not tell.
+    pub(super) rights: Look<Option<TopicRights>>,
     /// How it is set up.
     pub(super) settings: Look<Settings>,
 }
@@ -166,7 +167,7 @@ async fn look_at_dead_letters(
     let there: Vec<String> =
         names.iter().filter(|name| overview.topics.contains_key(*name)).cloned().collect();
     let (rights, mut settings) = future::join(
-        within(patience, async { Ok(cluster.may_write(&there).await?) }),
+        within(patience, async { Ok(cluster.rights(&there).await?) }),
         within(patience, async { Ok(cluster.settings(&there).await?) }),
     )
     .await;
@@ -180,7 +181,7 @@ async fn look_at_dead_letters(
         };
         DeadLetterFacts {
             partitions: overview.topics.get(&name).cloned().unwrap_or_default(),
-            may_write: rights.as_ref().map(|rights| rights.get(&name).copied()).map_err(Clone::clone),
+            rights: rights.as_ref().map(|rights| rights.get(&name).copied()).map_err(Clone::clone),
             settings,
             name,
         }
