@@ -1,5 +1,7 @@
 //! Whether dead letters can be sent to a topic.
 
+use isobar_connectors::kafka::TopicRights;
+
 use super::count;
 use super::topics::leaders;
 use crate::doctor::kafka::DeadLetterFacts;
@@ -14,7 +16,7 @@ pub(super) fn judge(facts: &DeadLetterFacts) -> Vec<Finding> {
             id,
             about,
             "the topic of dead letters does not exist, or these credentials may not see it: a start is refused",
-            "create the topic, correct `dead_letter`, or allow DESCRIBE and WRITE on it",
+            "create the topic, correct `dead_letter`, or allow READ and WRITE on it",
         )];
     }
     let number = u64::try_from(facts.partitions.len()).unwrap_or(u64::MAX);
@@ -26,17 +28,21 @@ pub(super) fn judge(facts: &DeadLetterFacts) -> Vec<Finding> {
 
 fn write(about: &About, facts: &DeadLetterFacts) -> Finding {
     let id = "dead_letter.write";
-    match &facts.may_write {
-        Ok(Some(true)) => Finding::ok(id, about, "may be written"),
-        Ok(Some(false)) => Finding::problem(
-            id,
-            about,
-            "these credentials may not write to it: rejected records stay in the quarantine alone",
-            "allow WRITE on the topic, DESCRIBE and WRITE on the transactional id, and READ on the group",
-        ),
-        Ok(None) => Finding::skipped(id, about, "the brokers do not tell what is allowed"),
-        Err(trouble) => Finding::skipped(id, about, &trouble.what),
-    }
+    let missing = match &facts.rights {
+        Ok(Some(TopicRights { read: true, write: true })) => {
+            return Finding::ok(id, about, "may be written, and progress noted");
+        }
+        Ok(Some(TopicRights { write: false, .. })) => "WRITE",
+        Ok(Some(TopicRights { .. })) => "READ, which noting the progress takes",
+        Ok(None) => return Finding::skipped(id, about, "the brokers do not tell what is allowed"),
+        Err(trouble) => return Finding::skipped(id, about, &trouble.what),
+    };
+    Finding::problem(
+        id,
+        about,
+        format!("these credentials lack {missing}: rejected records stay in the quarantine alone"),
+        "allow READ and WRITE on the topic, DESCRIBE and WRITE on the transactional id, and READ on the group",
+    )
 }
 
 fn cleanup(about: &About, facts: &DeadLetterFacts) -> Finding {
@@ -66,7 +72,7 @@ mod tests {
         DeadLetterFacts {
             name: "rejected".into(),
             partitions: vec![PartitionOverview { partition: 0, has_leader: true, replicas: 3, in_sync: 3 }],
-            may_write: Ok(Some(true)),
+            rights: Ok(Some(TopicRights { read: true, write: true })),
             settings: Ok(Settings::default()),
         }
     }
@@ -91,9 +97,10 @@ mod tests {
 
     #[test]
     fn what_is_not_allowed_is_a_problem_and_what_is_not_told_is_not() {
-        let status =
-            |may_write| of(&judge(&DeadLetterFacts { may_write, ..facts() }), "dead_letter.write").status;
-        assert_eq!(status(Ok(Some(false))), Status::Problem);
+        let status = |rights| of(&judge(&DeadLetterFacts { rights, ..facts() }), "dead_letter.write").status;
+        for (read, write) in [(true, false), (false, true), (false, false)] {
+            assert_eq!(status(Ok(Some(TopicRights { read, write }))), Status::Problem);
+        }
         assert_eq!(status(Ok(None)), Status::Skipped);
         assert_eq!(status(Err(Trouble::new(Kind::Silent, "no answer"))), Status::Skipped);
     }
