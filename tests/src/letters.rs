@@ -121,7 +121,7 @@ impl Rejected {
 /// If it cannot be read.
 pub async fn read(brokers: &str, topic: &str, partitions: i32) -> Vec<Letter> {
     let mut config = KafkaConfig::new([brokers], "letters");
-    config.keeps_headers = Some(Arc::new(|_| true));
+    config.keeps_headers = Some(Arc::new(|_: &str| true));
     let all = (0..partitions).map(|partition| (TopicPartition::new(topic, partition), 0));
     let mut source = KafkaSource::start(&config, all.collect()).expect("a client can be made");
     let (mut letters, mut ended) = (Vec::new(), BTreeMap::new());

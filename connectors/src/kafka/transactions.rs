@@ -405,7 +405,9 @@ impl Client {
             other => (other.rdkafka_error_code(), other.to_string()),
         };
         let trouble = match code {
-            Some(RDKafkaErrorCode::OperationTimedOut) => self.producer.context().trouble(),
+            Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::MessageTimedOut) => {
+                self.producer.context().trouble()
+            }
             _ => None,
         };
         let reason = trouble.unwrap_or(reason);
@@ -466,7 +468,7 @@ mod tests {
     /// The records of `topic` so far, by their partitions.
     async fn read(broker: &EmbeddedBroker, partitions: i32) -> Vec<OutgoingRecord> {
         let mut config = KafkaConfig::new([broker.bootstrap_servers()], "reader");
-        config.keeps_headers = Some(Arc::new(|_| true));
+        config.keeps_headers = Some(Arc::new(|_: &str| true));
         let all = (0..partitions).map(|partition| (TopicPartition::new("dead", partition), 0));
         let mut source = KafkaSource::start(&config, all.collect()).unwrap();
         let (mut records, mut ended) = (Vec::new(), BTreeMap::new());
