@@ -249,7 +249,7 @@ mod tests {
             timestamp_ms: Some(1_700_000_000_123),
             key: Some(b"k\xff"),
             payload,
-            headers: vec![("source", Some(b"web")), ("isobar.topic", None)],
+            headers: vec![("source", Some(&b"web"[..])), ("isobar.topic", None)],
         }
     }
 
