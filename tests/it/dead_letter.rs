@@ -12,6 +12,7 @@ use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::wait::until;
 use isobar_topologies::spec::Topology;
+use object_store::ObjectStoreExt;
 
 const DEAD: &str = "features-rejected";
 const QUARANTINE: &str = "features.quarantine";
@@ -97,6 +98,58 @@ async fn rows_that_a_compaction_moves_are_not_sent_again() {
     running.stop().await.unwrap();
     lab.wait_until_equal(FEATURES).await;
     assert_sent_once(&lab).await;
+}
+
+/// In every cloud a VACUUM of the quarantine is published, and the files that it lets go are deleted.
+async fn is_vacuumed(lab: &Lab) -> bool {
+    for cloud in &lab.clouds {
+        let store = cloud.store();
+        let log = Log::read(&*store, QUARANTINE).await;
+        let files = log.vacuumed_files();
+        for path in &files {
+            if store.head(&log.object_path(path)).await.is_ok() {
+                return false;
+            }
+        }
+        if files.is_empty() {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_files_were_deleted_before_are_counted_and_all_others_are_sent() {
+    let lab = lab();
+    let mut records = Generator::mixed(Seed::of("letters too late").prng());
+    let features = maintained_features("{ compact: { min_files: 4 }, keep_versions: 1 }");
+    let running = lab.start(&lab.spec(events::SOURCE, &features).resolved());
+    running.ready().await;
+    until("files of the quarantine are deleted", async || {
+        lab.commit(&running, &mut records, 40).await;
+        is_vacuumed(&lab).await
+    })
+    .await;
+    running.stop().await.unwrap();
+    // Only now somebody wants them.
+    let running = lab.start(&topology(&lab, &features));
+    running.ready().await;
+    lab.commit(&running, &mut records, 40).await;
+    let rows = |outcome: &str| running.metrics.dead_letter_rows.with_label_values(&[FEATURES, outcome]).get();
+    let behind = running.metrics.dead_letter_versions_behind.with_label_values(&[FEATURES]);
+    until("every row is sent or given up", async || {
+        let (_, quarantine) = lab.tables(&lab.clouds[0], FEATURES).await;
+        behind.get() == 0 && rows("sent") + rows("gone") >= quarantine.rows().count() as u64
+    })
+    .await;
+    let (counted, gone) = (rows("sent"), rows("gone"));
+    running.stop().await.unwrap();
+    lab.wait_until_equal(FEATURES).await;
+    let (_, quarantine) = lab.tables(&lab.clouds[0], FEATURES).await;
+    let sent = sent(&lab).await;
+    assert!(gone > 0 && counted > 0, "{counted} sent, {gone} gone");
+    assert_eq!((sent.len() as u64, counted + gone), (counted, quarantine.rows().count() as u64));
+    letters::assert_are_among_rows_of(&sent, &quarantine);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Dead-letter topics as somebody sees them who reads committed records only, and what must be in them: the rows of the
 //! quarantine, each once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isobar_connectors::kafka::{KafkaConfig, KafkaSource};
@@ -150,6 +150,17 @@ pub async fn read(brokers: &str, topic: &str, partitions: i32) -> Vec<Letter> {
     }
     Box::new(source).close().await;
     letters
+}
+
+/// Each of `letters` is another row of `quarantine`, as it is there.
+///
+/// # Panics
+/// If one is not.
+pub fn assert_are_among_rows_of(letters: &[Letter], quarantine: &Table) {
+    let mut rows: BTreeSet<Rejected> = quarantine.rows().map(Rejected::of_row).collect();
+    for letter in letters {
+        assert!(rows.remove(&letter.rejected()), "not in the quarantine, or sent twice: {letter:?}");
+    }
 }
 
 /// `letters` are the rows of `quarantine`, each once and as it is there.
