@@ -10,6 +10,7 @@ mod bad_input;
 mod checkpoint;
 mod cli;
 mod contracts;
+mod dead_letter;
 mod debezium;
 mod doctor;
 mod drill;

@@ -9,6 +9,7 @@
 //! - [`events`]: deterministic records of mixed quality, each with the fate it must meet.
 //! - [`ledger`]: what was produced, and the comparison with what is in the tables.
 //! - [`delta`]: reads tables without isobar's code: `_delta_log` as plain JSON, files with the Parquet crate.
+//! - [`letters`]: reads dead-letter topics, and compares them with quarantines.
 //! - [`trees`]: are two clouds equal?
 //! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
 //!   `FaultSwitch`.
@@ -27,6 +28,7 @@ pub mod gcs;
 pub mod kill;
 pub mod lab;
 pub mod ledger;
+pub mod letters;
 pub mod prng;
 pub mod program;
 pub mod proxy;

@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod commit;
+mod dead_letter;
 mod decoding;
 pub mod demo;
 pub mod doctor;

@@ -57,6 +57,12 @@ pub struct Metrics {
     pub maintenance_failures: IntCounterVec,
     /// Quarantined rows that went through the topology again, by dataset and outcome, counted when they are decided here.
     pub redriven_rows: IntCounterVec,
+    /// Versions of the quarantine that were not sent to the dead-letter topic yet, by dataset.
+    pub dead_letter_versions_behind: IntGaugeVec,
+    /// Rejected rows by what became of them at the dead-letter topic, by dataset and outcome.
+    pub dead_letter_rows: IntCounterVec,
+    /// Attempts to send to the dead-letter topic that did not work and are repeated, by dataset.
+    pub dead_letter_failures: IntCounterVec,
     /// The epoch led.
     pub epoch: IntGauge,
     /// Workers that this leader hears.
@@ -162,6 +168,22 @@ impl Metrics {
                 "redriven_rows_total",
                 "Quarantined rows that went through the topology again, by what became of them.",
                 &["dataset", "outcome"],
+            ),
+            dead_letter_versions_behind: gauges(
+                "dead_letter_versions_behind",
+                "Versions of the quarantine not yet sent to the dead-letter topic.",
+                &["dataset"],
+            ),
+            dead_letter_rows: counters(
+                "dead_letter_rows_total",
+                "Rejected rows by what became of them at the dead-letter topic: `sent`, `sent_in_part` where the topic did not take all \
+                 of the record, `gone` where the file was deleted before.",
+                &["dataset", "outcome"],
+            ),
+            dead_letter_failures: counters(
+                "dead_letter_failures_total",
+                "Attempts to send to the dead-letter topic that did not work and are repeated.",
+                &["dataset"],
             ),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
             workers: register(&registry, IntGauge::new("workers", "Workers that this leader hears.")),

@@ -10,6 +10,7 @@ use isobar_schemas::TopicPartition;
 use tokio::task::JoinSet;
 
 use crate::commit::Group;
+use crate::dead_letter::DeadLetters;
 use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::limits::Rates;
@@ -31,7 +32,7 @@ pub(crate) struct Parts<'a> {
     decoding: Decoding,
     pub(crate) group: Group,
     pub(crate) uploads: Arc<FanOut>,
-    kafka: KafkaConfig,
+    pub(crate) kafka: KafkaConfig,
     /// Asked about the topics.
     pub(crate) questions: KafkaCluster,
     /// The topics as they were found.
@@ -149,6 +150,7 @@ impl<'a> Parts<'a> {
             watch: None,
             commit: None,
             maintenance: Maintenance::none(),
+            dead_letters: DeadLetters::none(),
             maintained_last: false,
             stopping: false,
         })

@@ -203,6 +203,38 @@ impl StoredRows {
             && self.offsets.value(before) < self.offsets.value(row)
     }
 
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.batch.num_rows()
+    }
+
+    /// One row.
+    pub(crate) fn row(&self, row: usize) -> StoredRow<'_> {
+        StoredRow {
+            reason: self.reasons.value(row),
+            rule: self.rules.is_valid(row).then(|| self.rules.value(row)),
+            message: self.messages.value(row),
+            topic: self.topics.value(row),
+            partition: self.partitions.value(row),
+            offset: self.offsets.value(row),
+            timestamp_ms: self.timestamp_ms(row),
+            key: self.keys.is_valid(row).then(|| self.keys.value(row)),
+            payload: self.payloads.is_valid(row).then(|| self.payloads.value(row)),
+            headers: self
+                .headers
+                .as_ref()
+                .and_then(|headers| headers_in(headers, row))
+                .into_iter()
+                .flatten()
+                .collect(),
+        }
+    }
+
+    /// Kafka's timestamps are whole milliseconds.
+    fn timestamp_ms(&self, row: usize) -> Option<i64> {
+        self.timestamps.is_valid(row).then(|| self.timestamps.value(row) / 1000)
+    }
+
     /// The Kafka partition that the record of `row` came from.
     pub(crate) fn topic_partition(&self, row: usize) -> TopicPartition {
         TopicPartition::new(self.topics.value(row), self.partitions.value(row))
@@ -213,8 +245,7 @@ impl StoredRows {
         let empty = if self.keep_headers() { RecordChunk::with_headers } else { RecordChunk::new };
         let mut chunk = empty(from);
         for row in rows.iter().copied() {
-            // Kafka's timestamps are whole milliseconds.
-            let timestamp_ms = self.timestamps.is_valid(row).then(|| self.timestamps.value(row) / 1000);
+            let timestamp_ms = self.timestamp_ms(row);
             let key = self.keys.is_valid(row).then(|| self.keys.value(row));
             let payload = self.payloads.is_valid(row).then(|| self.payloads.value(row));
             let offset = self.offsets.value(row);
@@ -267,6 +298,23 @@ impl StoredRows {
         columns.extend(part.columns()[3..].iter().cloned());
         filter_record_batch(&RecordBatch::try_new(part.schema(), columns)?, &BooleanArray::from(stays))
     }
+}
+
+/// A rejected record as a quarantine has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredRow<'r> {
+    pub(crate) reason: &'r str,
+    pub(crate) rule: Option<&'r str>,
+    pub(crate) message: &'r str,
+    pub(crate) topic: &'r str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) timestamp_ms: Option<i64>,
+    pub(crate) key: Option<&'r [u8]>,
+    /// `None` for a tombstone.
+    pub(crate) payload: Option<&'r [u8]>,
+    /// None where they are not kept, or could not be read.
+    pub(crate) headers: Vec<(&'r str, Option<&'r [u8]>)>,
 }
 
 /// The headers in `row`, `None` if they are null.
@@ -334,6 +382,18 @@ mod tests {
         let stored = StoredRows::new(&rows(&chunk, &all, false)).unwrap();
         assert!(!stored.keep_headers());
         assert!(!stored.records(&[0], stored.topic_partition(0)).has_headers());
+    }
+
+    #[test]
+    fn a_row_has_everything_that_its_record_had() {
+        let stored = stored();
+        let (first, last) = (stored.row(0), stored.row(5));
+        assert_eq!((first.timestamp_ms, first.key, first.payload), (None, None, None));
+        assert_eq!((last.topic, last.partition, last.offset), ("t", 1, 9));
+        assert_eq!((last.reason, last.rule, last.message), ("undecodable", None, "c"));
+        assert_eq!(last.timestamp_ms, Some(1_700_000_000_123));
+        assert_eq!((last.key, last.payload), (Some(&b"k\xff"[..]), Some(&b"\x00\xff{"[..])));
+        assert_eq!((stored.len(), last.headers), (7, Vec::new()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use isobar_transforms::{DatasetTransform, TransformSpec};
 use tracing::{info, warn};
 
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
+use crate::dead_letter::{self, DeadLetters};
 use crate::error::Error;
 use crate::evolve;
 use crate::maintain::Maintenance;
@@ -63,6 +64,7 @@ impl<'a> Pipeline<'a> {
         parts.group.address = parts.options.address.clone();
         parts.group.fill_bytes_per_second = topology.fill_bytes_per_second;
         let topics = Topics::resolve(topology, &parts.cluster)?;
+        let outlets = dead_letter::describe(topology, &parts.questions).await?;
         let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         refuse_recreated_topics(topology, leader.chain(), &parts.plans, &topics)?;
         topics::refuse_lost(topology, &parts.questions, leader.chain(), &topics).await?;
@@ -92,7 +94,10 @@ impl<'a> Pipeline<'a> {
         let reading = parts.reading(&committer, topics, partitions.into_iter().collect())?.until(ends);
         refuse_gaps(&reading.assignment(), &watermarks)?;
         let (guards, watch_of_topics) = parts.guards()?;
+        let kafka = parts.kafka.clone();
         let mut pipeline = parts.consume(committer, reading, guards, watch_of_topics)?;
+        pipeline.dead_letters =
+            DeadLetters::start(topology, &pipeline.group, &kafka, &outlets, &pipeline.options.metrics);
         if !pipeline.options.until_caught_up {
             let Pipeline { plans, group, uploads, options, .. } = &pipeline;
             pipeline.maintenance =

@@ -91,6 +91,30 @@ impl KafkaConfig {
         Ok(client)
     }
 
+    /// A producer that sends in transactions of this id.
+    pub(crate) fn transactional_producer(&self, id: &str, one_by_one: bool) -> Result<ClientConfig, Error> {
+        let mut client = self.of_connections().client()?;
+        client.set("transactional.id", id);
+        for (name, value) in TRANSACTIONAL {
+            client.set(name, value);
+        }
+        if one_by_one {
+            client.set("batch.num.messages", "1");
+        }
+        Ok(client)
+    }
+
+    /// The same without the options that are about something else than how to reach the brokers and to be let in: those of
+    /// the consumer mean nothing to a producer, and its own are isobar's.
+    pub(crate) fn of_connections(&self) -> Self {
+        let is_kept = |name: &String| {
+            CONNECTION_OPTIONS.iter().any(|prefix| name.starts_with(prefix)) && name != "socket.timeout.ms"
+        };
+        let mut config = self.clone();
+        config.options.retain(|name, _| is_kept(name));
+        config
+    }
+
     /// Bytes that chunks may hold, open ones included. What is left of the budget is librdkafka's.
     pub(crate) fn chunks_bytes_max(&self) -> usize {
         (self.memory_bytes_max / 2).max(1 << 20)
@@ -125,6 +149,42 @@ const OWNED: [(&str, &str); 7] = [
     ("enable.partition.eof", "true"),
     // Often enough to notice within seconds that a broker is back.
     ("statistics.interval.ms", "2000"),
+];
+
+/// How records are sent in transactions.
+const TRANSACTIONAL: [(&str, &str); 9] = [
+    ("enable.idempotence", "true"),
+    ("transaction.timeout.ms", "60000"),
+    ("message.timeout.ms", "45000"),
+    // Keys are put where Java's producers put them.
+    ("partitioner", "murmur2_random"),
+    // Whether a record fits into the topic then depends on its size alone.
+    ("compression.type", "none"),
+    ("linger.ms", "5"),
+    // A record that is larger is a batch of its own: if a batch is too large, it usually is that one.
+    ("batch.size", "16384"),
+    // The topic says what it takes.
+    ("message.max.bytes", "134217728"),
+    // Room for one such record, and for what is sent at a time.
+    ("queue.buffering.max.kbytes", "262144"),
+];
+
+/// How the names of options begin that are about connections, encryption and credentials.
+const CONNECTION_OPTIONS: [&str; 14] = [
+    "api.version.",
+    "broker.",
+    "client.dns.",
+    "connections.",
+    "debug",
+    "enable.ssl.",
+    "https.",
+    "metadata.max.",
+    "reconnect.",
+    "sasl.",
+    "security.",
+    "socket.",
+    "ssl.",
+    "topic.metadata.",
 ];
 
 /// How much librdkafka fetches ahead.
@@ -298,6 +358,33 @@ mod tests {
             ..KafkaConfig::new(["localhost:9092"], "t")
         }) {
             config.consumer().unwrap().create_native_config().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_transactional_producer_takes_what_is_about_connections_and_nothing_else_of_the_users() {
+        let mut config = KafkaConfig::new(["localhost:9092"], "t");
+        for (name, value) in [
+            ("security.protocol", "PLAINTEXT"),
+            ("socket.keepalive.enable", "true"),
+            ("socket.timeout.ms", "600000"),
+            ("fetch.min.bytes", "5"),
+            ("acks", "1"),
+            ("delivery.timeout.ms", "900000"),
+            ("message.max.bytes", "1000"),
+        ] {
+            config.options.insert(name.into(), value.into());
+        }
+        for one_by_one in [false, true] {
+            let client = config.transactional_producer("id", one_by_one).unwrap();
+            client.create_native_config().unwrap();
+            assert_eq!(client.get("transactional.id"), Some("id"));
+            assert_eq!(client.get("socket.keepalive.enable"), Some("true"));
+            assert_eq!(client.get("message.max.bytes"), Some("134217728"));
+            assert_eq!(client.get("batch.num.messages"), one_by_one.then_some("1"));
+            for name in ["socket.timeout.ms", "fetch.min.bytes", "acks", "delivery.timeout.ms"] {
+                assert_eq!(client.get(name), None, "{name}");
+            }
         }
     }
 

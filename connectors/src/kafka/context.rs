@@ -18,6 +18,8 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, KafkaResult},
+    message::DeliveryResult,
+    producer::ProducerContext,
     types::RDKafkaErrorCode,
 };
 use serde::Deserialize;
@@ -195,6 +197,72 @@ impl ClientContext for QuestionContext {
 }
 
 impl ConsumerContext for QuestionContext {}
+
+/// The context of a client that sends in transactions: notes which records did not arrive.
+pub(super) struct TransactionContext {
+    failed: Mutex<Vec<(usize, RDKafkaErrorCode)>>,
+    reason: Mutex<Option<String>>,
+    tokens: Tokens,
+}
+
+impl TransactionContext {
+    pub(super) fn new(tokens: Option<TokenSource>) -> Self {
+        Self { failed: Mutex::default(), reason: Mutex::default(), tokens: Tokens::from(tokens) }
+    }
+
+    /// Notes that a record, by its place in its transaction, cannot be delivered.
+    pub(super) fn note_failure(&self, record: usize, code: RDKafkaErrorCode) {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((record, code));
+    }
+
+    /// Whether a record cannot be delivered.
+    pub(super) fn has_failures(&self) -> bool {
+        !self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// The records that cannot be delivered, and why.
+    pub(super) fn take_failures(&self) -> Vec<(usize, RDKafkaErrorCode)> {
+        std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Why there is no token, if one is needed, or else the last trouble, in librdkafka's words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.tokens.problem().or(reason)
+    }
+}
+
+impl ClientContext for TransactionContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Ok(self.tokens.next()?)
+    }
+
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Whoever sends is told what did not work. The lines repeat as often as librdkafka tries.
+        tracing::debug!(facility, "librdkafka: {message}");
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka error");
+        if !is_about_token(reason) {
+            *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
+        }
+    }
+}
+
+impl ProducerContext for TransactionContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, record: usize) {
+        if let Err((error, _)) = result {
+            self.note_failure(record, error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown));
+        }
+    }
+}
 
 /// The tokens of one client, and whether there is one.
 struct Tokens {

@@ -4,14 +4,20 @@
 //! **Its limit:** a partition keeps at most [`PARTITION_BYTES_MAX`](EmbeddedBroker::PARTITION_BYTES_MAX) of record
 //! batches as they were sent (compressed), and drops the oldest beyond that without a word. A producer must not get
 //! further ahead of the reader than this; a reader that is overtaken fails with a lost position. Records live as long
-//! as the process, and there are no transactions across restarts, no access rules and no retention by time.
+//! as the process, and there are no access rules and no retention by time. Of transactions it takes the requests and keeps
+//! nothing: what is aborted stays, nobody is fenced, and progress that is noted with one is forgotten.
 
 use std::{
     sync::mpsc,
     thread::{self, JoinHandle},
 };
 
-use rdkafka::{error::KafkaResult, mocking::MockCluster, producer::DefaultProducerContext};
+use rdkafka::{
+    error::KafkaResult,
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 
 use crate::Error;
 
@@ -72,6 +78,16 @@ impl EmbeddedBroker {
     /// Makes the broker refuse connections, or accept them again. Its records stay.
     pub fn set_down(&self, down: bool) -> Result<(), Error> {
         self.run(move |cluster| if down { cluster.broker_down(-1) } else { cluster.broker_up(-1) })
+    }
+
+    /// Refuses the next `times` producers that want to send in transactions, as a broker does whose access rules say so. The
+    /// producers of others are refused as well while they begin.
+    pub fn refuse_transactions(&self, times: usize) -> Result<(), Error> {
+        self.run(move |cluster| {
+            let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+            cluster.request_errors(RDKafkaApiKey::InitProducerId, &vec![refused; times]);
+            Ok(())
+        })
     }
 
     fn run(&self, job: impl FnOnce(&Cluster) -> KafkaResult<()> + Send + 'static) -> Result<(), Error> {

@@ -32,6 +32,8 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
 };
 
+use super::identity::TopicRights;
+
 /// Most records taken by one call. Large enough to make the call's cost vanish, small enough that what a full batch
 /// of records pins is little beside the client's own queue.
 const BATCH_RECORDS_MAX: usize = 1024;
@@ -297,15 +299,18 @@ pub(crate) struct TopicDescription {
     /// As Kafka's tools print it; `None` from a broker that knows no topic ids.
     pub(crate) id: Option<String>,
     pub(crate) partitions: usize,
+    /// What these credentials may do there; `None` if that was not asked, or is not told.
+    pub(crate) rights: Option<TopicRights>,
     /// Code and text, when the topic could not be described.
     pub(crate) error: Option<(i32, String)>,
 }
 
-/// Asks the cluster about `topics`. Blocks up to `timeout`, and while `is_hopeless` is false, which is asked now and then. The
-/// error is a code and its text.
+/// Asks the cluster about `topics`, and what is allowed there if `with_rights`. Blocks up to `timeout`, and while
+/// `is_hopeless` is false, which is asked now and then. The error is a code and its text.
 pub(crate) fn describe_topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
+    with_rights: bool,
     timeout: Duration,
     is_hopeless: impl FnMut() -> bool,
 ) -> Result<Vec<TopicDescription>, (i32, String)> {
@@ -318,6 +323,13 @@ pub(crate) fn describe_topics<C: ClientContext>(
         let collection = rd::rd_kafka_TopicCollection_of_topic_names(name_pointers.as_mut_ptr(), names.len());
         let options =
             admin_options(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, timeout);
+        if with_rights {
+            let refused = rd::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+            if !refused.is_null() {
+                // Then nothing is told of them.
+                rd::rd_kafka_error_destroy(refused);
+            }
+        }
         let queue = rd::rd_kafka_queue_new(native);
         rd::rd_kafka_DescribeTopics(native, collection, options, queue);
         rd::rd_kafka_AdminOptions_destroy(options);
@@ -420,8 +432,29 @@ unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> TopicDes
             name: text(rd::rd_kafka_TopicDescription_name(topic)),
             id: topic_id(rd::rd_kafka_TopicDescription_topic_id(topic)),
             partitions,
+            rights: rights(topic),
             error: (code != 0).then(|| (code, text(rd::rd_kafka_error_string(error)))),
         }
+    }
+}
+
+/// # Safety
+/// `topic` is a description inside a live event.
+unsafe fn rights(topic: *const rd::rd_kafka_TopicDescription_t) -> Option<TopicRights> {
+    let mut count = 0;
+    // SAFETY: alive, promised by the caller. The operations belong to the description; each is read as the integer it is
+    // in C.
+    unsafe {
+        let operations = rd::rd_kafka_TopicDescription_authorized_operations(topic, &mut count);
+        if operations.is_null() || count == 0 {
+            return None;
+        }
+        let operations = slice::from_raw_parts(operations.cast::<i32>(), count);
+        let may = |operation: rd::rd_kafka_AclOperation_t| operations.contains(&(operation as i32));
+        Some(TopicRights {
+            read: may(rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ),
+            write: may(rd::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE),
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use isobar_schemas::TopicPartition;
 use rdkafka::{
     Offset, TopicPartitionList,
     bindings::rd_kafka_resp_err_t as Code,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
 };
 
 use super::{
@@ -73,6 +73,15 @@ pub struct PartitionOverview {
     pub replicas: usize,
     /// How many of these copies are up to date.
     pub in_sync: usize,
+}
+
+/// What credentials may do in a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicRights {
+    /// Whether they have READ.
+    pub read: bool,
+    /// Whether they have WRITE.
+    pub write: bool,
 }
 
 /// The ends of a partition.
@@ -167,6 +176,22 @@ impl KafkaCluster {
         self.ask(move |cluster| cluster.each_topic(&topics)).await
     }
 
+    /// What these credentials may do in each of `topics`, by name, where the brokers tell. Nothing of it is tried.
+    pub async fn rights(&self, topics: &[String]) -> Result<BTreeMap<String, TopicRights>, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |cluster| {
+            if topics.is_empty() {
+                return Ok(BTreeMap::new());
+            }
+            let (client, timeout) = (cluster.consumer.client(), cluster.timeout);
+            let described = ffi::describe_topics(client, &topics, true, timeout, || cluster.is_refused());
+            let described = described
+                .map_err(|(code, reason)| cluster.failure("ask what is allowed in topics", code, reason))?;
+            Ok(described.into_iter().filter_map(|topic| Some((topic.name, topic.rights?))).collect())
+        })
+        .await
+    }
+
     /// The settings of each of `topics`, by name. Those that the broker calls sensitive are left out.
     pub async fn settings(
         &self,
@@ -217,6 +242,35 @@ impl KafkaCluster {
             Ok(())
         })
         .await
+    }
+
+    /// How far the group of this client is in `partition` and what was noted there, where something was committed. Blocks. What
+    /// a transaction has left open is waited for.
+    pub(super) fn committed(&self, partition: &TopicPartition) -> Result<Option<(i64, String)>, Error> {
+        let action = || format!("ask how far the group is in {partition}");
+        self.serve();
+        let mut question = TopicPartitionList::with_capacity(1);
+        question.add_partition(&partition.topic, partition.partition);
+        let answer = self.consumer.committed_offsets(question, self.timeout).map_err(|error| {
+            let code = error.rdkafka_error_code().map_or(0, |code| code as i32);
+            self.failure(&action(), code, error.to_string())
+        })?;
+        let refused = |reason: String| Error::Kafka { action: action(), reason };
+        let found = answer.find_partition(&partition.topic, partition.partition);
+        let found = found.ok_or_else(|| refused("no answer for it".into()))?;
+        found.error().map_err(|error| refused(error.to_string()))?;
+        Ok(match found.offset() {
+            Offset::Offset(next) => Some((next, found.metadata().to_owned())),
+            _ => None,
+        })
+    }
+
+    /// What a transaction needs to know of the group of this client, which is not joined.
+    pub(super) fn group_metadata(&self) -> Result<ConsumerGroupMetadata, Error> {
+        self.consumer.group_metadata().ok_or_else(|| Error::Kafka {
+            action: "name the group that keeps the progress".into(),
+            reason: "the client has none; this is a bug".into(),
+        })
     }
 
     /// The cluster's id, and ids and partitions of `topics`.
@@ -295,7 +349,7 @@ impl KafkaCluster {
 
     /// Serves errors, which fill the context, and the wish for a token, without which nothing is asked. Without an
     /// assignment there are no records to lose.
-    fn serve(&self) {
+    pub(super) fn serve(&self) {
         let _ = self.consumer.poll(SERVE_TIME);
         // A log line counts as an event, and there is no telling it from the end of the queue.
         for _ in 0..EVENTS_MAX {
@@ -312,7 +366,7 @@ impl KafkaCluster {
             return Ok(Vec::new());
         }
         let described =
-            ffi::describe_topics(self.consumer.client(), names, self.timeout, || self.is_refused())
+            ffi::describe_topics(self.consumer.client(), names, false, self.timeout, || self.is_refused())
                 .map_err(|(code, reason)| self.failure("describe the topics", code, reason))?;
         let mut described: HashMap<String, ffi::TopicDescription> =
             described.into_iter().map(|topic| (topic.name.clone(), topic)).collect();

@@ -1,5 +1,5 @@
-//! Kafka: reading records from given positions, asking a cluster who it is, and producing records for demonstrations,
-//! benchmarks and tests.
+//! Kafka: reading records from given positions, asking a cluster who it is, sending records in transactions, and producing
+//! them for demonstrations, benchmarks and tests.
 //!
 //! Everything goes through librdkafka. No consumer group is joined: partitions are assigned explicitly, with the
 //! positions found in the dataset, so a broker's opinion of the progress never matters. What the `rdkafka` crate
@@ -13,10 +13,14 @@ mod identity;
 mod oauth;
 mod producer;
 mod source;
+mod transactions;
 
 pub use config::{KafkaConfig, OptionProblem, TopicFilter, check_options};
 pub use embedded::EmbeddedBroker;
-pub use identity::{ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview, TopicInfo, Watermarks};
+pub use identity::{
+    ClusterInfo, ClusterOverview, KafkaCluster, PartitionOverview, TopicInfo, TopicRights, Watermarks,
+};
 pub use oauth::{Lookup, TokenSource};
 pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
 pub use source::KafkaSource;
+pub use transactions::{OutgoingRecord, Progress, Refusal, Sent, TransactionalProducer};

@@ -67,6 +67,11 @@ impl Keys {
         Path::from(format!("{}/schemas.json", self.root))
     }
 
+    /// What shows that dead letters of `dataset` were sent, to the topic and under the name that `target` stands for.
+    pub fn dead_letter(&self, dataset: &str, target: &str) -> Path {
+        Path::from(format!("{}/dead_letter/{dataset}/{target}", self.root))
+    }
+
     /// The folder of all epoch claims.
     pub fn claims(&self) -> Path {
         Path::from(format!("{}/epoch", self.root))

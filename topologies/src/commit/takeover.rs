@@ -127,7 +127,7 @@ impl Group {
     }
 
     /// Whether a cloud that answers knows of another process that claimed an epoch after `epoch`.
-    pub(super) async fn is_claimed_by_another(&self, epoch: Epoch) -> bool {
+    pub(crate) async fn is_claimed_by_another(&self, epoch: Epoch) -> bool {
         let newest = self.newest_claim().await;
         newest.is_some_and(|claim| claim.epoch > epoch && claim.incarnation != self.incarnation)
     }

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use futures::{StreamExt, future, stream};
 use isobar_connectors::kafka::{
-    ClusterOverview, KafkaCluster, KafkaConfig, KafkaSource, PartitionOverview, TopicInfo, Watermarks,
+    ClusterOverview, KafkaCluster, KafkaConfig, KafkaSource, PartitionOverview, TopicInfo, TopicRights,
+    Watermarks,
 };
 use isobar_connectors::source::{Source, SourceEvent};
 use isobar_schemas::TopicPartition;
 
 use super::settings::Settings;
 use super::trouble::{Kind, Look, Trouble, within};
+use crate::dead_letter;
 use crate::pipeline::now_ms;
 use crate::spec::{SourceTopics, TopicIdentity, Topology};
 use crate::start::{self, Budget};
@@ -34,6 +36,20 @@ pub(super) struct KafkaFacts {
     pub(super) group: Option<Look<()>>,
     /// Every topic that is named, or matches.
     pub(super) topics: Vec<TopicFacts>,
+    /// Every topic that gets dead letters.
+    pub(super) dead_letters: Vec<DeadLetterFacts>,
+}
+
+/// What was found of a topic that gets dead letters.
+#[derive(Debug, Clone)]
+pub(super) struct DeadLetterFacts {
+    pub(super) name: String,
+    /// Who has its partitions; there are none if it is not there, or may not be described.
+    pub(super) partitions: Vec<PartitionOverview>,
+    /// What is allowed there; `None` if the brokers do not tell.
+    pub(super) rights: Look<Option<TopicRights>>,
+    /// How it is set up.
+    pub(super) settings: Look<Settings>,
 }
 
 /// What was found of one topic.
@@ -65,6 +81,7 @@ impl KafkaFacts {
             ids: None,
             group: None,
             topics: Vec::new(),
+            dead_letters: Vec::new(),
         }
     }
 
@@ -95,10 +112,11 @@ pub(super) async fn look(topology: &Topology, outage: Duration, patience: Durati
     let there: Vec<String> =
         names.iter().filter(|name| overview.topics.contains_key(*name)).cloned().collect();
     let first = there.first().map(|topic| TopicPartition::new(topic.as_str(), 0));
-    let (described, settings, group) = future::join3(
+    let (described, settings, group, dead_letters) = future::join4(
         within(patience, async { Ok(cluster.describe_each(&names).await?) }),
         within(patience, async { Ok(cluster.settings(&there).await?) }),
         future::OptionFuture::from(first.map(|partition| check_group(&config, partition, timeout, patience))),
+        look_at_dead_letters(topology, &cluster, &overview, patience),
     )
     .await;
     let mut settings = settings.map(|settings| {
@@ -134,7 +152,41 @@ pub(super) async fn look(topology: &Topology, outage: Duration, patience: Durati
     // Made before the stream begins: the compiler does not see that a stream which makes them is `Send`.
     let topics: Vec<_> = topics.collect();
     let topics = stream::iter(topics).buffered(TOPICS_IN_FLIGHT).collect().await;
-    KafkaFacts { brokers: topology.kafka.brokers.clone(), overview: Ok(overview), ids, group, topics }
+    let brokers = topology.kafka.brokers.clone();
+    KafkaFacts { brokers, overview: Ok(overview), ids, group, topics, dead_letters }
+}
+
+/// The topics that get dead letters. Nothing is written to them.
+async fn look_at_dead_letters(
+    topology: &Topology,
+    cluster: &KafkaCluster,
+    overview: &ClusterOverview,
+    patience: Duration,
+) -> Vec<DeadLetterFacts> {
+    let names = dead_letter::topics(topology);
+    let there: Vec<String> =
+        names.iter().filter(|name| overview.topics.contains_key(*name)).cloned().collect();
+    let (rights, mut settings) = future::join(
+        within(patience, async { Ok(cluster.rights(&there).await?) }),
+        within(patience, async { Ok(cluster.settings(&there).await?) }),
+    )
+    .await;
+    let facts = names.into_iter().map(|name| {
+        let settings = match &mut settings {
+            Err(trouble) => Err(trouble.clone()),
+            Ok(settings) => match settings.remove(&name) {
+                Some(settings) => settings.map(Settings::from).map_err(Trouble::from),
+                None => Err(Trouble::new(Kind::Absent, "the broker tells none")),
+            },
+        };
+        DeadLetterFacts {
+            partitions: overview.topics.get(&name).cloned().unwrap_or_default(),
+            rights: rights.as_ref().map(|rights| rights.get(&name).copied()).map_err(Clone::clone),
+            settings,
+            name,
+        }
+    });
+    facts.collect()
 }
 
 /// The topics that are named, and those that match.

@@ -55,7 +55,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
 
 /// Why a piece of maintenance did not work, for people. It is tried again.
-type Failure = String;
+pub(crate) type Failure = String;
 
 /// A table to be maintained: a dataset or its quarantine.
 #[derive(Debug, Clone)]
@@ -187,7 +187,12 @@ fn tables(topology: &Topology, plans: &[DatasetPlan]) -> Vec<Table> {
 }
 
 /// The decided bytes of a published version, by their hash, from the first cloud that has them.
-async fn read_version(clouds: &[Cloud], table: &str, version: u64, sha256: &str) -> Result<Bytes, Failure> {
+pub(crate) async fn read_version(
+    clouds: &[Cloud],
+    table: &str,
+    version: u64,
+    sha256: &str,
+) -> Result<Bytes, Failure> {
     let path = published_path(table, version);
     let mut last = format!("{path} is in no cloud");
     for cloud in clouds {

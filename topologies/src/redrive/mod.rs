@@ -14,7 +14,7 @@
 
 mod decider;
 mod round;
-mod source;
+pub(crate) mod source;
 
 use std::collections::HashSet;
 use std::sync::Arc;

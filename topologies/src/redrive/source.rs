@@ -1,4 +1,5 @@
-//! Where redriven rows come from: the files of a quarantine that are live, and their bytes.
+//! Where redriven rows come from: the files of a quarantine that are live, and their bytes. Those of
+//! [dead letters](crate::dead_letter) are fetched here too.
 //!
 //! A list of files decides what is taken out of the table, so it must be the one that is decided. Only the hash of the
 //! head is asked for; each body vouches for the one before it, and a cloud whose log does not lead to that hash is passed
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta::FileDigest;
 use isobar_connectors::delta::path::decode_log_path;
 use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::{
@@ -37,7 +39,7 @@ const BATCH_ROWS_MAX: u64 = 8192;
 
 /// A live file of a quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LiveFile {
+pub(crate) struct LiveFile {
     /// As the log writes it.
     pub(super) path: String,
     /// Bytes.
@@ -49,6 +51,12 @@ pub(super) struct LiveFile {
 }
 
 impl LiveFile {
+    /// The file that a version adds as `digest`.
+    pub(crate) fn added_as(digest: &FileDigest) -> Self {
+        let FileDigest { path, size, sha256, rows } = digest.clone();
+        Self { path, size, rows, sha256, partition_values: BTreeMap::new() }
+    }
+
     /// The file as a redrive takes it out of the table.
     pub(super) fn removed(&self) -> RemovedFile {
         let Self { path, size, rows, partition_values, sha256: _ } = self.clone();
@@ -58,10 +66,10 @@ impl LiveFile {
 
 /// One table in the clouds.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) clouds: Vec<Cloud>,
+pub(crate) struct Source {
+    pub(crate) clouds: Vec<Cloud>,
     /// The quarantine.
-    pub(super) table: String,
+    pub(crate) table: String,
 }
 
 impl Source {
@@ -131,7 +139,7 @@ impl Source {
     ///
     /// # Errors
     /// [`Error::NoMajority`] if no cloud has it.
-    pub(super) async fn fetch(&self, file: &LiveFile) -> Result<File, Error> {
+    pub(crate) async fn fetch(&self, file: &LiveFile) -> Result<File, Error> {
         let mut reasons = Vec::new();
         for cloud in &self.clouds {
             match self.fetch_from(cloud, file).await {
@@ -197,7 +205,7 @@ fn live_files(log: &TableLog) -> Vec<LiveFile> {
 }
 
 /// The rows of a fetched file, in batches that stay small also where payloads are large.
-pub(super) fn batches(file: File) -> Result<ParquetRecordBatchReader, String> {
+pub(crate) fn batches(file: File) -> Result<ParquetRecordBatchReader, String> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
         .map_err(|error| error.to_string())?;

@@ -158,8 +158,21 @@ pub struct DatasetSpec {
     pub partition_by: Vec<String>,
     /// Compression of the Parquet files.
     pub compression: Compression,
+    /// What gets the rejected records beside the quarantine.
+    pub dead_letter: Option<DeadLetterSpec>,
     /// What is done to the files while the topology runs.
     pub maintenance: MaintenanceSpec,
+}
+
+/// The Kafka topic that gets the rejected records of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterSpec {
+    /// The topic. No source of the topology reads it.
+    pub topic: String,
+    /// The group that keeps the progress, and the transactional id. No two datasets have the same.
+    pub group: String,
+    /// The version of the quarantine to begin with.
+    pub from_version: u64,
 }
 
 /// The name of the limit on records that cannot be decoded, whatever the reason.

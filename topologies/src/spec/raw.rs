@@ -30,6 +30,9 @@ pub const TABLE_NAME_PATTERN: &str = "^[a-z_][a-z0-9_]{0,63}$";
 /// What names of Kafka topics look like.
 pub const TOPIC_PATTERN: &str = "^[a-zA-Z0-9._-]{1,249}$";
 
+/// What names of consumer groups look like.
+pub const GROUP_PATTERN: &str = "^[a-zA-Z0-9._-]{1,200}$";
+
 /// What compressions look like.
 pub const COMPRESSION_PATTERN: &str = "^(none|snappy|zstd(\\(([1-9]|1[0-9]|2[0-2])\\))?)$";
 
@@ -481,6 +484,10 @@ pub struct Dataset {
     #[schemars(regex(pattern = COMPRESSION_PATTERN), extend("examples" = ["zstd(1)", "snappy", "none"]))]
     pub compression: String,
 
+    /// A Kafka topic of the same cluster that gets the rejected records as well, beside the quarantine. Default: none.
+    #[serde(default)]
+    pub dead_letter: Option<DeadLetter>,
+
     /// What is done to the files of the dataset and of its quarantine while the topology runs. Nothing of it changes
     /// which rows there are. A run with `--until-caught-up` leaves it to others. Default: small files are combined,
     /// every version is kept, every 100th has a checkpoint.
@@ -544,6 +551,26 @@ pub struct RateLimit {
     /// Above this share the topology stops before the batch is committed, so that a roll-out that broke does not fill the
     /// quarantine. It stops at the same records again until they, the schema or the limit have changed. Default: never.
     pub fail_above: Option<Percent>,
+}
+
+/// The Kafka topic that gets the rejected records of a dataset, each once for those who read committed records only.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetter {
+    /// The topic, which must exist. Several datasets may share one. Not one that the topology reads. Required.
+    #[schemars(regex(pattern = TOPIC_PATTERN), extend("examples" = ["flights-rejected"]))]
+    pub topic: String,
+
+    /// The consumer group under which Kafka keeps how far the quarantine was sent, and the transactional id that it is sent
+    /// with. No other dataset may have it. Another name begins anew. Default: `<topology>.<dataset>.dead_letter`.
+    #[serde(default)]
+    #[schemars(regex(pattern = GROUP_PATTERN))]
+    pub group: Option<String>,
+
+    /// The version of the quarantine that is sent first, when nothing was sent under the group's name yet. Default: 0, all
+    /// that was ever rejected.
+    #[serde(default)]
+    pub from_version: u64,
 }
 
 /// What is done to the files of a dataset while the topology runs.

@@ -30,8 +30,8 @@ use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::{Location, pointer_to};
 use super::{
-    CloudSpec, CompactSpec, Compression, DatasetSpec, Kafka, LimitSpec, MaintenanceSpec, Registry,
-    SourceSpec, SourceTopics, Text, TopicPattern, Topology, UNDECODABLE_LIMIT,
+    CloudSpec, CompactSpec, Compression, DatasetSpec, DeadLetterSpec, Kafka, LimitSpec, MaintenanceSpec,
+    Registry, SourceSpec, SourceTopics, Text, TopicPattern, Topology, UNDECODABLE_LIMIT,
 };
 
 const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -543,7 +543,52 @@ impl Resolver<'_> {
     }
 
     fn datasets(&mut self, sources: &[(String, Option<SourceSpec>)]) -> Vec<Option<DatasetSpec>> {
-        self.names("/datasets").into_iter().map(|name| self.dataset(name, sources)).collect()
+        let names = self.names("/datasets");
+        let datasets: Vec<Option<DatasetSpec>> =
+            names.into_iter().map(|name| self.dataset(name, sources)).collect();
+        let known: Vec<&DatasetSpec> = datasets.iter().flatten().collect();
+        for (index, dataset) in known.iter().enumerate() {
+            self.check_own_group(dataset, &known[..index]);
+        }
+        datasets
+    }
+
+    /// Progress of two datasets under one name would be that of neither.
+    fn check_own_group(&mut self, dataset: &DatasetSpec, earlier: &[&DatasetSpec]) {
+        let Some(DeadLetterSpec { group, .. }) = &dataset.dead_letter else { return };
+        let has_it =
+            |other: &&&DatasetSpec| other.dead_letter.as_ref().is_some_and(|theirs| theirs.group == *group);
+        if let Some(other) = earlier.iter().find(has_it) {
+            let pointer = format!("{}/dead_letter", pointer_to("/datasets", &dataset.name));
+            let message = format!("`{group}` is the group of the dead letters of `{}` already", other.name);
+            let suggestion = "give each dataset a `group` of its own; they may share the topic";
+            self.report(pointer, Place::Key, message, Some(suggestion.to_owned()));
+        }
+    }
+
+    /// What gets the rejected records of dataset `name`. Not a topic that the topology reads: what cannot be made a row would
+    /// go round for ever.
+    fn dead_letter(
+        &mut self,
+        name: &str,
+        pointer: &str,
+        sources: &[(String, Option<SourceSpec>)],
+    ) -> Option<DeadLetterSpec> {
+        let raw::DeadLetter { topic, group, from_version } =
+            self.typed::<Option<raw::DeadLetter>>(pointer).flatten()?;
+        let reads = |(_, source): &&(String, Option<SourceSpec>)| {
+            source.as_ref().is_some_and(|source| source.topics.contains(&topic))
+        };
+        if let Some((reader, _)) = sources.iter().find(reads) {
+            let message = format!(
+                "`{topic}` is read by the source `{reader}`: rejected records would come back as new ones"
+            );
+            let suggestion = "name a topic that this topology does not read; another topology may read it";
+            self.report(format!("{pointer}/topic"), Place::Value, message, Some(suggestion.to_owned()));
+        }
+        let topology = self.value.pointer("/topology").and_then(Json::as_str).unwrap_or_default();
+        let group = group.unwrap_or_else(|| format!("{topology}.{name}.dead_letter"));
+        Some(DeadLetterSpec { topic, group, from_version })
     }
 
     fn dataset(&mut self, name: String, sources: &[(String, Option<SourceSpec>)]) -> Option<DatasetSpec> {
@@ -567,6 +612,7 @@ impl Resolver<'_> {
             Some(text) => text.parse::<Compression>().ok(),
             None => Some(Compression::default()),
         };
+        let dead_letter = self.dead_letter(&name, &format!("{pointer}/dead_letter"), sources);
         let maintenance = self.maintenance(&format!("{pointer}/maintenance"));
         let limits = self.limits(&format!("{pointer}/limits"), &expectations, are_complete);
         let input = source.and_then(|source| sources[source].1.as_ref());
@@ -592,6 +638,7 @@ impl Resolver<'_> {
             limits,
             partition_by,
             compression: compression?,
+            dead_letter,
             maintenance,
         };
         are_complete.then_some(dataset)

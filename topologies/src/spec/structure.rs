@@ -74,6 +74,7 @@ const PATTERNS: &[Pattern] = &[
     Pattern { pattern: raw::CLOUD_NAME_PATTERN, what: "a name", check: |text| check_name(text, "-_", 32) },
     Pattern { pattern: raw::TABLE_NAME_PATTERN, what: "a name", check: check_table_name },
     Pattern { pattern: raw::TOPIC_PATTERN, what: "the name of a topic", check: check_topic },
+    Pattern { pattern: raw::GROUP_PATTERN, what: "the name of a consumer group", check: check_group },
     Pattern { pattern: raw::COMPRESSION_PATTERN, what: "a compression", check: check_compression },
     Pattern {
         pattern: units::DURATION_PATTERN,
@@ -127,6 +128,17 @@ fn check_topic(text: &str) -> Result<(), Misfit> {
     }
     let message = format!(
         "`{text}` is not the name of a Kafka topic: only ASCII letters, digits, `.`, `_` and `-`, at most 249 characters"
+    );
+    Err((message, None))
+}
+
+fn check_group(text: &str) -> Result<(), Misfit> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=200).contains(&text.len()) && text.chars().all(fits) {
+        return Ok(());
+    }
+    let message = format!(
+        "`{text}` cannot be the name of a consumer group here: only ASCII letters, digits, `.`, `_` and `-`, at most 200 characters"
     );
     Err((message, None))
 }

@@ -700,6 +700,61 @@ fn limits_are_read_as_written() {
 }
 
 #[test]
+fn dead_letters_are_read_as_written_and_never_into_a_topic_that_is_read() {
+    let with = |dead_letter: &str| {
+        edited(&[(
+            "    compression: zstd(1)\n",
+            &format!("    compression: zstd(1)\n    dead_letter: {dead_letter}\n"),
+        )])
+    };
+    let read = |dead_letter: &str| {
+        let topology = check(&with(dead_letter));
+        let topology = topology.unwrap_or_else(|errors| panic!("{}", errors.render(Colour::None)));
+        topology.datasets[0].dead_letter.clone().unwrap()
+    };
+    let expected = DeadLetterSpec {
+        topic: "rejected".into(),
+        group: "flight_delays.flight_features.dead_letter".into(),
+        from_version: 0,
+    };
+    assert_eq!(read("{ topic: rejected }"), expected);
+    let expected = DeadLetterSpec { group: "g.1".into(), from_version: 7, ..expected };
+    assert_eq!(read("{ topic: rejected, group: g.1, from_version: 7 }"), expected);
+    assert_eq!(check(EXAMPLE).unwrap().datasets[0].dead_letter, None);
+    for (wrong, said) in [
+        ("{ topic: flights }", "`flights` is read by the source `flights`"),
+        ("{ group: g }", "missing field `topic`"),
+        ("{ topic: a b }", "topic"),
+        ("{ topic: a, group: \"\" }", "group"),
+        ("{ topic: a, from_version: -1 }", "-1"),
+        ("{ topics: a }", "topic"),
+    ] {
+        let found = problems(&with(wrong));
+        assert!(
+            !found.is_empty() && found.iter().any(|problem| problem.contains(said)),
+            "{wrong}: {found:?}"
+        );
+    }
+    // Also where only a pattern reads it.
+    let text =
+        with("{ topic: flights-dead }").replace("topic: flights\n", "topics: { pattern: \"^flights.*\" }\n");
+    let found = problems(&text);
+    assert!(found.len() == 1 && found[0].contains("would come back as new ones"), "{found:?}");
+}
+
+#[test]
+fn no_two_datasets_keep_the_progress_of_their_dead_letters_in_one_group() {
+    let text = |other: &str| {
+        let first = "    compression: zstd(1)\n    dead_letter: { topic: rejected, group: g }\n";
+        let text = edited(&[("    compression: zstd(1)\n", first)]);
+        format!("{text}  more: {{ from: flights, sql: SELECT year FROM flights, dead_letter: {other} }}\n")
+    };
+    assert_eq!(problems(&text("{ topic: rejected }")), Vec::<String>::new());
+    let found = problems(&text("{ topic: other, group: g }"));
+    assert!(found.len() == 1 && found[0].contains("`g` is the group of the dead letters of"), "{found:?}");
+}
+
+#[test]
 fn whole_files_that_are_no_specs_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let load = |name: &str, content: &[u8]| {

@@ -2,6 +2,7 @@
 
 mod clock;
 mod clouds;
+mod dead_letters;
 mod kafka;
 mod registry;
 mod together;
@@ -20,6 +21,9 @@ pub(super) fn judge(topology: &Topology, facts: &Facts, outage: Duration) -> Vec
     findings.extend(kafka::judge(topology, &facts.kafka));
     for topic in &facts.kafka.topics {
         findings.extend(topics::judge(topic, facts.together.positions.as_ref(), outage));
+    }
+    for topic in &facts.kafka.dead_letters {
+        findings.extend(dead_letters::judge(topic));
     }
     findings.extend(facts.registry.iter().flat_map(registry::judge));
     for (index, cloud) in facts.clouds.iter().enumerate() {

@@ -94,7 +94,7 @@ fn numbers(partitions: &[PartitionOverview], is_so: impl Fn(&PartitionOverview) 
     partitions.iter().filter(|partition| is_so(partition)).map(|partition| partition.partition).collect()
 }
 
-fn leaders(about: &About, partitions: &[PartitionOverview]) -> Finding {
+pub(super) fn leaders(about: &About, partitions: &[PartitionOverview]) -> Finding {
     let leaderless = numbers(partitions, |partition| !partition.has_leader);
     match leaderless[..] {
         [] => Finding::ok("topic.leaders", about, "every partition has a leader"),
