@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::delta::TableDefinition;
-use crate::delta::schema::DESCRIPTION;
+use crate::delta::schema::{DESCRIPTION, UNIT};
 
 fn metadata(fields: Vec<Field>, partition_by: &[&str]) -> Metadata {
     let table = TableDefinition {
