@@ -453,8 +453,8 @@ mod tests {
 
     fn record(number: u32) -> OutgoingRecord {
         OutgoingRecord {
-            key: (number % 3 > 0).then(|| number.to_le_bytes().to_vec()),
-            payload: (number % 5 > 0).then(|| vec![b'x'; number as usize]),
+            key: (!number.is_multiple_of(3)).then(|| number.to_le_bytes().to_vec()),
+            payload: (!number.is_multiple_of(5)).then(|| vec![b'x'; number as usize]),
             timestamp_ms: Some(1_700_000_000_000 + i64::from(number)),
             headers: vec![("n".into(), Some(number.to_string().into_bytes())), ("empty".into(), None)],
         }
