@@ -145,7 +145,7 @@ impl Concessions {
         (record, !concession.is_any())
     }
 
-    /// Takes note of what was refused of `slice` at `now_ms`; false if there is nothing more to concede.
+    /// Takes note of what was refused of `slice` at `now_ms`; false if of one of them nothing more can be left out.
     #[must_use]
     pub(super) fn note(
         &mut self,
@@ -158,36 +158,32 @@ impl Concessions {
             self.one_by_one = true;
             return true;
         }
-        let mut is_less = false;
+        let mut is_stuck = refused.is_empty();
         for (place, refusal) in refused {
             let Some(record) = slice.get(*place) else { continue };
             let concession = self.rows.entry(first_row + *place as u64).or_default();
-            let before = *concession;
-            match refusal {
-                Refusal::Timestamp => {
+            match (refusal, record.timestamp_ms) {
+                (Refusal::Timestamp, Some(time_ms)) => {
                     concession.is_sent_now = true;
-                    match record.timestamp_ms {
-                        Some(time_ms) if time_ms < now_ms => {
-                            self.too_early_ms = self.too_early_ms.max(Some(time_ms));
-                        }
-                        Some(time_ms) => {
-                            let known_ms = self.too_late_ms.unwrap_or(time_ms);
-                            self.too_late_ms = Some(known_ms.min(time_ms));
-                        }
-                        None => {}
+                    if time_ms < now_ms {
+                        self.too_early_ms = self.too_early_ms.max(Some(time_ms));
+                    } else {
+                        let known_ms = self.too_late_ms.unwrap_or(time_ms);
+                        self.too_late_ms = Some(known_ms.min(time_ms));
                     }
                 }
-                Refusal::TooLarge if record.payload.is_some() => {
+                (Refusal::TooLarge, _) if record.payload.is_some() => {
                     concession.extent = Extent::WithoutPayload;
                     let bytes = bytes_of(record);
                     self.too_large = Some(self.too_large.map_or(bytes, |known| known.min(bytes)));
                 }
-                Refusal::TooLarge => concession.extent = Extent::NothingOfIt,
-                Refusal::InBatch => {}
+                (Refusal::TooLarge, _) if concession.extent < Extent::NothingOfIt => {
+                    concession.extent = Extent::NothingOfIt;
+                }
+                (Refusal::Timestamp | Refusal::TooLarge | Refusal::InBatch, _) => is_stuck = true,
             }
-            is_less |= *concession != before;
         }
-        is_less
+        !is_stuck
     }
 
     /// Everything of the version is sent.
