@@ -174,7 +174,7 @@ const CASES: &[Case] = &[
         &[("version: 1.2.0", "version: 1.2.0\n---\nmore: 1")],
         &[
             "contract:1:1 missing field `columns` | add `columns`: All columns of the dataset, by name, those that become folders included",
-            "contract:3:1 a second document starts here | one file holds one contract: remove the `---` and what follows it",
+            "contract:4:1 a second document starts here | one file holds one contract: remove the `---` and what follows it",
         ],
     ),
     // The contract and the rest of the dataset.
