@@ -302,12 +302,7 @@ enum Next {
 
 impl<'a> Removals<'a> {
     /// Those after version `floor`.
-    pub(super) async fn new(
-        cloud: &'a Cloud,
-        table: &'a str,
-        listing: &Listing,
-        floor: u64,
-    ) -> Removals<'a> {
+    pub(super) async fn new(cloud: &'a Cloud, table: &'a str, listing: &Listing, floor: u64) -> Removals<'a> {
         let mut floor = floor;
         // A table from which nothing was removed up to its last checkpoint needs looking at from there only.
         if let Some(checkpoint) = listing.checkpoint_after(floor)
@@ -347,7 +342,8 @@ impl<'a> Removals<'a> {
             let versions: Vec<u64> = (first..=last).collect();
             let entries = read_entries(self.cloud, self.table, &versions).await?;
             let found = versions.into_iter().zip(entries).rev();
-            let mut found = found.filter_map(|(version, entry)| Some((version, entry.planned_after()?, entry)));
+            let mut found =
+                found.filter_map(|(version, entry)| Some((version, entry.planned_after()?, entry)));
             if let Some((version, after, entry)) = found.next() {
                 // A fence that does not lead back would be followed for ever.
                 self.next = (after < version).then_some(Next::At(after));
