@@ -158,7 +158,10 @@ fn in_order(from: u64, to: u64) -> Result<(), Error> {
 async fn compare(cloud: &Cloud, table: &str, from: u64, to: u64) -> Result<Result<Diff, String>, String> {
     let listing = Listing::reaching(cloud, table, Some(from)).await?;
     if let Some(missing) = [from, to].into_iter().find(|version| !listing.has(*version)) {
-        return Ok(Err(format!("no version {missing}, the newest is {:?}", listing.newest())));
+        return Ok(Err(match listing.newest() {
+            Some(newest) => format!("no version {missing}, the newest is {newest}"),
+            None => "nothing was committed yet".to_owned(),
+        }));
     }
     let earlier = load(cloud, table, from, &listing).await?;
     let later = load(cloud, table, to, &listing).await?;
@@ -247,8 +250,6 @@ impl Between {
         self.moved = self.moved.saturating_add(moved);
         let sum = |sum: Option<u64>, rows: Option<u64>| sum?.checked_add(rows?.checked_sub(moved)?);
         self.added = sum(self.added, Some(in_files));
-        // Nothing leaves and nothing moves in an entry that removes no file.
-        let left = if entry.removes.is_empty() { Some(moved) } else { left };
         self.removed = sum(self.removed, left);
         for range in &entry.commit.isobar.offsets {
             let key = (range.topic.clone(), range.topic_id.clone(), range.partition);
@@ -365,30 +366,29 @@ pub async fn diff_rows_in(
 /// earlier one has, because a table only grows.
 fn difference_sql(before: &SchemaRef, after: &SchemaRef, limit: usize) -> String {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-    let mut difference = "difference".to_owned();
-    while after.fields().iter().any(|field| *field.name() == difference) {
-        difference.push('_');
-    }
-    let difference = quoted(&difference);
+    let free = |name: &str| {
+        let is_taken = |name: &str| after.fields().iter().any(|field| field.name() == name);
+        let mut name = name.to_owned();
+        while is_taken(&name) {
+            name.push('_');
+        }
+        quoted(&name)
+    };
+    let (difference, side) = (free("difference"), free("side"));
     let columns: Vec<String> = after.fields().iter().map(|field| quoted(field.name())).collect();
-    let has = |name: &String| before.field_with_name(name).is_ok();
-    let earlier: Vec<String> = after
-        .fields()
-        .iter()
-        .map(|field| match has(field.name()) {
-            true => quoted(field.name()),
-            false => format!("NULL AS {}", quoted(field.name())),
-        })
-        .collect();
+    let earlier = after.fields().iter().map(|field| match before.field_with_name(field.name()) {
+        Ok(_) => quoted(field.name()),
+        Err(_) => format!("NULL AS {}", quoted(field.name())),
+    });
+    let earlier: Vec<String> = earlier.collect();
     // So that the same rows come in the same order everywhere; nested values have none.
     let ordered = after.fields().iter().filter(|field| !field.data_type().is_nested());
-    let order: Vec<String> = std::iter::once(format!("{difference} DESC"))
-        .chain(ordered.map(|field| quoted(field.name())))
-        .collect();
+    let ordered = ordered.map(|field| quoted(field.name()));
+    let order: Vec<String> = std::iter::once(format!("{difference} DESC")).chain(ordered).collect();
     let (columns, earlier, order) = (columns.join(", "), earlier.join(", "), order.join(", "));
     format!(
-        "SELECT sum({difference}) AS {difference}, {columns} FROM (SELECT 1 AS {difference}, {columns} FROM after UNION ALL \
-         SELECT -1 AS {difference}, {earlier} FROM before) GROUP BY {columns} HAVING sum({difference}) <> 0 \
+        "SELECT sum({side}) AS {difference}, {columns} FROM (SELECT 1 AS {side}, {columns} FROM \"after\" UNION ALL \
+         SELECT -1 AS {side}, {earlier} FROM \"before\") GROUP BY {columns} HAVING sum({side}) <> 0 \
          ORDER BY {order} LIMIT {limit}"
     )
 }
