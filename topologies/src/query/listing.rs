@@ -271,3 +271,96 @@ pub(super) fn kinds(entries: impl Iterator<Item = String>) -> BTreeMap<String, u
     }
     kinds
 }
+
+#[cfg(test)]
+mod tests {
+    use isobar_connectors::delta::sha256_hex;
+
+    use super::*;
+    use crate::commit::format::published_path;
+    use crate::prove::testing::{DATASET, History, QUARANTINE};
+
+    async fn listed(history: &History, table: &str, limit: usize) -> Snapshots {
+        let clouds = history.store(1).await;
+        list(&clouds[0], table, limit).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn versions_say_what_they_are_and_what_they_changed() {
+        let mut history = History::good();
+        history.compact();
+        history.maintain(4, MaintenanceWork::Vacuum { through: 4 });
+        let snapshots = listed(&history, DATASET, 10).await;
+        let found: Vec<(u64, &str, Option<u64>, u64, u64, bool)> = snapshots
+            .versions
+            .iter()
+            .map(|found| {
+                let (added, removed) = (found.files_added, found.files_removed);
+                (found.version, found.kind.as_str(), found.rows_total, added, removed, found.readable)
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (5, "vacuum", Some(15), 0, 0, true),
+                (4, "compaction", Some(15), 1, 2, true),
+                (3, "commit", Some(15), 1, 0, false),
+                (2, "commit", Some(13), 1, 0, false),
+                (1, "commit", Some(8), 2, 0, false),
+                (0, "create", Some(0), 0, 0, false),
+            ]
+        );
+        assert_eq!((snapshots.newest, snapshots.cloud.as_str()), (5, "a"));
+        let third = &snapshots.versions[2];
+        assert_eq!(third.committed, "1970-01-01T00:00:04.000Z");
+        assert_eq!((third.rows.input, third.rows.output, third.rows.rejected_total()), (4, 2, 1));
+        assert_eq!(third.sha256, sha256_hex(&history.objects()[&published_path(DATASET, 3)]));
+        assert_eq!(snapshots.versions[1].bytes_removed, 2);
+        let table = snapshots.to_table();
+        assert!(table.contains("let go") && table.contains("compaction"), "{table}");
+        assert!(!table.contains("earlier versions"), "{table}");
+    }
+
+    #[tokio::test]
+    async fn the_newest_come_first_and_the_rest_is_counted() {
+        let snapshots = listed(&History::good(), DATASET, 2).await;
+        let versions: Vec<(u64, Option<u64>)> =
+            snapshots.versions.iter().map(|version| (version.version, version.rows_total)).collect();
+        assert_eq!(versions, [(3, Some(15)), (2, Some(13))]);
+        assert!(snapshots.to_table().ends_with("2 earlier versions: see --limit\n"));
+    }
+
+    #[tokio::test]
+    async fn redrives_schema_changes_and_gaps_have_names() {
+        let mut history = History::good();
+        history.redrive();
+        let (dataset, quarantine) =
+            (listed(&history, DATASET, 10).await, listed(&history, QUARANTINE, 10).await);
+        assert_eq!(
+            (dataset.versions[0].kind.as_str(), dataset.versions[0].rows_total),
+            ("redrive", Some(16))
+        );
+        assert_eq!(dataset.versions[1].rows_total, Some(15));
+        // Two rows are taken out, and one of them is rejected again.
+        let rows: Vec<Option<u64>> = quarantine.versions.iter().map(|version| version.rows_total).collect();
+        assert_eq!(rows, [Some(1), Some(2), Some(1), Some(0)]);
+        let mut history = History::good();
+        history.accept_gap(50);
+        assert_eq!(listed(&history, DATASET, 1).await.versions[0].kind, "gap");
+        let mut history = History::good();
+        history.evolve();
+        let kinds: Vec<String> =
+            listed(&history, DATASET, 2).await.versions.into_iter().map(|version| version.kind).collect();
+        assert_eq!(kinds, ["commit", "schema"]);
+    }
+
+    #[tokio::test]
+    async fn a_table_that_there_is_not_has_no_versions() {
+        let clouds = History::good().store(1).await;
+        assert_eq!(list(&clouds[0], "weather", 5).await, Ok(None));
+        let mut history = History::good();
+        history.version(2).info.isobar.dataset = "another".into();
+        let clouds = history.store(1).await;
+        assert!(list(&clouds[0], DATASET, 5).await.is_err());
+    }
+}
