@@ -35,6 +35,7 @@ mod single_faults;
 mod standby;
 mod takeover;
 mod topics;
+mod versions;
 mod wire;
 mod wire_battery;
 mod wire_faults;
