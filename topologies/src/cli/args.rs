@@ -197,8 +197,8 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query \"SELECT count(*) FROM flight_features TIMESTAMP AS OF '2026-05-01'\" -c topology.yaml
   isobar query \"EXPLAIN ANALYZE SELECT count(*) FROM flight_features\" -c topology.yaml
 
-A table is at its newest version where the query names none. Versions are those of `isobar snapshots`,
-and a time means the newest version committed by then: the same rows in every cloud.")]
+A table is at its newest version where the query names none. Versions are those of isobar snapshots;
+a time means the newest version committed by then. Both give the same rows in every cloud.")]
     Query(QueryArgs),
 
     /// List the versions of a dataset: when each was committed, what it is, and what it changed
