@@ -49,7 +49,7 @@ pub(super) async fn pinned_snapshot(clouds: &[Cloud], table: &str, pin: Pin) -> 
     let (mut reasons, mut held) = (Vec::new(), Vec::new());
     for cloud in clouds {
         match look(cloud, table, version).await {
-            Ok(Found::Snapshot(snapshot)) => return Ok(snapshot),
+            Ok(Found::Snapshot(snapshot)) => return Ok(*snapshot),
             // What is decided, is decided for all of them.
             Ok(Found::LetGo(why)) => return Err(Error::Configuration(why)),
             Ok(Found::Absent(versions)) => held.push((cloud, versions)),
@@ -69,7 +69,7 @@ pub(super) async fn pinned_snapshot(clouds: &[Cloud], table: &str, pin: Pin) -> 
 
 /// What one cloud says of a version.
 enum Found {
-    Snapshot(Snapshot),
+    Snapshot(Box<Snapshot>),
     /// Files of it were let go, and which versions can be read instead.
     LetGo(String),
     /// It is not there; what is.
@@ -85,7 +85,7 @@ async fn look(cloud: &Cloud, table: &str, version: u64) -> Result<Found, String>
     let snapshot = load(cloud, table, version, &listing).await?;
     match let_go(cloud, &snapshot, &listing).await? {
         Some(why) => Ok(Found::LetGo(why)),
-        None => Ok(Found::Snapshot(snapshot)),
+        None => Ok(Found::Snapshot(Box::new(snapshot))),
     }
 }
 

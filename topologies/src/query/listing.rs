@@ -291,23 +291,24 @@ mod tests {
         history.compact();
         history.maintain(4, MaintenanceWork::Vacuum { through: 4 });
         let snapshots = listed(&history, DATASET, 10).await;
-        let found: Vec<(u64, &str, Option<u64>, u64, u64, bool)> = snapshots
+        let found: Vec<String> = snapshots
             .versions
             .iter()
             .map(|found| {
-                let (added, removed) = (found.files_added, found.files_removed);
-                (found.version, found.kind.as_str(), found.rows_total, added, removed, found.readable)
+                let SnapshotSummary { version, kind, rows_total, files_added, files_removed, .. } = found;
+                let readable = if found.readable { "" } else { " let go" };
+                format!("{version} {kind} {rows_total:?} +{files_added} -{files_removed}{readable}")
             })
             .collect();
         assert_eq!(
             found,
             [
-                (5, "vacuum", Some(15), 0, 0, true),
-                (4, "compaction", Some(15), 1, 2, true),
-                (3, "commit", Some(15), 1, 0, false),
-                (2, "commit", Some(13), 1, 0, false),
-                (1, "commit", Some(8), 2, 0, false),
-                (0, "create", Some(0), 0, 0, false),
+                "5 vacuum Some(15) +0 -0",
+                "4 compaction Some(15) +1 -2",
+                "3 commit Some(15) +1 -0 let go",
+                "2 commit Some(13) +1 -0 let go",
+                "1 commit Some(8) +2 -0 let go",
+                "0 create Some(0) +0 -0 let go",
             ]
         );
         assert_eq!((snapshots.newest, snapshots.cloud.as_str()), (5, "a"));

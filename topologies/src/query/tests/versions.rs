@@ -191,10 +191,8 @@ async fn versions_after_a_checkpoint_need_nothing_before_it() {
     assert_eq!(count(&clouds, "").await, "15");
     assert_eq!(count(&clouds, "VERSION AS OF 2").await, "13");
     assert_eq!(count(&clouds, "VERSION AS OF 3").await, "15");
-    let rows = csv(
-        &open(&clouds).await.unwrap(),
-        "SELECT month, sum(x) AS s FROM flights GROUP BY month ORDER BY 1",
-    );
+    let catalog = open(&clouds).await.unwrap();
+    let rows = csv(&catalog, "SELECT month, sum(x) AS s FROM flights GROUP BY month ORDER BY 1");
     assert_eq!(rows.await, "month,s\n1,3\n2,75\na b,27\n");
     let error = failure(&clouds, "SELECT * FROM flights VERSION AS OF 1").await.to_string();
     assert_eq!(error, "flights has no version 1: there is 2 to 3");
@@ -206,8 +204,8 @@ async fn an_older_checkpoint_serves_the_versions_before_the_newest_one() {
     put_checkpoint(&clouds[0], 1).await;
     put_checkpoint(&clouds[0], 3).await;
     clouds[0].data.delete(&published_path(DATASET, 0)).await.unwrap();
-    for version in 1..=3 {
-        assert_eq!(count(&clouds, &format!("VERSION AS OF {version}")).await, ROWS[version].to_string());
+    for (version, rows) in ROWS.iter().enumerate().skip(1) {
+        assert_eq!(count(&clouds, &format!("VERSION AS OF {version}")).await, rows.to_string());
     }
 }
 
@@ -284,8 +282,8 @@ async fn a_version_whose_files_were_let_go_is_refused_before_they_are_deleted() 
 async fn what_a_vacuum_does_not_reach_can_be_read() {
     for through in [0, 3] {
         let clouds = vacuumed(through).store(1).await;
-        for version in 1..=3 {
-            assert_eq!(count(&clouds, &format!("VERSION AS OF {version}")).await, ROWS[version].to_string());
+        for (version, rows) in ROWS.iter().enumerate().skip(1) {
+            assert_eq!(count(&clouds, &format!("VERSION AS OF {version}")).await, rows.to_string());
         }
     }
     // Compacted, and not vacuumed.
