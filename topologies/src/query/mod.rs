@@ -252,8 +252,26 @@ fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
     let mut clouds: Vec<&str> = from.iter().map(|table| table.cloud.as_str()).collect();
     clouds.dedup();
     let cloud = if clouds.is_empty() { "none".to_owned() } else { clouds.join(", ") };
+    let action = match is_of_a_file_that_is_gone(&error) {
+        true => {
+            "run the query, a file of which is gone; a vacuum may have let go of it meanwhile, see `isobar snapshots`"
+        }
+        false => "run the query",
+    };
     let source = object_store::Error::Generic { store: "query", source: Box::new(error) };
-    Error::Store { cloud, action: "run the query".to_owned(), source }
+    Error::Store { cloud, action: action.to_owned(), source }
+}
+
+/// Whether an object was not there.
+fn is_of_a_file_that_is_gone(error: &DataFusionError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(object_store::Error::NotFound { .. }) = error.downcast_ref() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether another query would help, rather than trying this one again.

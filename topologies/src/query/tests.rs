@@ -91,6 +91,7 @@ async fn only_files_that_may_match_are_read_and_none_to_count() {
     let error = answer.next_text(RowsFormat::Json).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(crate::chain_of(&error).contains("month=2/"), "{}", crate::chain_of(&error));
+    assert!(error.to_string().contains("a file of which is gone"), "{error}");
 }
 
 #[tokio::test]
