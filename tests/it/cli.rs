@@ -111,9 +111,20 @@ async fn check_plan_schema_completions_and_help_work_without_anything_else() {
     for shell in ["bash", "zsh", "fish"] {
         run_isobar(&["completions", shell]).await.assert(0, &["isobar"]);
     }
-    for command in
-        ["run", "check", "plan", "doctor", "prove", "demo", "drill", "query", "schema", "completions"]
-    {
+    for command in [
+        "run",
+        "check",
+        "plan",
+        "doctor",
+        "prove",
+        "demo",
+        "drill",
+        "query",
+        "snapshots",
+        "diff",
+        "schema",
+        "completions",
+    ] {
         run_isobar(&[command, "--help"]).await.assert(0, &["Examples:", &format!("isobar {command}")]);
     }
     run_isobar(&["--help"]).await.assert(0, &["Exit codes"]);

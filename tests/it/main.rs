@@ -38,6 +38,7 @@ mod single_faults;
 mod standby;
 mod takeover;
 mod topics;
+mod versions;
 mod wire;
 mod wire_battery;
 mod wire_faults;

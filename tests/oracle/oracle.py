@@ -7,6 +7,8 @@
                                     these tables together hold every position from 0 up to (not
                                     including) the end of each Kafka partition, each once
     oracle compare TABLE TABLE...   the tables hold equal rows, as multisets, and equal columns with equal comments
+    oracle versions TABLE --at 3=FILE --at 7=FILE...
+                                    these Parquet files hold the rows that TABLE had at these versions
     oracle flights DIR              what `isobar demo --keep DIR` left, in every cloud, against
                                     values computed from the CSV files
 
@@ -42,10 +44,10 @@ class Unreadable(Exception):
 class Table:
     """One Delta table, registered in DuckDB as `name`."""
 
-    def __init__(self, con, name, uri, options=None):
+    def __init__(self, con, name, uri, options=None, version=None):
         self.con, self.name, self.uri = con, name, str(uri)
         try:
-            self.delta = DeltaTable(self.uri, storage_options=options)
+            self.delta = DeltaTable(self.uri, version=version, storage_options=options)
         except Exception as error:
             raise Unreadable(f"{self.uri}: {error}") from error
         dataset = self.delta.to_pyarrow_dataset()
@@ -176,6 +178,21 @@ def compare(parsed, wrong):
             wrong(f"{other.uri}: comments {other.comments}, but {first.uri} has {first.comments}")
         if different := difference(con, f"SELECT * FROM {first.name}", f"SELECT * FROM {other.name}", other.uri, wrong):
             found["different"][other.uri] = different
+    return found
+
+
+def versions(parsed, wrong):
+    con = connect()
+    found = {"table": parsed.table, "rows": {}, "different": {}}
+    for number, (version, _, file) in enumerate(at.partition("=") for at in parsed.at):
+        table = Table(con, f"t{number}", parsed.table, version=int(version))
+        found["rows"][version] = table.rows()
+        got = f"SELECT * FROM read_parquet({literal(file)})"
+        columns = [row[0] for row in con.execute(f"DESCRIBE {got}").fetchall()]
+        if columns != list(table.columns):
+            wrong(f"{file}: columns {columns}, but version {version} has {list(table.columns)}")
+        elif different := difference(con, f"SELECT * FROM {table.name}", got, file, wrong):
+            found["different"][version] = different
     return found
 
 
@@ -355,6 +372,10 @@ def arguments():
             sub.add_argument("--columns", required=True, metavar="A,B")
         if question is offsets:
             sub.add_argument("--ends", required=True, metavar="PARTITION=END,…")
+    sub = commands.add_parser("versions")
+    sub.set_defaults(question=versions)
+    sub.add_argument("table", metavar="TABLE")
+    sub.add_argument("--at", action="append", required=True, metavar="VERSION=FILE")
     sub = commands.add_parser("flights")
     sub.set_defaults(question=flights)
     sub.add_argument("dir", type=pathlib.Path, metavar="DIR")

@@ -143,6 +143,24 @@ class Evolved(Folder):
             widened.to_pyarrow_dataset()
 
 
+    def test_versions_have_the_rows_and_columns_that_they_had(self):
+        table = self.table("t", a=[1], b=["x"])
+        self.table("t", a=[2, 2], b=["y", None])
+
+        def file(name, **columns):
+            pq.write_table(pa.table(columns), self.folder / name)
+            return self.folder / name
+
+        first, second = file("first", a=[1], b=["x"]), file("second", a=[2, 1, 2], b=[None, "x", "y"])
+        code, answer, _ = ask("versions", table, "--at", f"0={first}", "--at", f"1={second}")
+        self.assertEqual((code, answer["rows"]), (0, {"0": 1, "1": 3}))
+        code, answer, complaint = ask("versions", table, "--at", f"1={first}")
+        self.assertEqual((code, answer["different"]), (1, {"1": 2}))
+        self.assertIn("missing", complaint)
+        self.assertEqual(ask("versions", table, "--at", f"0={file('c', b=['x'], a=[1])}")[0], 1)
+        self.assertEqual(ask("versions", table, "--at", f"7={first}")[0], 2)
+
+
 class Demo(Folder):
     """The demo's output, made from the CSV files with the oracle's own SQL, then damaged."""
 

@@ -3,10 +3,11 @@
 //! One nullable struct column per kind of action, of which each row has exactly one. The fields are those that isobar's
 //! bodies have; readers take a column of the protocol that is missing for null.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, AsArray, MapArray, StringArray, StructArray};
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef};
 use arrow::json::ReaderBuilder;
 use arrow::record_batch::RecordBatch;
 use parquet::basic::{Compression, ZstdLevel};
@@ -15,7 +16,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::encode_error;
 use crate::Error;
-use crate::delta::Action;
+use crate::delta::{Action, Add};
 
 const WELL_FORMED: &str = "every batch has the checkpoint's schema";
 
@@ -152,6 +153,33 @@ pub(super) struct FileAction<'a> {
     pub(super) is_add: bool,
 }
 
+/// The `add` actions of a batch, in its order.
+pub(super) fn adds(batch: &RecordBatch) -> impl Iterator<Item = Add> {
+    let columns = FileColumns::of(batch, "add");
+    let rows = columns.rows;
+    let number = move |name: &str| rows.column_by_name(name).expect(WELL_FORMED).as_primitive::<Int64Type>();
+    let (size, modification_time) = (number("size"), number("modificationTime"));
+    (0..batch.num_rows()).filter(move |row| rows.is_valid(*row)).map(move |row| Add {
+        path: columns.path.value(row).to_owned(),
+        partition_values: map_entries(columns.partition_values, row),
+        size: size.value(row),
+        modification_time: modification_time.value(row),
+        data_change: false,
+        stats: columns.stats.filter(|stats| stats.is_valid(row)).map(|stats| stats.value(row).to_owned()),
+        deletion_vector: None,
+    })
+}
+
+/// One row's map.
+fn map_entries(map: &MapArray, row: usize) -> BTreeMap<String, Option<String>> {
+    let offsets = map.value_offsets();
+    let entries = offsets[row] as usize..offsets[row + 1] as usize;
+    let (keys, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+    let value = |at: usize| values.is_valid(at).then(|| values.value(at).to_owned());
+    entries.map(|at| (keys.value(at).to_owned(), value(at))).collect()
+}
+
+#[derive(Clone, Copy)]
 struct FileColumns<'a> {
     rows: &'a StructArray,
     path: &'a StringArray,

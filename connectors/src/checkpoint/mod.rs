@@ -27,6 +27,7 @@ mod encoder;
 mod head;
 mod layout;
 mod previous;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use serde::Serialize;
 use self::changes::Changes;
 use self::encoder::Encoder;
 use self::previous::Previous;
+pub use self::state::{CHECKPOINT_BYTES_MAX, CheckpointState, read_checkpoint};
 use crate::Error;
 use crate::clouds::{REGISTER_BYTES_MAX, read_register};
 

@@ -103,6 +103,6 @@ fn actions(batch: &RecordBatch) -> Result<Vec<Action>, Error> {
     actions.map(|line| serde_json::from_slice(line).map_err(invalid)).collect()
 }
 
-fn invalid(problem: impl Display) -> Error {
+pub(super) fn invalid(problem: impl Display) -> Error {
     Error::LogEntry(format!("previous checkpoint: {problem}"))
 }

@@ -424,3 +424,32 @@ fn the_hint_is_one_line_of_json() {
         "{\"version\":42,\"size\":12,\"sizeInBytes\":3456,\"numOfAddFiles\":7}\n"
     );
 }
+
+#[test]
+fn a_checkpoint_read_back_has_the_files_of_its_version() {
+    let history = History::long();
+    let (bytes, summary) = checkpoint(None, &history.bodies);
+    let mut live: BTreeMap<String, Add> = BTreeMap::new();
+    for body in history.bodies.iter().map(|body| parse_body(body).unwrap()) {
+        for remove in &body.removes {
+            live.remove(&remove.path);
+        }
+        live.extend(body.adds.into_iter().map(|add| (add.path.clone(), Add { data_change: false, ..add })));
+    }
+    let mut found = BTreeMap::new();
+    let state = read_checkpoint(bytes.clone(), |add| assert!(found.insert(add.path.clone(), add).is_none()));
+    let state = state.unwrap();
+    assert_eq!(found.len() as u64, summary.adds);
+    // `protocol`, `metaData` and four positions are neither.
+    assert_eq!(state.removed, summary.actions - summary.adds - 6);
+    assert!(state.removed > 0);
+    assert!(found.values().any(|add| add.partition_values["month"].is_none()));
+    assert!(found.values().any(|add| add.partition_values["month"].as_deref() == Some("m")));
+    assert_eq!(found, live);
+    let created = parse_body(&history.bodies[0]).unwrap().metadata;
+    assert_eq!(Some(state.metadata), created);
+    // What ends early, or is no Parquet file, is no checkpoint.
+    for damaged in [bytes.slice(..bytes.len() - 9), bytes.slice(9..), Bytes::from_static(b"PAR1PAR1")] {
+        assert!(read_checkpoint(damaged, |_| ()).is_err());
+    }
+}

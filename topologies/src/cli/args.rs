@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
 
 use crate::quarantine::listing::SHOWN_MAX;
+use crate::query::DIFF_ROWS_MAX;
 use crate::spec::units::ByteSize;
 
 /// isobar reads Kafka topics, transforms and validates the records with SQL, and writes one feature dataset that is
@@ -191,8 +192,35 @@ exceeded; 2 when another process leads the topology and --take-over is not given
     /// Ask the datasets of a topology a question in SQL
     #[command(after_help = "Examples:
   isobar query \"SELECT count(*) FROM flight_features\" --config topology.yaml
-  isobar query \"SELECT * FROM flight_features LIMIT 5\" --config topology.yaml --format csv")]
+  isobar query \"SELECT * FROM flight_features LIMIT 5\" --config topology.yaml --format csv
+  isobar query \"SELECT * FROM flight_features VERSION AS OF 42\" -c topology.yaml -o flights.parquet
+  isobar query \"SELECT count(*) FROM flight_features TIMESTAMP AS OF '2026-05-01'\" -c topology.yaml
+  isobar query \"EXPLAIN ANALYZE SELECT count(*) FROM flight_features\" -c topology.yaml
+
+A table is at its newest version where the query names none. Versions are those of isobar snapshots;
+a time means the newest version committed by then. Both give the same rows in every cloud.")]
     Query(QueryArgs),
+
+    /// List the versions of a dataset: when each was committed, what it is, and what it changed
+    #[command(after_help = "Examples:
+  isobar snapshots topology.yaml flight_features
+  isobar snapshots topology.yaml flight_features.quarantine --limit 5
+  isobar snapshots topology.yaml flight_features --format json | jq '.versions[].rows_total'
+
+The newest version comes first. One that is marked `let go` can no longer be read, because a vacuum
+let go of files that it had; its entry in the log is still there. No data file is read.")]
+    Snapshots(SnapshotsArgs),
+
+    /// Compare two versions of a dataset
+    #[command(after_help = "Examples:
+  isobar diff topology.yaml flight_features 40 42
+  isobar diff topology.yaml flight_features 40 42 --rows
+  isobar diff topology.yaml flight_features 40 42 --format json | jq '.partitions'
+
+Files, rows, offsets and columns are compared by the log alone. With --rows the rows are read too,
+from the files that only one of the versions has; the column `difference` is above zero for rows
+that came and below zero for rows that left.")]
+    Diff(DiffArgs),
 
     /// Look at rejected records, and send them through the topology again, once
     #[command(after_help = "Examples:
@@ -639,9 +667,55 @@ pub struct QueryArgs {
     /// The spec
     #[arg(long, short, value_name = "TOPOLOGY")]
     pub config: PathBuf,
-    /// How to print rows
-    #[arg(long, default_value = "table", value_name = "table|json|csv", hide_possible_values = true)]
-    pub format: RowFormat,
+    /// How to write rows; by default a table, or what the ending of --output says
+    #[arg(long, value_name = "table|json|csv|parquet|arrow", hide_possible_values = true)]
+    pub format: Option<RowFormat>,
+    /// Write the rows to this file, which is replaced when all of them are there
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Options of `isobar snapshots`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct SnapshotsArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// The dataset, or its quarantine
+    #[arg(value_name = "DATASET")]
+    pub dataset: String,
+    /// At most so many versions
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+    /// How to print the versions
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// Options of `isobar diff`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct DiffArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// The dataset, or its quarantine
+    #[arg(value_name = "DATASET")]
+    pub dataset: String,
+    /// The earlier version
+    #[arg(value_name = "FROM")]
+    pub from: u64,
+    /// The later version
+    #[arg(value_name = "TO")]
+    pub to: u64,
+    /// Also read the rows that one of the versions has and the other has not
+    #[arg(long)]
+    pub rows: bool,
+    /// At most so many rows
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=DIFF_ROWS_MAX as i64))]
+    pub limit: u32,
+    /// How to print the comparison
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
 }
 
 /// How to print what a command finds. Where that is no result, the command says in its own words what it is.
@@ -679,6 +753,10 @@ pub enum RowFormat {
     Json,
     /// Comma-separated values with a header
     Csv,
+    /// A Parquet file
+    Parquet,
+    /// A file of Arrow record batches
+    Arrow,
 }
 
 /// When to do something that suits a terminal.

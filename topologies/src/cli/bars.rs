@@ -1,4 +1,4 @@
-//! What `isobar run` shows while it works: one line of numbers on standard error, redrawn in place.
+//! What `isobar run` and `isobar query` show while they work: one line of numbers on standard error, redrawn in place.
 //!
 //! Logs go to the same place, so [`LogWriter`] takes the line away while it writes.
 
@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyl
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
+use crate::query::Scanned;
 
 /// How often the line is redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -34,6 +35,11 @@ impl Write for LogWriter {
     }
 }
 
+/// Does `write`, which may write to the same terminal, while nothing is drawn there.
+pub(super) fn suspended<T>(write: impl FnOnce() -> T) -> T {
+    BARS.suspend(write)
+}
+
 /// Shows `progress` until `done`: a line redrawn in place on a terminal, elsewhere a new line now and then.
 pub(super) async fn show(progress: Arc<Progress>, topology: String, done: CancellationToken) {
     if !io::stderr().is_terminal() {
@@ -50,6 +56,28 @@ pub(super) async fn show(progress: Arc<Progress>, topology: String, done: Cancel
     })
     .await;
     bar.finish_and_clear();
+}
+
+/// Shows how much a query has read, once it has run for `after` and until `done`.
+pub(super) async fn show_query(scanned: Scanned, after: Duration, done: CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(after) => {}
+        () = done.cancelled() => return,
+    }
+    let bar = BARS.add(ProgressBar::no_length());
+    let style =
+        ProgressStyle::with_template("{spinner} {elapsed} {msg}").expect("the template is fixed and valid");
+    bar.set_style(style);
+    every(REDRAW_INTERVAL, &done, || {
+        bar.set_message(query_line(&scanned));
+        bar.tick();
+    })
+    .await;
+    bar.finish_and_clear();
+}
+
+fn query_line(scanned: &Scanned) -> String {
+    format!("{} rows, {} read", HumanCount(scanned.rows()), HumanBytes(scanned.bytes()))
 }
 
 async fn every(interval: Duration, done: &CancellationToken, mut draw: impl FnMut()) {

@@ -8,12 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::CommandFactory;
-use tracing::debug;
 
 use crate::demo::DemoOptions;
 use crate::gap::GapRequest;
-use crate::query::RowsFormat;
-use crate::spec::{self, CheckOptions, SpecErrors, Topology};
+use crate::spec::{self, CheckOptions, SpecErrors};
 
 pub mod args;
 mod bars;
@@ -22,14 +20,12 @@ mod drill;
 pub mod logs;
 pub mod output;
 mod quarantine;
+mod query;
 mod run;
 mod schema;
 mod scrub;
 
-use args::{
-    AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, QueryArgs, RowFormat,
-    SchemaCommand,
-};
+use args::{AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, SchemaCommand};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +87,9 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Demo(demo_args) => demo(demo_args),
         Command::Drill(drill_args) => drill::drill(drill_args),
         Command::Failpoints => drill::list_failpoints(),
-        Command::Query(query_args) => query(&query_args),
+        Command::Query(query_args) => query::query(&query_args),
+        Command::Snapshots(snapshots_args) => query::snapshots(&snapshots_args),
+        Command::Diff(diff_args) => query::diff(&diff_args),
         Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;
@@ -205,29 +203,6 @@ fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     let options = DemoOptions { keep: args.keep, fail: args.fail, json: args.output.format == Format::Json };
     let is_proved = runtime()?.block_on(crate::demo::demo(options))?;
     Ok(if is_proved { Exit::Success } else { Exit::Failure })
-}
-
-fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
-    let topology = spec::load(&args.config)?;
-    runtime()?.block_on(print_answer(&topology, args))?;
-    Ok(Exit::Success)
-}
-
-/// Prints rows as they come, so that an answer of any size needs little memory.
-async fn print_answer(topology: &Topology, args: &QueryArgs) -> anyhow::Result<()> {
-    let format = match args.format {
-        RowFormat::Table => RowsFormat::Table,
-        RowFormat::Json => RowsFormat::Json,
-        RowFormat::Csv => RowsFormat::Csv,
-    };
-    let mut answer = crate::query::open_catalog(topology).await?.query(&args.sql).await?;
-    for table in answer.from() {
-        debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
-    }
-    while let Some(piece) = answer.next_text(format).await? {
-        output::print(&piece)?;
-    }
-    Ok(())
 }
 
 /// The threads that asynchronous commands run on.

@@ -40,6 +40,8 @@ pub(crate) struct Entry {
     pub(crate) adds: Vec<AddedFile>,
     /// Paths, as written in the log, of files that no longer are.
     pub(crate) removes: Vec<String>,
+    /// Bytes of those files, by the log.
+    pub(crate) removed_bytes: u64,
 }
 
 /// An `add` action without its column statistics.
@@ -142,14 +144,19 @@ impl TableLog {
     /// The files of the table after its last version: added and not removed, by path. A path that leaves the table
     /// is left out; the check on paths reports it.
     pub(crate) fn files(&self) -> Vec<DataFile> {
-        files_after(self.steps())
+        files_after(&[], self.steps())
+    }
+
+    /// The same for a log that begins with version `from`, after which the table had the files of `base`.
+    pub(crate) fn files_since(&self, from: u64, base: &[AddedFile]) -> Vec<DataFile> {
+        files_after(base, self.steps().filter(|step| step.version > from))
     }
 
     /// How many files the table has at `version`, if every version up to it is understood.
     pub(crate) fn file_count_at(&self, version: u64) -> Option<u64> {
         let up_to = || self.steps().take_while(|step| step.version <= version);
         let is_whole = up_to().count() as u64 == version.checked_add(1)?;
-        is_whole.then(|| files_after(up_to()).len() as u64)
+        is_whole.then(|| files_after(&[], up_to()).len() as u64)
     }
 
     /// Every path the log ever named and no VACUUM let go, decoded.
@@ -198,9 +205,10 @@ impl Entry {
     }
 }
 
-/// The files that are left after `steps`, by path.
-fn files_after<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
-    let mut live: BTreeMap<&str, DataFile> = BTreeMap::new();
+/// The files that are left of `base` after `steps`, by path.
+fn files_after<'a>(base: &'a [AddedFile], steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
+    let known = base.iter().filter_map(|add| Some((add.path.as_str(), data_file(add, None, None)?)));
+    let mut live: BTreeMap<&str, DataFile> = known.collect();
     let mut metadata: Option<&Arc<Metadata>> = None;
     for step in steps {
         // A version that is missing may have changed the schema.
@@ -209,7 +217,7 @@ fn files_after<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
             live.remove(removed.as_str());
         }
         for add in &step.entry.adds {
-            if let Some(file) = data_file(add, step.entry, metadata) {
+            if let Some(file) = data_file(add, Some(step.entry), metadata) {
                 live.insert(&add.path, file);
             }
         }
@@ -217,8 +225,9 @@ fn files_after<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
     live.into_values().collect()
 }
 
-fn data_file(add: &AddedFile, entry: &Entry, metadata: Option<&Arc<Metadata>>) -> Option<DataFile> {
-    let digest = entry.commit.isobar.files.iter().find(|file| file.path == add.path);
+/// `entry` is the body that adds the file; a checkpoint does not say which that was.
+fn data_file(add: &AddedFile, entry: Option<&Entry>, metadata: Option<&Arc<Metadata>>) -> Option<DataFile> {
+    let digest = entry.and_then(|entry| entry.commit.isobar.files.iter().find(|file| file.path == add.path));
     Some(DataFile {
         path: decode_log_path(&add.path).ok()?,
         size: u64::try_from(add.size).ok()?,
@@ -249,7 +258,14 @@ pub(crate) fn parse_entry(body: &[u8]) -> Result<Entry, String> {
     let Some(Action::CommitInfo(commit)) = lines.next().transpose()? else {
         return Err("the first line is not a commitInfo".to_owned());
     };
-    let mut entry = Entry { commit, metadata: None, txns: Vec::new(), adds: Vec::new(), removes: Vec::new() };
+    let mut entry = Entry {
+        commit,
+        metadata: None,
+        txns: Vec::new(),
+        adds: Vec::new(),
+        removes: Vec::new(),
+        removed_bytes: 0,
+    };
     for action in lines {
         match action? {
             Action::CommitInfo(_) => return Err("a second commitInfo".to_owned()),
@@ -257,13 +273,21 @@ pub(crate) fn parse_entry(body: &[u8]) -> Result<Entry, String> {
             Action::MetaData(metadata) => entry.metadata = Some(Arc::new(metadata)),
             Action::Txn(txn) => entry.txns.push(txn),
             Action::Add(add) => entry.adds.push(added_file(add)?),
-            Action::Remove(remove) => entry.removes.push(remove.path),
+            Action::Remove(remove) => {
+                let bytes = remove.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+                entry.removed_bytes = entry.removed_bytes.saturating_add(bytes);
+                entry.removes.push(remove.path);
+            }
         }
     }
     Ok(entry)
 }
 
-fn added_file(add: Add) -> Result<AddedFile, String> {
+/// A file as the log adds it.
+///
+/// # Errors
+/// For a deletion vector, and for statistics that are not JSON.
+pub(crate) fn added_file(add: Add) -> Result<AddedFile, String> {
     if add.deletion_vector.is_some() {
         return Err(format!("{}: a deletion vector, which would hide rows", add.path));
     }

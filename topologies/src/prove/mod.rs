@@ -29,7 +29,7 @@ pub(crate) mod log;
 pub(crate) mod objects;
 mod redrives;
 mod report;
-mod tally;
+pub(crate) mod tally;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -149,11 +149,12 @@ pub(crate) fn unknown_dataset(topology: &Topology, name: &str) -> Error {
 /// # Errors
 /// Those of [`open_catalog`], and whatever stops a query.
 pub async fn summaries(topology: &Topology) -> Result<Vec<QuarantineSummary>, Error> {
-    let catalog = open_catalog(topology).await?;
+    let catalog = open_catalog(topology)?;
+    let tables = catalog.tables().await?;
     let mut summaries = Vec::new();
     for dataset in &topology.datasets {
         let table = quarantine_of(&dataset.name);
-        if catalog.tables().contains_key(&table) {
+        if tables.contains_key(&table) {
             summaries.push(summary(&catalog, &dataset.name, &table).await?);
         }
     }
@@ -211,7 +212,7 @@ pub async fn show<E: From<Error>>(
         in_brackets(condition.unwrap_or("true")),
         rows_max.min(SHOWN_MAX)
     );
-    let (mut batches, _) = open_catalog(topology).await?.query(&sql).await?.into_parts();
+    let (mut batches, _) = open_catalog(topology)?.query(&sql).await?.into_parts();
     while let Some(batch) = batches.try_next().await.map_err(|error| unreadable(&table, &error))? {
         let columns = Columns(&batch);
         for row in 0..batch.num_rows() {

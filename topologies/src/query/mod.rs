@@ -1,18 +1,22 @@
 //! `isobar query`: SQL over the datasets of a topology, in whichever cloud answers.
 //!
-//! Each dataset is a table at its newest version in the first cloud, in the order of the topology, that answers and
-//! whose log is whole. Files, partition values and schema come from our own replay of that log; DataFusion reads the
-//! Parquet files and nothing else.
+//! A table is at its newest version in the first cloud, in the order of the topology, that answers and whose log is whole; or at
+//! the version that the query names ([`sql`]), in the first cloud that has it. Files, partition values and schema come
+//! from our own replay of that log ([`snapshot`]); DataFusion reads the Parquet files and nothing else. Only the logs of
+//! tables that a query names are read, and only as far as it needs.
 //!
 //! | table | holds |
 //! |---|---|
 //! | `flight_features` | the dataset |
 //! | `flight_features_quarantine`, `"flight_features.quarantine"` | its rejected records |
 //!
-//! Queries only read: statements that define, change or set anything are refused, and so is a query that names a
-//! version ([`sql`]), until versions can be read. There is no way to a file system or to an object outside the tables.
-//! Memory is bounded by the budget of the topology; what does not fit is spilled to temporary files or fails.
+//! Queries only read: statements that define, change or set anything are refused. There is no way to a file system or to an
+//! object outside the tables. Memory is bounded by the budget of the topology; what does not fit is spilled to temporary
+//! files or fails.
 
+mod diff;
+mod history;
+mod listing;
 mod nested;
 mod output;
 mod provider;
@@ -28,19 +32,28 @@ use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
+use tokio::sync::Mutex;
 
-pub use self::output::{Answer, RowsFormat, TABLE_ROWS_MAX};
+pub use self::diff::{
+    DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
+};
+pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
+pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
 
+use self::history::pinned_snapshot;
 use self::provider::{CloudStores, SnapshotTable};
 use self::snapshot::{Snapshot, newest_snapshots};
+use self::sql::Pins;
 use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::spec::Topology;
@@ -50,7 +63,7 @@ use crate::start::open_clouds;
 const CATALOG: (&str, &str) = ("isobar", "datasets");
 
 /// Where the rows of one table come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct TableVersion {
     /// The dataset, or its quarantine.
@@ -61,123 +74,158 @@ pub struct TableVersion {
     pub cloud: String,
 }
 
-/// Tables to ask, each pinned to a version when the catalog was opened.
+/// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise.
 pub struct Catalog {
     context: SessionContext,
-    /// By the names that queries use.
-    tables: BTreeMap<String, TableVersion>,
-    /// Datasets that have no version yet.
-    absent: BTreeSet<String>,
+    clouds: Vec<Cloud>,
+    /// The tables that may exist, by the names that queries use.
+    names: BTreeMap<String, String>,
+    /// Those that were looked for and exist, by the same names. Held while others are looked for.
+    newest: Mutex<BTreeMap<String, TableVersion>>,
 }
 
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Catalog")
-            .field("tables", &self.tables)
-            .field("absent", &self.absent)
-            .finish_non_exhaustive()
+        f.debug_struct("Catalog").field("names", &self.names).finish_non_exhaustive()
     }
 }
 
 impl Catalog {
-    /// Finds the newest version of each of `datasets` and of their quarantines. `memory_bytes_max` bounds what
-    /// queries hold in memory.
+    /// The tables of `datasets` and of their quarantines. No cloud is asked before a query names one of them.
+    /// `memory_bytes_max` bounds what queries hold in memory.
     ///
     /// # Errors
-    /// [`Error::NoMajority`] if no cloud can serve a dataset; says of every cloud why.
-    pub async fn open(clouds: &[Cloud], datasets: &[String], memory_bytes_max: u64) -> Result<Self, Error> {
-        let tables: Vec<String> =
-            datasets.iter().flat_map(|dataset| [dataset.clone(), quarantine_of(dataset)]).collect();
-        let snapshots = newest_snapshots(clouds, &tables).await?;
-        let mut catalog = Self {
-            context: session(clouds, memory_bytes_max)?,
-            tables: BTreeMap::new(),
-            absent: datasets.iter().filter(|dataset| !snapshots.contains_key(*dataset)).cloned().collect(),
-        };
-        for snapshot in snapshots.into_values() {
-            catalog.register(snapshot, datasets)?;
+    /// [`Error::Configuration`] if there is no place for temporary files.
+    pub fn new(clouds: &[Cloud], datasets: &[String], memory_bytes_max: u64) -> Result<Self, Error> {
+        let mut names = BTreeMap::new();
+        for table in datasets.iter().map(|dataset| quarantine_of(dataset)) {
+            names.insert(table.replace('.', "_"), table.clone());
+            names.insert(table.clone(), table);
         }
-        Ok(catalog)
+        // A dataset that has the name of another's quarantine keeps it.
+        names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
+        let context = session(clouds, memory_bytes_max)?;
+        Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default() })
     }
 
-    fn register(&mut self, snapshot: Snapshot, datasets: &[String]) -> Result<(), Error> {
-        let version = TableVersion {
-            table: snapshot.table.clone(),
-            version: snapshot.version,
-            cloud: snapshot.cloud.clone(),
-        };
-        let plain = snapshot.table.replace('.', "_");
-        let provider = Arc::new(SnapshotTable::new(snapshot)?);
-        let mut names = BTreeSet::from([version.table.clone()]);
-        // A dataset that has the name of another's quarantine keeps it.
-        if !datasets.contains(&plain) {
-            names.insert(plain);
-        }
-        for name in names {
-            let registered =
-                self.context.register_table(TableReference::bare(name.as_str()), provider.clone());
-            registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
-            self.tables.insert(name, version.clone());
+    /// The tables that exist, by the names that queries use, and the version that each is at.
+    ///
+    /// # Errors
+    /// [`Error::NoMajority`] if no cloud can serve one; says of every cloud why.
+    pub async fn tables(&self) -> Result<BTreeMap<String, TableVersion>, Error> {
+        let all: BTreeSet<&str> = self.names.values().map(String::as_str).collect();
+        self.find(&all).await?;
+        Ok(self.newest.lock().await.clone())
+    }
+
+    /// Looks for the newest versions of those of `tables` that are not known yet.
+    async fn find(&self, tables: &BTreeSet<&str>) -> Result<(), Error> {
+        let mut newest = self.newest.lock().await;
+        let is_unknown = |table: &&&str| !newest.values().any(|known| known.table == **table);
+        let unknown: Vec<String> =
+            tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
+        for snapshot in newest_snapshots(&self.clouds, &unknown).await?.into_values() {
+            self.register(snapshot, &mut newest)?;
         }
         Ok(())
     }
 
-    /// The tables by the names that queries use, and the version each is pinned to.
-    pub fn tables(&self) -> &BTreeMap<String, TableVersion> {
-        &self.tables
+    fn register(&self, snapshot: Snapshot, newest: &mut BTreeMap<String, TableVersion>) -> Result<(), Error> {
+        let provider = Arc::new(SnapshotTable::new(snapshot)?);
+        let version = provider.version().clone();
+        for (name, _) in self.names.iter().filter(|(_, table)| **table == version.table) {
+            let registered =
+                self.context.register_table(TableReference::bare(name.as_str()), provider.clone());
+            registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
+            newest.insert(name.clone(), version.clone());
+        }
+        Ok(())
+    }
+
+    /// The table that a query means.
+    fn table_of(&self, reference: &TableReference) -> Option<&str> {
+        let is_ours = reference.catalog().is_none_or(|catalog| catalog == CATALOG.0)
+            && reference.schema().is_none_or(|schema| schema == CATALOG.1);
+        self.names.get(reference.table()).filter(|_| is_ours).map(String::as_str)
     }
 
     /// Plans one query and starts it.
     ///
     /// # Errors
-    /// [`Error::Configuration`] if the query is wrong, would change something, or names a version.
+    /// [`Error::Configuration`] if the query is wrong, would change something, or names a version that there is not or that
+    /// can no longer be read. [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
-        let state = self.context.state();
-        let plan = sql::plan(&state, sql).await.map_err(|error| self.explain(&error))?;
-        let from = self.read_by(&plan);
-        let rows = execute(&state, plan).await.map_err(|error| failed(&from, error))?;
-        Ok(Answer::new(rows, from))
+        let mut state = self.context.state();
+        let parsed = match sql::parse(&state, sql) {
+            Ok(parsed) => parsed,
+            Err(error) => return Err(self.explain(&error).await),
+        };
+        let needed = match &parsed.newest {
+            Some(references) => references.iter().filter_map(|reference| self.table_of(reference)).collect(),
+            None => self.names.values().map(String::as_str).collect(),
+        };
+        self.find(&needed).await?;
+        let mut pins = Pins::default();
+        for (reference, pin) in &parsed.pinned {
+            let Some(table) = self.table_of(reference) else {
+                let unknown = DataFusionError::Plan(format!("table '{reference}' not found"));
+                return Err(self.explain(&unknown).await);
+            };
+            let snapshot = pinned_snapshot(&self.clouds, table, *pin).await?;
+            pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
+        }
+        let plan = match sql::plan(&mut state, parsed, pins).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.explain(&error).await),
+        };
+        start(&state, plan).await
     }
 
     /// What is wrong with a query, and which tables there are.
-    fn explain(&self, error: &DataFusionError) -> Error {
+    async fn explain(&self, error: &DataFusionError) -> Error {
         let text = error.strip_backtrace();
         if !text.contains("not found") {
             return Error::Configuration(text);
         }
-        let mut known: Vec<&str> =
-            self.tables.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
-        known.sort_unstable();
+        let Ok(tables) = self.tables().await else { return Error::Configuration(text) };
+        let known: Vec<&str> = tables.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
         let mut explained = format!("{text}\nthe tables are: {}", known.join(", "));
-        for dataset in self.absent.iter().filter(|dataset| text.contains(dataset.as_str())) {
+        let absent = self.names.iter().filter(|(name, table)| name == table && !tables.contains_key(*name));
+        for (dataset, _) in absent.filter(|(dataset, _)| text.contains(dataset.as_str())) {
             explained.push_str(&format!("\nnothing was committed to {dataset} yet"));
         }
         Error::Configuration(explained)
     }
+}
 
-    /// The tables that `plan` reads.
-    fn read_by(&self, plan: &LogicalPlan) -> Vec<TableVersion> {
-        let mut names = BTreeSet::new();
-        let visited = plan.apply_with_subqueries(|node| {
-            if let LogicalPlan::TableScan(scan) = node {
-                names.insert(scan.table_name.table().to_owned());
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
-        debug_assert!(visited.is_ok(), "the closure does not fail");
-        let mut versions: Vec<TableVersion> =
-            names.iter().filter_map(|name| self.tables.get(name).cloned()).collect();
-        versions.dedup();
-        versions
+/// Starts a query that was planned.
+async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error> {
+    let from = read_by(&plan);
+    let started = async {
+        let frame = datafusion::dataframe::DataFrame::new(state.clone(), plan);
+        let plan = frame.create_physical_plan().await?;
+        Ok::<_, DataFusionError>((execute_stream(plan.clone(), state.task_ctx())?, plan))
+    };
+    match started.await {
+        Ok((rows, plan)) => Ok(Answer::new(rows, plan, from)),
+        Err(error) => Err(failed(&from, error)),
     }
 }
 
-async fn execute(
-    state: &SessionState,
-    plan: LogicalPlan,
-) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let frame = datafusion::dataframe::DataFrame::new(state.clone(), plan);
-    frame.execute_stream().await
+/// The tables that `plan` reads, and their versions.
+fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
+    let mut versions = BTreeSet::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<SnapshotTable>()
+        {
+            versions.insert(table.version().clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "the closure does not fail");
+    versions.into_iter().collect()
 }
 
 /// A session that knows the clouds' stores and no other, no file system either.
@@ -205,8 +253,20 @@ fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
     let mut clouds: Vec<&str> = from.iter().map(|table| table.cloud.as_str()).collect();
     clouds.dedup();
     let cloud = if clouds.is_empty() { "none".to_owned() } else { clouds.join(", ") };
+    let action = match is_of_a_file_that_is_gone(&error) {
+        true => {
+            "run the query, a file of which is gone; a vacuum may have let go of it meanwhile, see `isobar snapshots`"
+        }
+        false => "run the query",
+    };
     let source = object_store::Error::Generic { store: "query", source: Box::new(error) };
-    Error::Store { cloud, action: "run the query".to_owned(), source }
+    Error::Store { cloud, action: action.to_owned(), source }
+}
+
+/// Whether an object was not there. Of an answer to a request for a footer DataFusion keeps the text only.
+fn is_of_a_file_that_is_gone(error: &DataFusionError) -> bool {
+    let said = error.to_string();
+    said.split_once("Object at location ").is_some_and(|(_, rest)| rest.contains(" not found"))
 }
 
 /// Whether another query would help, rather than trying this one again.
@@ -226,14 +286,21 @@ fn is_the_callers(error: &DataFusionError) -> bool {
     }
 }
 
-/// Opens the clouds of `topology` and its datasets at their newest versions.
+/// Opens the clouds of `topology`; no dataset is read yet.
 ///
 /// # Errors
-/// [`Error::Configuration`] for a cloud that cannot be opened, and those of [`Catalog::open`].
-pub async fn open_catalog(topology: &Topology) -> Result<Catalog, Error> {
-    let clouds = open_clouds(topology)?;
+/// [`Error::Configuration`] for a cloud that cannot be opened, and those of [`Catalog::new`].
+pub fn open_catalog(topology: &Topology) -> Result<Catalog, Error> {
+    catalog_in(topology, &open_clouds(topology)?)
+}
+
+/// The same in `clouds`.
+///
+/// # Errors
+/// Those of [`Catalog::new`].
+pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Error> {
     let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    Catalog::open(&clouds, &datasets, topology.memory_bytes_max).await
+    Catalog::new(clouds, &datasets, topology.memory_bytes_max)
 }
 
 /// Runs one query over the datasets of `topology` and returns all its rows.
@@ -241,7 +308,7 @@ pub async fn open_catalog(topology: &Topology) -> Result<Catalog, Error> {
 /// # Errors
 /// Those of [`open_catalog`] and [`Catalog::query`], and whatever stops the query.
 pub async fn query_rows(topology: &Topology, sql: &str) -> Result<Vec<RecordBatch>, Error> {
-    let answer = open_catalog(topology).await?.query(sql).await?;
+    let answer = open_catalog(topology)?.query(sql).await?;
     let (rows, from) = answer.into_parts();
     rows.try_collect().await.map_err(|error| failed(&from, error))
 }
@@ -251,7 +318,7 @@ pub async fn query_rows(topology: &Topology, sql: &str) -> Result<Vec<RecordBatc
 /// # Errors
 /// As [`query_rows`].
 pub async fn query_table(topology: &Topology, sql: &str) -> Result<String, Error> {
-    let mut answer = open_catalog(topology).await?.query(sql).await?;
+    let mut answer = open_catalog(topology)?.query(sql).await?;
     let mut text = String::new();
     while let Some(piece) = answer.next_text(RowsFormat::Table).await? {
         text.push_str(&piece);

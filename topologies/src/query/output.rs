@@ -1,19 +1,29 @@
-//! Rows as text, a piece at a time, so that an answer of any size needs little memory.
+//! Rows as text or as a file, a piece at a time, so that an answer of any size needs little memory.
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder as CsvBuilder;
 use arrow::error::ArrowError;
+use arrow::ipc::writer::FileWriter;
 use arrow::json::LineDelimitedWriter;
 use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::MetricsSet;
 use futures::TryStreamExt;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 
 use super::{TableVersion, failed};
 use crate::error::Error;
 
 /// Rows of a table for people. Its columns are as wide as their widest value, so all its rows are held at once.
 pub const TABLE_ROWS_MAX: usize = 10_000;
+/// Bytes of a row group of an answer in Parquet: it is held in memory until it is full.
+const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,13 +35,63 @@ pub enum RowsFormat {
     Json,
     /// Comma-separated values with a header. Lists, structs and maps have no place in it.
     Csv,
+    /// A Parquet file.
+    Parquet,
+    /// A file of Arrow record batches, as Feather and `pyarrow.ipc.open_file` read it.
+    Arrow,
+}
+
+impl RowsFormat {
+    /// Whether it is for programs only.
+    pub fn is_binary(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
 }
 
 /// The rows of a query on their way.
 pub struct Answer {
     rows: SendableRecordBatchStream,
+    plan: Arc<dyn ExecutionPlan>,
     from: Vec<TableVersion>,
     state: State,
+    file: Option<FileEncoder>,
+}
+
+/// How much a query has read of its tables so far. It can be asked while the query runs.
+#[derive(Clone)]
+pub struct Scanned(Arc<dyn ExecutionPlan>);
+
+impl std::fmt::Debug for Scanned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scanned").field("rows", &self.rows()).field("bytes", &self.bytes()).finish()
+    }
+}
+
+impl Scanned {
+    /// Rows that came out of files.
+    pub fn rows(&self) -> u64 {
+        sum_of_leaves(&*self.0, &|metrics| metrics.output_rows())
+    }
+
+    /// Bytes that were asked of stores.
+    pub fn bytes(&self) -> u64 {
+        sum_of_leaves(&*self.0, &|metrics| Some(metrics.sum_by_name("bytes_scanned")?.as_usize()))
+    }
+}
+
+/// The sum of a metric over the leaves of a plan.
+fn sum_of_leaves(plan: &dyn ExecutionPlan, metric: &dyn Fn(&MetricsSet) -> Option<usize>) -> u64 {
+    let children = plan.children();
+    if !children.is_empty() {
+        return children.into_iter().map(|child| sum_of_leaves(&**child, metric)).sum();
+    }
+    plan.metrics().and_then(|metrics| metric(&metrics)).unwrap_or(0) as u64
+}
+
+/// Writes a file into memory, from where it is taken piece by piece.
+enum FileEncoder {
+    Parquet(Box<ArrowWriter<Vec<u8>>>),
+    Arrow(Box<FileWriter<Vec<u8>>>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +111,17 @@ impl std::fmt::Debug for Answer {
 }
 
 impl Answer {
-    pub(super) fn new(rows: SendableRecordBatchStream, from: Vec<TableVersion>) -> Self {
-        Self { rows, from, state: State::Fresh }
+    pub(super) fn new(
+        rows: SendableRecordBatchStream,
+        plan: Arc<dyn ExecutionPlan>,
+        from: Vec<TableVersion>,
+    ) -> Self {
+        Self { rows, plan, from, state: State::Fresh, file: None }
+    }
+
+    /// How much was read so far.
+    pub fn scanned(&self) -> Scanned {
+        Scanned(self.plan.clone())
     }
 
     /// The tables that the query reads, with version and cloud.
@@ -76,7 +145,37 @@ impl Answer {
             RowsFormat::Table => self.table().await.map(Some),
             RowsFormat::Json => self.next_json().await.map(Some),
             RowsFormat::Csv => self.next_csv().await,
+            RowsFormat::Parquet | RowsFormat::Arrow => {
+                Err(Error::Configuration("Parquet and Arrow are no text".to_owned()))
+            }
         }
+    }
+
+    /// The next piece of the answer as bytes, `None` after the last; for every format, and otherwise as
+    /// [`next_text`](Self::next_text).
+    ///
+    /// # Errors
+    /// As [`next_text`](Self::next_text).
+    pub async fn next_bytes(&mut self, format: RowsFormat) -> Result<Option<Vec<u8>>, Error> {
+        if !format.is_binary() {
+            return Ok(self.next_text(format).await?.map(String::into_bytes));
+        }
+        while self.state != State::Ended {
+            let mut encoder = match self.file.take() {
+                Some(encoder) => encoder,
+                None => FileEncoder::new(format, &self.rows).map_err(|error| unwritable(format, &error))?,
+            };
+            let Some(batch) = self.next_batch().await? else {
+                self.state = State::Ended;
+                return encoder.finish().map(Some).map_err(|error| unwritable(format, &error));
+            };
+            let bytes = encoder.write(&batch).map_err(|error| unwritable(format, &error))?;
+            self.file = Some(encoder);
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
@@ -145,6 +244,47 @@ impl Answer {
         written.map_err(|error| unprintable("csv", &error))?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
+}
+
+impl FileEncoder {
+    fn new(format: RowsFormat, rows: &SendableRecordBatchStream) -> Result<Self, ArrowError> {
+        let schema = rows.schema();
+        if format == RowsFormat::Arrow {
+            return Ok(Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), &schema)?)));
+        }
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES_MAX))
+            .build();
+        let writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties))?;
+        Ok(Self::Parquet(Box::new(writer)))
+    }
+
+    /// Takes rows; what of the file is ready.
+    fn write(&mut self, rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+        match self {
+            Self::Parquet(writer) => {
+                writer.write(rows)?;
+                Ok(std::mem::take(writer.inner_mut()))
+            }
+            Self::Arrow(writer) => {
+                writer.write(rows)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
+        }
+    }
+
+    /// The rest of the file.
+    fn finish(self) -> Result<Vec<u8>, ArrowError> {
+        match self {
+            Self::Parquet(writer) => Ok(writer.into_inner()?),
+            Self::Arrow(writer) => writer.into_inner(),
+        }
+    }
+}
+
+fn unwritable(format: RowsFormat, error: &ArrowError) -> Error {
+    unprintable(if format == RowsFormat::Arrow { "arrow" } else { "parquet" }, error)
 }
 
 fn unprintable(format: &str, error: &ArrowError) -> Error {

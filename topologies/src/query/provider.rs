@@ -27,6 +27,7 @@ use isobar_connectors::clouds::Cloud;
 use object_store::ObjectStore;
 use url::Url;
 
+use super::TableVersion;
 use super::nested::FilledColumns;
 use super::snapshot::Snapshot;
 use crate::error::Error;
@@ -75,6 +76,8 @@ struct ScannedFile {
 /// A table at one version.
 #[derive(Debug)]
 pub(super) struct SnapshotTable {
+    /// What is read.
+    version: TableVersion,
     /// Columns in the table's own order.
     schema: SchemaRef,
     /// Columns stored in files.
@@ -109,7 +112,14 @@ impl SnapshotTable {
         let store =
             ObjectStoreUrl::parse(store_url(&snapshot.cloud)).map_err(|error| damaged(error.to_string()))?;
         let file_schema = Arc::new(Schema::new(stored));
-        Ok(Self { file_schema, partition_fields, places, files, store, schema: snapshot.schema })
+        let version =
+            TableVersion { table: snapshot.table, version: snapshot.version, cloud: snapshot.cloud };
+        Ok(Self { version, file_schema, partition_fields, places, files, store, schema: snapshot.schema })
+    }
+
+    /// Table, version and cloud.
+    pub(super) fn version(&self) -> &TableVersion {
+        &self.version
     }
 
     /// The files whose partition values do not rule out that a row passes `filters`.

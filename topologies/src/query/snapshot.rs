@@ -1,19 +1,30 @@
-//! What a table holds at its newest version, from the first cloud that can tell.
+//! What a table holds at one of its versions, from the first cloud that can tell.
 //!
-//! The log is replayed from version 0. A log with a missing version, a broken hash chain or a body that is not
-//! understood is not believed, and the next cloud is asked; `isobar prove` says what is wrong with it.
+//! The log is replayed from the newest checkpoint that is not after the version, or from version 0 where there is none. A log with
+//! a missing version, a broken hash chain or a body that is not understood is not believed, and the next cloud is asked;
+//! `isobar prove` says what is wrong with it. A checkpoint that cannot be read is passed over, and the whole log read.
 
 use std::collections::{BTreeMap, HashMap};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use isobar_connectors::clouds::Cloud;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use isobar_connectors::checkpoint::{CHECKPOINT_BYTES_MAX, CheckpointState, read_checkpoint};
+use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
 use isobar_connectors::delta::Metadata;
+use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::schema::to_arrow;
+use object_store::ObjectStore;
+use serde::Deserialize;
 use tracing::warn;
 
+use crate::commit::format::{
+    checkpoint_path, checkpoint_version, last_checkpoint_path, log_folder, published_path, published_version,
+};
 use crate::error::Error;
 use crate::prove::checks;
-use crate::prove::log::{Bodies, DataFile, TableLog, list_versions};
+use crate::prove::log::{AddedFile, Bodies, DataFile, TableLog, added_file};
+use crate::prove::tally::Tally;
 
 /// One table at one version.
 #[derive(Debug, Clone)]
@@ -30,6 +41,13 @@ pub(super) struct Snapshot {
     pub(super) metadata: Metadata,
     /// Files of this version.
     pub(super) files: Vec<DataFile>,
+}
+
+impl Snapshot {
+    /// Rows, by the log; `None` if it does not say so of every file.
+    pub(super) fn rows(&self) -> Option<u64> {
+        self.files.iter().map(|file| file.rows).sum()
+    }
 }
 
 /// What a table is at its newest version.
@@ -99,32 +117,213 @@ pub(super) async fn newest_snapshots(
 
 /// The newest snapshot of `table` in `cloud`, `None` if it has no version there.
 async fn newest_snapshot(cloud: &Cloud, table: &str) -> Result<Option<Snapshot>, String> {
-    let unanswered = |error: object_store::Error| crate::chain_of(&error);
-    let versions = list_versions(cloud, table, None).await.map_err(unanswered)?;
-    let log = Bodies::default().read_log(cloud, table, &versions).await.map_err(unanswered)?;
+    let listing = Listing::reaching(cloud, table, None).await?;
+    match listing.newest() {
+        Some(newest) => load(cloud, table, newest, &listing).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What lies in the log of a table in one cloud, as far as it was listed.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Nothing before this version was listed.
+    from: u64,
+    /// Versions, ascending.
+    pub(super) versions: Vec<u64>,
+    /// Versions that have a checkpoint, ascending.
+    checkpoints: Vec<u64>,
+}
+
+/// What is needed of `_last_checkpoint`.
+#[derive(Deserialize)]
+struct Hint {
+    version: u64,
+}
+
+impl Listing {
+    /// Lists the log far enough back for `version` to be read, or the newest version where that is `None`: from the last
+    /// checkpoint on if that is enough.
+    pub(super) async fn reaching(cloud: &Cloud, table: &str, version: Option<u64>) -> Result<Self, String> {
+        if let Some(hint) = last_checkpoint(cloud, table).await
+            && version.is_none_or(|version| hint <= version)
+        {
+            let listing = Self::since(cloud, table, hint).await?;
+            if listing.versions.first() == Some(&hint) && listing.checkpoints.contains(&hint) {
+                return Ok(listing);
+            }
+        }
+        Self::since(cloud, table, 0).await
+    }
+
+    /// Lists the log from version `from` on.
+    pub(super) async fn since(cloud: &Cloud, table: &str, from: u64) -> Result<Self, String> {
+        let folder = log_folder(table);
+        let mut objects = match from.checked_sub(1) {
+            Some(before) => cloud.data.list_with_offset(Some(&folder), &published_path(table, before)),
+            None => cloud.data.list(Some(&folder)),
+        };
+        let mut listing = Self { from, ..Self::default() };
+        loop {
+            let location = match objects.try_next().await {
+                Ok(Some(object)) => object.location,
+                Ok(None) | Err(object_store::Error::NotFound { .. }) => break,
+                Err(error) => return Err(crate::chain_of(&error)),
+            };
+            // A name that stands for a version and is another one is not ours.
+            let version = published_version(&location);
+            listing.versions.extend(version.filter(|version| published_path(table, *version) == location));
+            let version = checkpoint_version(&location);
+            listing
+                .checkpoints
+                .extend(version.filter(|version| checkpoint_path(table, *version) == location));
+        }
+        listing.versions.sort_unstable();
+        listing.checkpoints.sort_unstable();
+        Ok(listing)
+    }
+
+    /// The newest version.
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.versions.last().copied()
+    }
+
+    /// Whether `version` is there.
+    pub(super) fn has(&self, version: u64) -> bool {
+        self.versions.binary_search(&version).is_ok()
+    }
+
+    /// The newest checkpoint that is not after `version`, and whose version is there.
+    fn checkpoint_for(&self, version: u64) -> Option<u64> {
+        let fits = |checkpoint: &&u64| **checkpoint <= version && self.has(**checkpoint);
+        self.checkpoints.iter().rev().find(fits).copied()
+    }
+
+    /// The newest checkpoint that is after `version`.
+    pub(super) fn checkpoint_after(&self, version: u64) -> Option<u64> {
+        self.checkpoints.last().copied().filter(|checkpoint| *checkpoint > version)
+    }
+
+    /// The versions from `first` to `last`, none of which may be missing.
+    fn run(&self, table: &str, first: u64, last: u64) -> Result<Vec<u64>, String> {
+        let run = self.versions.iter().copied().filter(|version| (first..=last).contains(version));
+        let run: Vec<u64> = run.collect();
+        // The last one is there, so that a missing one leaves a gap.
+        match (first..=last).zip(&run).find(|(expected, found)| expected != *found) {
+            Some((missing, _)) => Err(format!("{table}: version {missing} is missing")),
+            None => Ok(run),
+        }
+    }
+}
+
+/// The version that `_last_checkpoint` names. What cannot be read there only makes reading slower.
+async fn last_checkpoint(cloud: &Cloud, table: &str) -> Option<u64> {
+    let path = last_checkpoint_path(table);
+    let bytes = read_register(&*cloud.data, &path, REGISTER_BYTES_MAX).await.ok()??;
+    Some(serde_json::from_slice::<Hint>(&bytes).ok()?.version)
+}
+
+/// `version` of `table`, which is in `listing`.
+pub(super) async fn load(
+    cloud: &Cloud,
+    table: &str,
+    version: u64,
+    listing: &Listing,
+) -> Result<Snapshot, String> {
+    if let Some(checkpoint) = listing.checkpoint_for(version) {
+        match load_since(cloud, table, checkpoint, version, listing).await {
+            Ok(snapshot) => return Ok(snapshot),
+            Err(why) => {
+                let cloud = &cloud.name;
+                warn!(%cloud, %table, checkpoint, why, "a checkpoint is of no use, reading the whole log");
+            }
+        }
+    }
+    let whole = if listing.from > 0 { Some(Listing::since(cloud, table, 0).await?) } else { None };
+    let versions = &whole.as_ref().unwrap_or(listing).versions;
+    let versions: Vec<u64> = versions.iter().copied().filter(|other| *other <= version).collect();
+    let log = read_log(cloud, table, &versions).await?;
     replay(cloud, log)
 }
 
-fn replay(cloud: &Cloud, log: TableLog) -> Result<Option<Snapshot>, String> {
-    let Some(version) = log.last() else { return Ok(None) };
-    for found in
-        [checks::entries(&log), checks::versions(&log), checks::hash_chain(&log), checks::paths(&log)]
-    {
-        if let Some(problem) = found.examples.first() {
-            return Err(format!("{}: {problem}; see `isobar prove`", log.table));
-        }
-    }
+async fn read_log(cloud: &Cloud, table: &str, versions: &[u64]) -> Result<TableLog, String> {
+    let log = Bodies::default().read_log(cloud, table, versions).await;
+    log.map_err(|error| crate::chain_of(&error))
+}
+
+/// The snapshot that a whole log ends with.
+fn replay(cloud: &Cloud, log: TableLog) -> Result<Snapshot, String> {
+    let checks =
+        [checks::entries(&log), checks::versions(&log), checks::hash_chain(&log), checks::paths(&log)];
+    refuse(&log.table, &checks)?;
     let metadata = log.steps().filter_map(|step| step.entry.metadata.as_ref()).last();
-    let metadata = metadata.ok_or_else(|| format!("{}: no metaData", log.table))?;
-    let schema = to_arrow(&metadata.schema_string).map_err(|error| format!("{}: {error}", log.table))?;
-    Ok(Some(Snapshot {
-        version,
-        cloud: cloud.name.clone(),
-        schema: undocumented(&schema),
-        metadata: metadata.as_ref().clone(),
-        files: log.files(),
-        table: log.table,
-    }))
+    let metadata = metadata.ok_or_else(|| format!("{}: no metaData", log.table))?.as_ref().clone();
+    snapshot(cloud, &log, metadata, log.files())
+}
+
+/// `version` from the checkpoint of an earlier one, and the bodies after that. The checkpoint's own version is read as well:
+/// the one after it vouches for it.
+async fn load_since(
+    cloud: &Cloud,
+    table: &str,
+    checkpoint: u64,
+    version: u64,
+    listing: &Listing,
+) -> Result<Snapshot, String> {
+    let versions = listing.run(table, checkpoint, version)?;
+    let (state, base) = read_state(cloud, table, checkpoint).await?;
+    let log = read_log(cloud, table, &versions).await?;
+    refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
+    let later = log.steps().filter(|step| step.version > checkpoint);
+    let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
+    let metadata = metadata.map_or(state.metadata, |metadata| metadata.as_ref().clone());
+    snapshot(cloud, &log, metadata, log.files_since(checkpoint, &base))
+}
+
+/// What a checkpoint says, and the files that it names.
+pub(super) async fn read_state(
+    cloud: &Cloud,
+    table: &str,
+    checkpoint: u64,
+) -> Result<(CheckpointState, Vec<AddedFile>), String> {
+    let path = checkpoint_path(table, checkpoint);
+    let read = read_register(&*cloud.data, &path, CHECKPOINT_BYTES_MAX).await;
+    let bytes = read.map_err(|error| crate::chain_of(&error))?.ok_or("it is gone")?;
+    tokio::task::spawn_blocking(move || parse_state(bytes)).await.map_err(|died| died.to_string())?
+}
+
+fn parse_state(bytes: Bytes) -> Result<(CheckpointState, Vec<AddedFile>), String> {
+    let mut files = Vec::new();
+    let mut problem = None;
+    let state = read_checkpoint(bytes, |add| match added_file(add) {
+        Ok(file) if decode_log_path(&file.path).is_err() || file.size < 0 => {
+            problem.get_or_insert(format!("{}: not a file of a table", file.path));
+        }
+        Ok(file) => files.push(file),
+        Err(why) => _ = problem.get_or_insert(why),
+    });
+    let state = state.map_err(|error| crate::chain_of(&error))?;
+    problem.map_or(Ok((state, files)), Err)
+}
+
+/// The first thing that is wrong.
+fn refuse(table: &str, checks: &[Tally]) -> Result<(), String> {
+    match checks.iter().find_map(|found| found.examples.first()) {
+        Some(problem) => Err(format!("{table}: {problem}; see `isobar prove`")),
+        None => Ok(()),
+    }
+}
+
+fn snapshot(
+    cloud: &Cloud,
+    log: &TableLog,
+    metadata: Metadata,
+    files: Vec<DataFile>,
+) -> Result<Snapshot, String> {
+    let table = log.table.clone();
+    let version = log.last().ok_or_else(|| format!("{table}: no version"))?;
+    let schema = to_arrow(&metadata.schema_string).map_err(|error| format!("{table}: {error}"))?;
+    Ok(Snapshot { table, version, cloud: cloud.name.clone(), schema: undocumented(&schema), metadata, files })
 }
 
 /// `schema` without what is said about its columns: the engine compares that as well, and files have none.

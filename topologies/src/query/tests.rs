@@ -1,20 +1,26 @@
 //! Queries over small tables in memory: rows, partition values, pinned versions, and clouds that cannot serve.
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatchReader};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use isobar_connectors::clouds::{Fault, FaultSwitch};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::*;
 use crate::commit::format::published_path;
 use crate::prove::testing::{DATASET, History, QUARANTINE, file_path};
 
+mod versions;
+
 const MEMORY_BYTES_MAX: u64 = 64 << 20;
 
+/// A catalog whose tables are at the versions that they have now.
 async fn open(clouds: &[Cloud]) -> Result<Catalog, Error> {
-    Catalog::open(clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX).await
+    let catalog = Catalog::new(clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX)?;
+    catalog.tables().await?;
+    Ok(catalog)
 }
 
 async fn text(catalog: &Catalog, sql: &str, format: RowsFormat) -> String {
@@ -60,7 +66,8 @@ async fn quarantines_have_two_names() {
             "n,x\n2,1\n"
         );
     }
-    let names: Vec<&str> = catalog.tables().keys().map(String::as_str).collect();
+    let tables = catalog.tables().await.unwrap();
+    let names: Vec<&str> = tables.keys().map(String::as_str).collect();
     assert_eq!(names, ["flights", "flights.quarantine", "flights_quarantine"]);
     let answer =
         catalog.query("SELECT * FROM flights_quarantine WHERE x IN (SELECT x FROM flights)").await.unwrap();
@@ -84,6 +91,7 @@ async fn only_files_that_may_match_are_read_and_none_to_count() {
     let error = answer.next_text(RowsFormat::Json).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(crate::chain_of(&error).contains("month=2/"), "{}", crate::chain_of(&error));
+    assert!(error.to_string().contains("a file of which is gone"), "{error}");
 }
 
 #[tokio::test]
@@ -171,7 +179,7 @@ async fn a_catalog_stays_at_its_version() {
         .put(&published_path(DATASET, 3), all[&published_path(DATASET, 3)].clone().into())
         .await
         .unwrap();
-    assert_eq!(catalog.tables()[DATASET].version, 2);
+    assert_eq!(catalog.tables().await.unwrap()[DATASET].version, 2);
     assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights").await, "n\n13\n");
     assert_eq!(csv(&open(&clouds).await.unwrap(), "SELECT count(x) AS n FROM flights").await, "n\n15\n");
 }
@@ -184,7 +192,7 @@ async fn the_first_cloud_that_can_serve_is_asked() {
     clouds[0] = clouds[0].clone().with_faults(&switch);
     clouds[1].data.delete(&published_path(DATASET, 1)).await.unwrap();
     let catalog = open(&clouds).await.unwrap();
-    assert_eq!(catalog.tables()[DATASET].cloud, "c");
+    assert_eq!(catalog.tables().await.unwrap()[DATASET].cloud, "c");
     assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights").await, "n\n15\n");
     clouds[2] = clouds[2].clone().with_faults(&switch);
     let error = open(&clouds).await.unwrap_err().to_string();
@@ -197,7 +205,7 @@ async fn the_first_cloud_that_can_serve_is_asked() {
 async fn a_dataset_without_a_version_is_said_to_be_empty() {
     let clouds = History::good().store(1).await;
     let datasets = [DATASET.to_owned(), "weather".to_owned()];
-    let catalog = Catalog::open(&clouds, &datasets, MEMORY_BYTES_MAX).await.unwrap();
+    let catalog = Catalog::new(&clouds, &datasets, MEMORY_BYTES_MAX).unwrap();
     let error = refusal(&catalog, "SELECT * FROM weather").await;
     assert_eq!(error.exit_code(), 2);
     let error = error.to_string();
@@ -212,8 +220,11 @@ async fn wrong_queries_are_the_callers_and_change_nothing() {
         "SELEC 1",
         "SELECT y FROM flights",
         "SELECT * FROM nowhere",
-        "SELECT * FROM flights VERSION AS OF 1",
-        "SELECT * FROM flights TIMESTAMP AS OF '2026-01-01'",
+        "SELECT * FROM flights VERSION AS OF 4",
+        "SELECT * FROM flights VERSION AS OF x",
+        "SELECT * FROM nowhere VERSION AS OF 1",
+        "SELECT * FROM elsewhere.flights VERSION AS OF 1",
+        "SELECT * FROM flights TIMESTAMP AS OF '1969-12-31'",
         "DROP TABLE flights",
         "INSERT INTO flights VALUES ('1', 2)",
         "COPY flights TO '/tmp/isobar-must-not-exist.parquet'",
@@ -231,10 +242,10 @@ async fn wrong_queries_are_the_callers_and_change_nothing() {
         };
         assert_eq!(error.exit_code(), 2, "{sql}: {error}");
     }
-    let version = refusal(&catalog, "SELECT * FROM flights VERSION AS OF 1").await.to_string();
-    assert!(version.contains("leave out `VERSION AS OF 1`"), "{version}");
-    let table = refusal(&catalog, "SELECT * FROM nowhere").await.to_string();
-    assert!(table.contains("the tables are: flights, flights_quarantine"), "{table}");
+    for sql in ["SELECT * FROM nowhere", "SELECT * FROM nowhere VERSION AS OF 1"] {
+        let table = refusal(&catalog, sql).await.to_string();
+        assert!(table.contains("the tables are: flights, flights_quarantine"), "{table}");
+    }
 }
 
 #[tokio::test]
@@ -269,6 +280,68 @@ async fn every_format_can_be_read_back() {
 }
 
 #[tokio::test]
+async fn parquet_and_arrow_hold_the_same_rows() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    for sql in [
+        "SELECT month, x, CASE WHEN x > 3 THEN x END AS y FROM flights ORDER BY x",
+        "SELECT month, x FROM flights WHERE x < 0",
+        // Several batches.
+        "SELECT a.x FROM flights AS a, flights AS b, flights AS c, flights AS d ORDER BY a.x",
+    ] {
+        let expected = csv(&catalog, sql).await;
+        let parquet = Bytes::from(bytes(&catalog, sql, RowsFormat::Parquet).await);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(parquet).unwrap().build().unwrap();
+        assert_eq!(as_csv(reader), expected, "{sql}");
+        let arrow = std::io::Cursor::new(bytes(&catalog, sql, RowsFormat::Arrow).await);
+        let reader = arrow::ipc::reader::FileReader::try_new(arrow, None).unwrap();
+        assert_eq!(as_csv(reader), expected, "{sql}");
+    }
+    let mut answer = catalog.query("SELECT x FROM flights").await.unwrap();
+    assert!(answer.next_text(RowsFormat::Parquet).await.is_err());
+}
+
+fn as_csv(batches: impl RecordBatchReader) -> String {
+    let mut text = Vec::new();
+    let schema = batches.schema();
+    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(&mut text);
+    writer.write(&RecordBatch::new_empty(schema)).unwrap();
+    batches.for_each(|batch| writer.write(&batch.unwrap()).unwrap());
+    drop(writer);
+    String::from_utf8(text).unwrap()
+}
+
+async fn bytes(catalog: &Catalog, sql: &str, format: RowsFormat) -> Vec<u8> {
+    let mut answer = catalog.query(sql).await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(piece) = answer.next_bytes(format).await.unwrap() {
+        bytes.extend_from_slice(&piece);
+    }
+    assert!(answer.next_bytes(format).await.unwrap().is_none());
+    bytes
+}
+
+#[tokio::test]
+async fn an_answer_says_how_much_was_read() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    let mut answer = catalog.query("SELECT sum(x) AS s FROM flights WHERE month <> '1'").await.unwrap();
+    let scanned = answer.scanned();
+    while answer.next_text(RowsFormat::Csv).await.unwrap().is_some() {}
+    assert_eq!(scanned.rows(), 12);
+    assert!(scanned.bytes() > 0, "{scanned:?}");
+}
+
+#[tokio::test]
+async fn plans_are_explained_with_what_they_did() {
+    let catalog = open(&History::good().store(1).await).await.unwrap();
+    let sql = "EXPLAIN ANALYZE SELECT sum(x) AS s FROM flights VERSION AS OF 1 WHERE month = '2'";
+    let plan = text(&catalog, sql, RowsFormat::Table).await;
+    assert!(plan.contains("Plan with Metrics"), "{plan}");
+    assert!(plan.contains("output_rows=5"), "{plan}");
+    let plan = text(&catalog, "EXPLAIN SELECT x FROM flights VERSION AS OF 1", RowsFormat::Table).await;
+    assert!(plan.contains("flights VERSION AS OF 1"), "{plan}");
+}
+
+#[tokio::test]
 async fn json_of_many_batches_is_one_array() {
     let catalog = open(&History::good().store(1).await).await.unwrap();
     let sql = "SELECT a.x FROM flights AS a, flights AS b, flights AS c, flights AS d";
@@ -283,7 +356,7 @@ async fn json_of_many_batches_is_one_array() {
 #[tokio::test]
 async fn memory_is_bounded() {
     let clouds = History::good().store(1).await;
-    let catalog = Catalog::open(&clouds, &[DATASET.to_owned()], 200_000).await.unwrap();
+    let catalog = Catalog::new(&clouds, &[DATASET.to_owned()], 200_000).unwrap();
     let sql =
         "SELECT count(DISTINCT a.x * 1000000 + b.value) FROM flights AS a, generate_series(1, 200000) AS b";
     let answer = catalog.query(sql).await.unwrap();
@@ -299,9 +372,9 @@ async fn memory_is_bounded() {
 #[test]
 fn a_query_can_run_on_any_thread() {
     fn is_send(_: impl Send) {}
-    is_send(Catalog::open(&[], &[], MEMORY_BYTES_MAX));
     is_send(async {
-        let catalog = Catalog::open(&[], &[], MEMORY_BYTES_MAX).await?;
-        catalog.query("SELECT 1").await?.next_text(RowsFormat::Csv).await
+        let catalog = Catalog::new(&[], &[], MEMORY_BYTES_MAX)?;
+        catalog.tables().await?;
+        catalog.query("SELECT 1").await?.next_bytes(RowsFormat::Csv).await
     });
 }

@@ -1,0 +1,193 @@
+//! `isobar query`, `isobar snapshots` and `isobar diff`: rows, versions, and what lies between versions.
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::args::{DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
+use super::{Exit, Misconfigured, bars, output, runtime};
+use crate::query::{self, Answer, RowsFormat};
+use crate::spec::{self, Topology};
+
+/// How long a query runs before its progress is shown.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+
+/// Prints rows, or writes them to a file.
+pub(super) fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
+    let format = format_of(args)?;
+    if format.is_binary() && args.output.is_none() && io::stdout().is_terminal() {
+        let refusal = "Parquet and Arrow are not for a terminal: name a file with --output, or redirect";
+        return Err(Misconfigured(refusal.to_owned()).into());
+    }
+    let topology = spec::load(&args.config)?;
+    runtime()?.block_on(answer(&topology, args, format))?;
+    Ok(Exit::Success)
+}
+
+/// The format asked for, or else what the ending of the file says.
+fn format_of(args: &QueryArgs) -> anyhow::Result<RowsFormat> {
+    let ending = args.output.as_deref().and_then(Path::extension).and_then(OsStr::to_str);
+    let by_ending = match ending {
+        Some("json") => Some(RowsFormat::Json),
+        Some("csv") => Some(RowsFormat::Csv),
+        Some("parquet") => Some(RowsFormat::Parquet),
+        Some("arrow" | "feather") => Some(RowsFormat::Arrow),
+        _ => None,
+    };
+    let asked = args.format.map(|format| match format {
+        RowFormat::Table => RowsFormat::Table,
+        RowFormat::Json => RowsFormat::Json,
+        RowFormat::Csv => RowsFormat::Csv,
+        RowFormat::Parquet => RowsFormat::Parquet,
+        RowFormat::Arrow => RowsFormat::Arrow,
+    });
+    match (asked.or(by_ending), &args.output) {
+        (Some(format), _) => Ok(format),
+        (None, None) => Ok(RowsFormat::Table),
+        (None, Some(file)) => Err(Misconfigured(format!(
+            "{}: the ending says no format, say it with --format table, json, csv, parquet or arrow",
+            file.display()
+        ))
+        .into()),
+    }
+}
+
+async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> anyhow::Result<()> {
+    let mut answer = query::open_catalog(topology)?.query(&args.sql).await?;
+    for table in answer.from() {
+        debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
+    }
+    let is_shown = io::stderr().is_terminal();
+    let done = CancellationToken::new();
+    let bar =
+        is_shown.then(|| tokio::spawn(bars::show_query(answer.scanned(), PROGRESS_AFTER, done.clone())));
+    let written = match &args.output {
+        Some(file) => write_file(&mut answer, format, file).await,
+        None => write_stdout(&mut answer, format).await,
+    };
+    done.cancel();
+    if let Some(bar) = bar {
+        bar.await.context("show progress")?;
+    }
+    written
+}
+
+/// Prints rows as they come, so that an answer of any size needs little memory.
+async fn write_stdout(answer: &mut Answer, format: RowsFormat) -> anyhow::Result<()> {
+    while let Some(piece) = answer.next_bytes(format).await? {
+        bars::suspended(|| -> io::Result<()> {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(&piece)?;
+            stdout.flush()
+        })?;
+    }
+    Ok(())
+}
+
+/// Writes rows beside `file`, which they replace when all of them are there: half an answer looks like a whole one.
+async fn write_file(answer: &mut Answer, format: RowsFormat, file: &Path) -> anyhow::Result<()> {
+    let action = || format!("write {}", file.display());
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut aside = new_file(folder).with_context(action)?;
+    while let Some(piece) = answer.next_bytes(format).await? {
+        aside.write_all(&piece).with_context(action)?;
+    }
+    aside.persist(file).with_context(action)?;
+    Ok(())
+}
+
+/// A file with the permissions that any other new file gets.
+fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".isobar-query-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+/// Prints the versions of a table.
+pub(super) fn snapshots(args: &SnapshotsArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.topology)?;
+    let limit = args.limit as usize;
+    let snapshots = runtime()?.block_on(query::snapshots(&topology, &args.dataset, limit))?;
+    match args.format {
+        ReportFormat::Table => output::print(&snapshots.to_table())?,
+        ReportFormat::Json => output::print_json(&serde_json::to_value(&snapshots)?)?,
+    }
+    Ok(Exit::Success)
+}
+
+/// Prints what lies between two versions.
+pub(super) fn diff(args: &DiffArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.topology)?;
+    runtime()?.block_on(compare(&topology, args))?;
+    Ok(Exit::Success)
+}
+
+async fn compare(topology: &Topology, args: &DiffArgs) -> anyhow::Result<()> {
+    let DiffArgs { dataset, from, to, .. } = args;
+    let diff = query::diff(topology, dataset, *from, *to).await?;
+    let rows = match args.rows {
+        true => Some(query::diff_rows(topology, dataset, *from, *to, args.limit as usize).await?),
+        false => None,
+    };
+    match args.format {
+        ReportFormat::Table => {
+            output::print(&diff.to_table())?;
+            if let Some(mut rows) = rows {
+                write_stdout(&mut rows, RowsFormat::Table).await?;
+            }
+        }
+        ReportFormat::Json => {
+            let mut json = serde_json::to_value(&diff)?;
+            if let Some(mut rows) = rows {
+                let mut text = Vec::new();
+                while let Some(piece) = rows.next_bytes(RowsFormat::Json).await? {
+                    text.extend_from_slice(&piece);
+                }
+                json["rows"] = serde_json::from_slice(&text)?;
+            }
+            output::print_json(&json)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn args(format: Option<RowFormat>, output: Option<&str>) -> QueryArgs {
+        QueryArgs {
+            sql: "SELECT 1".into(),
+            config: "topology.yaml".into(),
+            format,
+            output: output.map(PathBuf::from),
+        }
+    }
+
+    #[test]
+    fn the_format_is_said_or_follows_from_the_file() {
+        let asked = |format, output| format_of(&args(format, output)).ok();
+        assert_eq!(asked(None, None), Some(RowsFormat::Table));
+        assert_eq!(asked(Some(RowFormat::Csv), None), Some(RowsFormat::Csv));
+        assert_eq!(asked(None, Some("a/b.parquet")), Some(RowsFormat::Parquet));
+        assert_eq!(asked(None, Some("b.feather")), Some(RowsFormat::Arrow));
+        assert_eq!(asked(Some(RowFormat::Json), Some("b.parquet")), Some(RowsFormat::Json));
+        for output in ["b", "b.txt", "parquet"] {
+            assert_eq!(asked(None, Some(output)), None, "{output}");
+            assert_eq!(asked(Some(RowFormat::Table), Some(output)), Some(RowsFormat::Table));
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Versions of the past: which one was the newest at a time, and whether its files are still there.
+//!
+//! **A time** means the newest version whose in-commit timestamp is not after it. That stands in the log, is the same in every
+//! cloud and rises from version to version; when objects were written does not matter.
+//!
+//! **A version that was let go.** A decided VACUUM lets files be deleted that were removed from the table before. Versions that
+//! had them are refused before any file is read, also while the files are still there. Every entry that removes files or lets
+//! them go names the one before it ([`CommitInfo::planned_after`]), so only those entries are read, from the newest back.
+//!
+//! [`CommitInfo::planned_after`]: isobar_connectors::delta::CommitInfo::planned_after
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use chrono::{DateTime, SecondsFormat};
+use isobar_connectors::clouds::Cloud;
+use isobar_connectors::delta::MaintenanceWork;
+use isobar_connectors::delta::path::decode_log_path;
+use tracing::warn;
+
+use super::snapshot::{Listing, Snapshot, load, read_state};
+use crate::error::Error;
+use crate::prove::log::{Bodies, Entry};
+
+/// Ranges of versions named in an error.
+const RANGES_MAX: usize = 5;
+/// Bodies read at once while the last entry that removes files is searched for.
+const BODIES_AT_ONCE: u64 = 16;
+
+/// Which version of a table a query names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pin {
+    /// This one.
+    Version(u64),
+    /// The newest one that was committed by then: milliseconds since the Unix epoch.
+    Time(i64),
+}
+
+/// The snapshot of `table` at a version, from the first cloud that has it.
+///
+/// # Errors
+/// [`Error::Configuration`] if there is no such version, or it was let go; says what there is. [`Error::NoMajority`] if no
+/// cloud that answers has it, and one that does not might.
+pub(super) async fn pinned_snapshot(clouds: &[Cloud], table: &str, pin: Pin) -> Result<Snapshot, Error> {
+    let version = match pin {
+        Pin::Version(version) => version,
+        Pin::Time(at_ms) => version_at(clouds, table, at_ms).await?,
+    };
+    let (mut reasons, mut held) = (Vec::new(), Vec::new());
+    for cloud in clouds {
+        match look(cloud, table, version).await {
+            Ok(Found::Snapshot(snapshot)) => return Ok(*snapshot),
+            // What is decided, is decided for all of them.
+            Ok(Found::LetGo(why)) => return Err(Error::Configuration(why)),
+            Ok(Found::Absent(versions)) => held.push((cloud, versions)),
+            Err(why) => {
+                warn!(cloud = %cloud.name, %table, version, why, "cloud cannot serve the version, asking the next");
+                reasons.push(format!("{}: {why}", cloud.name));
+            }
+        }
+    }
+    if reasons.is_empty() {
+        return Err(Error::Configuration(absent(table, version, &held)));
+    }
+    reasons.extend(held.iter().map(|(cloud, versions)| format!("{}: {versions}", cloud.name)));
+    let action = format!("read version {version} of {table}");
+    Err(Error::no_majority(&action, 1, clouds.len(), reasons))
+}
+
+/// What one cloud says of a version.
+enum Found {
+    Snapshot(Box<Snapshot>),
+    /// Files of it were let go, and which versions can be read instead.
+    LetGo(String),
+    /// It is not there; what is.
+    Absent(String),
+}
+
+async fn look(cloud: &Cloud, table: &str, version: u64) -> Result<Found, String> {
+    let listing = Listing::reaching(cloud, table, Some(version)).await?;
+    if !listing.has(version) {
+        let whole = Listing::since(cloud, table, 0).await?;
+        return Ok(Found::Absent(in_words(&whole.versions)));
+    }
+    let snapshot = load(cloud, table, version, &listing).await?;
+    match let_go(cloud, &snapshot, &listing).await? {
+        Some(why) => Ok(Found::LetGo(why)),
+        None => Ok(Found::Snapshot(Box::new(snapshot))),
+    }
+}
+
+/// That no cloud has a version, and what they have.
+fn absent(table: &str, version: u64, held: &[(&Cloud, String)]) -> String {
+    let Some((_, first)) = held.first() else { return format!("{table} has no version {version}: no cloud") };
+    let begin = format!("{table} has no version {version}");
+    if held.iter().all(|(_, versions)| versions == first) {
+        return format!("{begin}: {first}");
+    }
+    let each = held.iter().map(|(cloud, versions)| format!("\n  {}: {versions}", cloud.name));
+    format!("{begin}{}", each.collect::<String>())
+}
+
+/// Versions in ascending order, as ranges.
+fn in_words(versions: &[u64]) -> String {
+    let ranges = versions.chunk_by(|before, after| before.checked_add(1) == Some(*after));
+    let ranges: Vec<String> = ranges
+        .filter_map(|range| match (range.first()?, range.last()?) {
+            (first, last) if first == last => Some(first.to_string()),
+            (first, last) => Some(format!("{first} to {last}")),
+        })
+        .collect();
+    match ranges.as_slice() {
+        [] => "there is none, nothing was committed yet".to_owned(),
+        [one] => format!("there is {one}"),
+        // The newest are most likely to be of use.
+        many if many.len() > RANGES_MAX => {
+            format!("there are …, {}", many[many.len() - RANGES_MAX..].join(", "))
+        }
+        many => format!("there are {}", many.join(", ")),
+    }
+}
+
+/// The newest version of `table` that was committed at or before `at_ms`, in any cloud that answers.
+async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Result<u64, Error> {
+    let mut reasons = Vec::new();
+    for (index, cloud) in clouds.iter().enumerate() {
+        match search(cloud, table, at_ms).await {
+            Ok(Searched::Empty) => {}
+            Ok(Searched::Between(version)) => return Ok(version),
+            // Another cloud may be further.
+            Ok(Searched::Newest(version)) => {
+                let others = clouds.iter().enumerate().filter(|(other, _)| *other != index);
+                let others = others.map(|(_, cloud)| cloud);
+                return Ok(newest_until(others, table, version, at_ms).await);
+            }
+            Ok(Searched::BeforeTheFirst { version, first_ms }) => {
+                return Err(Error::Configuration(format!(
+                    "{table} has no version at {}: it begins with version {version} at {}",
+                    shown(at_ms),
+                    shown(first_ms)
+                )));
+            }
+            Err(why) => {
+                warn!(cloud = %cloud.name, %table, why, "cloud cannot tell the version at a time, asking the next");
+                reasons.push(format!("{}: {why}", cloud.name));
+            }
+        }
+    }
+    if reasons.is_empty() {
+        return Err(Error::Configuration(format!(
+            "{table} has no version at {}: nothing was committed yet",
+            shown(at_ms)
+        )));
+    }
+    let action = format!("find the version of {table} at {}", shown(at_ms));
+    Err(Error::no_majority(&action, 1, clouds.len(), reasons))
+}
+
+/// What the versions of a table in one cloud say of a time.
+enum Searched {
+    /// There are none.
+    Empty,
+    /// This version was the newest, and a later one is there.
+    Between(u64),
+    /// This version was the newest, and is.
+    Newest(u64),
+    /// The table was created later.
+    BeforeTheFirst { version: u64, first_ms: i64 },
+}
+
+async fn search(cloud: &Cloud, table: &str, at_ms: i64) -> Result<Searched, String> {
+    let versions = Listing::since(cloud, table, 0).await?.versions;
+    let Some(first) = versions.first() else { return Ok(Searched::Empty) };
+    let count = count_until(cloud, table, &versions, at_ms).await?;
+    Ok(match count.checked_sub(1) {
+        Some(at) if count == versions.len() => Searched::Newest(versions[at]),
+        Some(at) => Searched::Between(versions[at]),
+        None => {
+            Searched::BeforeTheFirst { version: *first, first_ms: committed_ms(cloud, table, *first).await? }
+        }
+    })
+}
+
+/// `version`, or a later one that one of `clouds` has and that was committed at or before `at_ms`.
+async fn newest_until<'a>(
+    clouds: impl Iterator<Item = &'a Cloud>,
+    table: &str,
+    version: u64,
+    at_ms: i64,
+) -> u64 {
+    let mut newest = version;
+    for cloud in clouds {
+        let later = async {
+            let listing = Listing::since(cloud, table, newest.saturating_add(1)).await?;
+            let count = count_until(cloud, table, &listing.versions, at_ms).await?;
+            Ok::<_, String>(count.checked_sub(1).map(|at| listing.versions[at]))
+        };
+        match later.await {
+            Ok(later) => newest = later.unwrap_or(newest),
+            Err(why) => warn!(cloud = %cloud.name, %table, why, "cloud cannot tell whether it is further"),
+        }
+    }
+    newest
+}
+
+/// How many of `versions`, from the first on, were committed at or before `at_ms`.
+async fn count_until(cloud: &Cloud, table: &str, versions: &[u64], at_ms: i64) -> Result<usize, String> {
+    let (mut low, mut high) = (0, versions.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if committed_ms(cloud, table, versions[middle]).await? <= at_ms {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
+}
+
+async fn committed_ms(cloud: &Cloud, table: &str, version: u64) -> Result<i64, String> {
+    let mut entries = read_entries(cloud, table, &[version]).await?;
+    let entry = entries.pop().ok_or("it is gone")?;
+    Ok(entry.commit.in_commit_timestamp_ms)
+}
+
+/// The understood bodies of these versions.
+pub(super) async fn read_entries(
+    cloud: &Cloud,
+    table: &str,
+    versions: &[u64],
+) -> Result<Vec<Arc<Entry>>, String> {
+    let log = Bodies::default().read_log(cloud, table, versions).await;
+    let log = log.map_err(|error| crate::chain_of(&error))?;
+    let entries = log.versions.into_iter().map(|(version, found)| match found.entry {
+        Ok(entry) if entry.commit.isobar.dataset == table => Ok(entry),
+        Ok(entry) => Err(format!("{table}: version {version} is of {}", entry.commit.isobar.dataset)),
+        Err(why) => Err(format!("{table}: version {version}: {why}")),
+    });
+    entries.collect()
+}
+
+/// A time, for people.
+pub(super) fn shown(ms: i64) -> String {
+    let time = DateTime::from_timestamp_millis(ms);
+    time.map_or_else(|| format!("{ms} ms"), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// Why `snapshot`, which lies in the log of `listing`, can no longer be read, if so.
+async fn let_go(cloud: &Cloud, snapshot: &Snapshot, listing: &Listing) -> Result<Option<String>, String> {
+    let (table, version) = (&snapshot.table, snapshot.version);
+    let newest = listing.newest().unwrap_or(version);
+    let mut removals = Removals::new(cloud, table, listing, version).await;
+    let Some(vacuum) = removals.next_vacuum().await?.filter(|vacuum| vacuum.through > version) else {
+        return Ok(None);
+    };
+    let files: HashSet<&str> = snapshot.files.iter().map(|file| file.path.as_str()).collect();
+    let mut readable_from = None;
+    while let Some((removed_in, entry)) = removals.next().await? {
+        if removed_in > vacuum.through {
+            continue;
+        }
+        if !entry.removes.is_empty() {
+            readable_from.get_or_insert(removed_in);
+        }
+        let gone = entry.removes.iter().filter_map(|path| decode_log_path(path).ok());
+        let gone = gone.filter(|path| files.contains(path.as_str())).count();
+        if gone > 0 {
+            let from = readable_from.unwrap_or(removed_in);
+            return Ok(Some(format!(
+                "version {version} of {table} can no longer be read: the VACUUM of version {} let go of files that it had; \
+                 versions {from} to {newest} can be read",
+                vacuum.version
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// A VACUUM.
+pub(super) struct Vacuum {
+    /// Its version.
+    pub(super) version: u64,
+    /// What was removed up to this version was let go.
+    pub(super) through: u64,
+}
+
+/// The entries of a table that removed files or let them go, the newest first, down to a version.
+pub(super) struct Removals<'a> {
+    cloud: &'a Cloud,
+    table: &'a str,
+    /// The next one is this version, or is searched for from here back.
+    next: Option<Next>,
+    /// There is none of interest at or before this version.
+    floor: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Next {
+    At(u64),
+    AtOrBefore(u64),
+}
+
+impl<'a> Removals<'a> {
+    /// Those after version `floor`.
+    pub(super) async fn new(cloud: &'a Cloud, table: &'a str, listing: &Listing, floor: u64) -> Removals<'a> {
+        let mut floor = floor;
+        // A table from which nothing was removed up to its last checkpoint needs looking at from there only.
+        if let Some(checkpoint) = listing.checkpoint_after(floor)
+            && let Ok((state, _)) = read_state(cloud, table, checkpoint).await
+            && state.removed == 0
+        {
+            floor = checkpoint;
+        }
+        Self { cloud, table, next: listing.newest().map(Next::AtOrBefore), floor }
+    }
+
+    /// The next VACUUM. It reaches further than all those before it: each is decided only if there is something to let go.
+    pub(super) async fn next_vacuum(&mut self) -> Result<Option<Vacuum>, String> {
+        while let Some((version, entry)) = self.next().await? {
+            let work = entry.maintenance().map(|maintenance| maintenance.work);
+            if let Some(MaintenanceWork::Vacuum { through }) = work {
+                return Ok(Some(Vacuum { version, through }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next entry, and its version.
+    pub(super) async fn next(&mut self) -> Result<Option<(u64, Arc<Entry>)>, String> {
+        loop {
+            let (first, last) = match self.next {
+                Some(Next::At(version)) => (version, version),
+                Some(Next::AtOrBefore(version)) => {
+                    (version.saturating_sub(BODIES_AT_ONCE - 1).max(self.floor.saturating_add(1)), version)
+                }
+                None => return Ok(None),
+            };
+            if last <= self.floor {
+                self.next = None;
+                return Ok(None);
+            }
+            let versions: Vec<u64> = (first..=last).collect();
+            let entries = read_entries(self.cloud, self.table, &versions).await?;
+            let found = versions.into_iter().zip(entries).rev();
+            let mut found =
+                found.filter_map(|(version, entry)| Some((version, entry.planned_after()?, entry)));
+            if let Some((version, after, entry)) = found.next() {
+                // A fence that does not lead back would be followed for ever.
+                self.next = (after < version).then_some(Next::At(after));
+                return Ok(Some((version, entry)));
+            }
+            self.next = match self.next {
+                // The fence of the first such entry is the table's creation.
+                Some(Next::At(_)) | None => None,
+                Some(Next::AtOrBefore(_)) => first.checked_sub(1).map(Next::AtOrBefore),
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_said_as_ranges() {
+        assert_eq!(in_words(&[]), "there is none, nothing was committed yet");
+        assert_eq!(in_words(&[4]), "there is 4");
+        assert_eq!(in_words(&[0, 1, 2]), "there is 0 to 2");
+        assert_eq!(in_words(&[0, 1, 3, 5, 6]), "there are 0 to 1, 3, 5 to 6");
+        let many: Vec<u64> = (0..20).map(|version| version * 2).collect();
+        assert_eq!(in_words(&many), "there are …, 30, 32, 34, 36, 38");
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(shown(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(shown(i64::MAX), "9223372036854775807 ms");
+    }
+}
