@@ -9,10 +9,13 @@
 //! | `flight_features` | the dataset |
 //! | `flight_features_quarantine`, `"flight_features.quarantine"` | its rejected records |
 //!
+//! `ASOF JOIN` and `point_in_time(…)` find what was known at a time ([`asof`]).
+//!
 //! Queries only read: statements that define, change or set anything are refused, and so is a query that names a
 //! version ([`sql`]), until versions can be read. There is no way to a file system or to an object outside the tables.
 //! Memory is bounded by the budget of the topology; what does not fit is spilled to temporary files or fails.
 
+mod asof;
 mod output;
 mod provider;
 mod snapshot;
@@ -29,7 +32,7 @@ use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
@@ -189,8 +192,12 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
         .map_err(|error| Error::Configuration(format!("prepare to query: {error}")))?;
     let config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG.0, CATALOG.1)
-        .with_information_schema(true);
-    let session = SessionContext::new_with_config_rt(config, runtime);
+        .with_information_schema(true)
+        // The order of a subquery is the order of a spine.
+        .set_bool("datafusion.sql_parser.enable_subquery_sort_elimination", false);
+    let state =
+        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let session = SessionContext::new_with_state(asof::extended(state).build());
     session.register_udf(isobar_transforms::header_function());
     Ok(session)
 }

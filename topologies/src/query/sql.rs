@@ -16,11 +16,14 @@ use datafusion::sql::sqlparser::ast::{TableFactor, TableVersion, Visit, Visitor}
 use datafusion::sql::sqlparser::dialect::DatabricksDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::asof;
+
 /// Plans `sql`, which must be one statement that reads.
 pub(super) async fn plan(state: &SessionState, sql: &str) -> Result<LogicalPlan, DataFusionError> {
     refuse_versions_in_text(sql)?;
-    let statement = state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
+    let mut statement = state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
     refuse_versions(&statement)?;
+    asof::rewrite(&mut statement)?;
     let plan = state.statement_to_plan(statement).await?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
