@@ -198,7 +198,7 @@ def as_of(parsed, wrong):
 
 def known_answers(questions, observations, ttl):
     """The highest of all observations that may be used, found by looking at each of them."""
-    young = f"AND q.t - o.event_time <= to_microseconds({round(ttl * 1_000_000)})" if ttl is not None else ""
+    young = f"AND epoch_us(q.t) - epoch_us(o.event_time) <= {round(ttl * 1_000_000)}" if ttl is not None else ""
     return f"""
         SELECT id, value FROM (
             SELECT q.id, o.value, row_number() OVER (PARTITION BY q.id ORDER BY
