@@ -49,6 +49,9 @@ use super::view::{CHUNK_ROWS_MAX, ViewColumns, ViewRows, unit_of};
 /// Batches of the spine that are read before they are asked for.
 const SPINE_BATCHES_AHEAD: usize = 4;
 
+/// Views that are read at a time. Each has a chunk that is not counted yet.
+const VIEWS_AT_A_TIME_MAX: usize = 16;
+
 /// Bytes of a chunk of a view at most, but for one batch more, if the memory is not limited.
 const CHUNK_BYTES_MAX: usize = 16 << 20;
 const CHUNK_BYTES_MIN: usize = 64 << 10;
@@ -438,9 +441,11 @@ impl ExecutionPlan for PointInTimeJoinExec {
         kept
     }
 
-    /// Rows dealt out to partitions would lose their order, and views are read in parallel as they are.
+    /// Rows of the spine that are dealt out to partitions would lose their order; those of views have none.
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false; 1 + self.views.len()]
+        let mut benefits = vec![true; 1 + self.views.len()];
+        benefits[0] = false;
+        benefits
     }
 
     fn replace_children(
@@ -719,7 +724,7 @@ impl Run {
                 finished(task).await?
             }
         });
-        stream::iter(loads.collect::<Vec<_>>()).buffered(self.parallel()).try_collect().await
+        stream::iter(loads.collect::<Vec<_>>()).buffered(VIEWS_AT_A_TIME_MAX).try_collect().await
     }
 
     /// Builds the index of each look-up, a shard by each task.
@@ -789,7 +794,7 @@ impl Run {
         };
         let cut = batches.map_ok(move |batch| {
             let starts = (0..batch.num_rows()).step_by(batch_rows);
-            let parts: Vec<_> = starts
+            let parts: Vec<Result<RecordBatch>> = starts
                 .map(|start| Ok(batch.slice(start, batch_rows.min(batch.num_rows() - start))))
                 .collect();
             stream::iter(parts)

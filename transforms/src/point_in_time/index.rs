@@ -11,10 +11,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::buffer::{NullBuffer, ScalarBuffer};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch, downcast_primitive,
+    new_null_array,
+};
+use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow::compute::interleave;
-use arrow::datatypes::{FieldRef, Int64Type};
+use arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::resources_datafusion_err;
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
@@ -295,8 +298,10 @@ impl Index {
 
     /// The columns of a view at `places`.
     pub(super) fn gathered(&self, view: usize, places: &[Place]) -> Result<Vec<ArrayRef>> {
+        let found = BooleanBuffer::collect_bool(places.len(), |row| places[row] != NOWHERE);
+        let found = Some(NullBuffer::new(found)).filter(|found| found.null_count() > 0);
         let columns = self.views[view].columns.iter();
-        columns.map(|column| interleaved(column, places)).collect()
+        columns.map(|column| picked(column, places, found.as_ref())).collect()
     }
 
     /// As [`gathered`](Self::gathered), where `previous` holds what was found for the same rows of the spine among other rows of
@@ -324,6 +329,33 @@ impl Index {
         });
         merged.collect()
     }
+}
+
+/// The values at `places`, of which those in the first array are null, as `found` says.
+fn picked(arrays: &[ArrayRef], places: &[Place], found: Option<&NullBuffer>) -> Result<ArrayRef> {
+    macro_rules! picked_numbers {
+        ($number:ty) => {
+            Ok(Arc::new(numbers::<$number>(arrays, places, found)))
+        };
+    }
+    // One look at validity for all columns, where there are no nulls but those of rows without an answer.
+    let has_nulls = arrays[1..].iter().any(|array| array.null_count() > 0);
+    let data_type = if has_nulls { &DataType::Null } else { arrays[0].data_type() };
+    downcast_primitive! {
+        data_type => (picked_numbers),
+        _ => interleaved(arrays, places)
+    }
+}
+
+fn numbers<T: ArrowPrimitiveType>(
+    arrays: &[ArrayRef],
+    places: &[Place],
+    found: Option<&NullBuffer>,
+) -> PrimitiveArray<T> {
+    let values: Vec<&[T::Native]> =
+        arrays.iter().map(|array| &array.as_primitive::<T>().values()[..]).collect();
+    let picked: Vec<T::Native> = places.iter().map(|(array, row)| values[*array][*row]).collect();
+    PrimitiveArray::new(picked.into(), found.cloned()).with_data_type(arrays[0].data_type().clone())
 }
 
 fn interleaved(arrays: &[ArrayRef], places: &[Place]) -> Result<ArrayRef> {
