@@ -352,7 +352,7 @@ impl PointInTimeJoinExec {
             return plan_err!("a point-in-time join needs a view");
         }
         let join = Arc::new(Join::new(&spine.schema(), &views, projection.as_deref())?);
-        let properties = Arc::new(properties(&spine, &views, &join)?);
+        let properties = Arc::new(properties(&spine, &views, &join));
         Ok(Self { spine, views, projection, join, metrics: ExecutionPlanMetricsSet::new(), properties })
     }
 
@@ -362,7 +362,7 @@ impl PointInTimeJoinExec {
     }
 }
 
-fn properties(spine: &Arc<dyn ExecutionPlan>, views: &[JoinedView], join: &Join) -> Result<PlanProperties> {
+fn properties(spine: &Arc<dyn ExecutionPlan>, views: &[JoinedView], join: &Join) -> PlanProperties {
     let schema = join.schema.clone();
     let equivalences = if spine.output_partitioning().partition_count() == 1 {
         let spine_columns = join.sources.iter().enumerate().filter_map(|(target, source)| match source {
@@ -387,12 +387,12 @@ fn properties(spine: &Arc<dyn ExecutionPlan>, views: &[JoinedView], join: &Join)
     } else {
         spine.boundedness()
     };
-    Ok(PlanProperties::new(
+    PlanProperties::new(
         equivalences,
         Partitioning::UnknownPartitioning(1),
         EmissionType::Incremental,
         boundedness,
-    ))
+    )
 }
 
 impl EmbeddedProjection for PointInTimeJoinExec {
