@@ -223,8 +223,8 @@ impl UserDefinedLogicalNodeCore for PointInTimeJoin {
 
     /// The columns that are wanted, each from the input it comes from; those in expressions are added by the caller.
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        let mut first = 0;
-        let inputs = self.inputs().into_iter().map(|input| {
+        let mut first: usize = 0;
+        let inputs = UserDefinedLogicalNodeCore::inputs(self).into_iter().map(|input| {
             let columns = first..first + input.schema().fields().len();
             first = columns.end;
             let wanted = output_columns.iter().filter(|column| columns.contains(column));
