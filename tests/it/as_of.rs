@@ -46,7 +46,7 @@ fn time(prng: &mut Prng) -> String {
 }
 
 fn key(prng: &mut Prng) -> &'static str {
-    *prng.pick::<&str>(&["\"a\"", "\"a\"", "\"b\"", "\"\"", "null"])
+    prng.pick::<&str>(&["\"a\"", "\"a\"", "\"b\"", "\"\"", "null"])
 }
 
 fn number(prng: &mut Prng) -> String {
