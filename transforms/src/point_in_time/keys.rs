@@ -283,8 +283,8 @@ mod tests {
         let texts: [ArrayRef; 2] =
             [Arc::new(StringArray::from(vec!["ab", "a"])), Arc::new(StringArray::from(vec!["c", "bc"]))];
         assert!(!are_equal(&texts, 0, 1));
-        let one: ArrayRef = Arc::new(StringArray::from(vec!["a", "a\0", "a\0\0"]));
-        assert!(!are_equal(&[one.clone()], 0, 1) && !are_equal(&[one], 1, 2));
+        let one: [ArrayRef; 1] = [Arc::new(StringArray::from(vec!["a", "a\0", "a\0\0"]))];
+        assert!(!are_equal(&one, 0, 1) && !are_equal(&one, 1, 2));
     }
 
     #[test]
