@@ -139,10 +139,10 @@ pub(super) fn name_tables(relation: &mut TableFactor) -> Result<()> {
 /// Makes `view(query, prefix => 'name', …)` of `name` or of `view(name, …)`.
 fn name_table_of_view(view: &mut SqlExpr) -> Result<()> {
     if !matches!(view, SqlExpr::Function(function) if is_named(&function.name, VIEW)) {
-        let text = format!("{VIEW}({view})");
-        let parsed =
-            Parser::new(&GenericDialect {}).try_with_sql(&text).and_then(|mut parser| parser.parse_expr());
-        *view = parsed.map_err(|error| plan_datafusion_err!("{FUNCTION}: {view} is no view: {error}"))?;
+        // The table is put there as it is: text that is parsed again would have to be what was parsed before.
+        let mut call = parsed(&format!("{VIEW}(NULL)"))?;
+        *settings_in(&mut call)? = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(view.clone()))];
+        *view = call;
     }
     let settings = settings_in(view)?;
     let Some(table) = settings.first_mut().and_then(expression_in) else {
@@ -186,11 +186,14 @@ fn table_query(table: &SqlExpr) -> Result<(SqlExpr, Option<String>)> {
     };
     let last = parts.last().map(|name| name.value.replace('.', "_"));
     let name = ObjectName(parts.into_iter().map(ObjectNamePart::Identifier).collect());
-    let text = format!("(SELECT * FROM {name})");
-    let parsed =
-        Parser::new(&GenericDialect {}).try_with_sql(&text).and_then(|mut parser| parser.parse_expr());
-    let query = parsed.map_err(|error| plan_datafusion_err!("{FUNCTION}: {name} is no table: {error}"))?;
+    let query = parsed(&format!("(SELECT * FROM {name})"))?;
     Ok((query, last))
+}
+
+fn parsed(text: &str) -> Result<SqlExpr> {
+    let parsed =
+        Parser::new(&GenericDialect {}).try_with_sql(text).and_then(|mut parser| parser.parse_expr());
+    parsed.map_err(|error| plan_datafusion_err!("{FUNCTION}: {text}: {error}"))
 }
 
 // ---------------------------------------------------------------- planning
