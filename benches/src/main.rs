@@ -10,6 +10,8 @@
 //!
 //! `age`: whether commits take longer as a table grows old.
 //! `checkpoint`: Delta checkpoints of a table with a million files, from its bodies alone and on a previous checkpoint.
+//!
+//! `point-in-time`: a spine joined with feature views, from Parquet files; `benches/rivals` asks others the same.
 
 mod age;
 mod bare;
@@ -18,6 +20,7 @@ mod decoders;
 mod formats;
 mod measure;
 mod pipeline;
+mod point_in_time;
 mod small;
 mod topic;
 
@@ -123,6 +126,33 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         further_versions: u64,
     },
+    /// A spine with feature views, point in time, from Parquet files that are made unless they are there.
+    PointInTime {
+        /// Rows of the spine.
+        #[arg(long, default_value_t = 10_000_000)]
+        rows: u64,
+        /// Rows of each view.
+        #[arg(long, default_value_t = 1_000_000)]
+        view_rows: u64,
+        /// Entities that rows belong to.
+        #[arg(long, default_value_t = 100_000)]
+        entities: u64,
+        /// How many views are joined, one after the other.
+        #[arg(long, value_delimiter = ',', default_values_t = [3, 10])]
+        views: Vec<usize>,
+        /// Runs of each; the median counts.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Bytes of memory for the join; what does not fit goes through files.
+        #[arg(long)]
+        memory_bytes_max: Option<usize>,
+        /// Use only what was known at the time. DuckDB and Polars are not asked this.
+        #[arg(long)]
+        known: bool,
+        /// Where the files are kept, for others to read.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
@@ -135,6 +165,16 @@ enum Command {
     /// One checkpoint, of the versions from `first` to before `end` (used by `checkpoint`).
     #[command(hide = true)]
     CheckpointBuild { bodies: PathBuf, first: u64, end: u64, sink: PathBuf, previous: Option<PathBuf> },
+    /// One join of the files in a directory (used by `point-in-time`).
+    #[command(hide = true)]
+    PointInTimeJoin {
+        directory: PathBuf,
+        views: usize,
+        #[arg(long)]
+        memory_bytes_max: Option<usize>,
+        #[arg(long)]
+        known: bool,
+    },
 }
 
 #[tokio::main]
@@ -173,6 +213,22 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::CheckpointBuild { bodies, first, end, sink, previous } => {
             checkpoint::build(&bodies, first..end, &sink, previous.as_deref())
+        }
+        Command::PointInTime {
+            rows,
+            view_rows,
+            entities,
+            views,
+            runs,
+            memory_bytes_max,
+            known,
+            directory,
+        } => {
+            let sizes = point_in_time::Sizes { rows, view_rows, entities };
+            point_in_time::run(sizes, &views, runs, memory_bytes_max, known, directory)
+        }
+        Command::PointInTimeJoin { directory, views, memory_bytes_max, known } => {
+            point_in_time::join(&directory, views, memory_bytes_max, known).await
         }
     }
 }

@@ -9,6 +9,10 @@
     oracle compare TABLE TABLE...   the tables hold equal rows, as multisets, and equal columns with equal comments
     oracle versions TABLE --at 3=FILE --at 7=FILE...
                                     these Parquet files hold the rows that TABLE had at these versions
+    oracle as_of QUESTIONS OBSERVATIONS --answers FILE --match '>='
+                                    the answers (CSV: id, value) are what DuckDB's ASOF JOIN finds
+    oracle as_of QUESTIONS OBSERVATIONS --answers FILE --match known [--ttl SECONDS]
+                                    the answers are the newest observations that were known
     oracle flights DIR              what `isobar demo --keep DIR` left, in every cloud, against
                                     values computed from the CSV files
 
@@ -196,6 +200,36 @@ def versions(parsed, wrong):
     return found
 
 
+def as_of(parsed, wrong):
+    """Questions are (id, trial, k, t), observations (trial, k, event_time, known_time, seq, value)."""
+    con, (questions, observations) = opened(parsed)
+    if parsed.match == "known":
+        due = known_answers(questions.name, observations.name, parsed.ttl)
+    else:
+        # Of rows at the same time DuckDB takes any.
+        observed = f"(SELECT trial, k, event_time, max(value) AS value FROM {observations.name} GROUP BY ALL)"
+        due = f"""
+            SELECT q.id, o.value FROM {questions.name} AS q ASOF LEFT JOIN {observed} AS o
+            ON q.trial = o.trial AND q.k = o.k AND q.t {parsed.match} o.event_time"""
+    columns = "columns = {'id': 'BIGINT', 'value': 'BIGINT'}, header = true"
+    got = f"SELECT id, value FROM read_csv({literal(str(parsed.answers))}, {columns})"
+    different = difference(con, due, got, parsed.answers, wrong)
+    found = scalar(con, f"SELECT count(value) FROM ({got})")
+    return {"questions": questions.rows(), "answered": found, "different": different}
+
+
+def known_answers(questions, observations, ttl):
+    """The highest of all observations that may be used, found by looking at each of them."""
+    young = f"AND epoch_us(q.t) - epoch_us(o.event_time) <= {round(ttl * 1_000_000)}" if ttl is not None else ""
+    return f"""
+        SELECT id, value FROM (
+            SELECT q.id, o.value, row_number() OVER (PARTITION BY q.id ORDER BY
+                o.event_time DESC NULLS LAST, o.known_time DESC NULLS LAST, o.seq DESC NULLS LAST, o.value DESC) AS place
+            FROM {questions} AS q LEFT JOIN {observations} AS o
+            ON q.trial = o.trial AND q.k = o.k AND o.event_time <= q.t AND o.known_time <= q.t {young})
+        WHERE place = 1"""
+
+
 def difference(con, due, got, where, wrong):
     """How many rows are in one of two queries only; repeated rows count."""
     total = 0
@@ -376,6 +410,13 @@ def arguments():
     sub.set_defaults(question=versions)
     sub.add_argument("table", metavar="TABLE")
     sub.add_argument("--at", action="append", required=True, metavar="VERSION=FILE")
+    sub = commands.add_parser("as_of")
+    sub.set_defaults(question=as_of)
+    sub.add_argument("tables", nargs=2, metavar="TABLE")
+    sub.add_argument("--storage-options", action="append", metavar="JSON")
+    sub.add_argument("--answers", required=True, type=pathlib.Path, metavar="FILE")
+    sub.add_argument("--match", required=True, choices=(">=", ">", "<=", "<", "known"))
+    sub.add_argument("--ttl", type=float, metavar="SECONDS")
     sub = commands.add_parser("flights")
     sub.set_defaults(question=flights)
     sub.add_argument("dir", type=pathlib.Path, metavar="DIR")

@@ -161,6 +161,42 @@ class Evolved(Folder):
         self.assertEqual(ask("versions", table, "--at", f"7={first}")[0], 2)
 
 
+class AsOf(Folder):
+    """Four questions about one entity; two observations at the same time, one of them known late."""
+
+    def setUp(self):
+        super().setUp()
+        second = lambda *seconds: pa.array([s if s is None else s * 1_000_000 for s in seconds], pa.timestamp("us", "UTC"))
+        integers = lambda *numbers: pa.array(numbers, pa.int64())
+        self.questions = self.table("q", id=integers(1, 2, 3, 4), trial=integers(1, 1, 1, 1), k=["a", "a", "a", None], t=second(10, 20, None, 20))
+        self.observations = self.table(
+            "o", trial=integers(1, 1, 1), k=["a", "a", "a"], event_time=second(10, 15, 15),
+            known_time=second(10, 15, 30), seq=integers(1, 2, 3), value=integers(100, 200, 300))
+
+    def answers(self, *values):
+        path = self.folder / "answers.csv"
+        path.write_text("id,value\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values, 1)))
+        return path
+
+    def test_each_match_has_its_answers(self):
+        for match, values in ((">=", (100, 300, "", "")), (">", ("", 300, "", "")), ("<=", (100, "", "", "")),
+                              ("<", (300, "", "", "")), ("known", (100, 200, "", ""))):
+            code, answer, complaint = ask("as_of", self.questions, self.observations, "--answers", self.answers(*values), "--match", match)
+            self.assertEqual((code, answer["different"]), (0, 0), (match, complaint))
+
+    def test_a_time_to_live_includes_its_end(self):
+        for ttl, values in ((5, (100, 200, "", "")), (4.999999, (100, "", "", ""))):
+            answers = self.answers(*values)
+            code, _, complaint = ask("as_of", self.questions, self.observations, "--answers", answers, "--match", "known", "--ttl", ttl)
+            self.assertEqual(code, 0, (ttl, complaint))
+
+    def test_a_wrong_answer_and_one_too_few_are_named(self):
+        for values in ((100, 200, "", ""), (100, 300, "")):
+            code, _, complaint = ask("as_of", self.questions, self.observations, "--answers", self.answers(*values), "--match", ">=")
+            self.assertEqual(code, 1)
+            self.assertIn("missing", complaint)
+
+
 class Demo(Folder):
     """The demo's output, made from the CSV files with the oracle's own SQL, then damaged."""
 

@@ -1,5 +1,6 @@
-//! Pure work on Arrow batches: SQL and expectations. No I/O, no clock, no randomness: the same rows give the same
-//! bytes whenever and wherever they run.
+//! Pure work on Arrow batches: SQL, expectations and the point-in-time join. No clock, no randomness, and no I/O but for the
+//! temporary files of a join that does not fit into memory, which DataFusion opens: the same rows give the same bytes
+//! whenever and wherever they run.
 
 mod checked;
 pub mod condition;
@@ -7,6 +8,7 @@ pub mod error;
 pub mod expectations;
 pub mod headers;
 mod normalize;
+pub mod point_in_time;
 mod query;
 mod rows;
 mod scan;

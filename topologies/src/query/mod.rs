@@ -10,10 +10,13 @@
 //! | `flight_features` | the dataset |
 //! | `flight_features_quarantine`, `"flight_features.quarantine"` | its rejected records |
 //!
+//! `ASOF JOIN` and `point_in_time(…)` find what was known at a time ([`asof`]).
+//!
 //! Queries only read: statements that define, change or set anything are refused. There is no way to a file system or to an
 //! object outside the tables. Memory is bounded by the budget of the topology; what does not fit is spilled to temporary
 //! files or fails.
 
+mod asof;
 mod diff;
 mod history;
 mod listing;
@@ -34,8 +37,8 @@ use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -238,8 +241,12 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
         .map_err(|error| Error::Configuration(format!("prepare to query: {error}")))?;
     let config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG.0, CATALOG.1)
-        .with_information_schema(true);
-    let session = SessionContext::new_with_config_rt(config, runtime);
+        .with_information_schema(true)
+        // The order of a subquery is the order of a spine.
+        .set_bool("datafusion.sql_parser.enable_subquery_sort_elimination", false);
+    let state =
+        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let session = SessionContext::new_with_state(asof::extended(state).build());
     session.register_udf(isobar_transforms::header_function());
     Ok(session)
 }

@@ -39,6 +39,7 @@ use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
+use super::asof;
 use super::history::Pin;
 use super::provider::SnapshotTable;
 
@@ -80,8 +81,10 @@ pub(super) fn parse(state: &SessionState, sql: &str) -> Result<Parsed> {
     if statements.len() > 1 {
         return not_impl_err!("only a single statement at a time");
     }
-    let statement =
+    let mut statement =
         statements.pop_front().ok_or_else(|| plan_datafusion_err!("No SQL: the query is empty"))?;
+    // The tables that it names in its own ways are seen below.
+    asof::rewrite(&mut statement)?;
 
     let mut collected = Collect::new(options.enable_ident_normalization);
     collected.statement(&statement)?;
