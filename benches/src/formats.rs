@@ -19,7 +19,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value as 
 use serde_json::{Map, Value as Json};
 
 use crate::measure::{Measurement, Stopwatch};
-use crate::{pipeline, pipeline_child, topic};
+use crate::{OnKafka, pipeline, pipeline_child, topic};
 
 /// Flights that the decoder alone reads again and again, in chunks of the pipeline's size.
 const DECODED: usize = 1 << 18;
@@ -287,7 +287,8 @@ fn decode(format: Format, payloads: &[(String, Vec<u8>)]) -> Result<Measurement>
 }
 
 /// Measures every format, and prints a table or JSON.
-pub(crate) async fn run(brokers: &str, records: u64, memory: &str, json: bool) -> Result<()> {
+pub(crate) async fn run(setting: &OnKafka, records: u64) -> Result<()> {
+    let OnKafka { brokers, memory, json } = setting;
     let mut rows = Vec::new();
     for format in Format::ALL {
         let payloads = payloads(format)?;
@@ -302,7 +303,7 @@ pub(crate) async fn run(brokers: &str, records: u64, memory: &str, json: bool) -
         eprintln!("{}, whole path:    {whole}", format.name());
         rows.push((format, alone, whole));
     }
-    if json {
+    if *json {
         let row = |(format, alone, whole): &(Format, Measurement, Measurement)| serde_json::json!({ "format": format.name(), "decoder": alone, "whole_path": whole });
         let report: Vec<Json> = rows.iter().map(row).collect();
         println!("{}", serde_json::to_string_pretty(&report)?);

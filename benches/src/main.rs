@@ -43,40 +43,40 @@ struct Arguments {
     command: Command,
 }
 
+/// What every benchmark is told that reads from Kafka.
+#[derive(clap::Args)]
+struct OnKafka {
+    /// Kafka brokers, `host:port`.
+    #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
+    brokers: String,
+    /// Memory budget of the topology.
+    #[arg(long, default_value = "384MiB")]
+    memory: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Kafka to committed Delta in three local clouds, beside the bare loop of client, decoder and encoder.
     Ingest {
-        /// Kafka brokers, `host:port`.
-        #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
-        brokers: String,
         /// Megabytes of JSON in the topic (10^6 bytes).
         #[arg(long, default_value_t = 1000)]
         megabytes: u64,
         /// Runs of each side; the median counts.
         #[arg(long, default_value_t = 3)]
         runs: usize,
-        /// Memory budget of the topology.
-        #[arg(long, default_value = "384MiB")]
-        memory: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        setting: OnKafka,
     },
     /// The same records in every format: the decoder alone, and Kafka to committed Delta in three local clouds.
     Formats {
-        /// Kafka brokers, `host:port`.
-        #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
-        brokers: String,
         /// Records of each format.
         #[arg(long, default_value_t = 2_000_000)]
         records: u64,
-        /// Memory budget of the topology.
-        #[arg(long, default_value = "384MiB")]
-        memory: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        setting: OnKafka,
     },
     /// isobar's JSON decoder beside arrow-json, on one thread: flights, and records of nested values.
     Decoders {
@@ -89,21 +89,14 @@ enum Command {
     },
     /// Small records from Kafka to committed Delta in three local clouds, beside a loop that polls and does nothing else.
     Small {
-        /// Kafka brokers, `host:port`.
-        #[arg(long, env = "ISOBAR_KAFKA_BROKERS")]
-        brokers: String,
         /// Records in the topic.
         #[arg(long, default_value_t = 20_000_000)]
         records: u64,
         /// Runs of each side; the median counts.
         #[arg(long, default_value_t = 3)]
         runs: usize,
-        /// Memory budget of the topology.
-        #[arg(long, default_value = "384MiB")]
-        memory: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        setting: OnKafka,
     },
     /// Small commits to three local directories, one after the other: latency by the table's age.
     Age {
@@ -190,16 +183,10 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Ingest { brokers, megabytes, runs, memory, json } => {
-            ingest(&brokers, megabytes, runs, &memory, json).await
-        }
-        Command::Formats { brokers, records, memory, json } => {
-            formats::run(&brokers, records, &memory, json).await
-        }
+        Command::Ingest { setting, megabytes, runs } => ingest(&setting, megabytes, runs).await,
+        Command::Formats { setting, records } => formats::run(&setting, records).await,
         Command::Decoders { rounds, json } => decoders::run(rounds, json),
-        Command::Small { brokers, records, runs, memory, json } => {
-            small::run(&brokers, records, runs, &memory, json).await
-        }
+        Command::Small { setting, records, runs } => small::run(&setting, records, runs).await,
         Command::Age { commits, json } => age::run(commits, json).await,
         Command::Bare { brokers, topic } => {
             tokio::task::spawn_blocking(move || bare::run(&brokers, &topic)).await?
@@ -233,28 +220,21 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
-async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: bool) -> Result<()> {
+async fn ingest(setting: &OnKafka, megabytes: u64, runs: usize) -> Result<()> {
+    let OnKafka { brokers, memory, json } = setting;
     let name = format!("bench_flights_{megabytes}mb");
     let topic =
         topic::fill(brokers, &name, &topic::flights()?, |topic| topic.bytes >= megabytes * 1_000_000).await?;
     eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
-    let mut bare = Vec::new();
-    let mut pipeline = Vec::new();
-    for run in 1..=runs {
-        let measured = child(&["bare", brokers, &topic.name])?;
-        topic.check(&measured)?;
-        eprintln!("bare loop, run {run}: {measured}");
-        bare.push(measured);
+    let bare = || child(&["bare", brokers, &topic.name]);
+    let pipeline = || {
         let directory = tempfile::tempdir()?;
         pipeline::prepare(brokers, &topic.name, memory, directory.path(), Format::Json)?;
-        let measured = pipeline_child(directory.path(), topic::FLIGHT_KEY_BYTES)?;
-        topic.check(&measured)?;
-        eprintln!("pipeline,  run {run}: {measured}");
-        pipeline.push(measured);
-    }
-    let (bare, pipeline) = (measure::median(bare), measure::median(pipeline));
+        pipeline_child(directory.path(), topic::FLIGHT_KEY_BYTES)
+    };
+    let [bare, pipeline] = in_turn(&topic, runs, [("bare loop", &bare), ("isobar", &pipeline)])?;
     let ratio = pipeline.megabytes_per_core_second() / bare.megabytes_per_core_second();
-    if json {
+    if *json {
         let report = serde_json::json!({ "bare": bare, "pipeline": pipeline, "ratio_per_core": ratio });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -266,6 +246,24 @@ async fn ingest(brokers: &str, megabytes: u64, runs: usize, memory: &str, json: 
         );
     }
     Ok(())
+}
+
+/// Measures two sides that read all of `topic`, `runs` times each and in turn; the medians.
+fn in_turn(
+    topic: &topic::Topic,
+    runs: usize,
+    sides: [(&str, &dyn Fn() -> Result<Measurement>); 2],
+) -> Result<[Measurement; 2]> {
+    let mut measured = [Vec::new(), Vec::new()];
+    for run in 1..=runs {
+        for ((name, side), measured) in sides.iter().zip(&mut measured) {
+            let found = side()?;
+            topic.check(&found)?;
+            eprintln!("{name}, run {run}: {found}");
+            measured.push(found);
+        }
+    }
+    Ok(measured.map(measure::median))
 }
 
 /// Runs the topology in `directory`, in a process of its own.

@@ -5,34 +5,27 @@
 
 use anyhow::Result;
 
-use crate::measure::{self, Measurement};
-use crate::{child, pipeline, pipeline_child, topic};
+use crate::measure::Measurement;
+use crate::{OnKafka, child, in_turn, pipeline, pipeline_child, topic};
 
 /// Different records; the topic repeats them.
 const READINGS: u32 = 1 << 16;
 
 /// Measures both sides, and prints a table or JSON.
-pub(crate) async fn run(brokers: &str, records: u64, runs: usize, memory: &str, json: bool) -> Result<()> {
+pub(crate) async fn run(setting: &OnKafka, records: u64, runs: usize) -> Result<()> {
+    let OnKafka { brokers, memory, json } = setting;
     let payloads: Vec<(String, String)> = (0..READINGS).map(reading).collect();
     let name = format!("bench_readings_{records}");
     let topic = topic::fill(brokers, &name, &payloads, |topic| topic.records >= records).await?;
     eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
-    let mut polled = Vec::new();
-    let mut whole = Vec::new();
-    for run in 1..=runs {
-        let measured = child(&["poll", brokers, &topic.name])?;
-        topic.check(&measured)?;
-        eprintln!("polling alone, run {run}: {measured}");
-        polled.push(measured);
+    let polling = || child(&["poll", brokers, &topic.name]);
+    let isobar = || {
         let directory = tempfile::tempdir()?;
         pipeline::write(directory.path(), &topology(brokers, &topic.name, memory))?;
-        let measured = pipeline_child(directory.path(), payloads[0].0.len() as u64)?;
-        topic.check(&measured)?;
-        eprintln!("isobar,        run {run}: {measured}");
-        whole.push(measured);
-    }
-    let (polled, whole) = (measure::median(polled), measure::median(whole));
-    if json {
+        pipeline_child(directory.path(), payloads[0].0.len() as u64)
+    };
+    let [polled, whole] = in_turn(&topic, runs, [("polling alone", &polling), ("isobar", &isobar)])?;
+    if *json {
         let report = serde_json::json!({ "polling_alone": polled, "isobar": whole });
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -158,10 +158,18 @@ pub(crate) async fn describe(
     if topology.sources.iter().any(|source| matches!(source.topics, SourceTopics::Matching(_))) {
         topics.extend(cluster.topic_names().await?.into_iter().filter(is_matching));
     }
-    let topics: Vec<String> = topics.into_iter().collect();
+    describe_named(topology, cluster, &topics.into_iter().collect::<Vec<String>>()).await
+}
+
+/// Asks `cluster` about `topics`, which are told apart as `topology` says.
+pub(crate) async fn describe_named(
+    topology: &Topology,
+    cluster: &KafkaCluster,
+    topics: &[String],
+) -> Result<ClusterInfo, isobar_connectors::Error> {
     match topology.kafka.topic_identity {
-        TopicIdentity::Id => cluster.describe(&topics).await,
-        TopicIdentity::Name => cluster.describe_by_name(&topics).await,
+        TopicIdentity::Id => cluster.describe(topics).await,
+        TopicIdentity::Name => cluster.describe_by_name(topics).await,
     }
 }
 

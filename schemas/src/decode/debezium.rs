@@ -39,6 +39,9 @@
 //! [`json::debezium`](super::json::debezium) reads events in JSON, [`AvroDecoder::in_debezium_envelope`](super::AvroDecoder)
 //! those in Avro.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};

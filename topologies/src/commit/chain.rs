@@ -24,7 +24,7 @@ pub fn quarantine_of(dataset: &str) -> String {
 }
 
 /// The last version of one table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableHead {
     /// The last decided version.
     pub version: u64,

@@ -229,15 +229,7 @@ mod tests {
                 let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
                 Cloud::new(name, store.clone(), store)
             };
-            let head = TableHead {
-                version: 0,
-                sha256: NO_PREVIOUS_SHA256.to_owned(),
-                positions: BTreeMap::new(),
-                maintained: 0,
-                checkpoint: None,
-                previous_checkpoint: None,
-                described: None,
-            };
+            let head = TableHead { sha256: NO_PREVIOUS_SHA256.to_owned(), ..TableHead::default() };
             let mut written = Self { clouds: vec![cloud("a"), cloud("b")], head, versions: 0 };
             let definition = TableDefinition {
                 id: "6b0f0e3c-6a3f-4b39-9b1a-2d6f2f2f8a10".into(),

@@ -38,6 +38,7 @@ use tracing::{debug, info, warn};
 use self::begun::{BEGIN_ANEW, Next, Target};
 use self::letter::{Concessions, Origin, Slice};
 use self::log::{DecidedLog, Due};
+use crate::backoff::Backoff;
 use crate::chain_of;
 use crate::commit::{Group, Leader, LeaderWatch, TableHead, quarantine_of};
 use crate::error::Error;
@@ -47,7 +48,8 @@ use crate::pipeline::now_ms;
 use crate::prove::objects::object_path;
 use crate::quarantine::StoredRows;
 use crate::redrive::source::{LiveFile, Source, batches};
-use crate::spec::{DeadLetterSpec, TopicIdentity, Topology};
+use crate::spec::{DeadLetterSpec, Topology};
+use crate::topics::describe_named;
 
 /// How often it is looked whether there is something to do, beside every decision.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,14 +65,11 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// If one does not exist or may not be seen, or nobody answers.
 pub(crate) async fn describe(topology: &Topology, cluster: &KafkaCluster) -> Result<ClusterInfo, Error> {
-    let topics: Vec<String> = topics(topology).into_iter().collect();
-    if topics.is_empty() {
+    let names: Vec<String> = topics(topology).into_iter().collect();
+    if names.is_empty() {
         return Ok(ClusterInfo { cluster_id: None, topics: Vec::new() });
     }
-    let described = match topology.kafka.topic_identity {
-        TopicIdentity::Id => cluster.describe(&topics).await,
-        TopicIdentity::Name => cluster.describe_by_name(&topics).await,
-    };
+    let described = describe_named(topology, cluster, &names).await;
     described.map_err(|error| Error::connector("ask Kafka about the topics of dead letters", error))
 }
 
@@ -248,24 +247,6 @@ async fn send_all(
     }
 }
 
-/// When sending may be tried again.
-#[derive(Debug, Default)]
-struct Pause {
-    length: Option<Duration>,
-    until: Option<Instant>,
-}
-
-impl Pause {
-    fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() >= until)
-    }
-
-    fn failed(&mut self) {
-        let length = self.length.map_or(BACKOFF.0, |length| (length * 2).min(BACKOFF.1));
-        *self = Self { length: Some(length), until: Some(Instant::now() + length) };
-    }
-}
-
 /// What is known while this process sends.
 struct Connection {
     producer: TransactionalProducer,
@@ -282,18 +263,18 @@ struct Delivery {
     connection: Option<Connection>,
     /// The version that was to be sent next when there last was a connection.
     sent_before: Option<u64>,
-    pause: Pause,
+    backoff: Backoff,
 }
 
 impl Delivery {
     fn new(outlet: Outlet) -> Self {
-        Self { outlet, connection: None, sent_before: None, pause: Pause::default() }
+        Self { outlet, connection: None, sent_before: None, backoff: Backoff::new(BACKOFF) }
     }
 
     /// Sends what there is; whether that is everything.
     async fn look(&mut self, now: &Seen) -> bool {
         let Some(head) = now.heads.get(&self.outlet.dataset) else { return true };
-        let is_sent = self.pause.is_over() && self.try_to_send(head, now).await;
+        let is_sent = self.backoff.is_over() && self.try_to_send(head, now).await;
         if let Some(connection) = &self.connection {
             self.sent_before = Some(connection.next.version);
         }
@@ -308,7 +289,7 @@ impl Delivery {
         self.outlet.prefer_answering(&now.watch);
         match self.send_up_to(head, now).await {
             Ok(()) => {
-                self.pause = Pause::default();
+                self.backoff.worked();
                 true
             }
             Err(what) => {
@@ -320,7 +301,7 @@ impl Delivery {
                 self.connection = None;
                 // Whoever mends the topic lets it take more than before.
                 self.outlet.concessions = Concessions::default();
-                self.pause.failed();
+                self.backoff.failed();
                 false
             }
         }
@@ -579,17 +560,5 @@ mod tests {
         let by_name = found(None);
         assert_eq!((by_name.cluster.as_str(), by_name.topic_id.as_str()), ("c", "rejected"));
         assert_ne!(found(Some("1")), found(Some("2")));
-    }
-
-    #[test]
-    fn pauses_grow_to_a_bound() {
-        let mut pause = Pause::default();
-        assert!(pause.is_over());
-        let lengths = [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300].map(Duration::from_secs);
-        for length in lengths {
-            pause.failed();
-            assert_eq!(pause.length, Some(length));
-            assert!(!pause.is_over());
-        }
     }
 }

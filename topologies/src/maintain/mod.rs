@@ -28,7 +28,7 @@ mod vacuum;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, read_register};
@@ -41,6 +41,7 @@ use tracing::{debug, info, warn};
 
 use self::files::{Plan, TableFiles};
 use self::superseded::Superseded;
+use crate::backoff::Backoff;
 use crate::chain_of;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::commit::quorum::majority;
@@ -227,24 +228,6 @@ async fn off_thread<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|died| died.to_string())?
 }
 
-/// When a table's maintenance may be tried again.
-#[derive(Debug, Default)]
-struct Patience {
-    pause: Option<Duration>,
-    until: Option<Instant>,
-}
-
-impl Patience {
-    fn is_over(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() >= until)
-    }
-
-    fn failed(&mut self) {
-        let pause = self.pause.map_or(BACKOFF.0, |pause| (pause * 2).min(BACKOFF.1));
-        *self = Self { pause: Some(pause), until: Some(Instant::now() + pause) };
-    }
-}
-
 /// Does the work.
 struct Worker {
     file_bytes_max: u64,
@@ -265,18 +248,18 @@ enum Again {
 
 /// When one kind of maintenance of a table is looked at again.
 struct Pace {
-    patience: Patience,
+    backoff: Backoff,
     again: Again,
 }
 
 impl Pace {
     fn new() -> Self {
-        Self { patience: Patience::default(), again: Again::Soon }
+        Self { backoff: Backoff::new(BACKOFF), again: Again::Soon }
     }
 
     fn is_due(&self, sequence: u64) -> bool {
         let is_too_early = matches!(self.again, Again::From(from) if sequence < from);
-        !is_too_early && self.patience.is_over()
+        !is_too_early && self.backoff.is_over()
     }
 }
 
@@ -331,13 +314,13 @@ impl Worker {
     fn note(&self, table: &Table, pace: &mut Pace, outcome: Result<Again, Failure>) {
         match outcome {
             Ok(again) => {
-                pace.patience = Patience::default();
+                pace.backoff.worked();
                 pace.again = again;
             }
             Err(what) => {
                 self.metrics.maintenance_failures.with_label_values(&[&table.name]).inc();
                 warn!(table = %table.name, what, "maintenance did not work, trying again later");
-                pace.patience.failed();
+                pace.backoff.failed();
             }
         }
     }

@@ -60,13 +60,27 @@ pub(super) async fn expected(
     let head = TableHead {
         version: head,
         sha256: settled.sha256.clone(),
-        positions: Default::default(),
-        maintained: 0,
         checkpoint: decided.checkpoint.clone(),
-        previous_checkpoint: None,
-        described: None,
+        ..TableHead::default()
     };
     maintain::checkpoint::expected(clouds, &decided.table, &head, version).await
+}
+
+/// What is wrong with the checkpoint in `cloud` that must be `expected`.
+pub(super) async fn difference(
+    cloud: &Cloud,
+    table: &str,
+    expected: &CheckpointRef,
+    throttle: &Throttle,
+) -> Option<String> {
+    match look(cloud, table, &file_of(table, expected), true, throttle).await.0 {
+        Look::Good => None,
+        Look::Missing | Look::Rotten(_) => {
+            let version = expected.version;
+            Some(format!("it is not the checkpoint of version {version}, and readers may believe it"))
+        }
+        Look::Unread(why) => Some(why),
+    }
 }
 
 fn file_of(table: &str, checkpoint: &CheckpointRef) -> DataFile {

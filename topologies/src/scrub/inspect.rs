@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, future, stream};
 use isobar_connectors::clouds::Cloud;
-use isobar_connectors::copy::holds_file;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
@@ -533,20 +532,13 @@ impl Inspection {
             let expected = checkpoints::expected(&self.answering(scope), decided, version).await;
             rebuilt.insert(place.clone(), expected);
         }
-        let CheckpointRef { size, sha256, .. } = match &rebuilt[&place] {
-            Ok(expected) => expected,
+        match &rebuilt[&place] {
+            Ok(expected) => {
+                checkpoints::difference(scope.cloud(index), table, expected, &scope.throttle).await
+            }
             Err(why) => {
-                return Some(format!(
-                    "whether it is the checkpoint of version {version} cannot be told: {why}"
-                ));
+                Some(format!("whether it is the checkpoint of version {version} cannot be told: {why}"))
             }
-        };
-        match holds_file(&scope.cloud(index).data, object, *size, sha256).await {
-            Ok(true) => None,
-            Ok(false) => {
-                Some(format!("it is not the checkpoint of version {version}, and readers may believe it"))
-            }
-            Err(error) => Some(chain_of(&error)),
         }
     }
 

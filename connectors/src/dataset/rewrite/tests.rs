@@ -72,6 +72,22 @@ fn with_columns(bench: &Bench, columns: &[usize]) -> Bench {
     Bench { store: bench.store.clone(), fan_out: bench.fan_out.clone(), layout }
 }
 
+/// The files `small` become the file, to the byte, that `filled` would have been written as.
+async fn assert_rewritten_as(
+    table: &Bench,
+    small: &[StagedFile],
+    filled: &[RecordBatch],
+    from: &TopicPartition,
+    seed: u64,
+) {
+    let whole = concat_batches(&schema(), filled).unwrap();
+    let [whole] = &write(table, "whole", from, whole).await[..] else { panic!("it is one file") };
+    let rewritten = rewrite(table, "again", small).await;
+    table.read(&rewritten).await;
+    assert_eq!(rewritten.sha256, whole.sha256, "seed {seed}");
+    assert_eq!((&rewritten.stats, rewritten.rows), (&whole.stats, 2700));
+}
+
 #[tokio::test]
 async fn columns_that_a_file_does_not_have_are_null_in_the_new_one() {
     for seed in 0..10 {
@@ -97,12 +113,7 @@ async fn columns_that_a_file_does_not_have_are_null_in_the_new_one() {
             let columns = (0..part.num_columns()).map(column).collect();
             filled.push(RecordBatch::try_new(schema(), columns).unwrap());
         }
-        let whole = concat_batches(&schema(), &filled).unwrap();
-        let [whole] = &write(&table, "whole", &from, whole).await[..] else { panic!("it is one file") };
-        let rewritten = rewrite(&table, "again", &small).await;
-        table.read(&rewritten).await;
-        assert_eq!(rewritten.sha256, whole.sha256, "seed {seed}");
-        assert_eq!((&rewritten.stats, rewritten.rows), (&whole.stats, 2700));
+        assert_rewritten_as(&table, &small, &filled, &from, seed).await;
     }
 }
 
@@ -198,12 +209,7 @@ async fn fields_that_structs_of_a_file_do_not_have_are_null_in_the_new_one() {
             filled.push(RecordBatch::try_new(schema(), columns).unwrap());
             small.extend(write(&older, &format!("c-{number}"), &from, narrow).await);
         }
-        let whole = concat_batches(&schema(), &filled).unwrap();
-        let [whole] = &write(&table, "whole", &from, whole).await[..] else { panic!("it is one file") };
-        let rewritten = rewrite(&table, "again", &small).await;
-        table.read(&rewritten).await;
-        assert_eq!(rewritten.sha256, whole.sha256, "seed {seed}");
-        assert_eq!((&rewritten.stats, rewritten.rows), (&whole.stats, 2700));
+        assert_rewritten_as(&table, &small, &filled, &from, seed).await;
     }
 }
 

@@ -9,7 +9,8 @@ use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use arrow::datatypes::SchemaRef;
 
-use crate::decode::testing::{Random, chunk, render_row, schema};
+use crate::decode::debezium::testing::{Fate, fates};
+use crate::decode::testing::{Random, schema};
 use crate::decode::{
     AvroDecoder, DecodeLimits, Decoder, Framing, RegisteredSchema, RejectReason, SchemaKind, UnknownFields,
     WriterSchema, avro_event_problems, fields_of_avro_event,
@@ -147,34 +148,6 @@ fn knowing(unknown_fields: UnknownFields, schemas: &[&str]) -> AvroDecoder {
 
 fn framed(id: u32, value: &[u8]) -> Vec<u8> {
     [&[0][..], &id.to_be_bytes(), value].concat()
-}
-
-/// What becomes of a record.
-#[derive(Debug, Clone, PartialEq)]
-enum Fate {
-    Row(String),
-    LeftOut,
-    Rejected(RejectReason, String),
-}
-
-/// The fates of `payloads`, each of which is one thing and not two.
-fn fates<'a>(decoder: &mut AvroDecoder, payloads: impl IntoIterator<Item = Option<&'a [u8]>>) -> Vec<Fate> {
-    let chunk = chunk(payloads);
-    let decoded = decoder.decode(&chunk).unwrap();
-    assert_eq!(decoded.batch.num_rows(), decoded.records.len());
-    let mut fates: BTreeMap<u32, Vec<Fate>> = BTreeMap::new();
-    for (row, record) in decoded.records.iter().enumerate() {
-        fates.entry(*record).or_default().push(Fate::Row(render_row(&decoded.batch, row)));
-    }
-    for record in &decoded.left_out {
-        fates.entry(*record).or_default().push(Fate::LeftOut);
-    }
-    for reject in decoded.rejects {
-        fates.entry(reject.record).or_default().push(Fate::Rejected(reject.reason, reject.message));
-    }
-    assert_eq!(fates.keys().copied().collect::<Vec<_>>(), (0..chunk.len() as u32).collect::<Vec<_>>());
-    assert!(fates.values().all(|of_record| of_record.len() == 1), "{fates:?}");
-    fates.into_values().flatten().collect()
 }
 
 /// The fate of a record of one schema.

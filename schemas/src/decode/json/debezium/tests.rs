@@ -1,11 +1,10 @@
 //! The decoder against events of the documentation, against serde_json as a second opinion, and against hostile input.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::decode::testing::{Random, chunk, render_row, schema};
+use crate::decode::debezium::testing::{Fate, fates};
+use crate::decode::testing::{Random, schema};
 
 fn contract() -> SchemaRef {
     schema(&[("id!", "int64"), ("name", "string"), ("vip", "boolean"), ("tags", "list<string>")])
@@ -13,38 +12,6 @@ fn contract() -> SchemaRef {
 
 fn decoder(unknown_fields: UnknownFields) -> DebeziumDecoder {
     DebeziumDecoder::new(&contract(), unknown_fields, DecodeLimits::default()).unwrap()
-}
-
-/// What becomes of a record.
-#[derive(Debug, Clone, PartialEq)]
-enum Fate {
-    Row(String),
-    LeftOut,
-    Rejected(RejectReason, String),
-}
-
-/// The fates of `payloads`, each of which is one thing and not two.
-fn fates<'a>(
-    decoder: &mut DebeziumDecoder,
-    payloads: impl IntoIterator<Item = Option<&'a [u8]>>,
-) -> Vec<Fate> {
-    let chunk = chunk(payloads);
-    let decoded = decoder.decode(&chunk).unwrap();
-    assert_eq!(decoded.batch.num_rows(), decoded.records.len());
-    let rows = decoded.records.iter().enumerate();
-    let mut fates: BTreeMap<u32, Vec<Fate>> = BTreeMap::new();
-    for (row, record) in rows {
-        fates.entry(*record).or_default().push(Fate::Row(render_row(&decoded.batch, row)));
-    }
-    for record in &decoded.left_out {
-        fates.entry(*record).or_default().push(Fate::LeftOut);
-    }
-    for reject in decoded.rejects {
-        fates.entry(reject.record).or_default().push(Fate::Rejected(reject.reason, reject.message));
-    }
-    assert_eq!(fates.keys().copied().collect::<Vec<_>>(), (0..chunk.len() as u32).collect::<Vec<_>>());
-    assert!(fates.values().all(|of_record| of_record.len() == 1), "{fates:?}");
-    fates.into_values().flatten().collect()
 }
 
 fn fate(payload: &str) -> Fate {
