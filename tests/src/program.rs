@@ -9,10 +9,13 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::wait::until_some;
+use crate::wait::find;
 
 /// How long a command may take. Only a hang takes longer.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How much of a program's log a failed test shows.
+const SHOWN_LINES: usize = 40;
 
 /// The binary: `ISOBAR_BIN`, or the one that was built beside the tests.
 ///
@@ -136,10 +139,14 @@ impl Background {
     /// # Panics
     /// If it does not come.
     pub async fn says(&self, part: &str) -> String {
-        until_some(&format!("the program says {part:?}; see {}", self.errors.display()), async || {
-            self.errors().lines().find(|line| line.contains(part)).map(str::to_owned)
-        })
-        .await
+        let line = async || self.errors().lines().find(|line| line.contains(part)).map(str::to_owned);
+        let Some(line) = find(line).await else {
+            let errors = self.errors();
+            let skipped = errors.lines().count().saturating_sub(SHOWN_LINES);
+            let end = errors.lines().skip(skipped).collect::<Vec<_>>().join("\n");
+            panic!("the program does not say {part:?}; the end of what it says:\n{end}");
+        };
+        line
     }
 
     /// Sends a signal, by its name without `SIG`.

@@ -9,19 +9,24 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a condition is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(15);
 
+/// What `look` finds within [`PATIENCE`].
+pub async fn find<T>(mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = look().await;
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
 /// Waits until `look` finds something.
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`]; `what` says what was waited for.
-pub async fn until_some<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain until {what}");
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
+pub async fn until_some<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    find(look).await.unwrap_or_else(|| panic!("waited {PATIENCE:?} in vain until {what}"))
 }
 
 /// Waits until `holds` does.

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -24,7 +24,7 @@ use rdkafka::{
 };
 use serde::Deserialize;
 
-use super::oauth::TokenSource;
+use super::oauth::{TokenSource, now_ms};
 use crate::{Error, source::SourceStatus};
 
 /// The context of a source's client.
@@ -87,12 +87,8 @@ impl ClientContext for SourceContext {
             // Told again by the consumer's queue, with topic and partition.
             RDKafkaErrorCode::PartitionEOF => {}
             RDKafkaErrorCode::AllBrokersDown => self.set_connected(false),
-            // Nobody is surprised that an old token is refused while no new one can be had.
-            code if denied(code) && (is_about_token(reason) || self.tokens.problem().is_some()) => {
-                tracing::debug!(?code, reason, "no token for kafka");
-            }
-            code if denied(code) && self.tokens.renewed_too_soon(reason) => {
-                tracing::debug!(?code, reason, "a connection was renewed too soon, and is made anew");
+            code if denied(code) && self.tokens.explain(reason) => {
+                tracing::debug!(?code, reason, "refused for want of a new token, the next one will do");
             }
             code if denied(code) => self.fail(Error::KafkaDenied {
                 what: format!("the brokers {}", self.brokers),
@@ -185,7 +181,7 @@ impl ClientContext for QuestionContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let KafkaError::Global(code) = error {
-            if denied(code) && !is_about_token(reason) && !self.tokens.renewed_too_soon(reason) {
+            if denied(code) && !self.tokens.explain(reason) {
                 *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
             }
             // "All brokers down" says less than what brought the last one down.
@@ -270,11 +266,13 @@ struct Tokens {
     problem: Mutex<Option<String>>,
     /// How many were given.
     given: AtomicU64,
+    /// When the last one given is to be renewed; in milliseconds since 1970.
+    due_ms: AtomicI64,
 }
 
 impl From<Option<TokenSource>> for Tokens {
     fn from(source: Option<TokenSource>) -> Self {
-        Self { source, problem: Mutex::default(), given: AtomicU64::new(0) }
+        Self { source, problem: Mutex::default(), given: AtomicU64::new(0), due_ms: AtomicI64::new(i64::MAX) }
     }
 }
 
@@ -292,8 +290,21 @@ impl Tokens {
             (Some(_), None) => tracing::info!("there is a token for kafka again"),
             _ => {}
         }
-        self.given.fetch_add(u64::from(token.is_ok()), Relaxed);
+        if let Ok(token) = &token {
+            let now_ms = now_ms();
+            let left_ms = token.lifetime_ms.saturating_sub(now_ms);
+            self.due_ms.store(now_ms.saturating_add(left_ms / 5 * 4), Relaxed);
+            self.given.fetch_add(1, Relaxed);
+        }
         token
+    }
+
+    /// Whether a refusal says nothing about the credentials, because the token it is about is old or missing: none can
+    /// be had at the moment, or the last one is over, or nearly so by a clock that is not the broker's, and the next
+    /// one is being asked for.
+    fn explain(&self, reason: &str) -> bool {
+        let is_due = now_ms() >= self.due_ms.load(Relaxed);
+        is_about_token(reason) || self.problem().is_some() || is_due || self.renewed_too_soon(reason)
     }
 
     /// Whether a broker only refused to authenticate a connection again within a second of the last time, as librdkafka tries
@@ -351,6 +362,29 @@ mod tests {
 
     use super::super::oauth::Lookup;
     use super::*;
+
+    #[test]
+    fn the_refusal_of_a_token_that_is_over_is_no_refusal_of_the_credentials() {
+        let refused = "SASL authentication error: {\"status\":\"invalid_token\"}";
+        let token: Lookup = Arc::new(|| Ok("an-opaque-token".to_owned()));
+        let tokens =
+            TokenSource::from_options(&BTreeMap::from([("sasl.oauthbearer.token".to_owned(), token)]))
+                .unwrap();
+        let context = SourceContext::new("b:9092".to_owned(), Arc::default(), tokens);
+        let refuse = || {
+            context.error(KafkaError::Global(RDKafkaErrorCode::Authentication), refused);
+            context.take_fatal().is_some()
+        };
+        context.generate_oauth_token(None).unwrap();
+        // A token that nobody knows the end of is good for five minutes, and renewed after four.
+        let due_ms = context.tokens.due_ms.load(Relaxed) - now_ms();
+        assert!((200_000..=240_000).contains(&due_ms), "{due_ms}");
+        assert!(refuse());
+        context.tokens.due_ms.store(now_ms(), Relaxed);
+        assert!(!refuse());
+        context.generate_oauth_token(None).unwrap();
+        assert!(refuse(), "a new token that is refused is no good");
+    }
 
     #[test]
     fn a_connection_that_was_renewed_too_soon_is_no_refusal_where_tokens_are_used() {

@@ -328,7 +328,8 @@ fn to_ms(seconds: f64) -> i64 {
     (seconds * 1000.0) as i64
 }
 
-fn now_ms() -> i64 {
+/// The time, in milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
