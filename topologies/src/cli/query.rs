@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::args::{DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
 use super::{Exit, Misconfigured, bars, output, runtime};
-use crate::query::{self, Answer, RowsFormat};
+use crate::query::{self, Answer, QueryLimits, RowsFormat};
 use crate::spec::{self, Topology};
 
 /// How long a query runs before its progress is shown.
@@ -58,8 +58,16 @@ fn format_of(args: &QueryArgs) -> anyhow::Result<RowsFormat> {
     }
 }
 
+/// The limits asked for.
+fn limits_of(args: &QueryArgs) -> QueryLimits {
+    let mut limits = if args.as_served { QueryLimits::served() } else { QueryLimits::default() };
+    limits.time = args.timeout.or(limits.time);
+    limits
+}
+
 async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> anyhow::Result<()> {
-    let mut answer = query::open_catalog(topology)?.query(&args.sql).await?;
+    let limits = limits_of(args);
+    let mut answer = query::open_catalog(topology)?.query_within(&args.sql, &limits).await?;
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }
@@ -174,6 +182,8 @@ mod tests {
             config: "topology.yaml".into(),
             format,
             output: output.map(PathBuf::from),
+            timeout: None,
+            as_served: false,
         }
     }
 

@@ -41,6 +41,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Wor
 
 use super::asof;
 use super::history::Pin;
+use super::limits::{self, QueryLimits};
 use super::provider::SnapshotTable;
 
 /// What the names of marks begin with. It cannot be typed, and a query that holds it is refused.
@@ -62,8 +63,8 @@ pub(super) struct Parsed {
     pub(super) newest: Option<BTreeSet<TableReference>>,
 }
 
-/// Parses `sql`, which must be one statement.
-pub(super) fn parse(state: &SessionState, sql: &str) -> Result<Parsed> {
+/// Parses `sql`, which must be one statement that asks for no more than `limits` allow.
+pub(super) fn parse(state: &SessionState, sql: &str, limits: &QueryLimits) -> Result<Parsed> {
     if sql.contains(MARK) {
         return plan_err!("the query holds a control character");
     }
@@ -83,6 +84,8 @@ pub(super) fn parse(state: &SessionState, sql: &str) -> Result<Parsed> {
     }
     let mut statement =
         statements.pop_front().ok_or_else(|| plan_datafusion_err!("No SQL: the query is empty"))?;
+    // Before anything looks through it that does not expect any depth.
+    limits::check_statement(&statement, limits)?;
     // The tables that it names in its own ways are seen below.
     asof::rewrite(&mut statement)?;
 

@@ -1,0 +1,468 @@
+//! What one query may cost, and what it may show.
+//!
+//! Whoever asks is not trusted: a query of a few words can ask for a plan of a billion nodes, for a text of gigabytes, or for rows
+//! without end. Each of these is refused at the first place where it can be seen, before anything of that size is made:
+//!
+//! | what | where |
+//! |---|---|
+//! | a text, a tree of expressions or a list that is too large; relations that multiply from one `WITH` to the next; statements that are no queries | [`survey`], on the syntax tree |
+//! | expressions that double whenever they are put in the place of a column; settings; functions that tell about the machine | [`plan`], before the plan is optimised |
+//! | functions that make much of little, patterns that take long to compile | [`functions`], at each call |
+//! | operators that do not count the memory they hold, or do not come back for minutes | [`watched`], between operators |
+//! | time, memory, rows and bytes of the whole | here |
+//!
+//! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own: what takes too long is answered
+//! in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
+//! operator that can go on for long asks [`Watch`] whether it still may.
+
+mod functions;
+mod plan;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod watched;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::DataType;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
+use futures::{StreamExt, stream};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+pub(super) use self::plan::check as check_plan;
+pub(super) use self::survey::check as check_statement;
+pub(super) use self::watched::watched;
+
+use crate::error::Error;
+
+/// Stack of a thread that plans. Only what is used of it becomes memory.
+const PLANNING_STACK_BYTES: usize = 128 << 20;
+/// Bytes of rows that are handed on at a time, so that writing them as text needs little memory too.
+const PIECE_BYTES_MAX: usize = 8 << 20;
+/// Temporary files of all queries together.
+pub(super) const SPILL_BYTES_MAX: u64 = 32 << 30;
+
+/// What one query may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// From the question to the last row; `None` is without end.
+    pub time: Option<Duration>,
+    /// Memory of its operators, as far as there is so much in what all queries share.
+    pub memory_bytes_max: u64,
+    /// Rows of the answer.
+    pub rows_max: u64,
+    /// Bytes of the answer, as it lies in memory.
+    pub bytes_max: u64,
+    /// Bytes of the question.
+    pub sql_bytes_max: usize,
+    /// Whether settings, versions of programs and paths of files are shown to whoever asks.
+    pub reveals: bool,
+}
+
+impl Default for QueryLimits {
+    /// Those of somebody who holds the topology: nothing is hidden, and time and rows are theirs.
+    fn default() -> Self {
+        Self {
+            time: None,
+            memory_bytes_max: u64::MAX,
+            rows_max: u64::MAX,
+            bytes_max: u64::MAX,
+            sql_bytes_max: 1 << 20,
+            reveals: true,
+        }
+    }
+}
+
+impl QueryLimits {
+    /// Those of somebody who asks over the network.
+    pub fn served() -> Self {
+        Self {
+            time: Some(Duration::from_secs(60)),
+            memory_bytes_max: 256 << 20,
+            rows_max: 10_000_000,
+            bytes_max: 1 << 30,
+            sql_bytes_max: 256 << 10,
+            reveals: false,
+        }
+    }
+
+    /// Refuses a text that is too long to be parsed.
+    pub(super) fn check_text(&self, sql: &str) -> Result<()> {
+        if sql.len() <= self.sql_bytes_max {
+            return Ok(());
+        }
+        Err(exceeded(
+            "sql_bytes",
+            format!("the query has {} bytes, more than {}", sql.len(), self.sql_bytes_max),
+        ))
+    }
+}
+
+/// A limit that a query met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+struct Exceeded {
+    limit: &'static str,
+    message: String,
+}
+
+/// The error of a query that met `limit`.
+fn exceeded(limit: &'static str, message: String) -> DataFusionError {
+    DataFusionError::External(Box::new(Exceeded { limit, message }))
+}
+
+/// Our error, if a limit is what stopped a query.
+pub(super) fn limit_of(error: &DataFusionError) -> Option<Error> {
+    match error.find_root() {
+        DataFusionError::External(inner) => {
+            let Exceeded { limit, message } = inner.downcast_ref::<Exceeded>()?;
+            Some(Error::Limit { limit, message: message.clone() })
+        }
+        DataFusionError::ResourcesExhausted(text) => Some(Error::Limit {
+            limit: "memory",
+            message: format!(
+                "the query needs more memory or temporary files than it may have: {}",
+                text.lines().next().unwrap_or_default()
+            ),
+        }),
+        _ => None,
+    }
+}
+
+/// What somebody who asks over the network is told of an error: what is theirs to mend, and no path, address or word of a store.
+/// Logs have the rest.
+pub fn told(error: &Error) -> String {
+    match error {
+        Error::Configuration(text) | Error::Limit { message: text, .. } => text.clone(),
+        Error::NoMajority { .. } | Error::Store { .. } | Error::Connector { .. } => {
+            "the tables cannot be read now: try again later, and if that does not help, ask whoever runs this service"
+                .to_owned()
+        }
+        _ => "the query failed by no fault of its own: ask whoever runs this service".to_owned(),
+    }
+}
+
+/// Adds to a session what bounds its functions.
+pub(super) fn bound(session: &SessionContext) {
+    functions::bound(session);
+}
+
+/// The session of one query: as `state`, with memory of its own.
+pub(super) fn state_of(state: &SessionState, limits: &QueryLimits) -> Result<SessionState> {
+    let runtime = state.runtime_env();
+    let pool = QueryPool {
+        shared: runtime.memory_pool.clone(),
+        used: AtomicUsize::new(0),
+        bytes_max: usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX),
+    };
+    let runtime =
+        RuntimeEnvBuilder::from_runtime_env(runtime).with_memory_pool(Arc::new(pool)).build_arc()?;
+    Ok(SessionStateBuilder::new_from_existing(state.clone()).with_runtime_env(runtime).build())
+}
+
+/// The memory of one query, in the memory of all.
+#[derive(Debug)]
+struct QueryPool {
+    shared: Arc<dyn MemoryPool>,
+    used: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl std::fmt::Display for QueryPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl MemoryPool for QueryPool {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.shared.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.shared.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.used.fetch_add(additional, Ordering::Relaxed);
+        self.shared.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.used.fetch_sub(shrink, Ordering::Relaxed);
+        self.shared.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let grown = |used: usize| used.checked_add(additional).filter(|grown| *grown <= self.bytes_max);
+        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_err() {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "{} may have {} bytes",
+                reservation.consumer().name(),
+                self.bytes_max
+            )));
+        }
+        self.shared.try_grow(reservation, additional).inspect_err(|_| {
+            self.used.fetch_sub(additional, Ordering::Relaxed);
+        })
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        match self.shared.memory_limit() {
+            MemoryLimit::Finite(bytes) => MemoryLimit::Finite(bytes.min(self.bytes_max)),
+            other if self.bytes_max == usize::MAX => other,
+            _ => MemoryLimit::Finite(self.bytes_max),
+        }
+    }
+}
+
+/// Whether a query may go on.
+#[derive(Debug)]
+pub(super) struct Watch {
+    time: Option<Duration>,
+    deadline: Option<Instant>,
+    is_dropped: AtomicBool,
+}
+
+impl Watch {
+    /// The time begins now.
+    pub(super) fn start(limits: &QueryLimits) -> Arc<Self> {
+        let deadline = limits.time.and_then(|time| Instant::now().checked_add(time));
+        Arc::new(Self { time: limits.time, deadline, is_dropped: AtomicBool::new(false) })
+    }
+
+    /// Refuses to go on after the end of the time, or when nobody waits for the answer.
+    fn check(&self) -> Result<()> {
+        if self.is_dropped.load(Ordering::Relaxed) {
+            return Err(DataFusionError::Execution("the query was cancelled".to_owned()));
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(self.too_late()),
+            _ => Ok(()),
+        }
+    }
+
+    fn stop(&self) {
+        self.is_dropped.store(true, Ordering::Relaxed);
+    }
+
+    fn too_late(&self) -> DataFusionError {
+        let time = self.time.unwrap_or_default();
+        exceeded("time", format!("the query took longer than {}", humantime::format_duration(time)))
+    }
+
+    /// Waits for `future` as long as there is time.
+    pub(super) async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+        match self.deadline {
+            Some(deadline) => timeout_at(deadline, future).await.map_err(|_| self.too_late()),
+            None => Ok(future.await),
+        }
+    }
+}
+
+/// Runs `work`, which plans, on a thread with a stack for it, and waits no longer than there is time.
+pub(super) async fn aside<T: Send + 'static>(
+    watch: &Watch,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name("plan".to_owned()).stack_size(PLANNING_STACK_BYTES);
+    let spawned = thread.spawn(move || {
+        // Nobody waits any more if this is not taken.
+        let _ = sender.send(runtime.block_on(work));
+    });
+    spawned.map_err(DataFusionError::IoError)?;
+    let planned = watch.within(receiver).await?;
+    planned.unwrap_or_else(|_| Err(DataFusionError::Internal("planning the query ended early".to_owned())))
+}
+
+/// The rows of a query within its limits. They are made in a task of their own, which ends when they are dropped.
+pub(super) fn limited(
+    rows: SendableRecordBatchStream,
+    plan: &LogicalPlan,
+    limits: &QueryLimits,
+    watch: Arc<Watch>,
+) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let (sender, receiver) = mpsc::channel(1);
+    let is_explained = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let state = Limited {
+        receiver,
+        task: Some(SpawnedTask::spawn(pump(rows, sender))),
+        watch,
+        limits: limits.clone(),
+        rows: 0,
+        bytes: 0,
+        is_redacted: is_explained && !limits.reveals,
+        pieces: Vec::new(),
+    };
+    let limited = stream::unfold(Some(state), |state| async {
+        let mut state = state?;
+        match state.next().await {
+            Ok(Some(batch)) => Some((Ok(batch), Some(state))),
+            Ok(None) => None,
+            // Nothing after an error.
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, limited))
+}
+
+/// Sends batches until there are no more, or nobody takes them.
+async fn pump(mut rows: SendableRecordBatchStream, sender: mpsc::Sender<Result<RecordBatch>>) {
+    while let Some(batch) = rows.next().await {
+        let is_last = batch.is_err();
+        if sender.send(batch).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+struct Limited {
+    receiver: mpsc::Receiver<Result<RecordBatch>>,
+    task: Option<SpawnedTask<()>>,
+    watch: Arc<Watch>,
+    limits: QueryLimits,
+    rows: u64,
+    bytes: u64,
+    is_redacted: bool,
+    /// Of the batch before, last first.
+    pieces: Vec<RecordBatch>,
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        // Aborting the task does nothing before it yields.
+        self.watch.stop();
+    }
+}
+
+impl Limited {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(piece) = self.pieces.pop() {
+            return Ok(Some(piece));
+        }
+        let Some(batch) = self.watch.within(self.receiver.recv()).await? else {
+            return match self.task.take() {
+                Some(task) if task.join().await.is_err() => {
+                    Err(DataFusionError::Internal("the query ended early".to_owned()))
+                }
+                _ => Ok(None),
+            };
+        };
+        let batch = batch?;
+        let bytes = batch_bytes(&batch);
+        self.rows += batch.num_rows() as u64;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.rows > self.limits.rows_max {
+            return Err(exceeded(
+                "rows",
+                format!("the answer has more than {} rows: add LIMIT", self.limits.rows_max),
+            ));
+        }
+        if self.bytes > self.limits.bytes_max {
+            return Err(exceeded(
+                "bytes",
+                format!("the answer has more than {} bytes: ask for less", self.limits.bytes_max),
+            ));
+        }
+        let batch = if self.is_redacted { without_files(&batch)? } else { batch };
+        self.pieces = pieces(&batch, bytes);
+        Ok(self.pieces.pop())
+    }
+}
+
+/// `batch` in pieces of bounded size, last first.
+fn pieces(batch: &RecordBatch, bytes: usize) -> Vec<RecordBatch> {
+    let count = bytes.div_ceil(PIECE_BYTES_MAX).max(1);
+    let rows = batch.num_rows().div_ceil(count).max(1);
+    let mut pieces = Vec::new();
+    let mut begin = 0;
+    while begin < batch.num_rows() || pieces.is_empty() {
+        let length = rows.min(batch.num_rows() - begin);
+        pieces.push(batch.slice(begin, length));
+        begin += rows;
+    }
+    pieces.reverse();
+    pieces
+}
+
+/// Bytes of the values of a batch, as they would be written, whatever they share with others.
+fn batch_bytes(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(value_bytes).sum()
+}
+
+/// Bytes of the values of an array. Those of views count as often as they are seen.
+fn value_bytes(array: &ArrayRef) -> usize {
+    let views = |views: &[u128]| {
+        // The length of a value is in the lowest bits of its view.
+        views.iter().map(|view| (*view as u32) as usize + 16).sum()
+    };
+    match array.data_type() {
+        DataType::Utf8View => views(array.as_string_view().views()),
+        DataType::BinaryView => views(array.as_binary_view().views()),
+        DataType::Struct(_) => array.as_struct().columns().iter().map(value_bytes).sum(),
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_any_dictionary();
+            let values = value_bytes(dictionary.values());
+            // As if all values were as long as the average.
+            values / dictionary.values().len().max(1) * array.len()
+        }
+        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
+    }
+}
+
+/// A plan as text, without the names of files.
+fn without_files(batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().map(|column| match column.data_type() {
+        DataType::Utf8 => {
+            let texts = column.as_string::<i32>().iter();
+            let redacted: StringArray = texts.map(|text| text.map(without_file_names)).collect();
+            Arc::new(redacted) as ArrayRef
+        }
+        _ => column.clone(),
+    });
+    Ok(RecordBatch::try_new(batch.schema(), columns.collect())?)
+}
+
+/// What plans write before the files of a scan.
+const FILES: &str = "file_groups={";
+
+/// `text` with the names of files in plans left out.
+fn without_file_names(text: &str) -> String {
+    let mut redacted = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, files)) = rest.split_once(FILES) {
+        redacted.push_str(before);
+        redacted.push_str(FILES);
+        // `2 groups: [[a, b], [c]]}`: no name of a file holds the end.
+        let counted = files.split_once(':').map_or("", |(count, _)| count);
+        redacted.push_str(counted);
+        rest = files.split_once("]}").map_or("", |(_, rest)| rest);
+        redacted.push('}');
+    }
+    redacted.push_str(rest);
+    redacted
+}
