@@ -24,6 +24,7 @@ mod gap;
 mod gcs;
 mod headers;
 mod helpers;
+mod hostile;
 mod leader;
 mod live;
 mod main_job;

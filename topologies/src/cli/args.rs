@@ -662,7 +662,7 @@ pub struct RedriveArgs {
 /// Options of `isobar query`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct QueryArgs {
-    /// The query; datasets are tables by their names
+    /// The query; datasets are tables by their names. With `-`, it is read from standard input
     #[arg(value_name = "SQL")]
     pub sql: String,
     /// The spec

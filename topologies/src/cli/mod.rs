@@ -205,10 +205,10 @@ fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     Ok(if is_proved { Exit::Success } else { Exit::Failure })
 }
 
-/// The threads that asynchronous commands run on.
 /// Stack of a thread that runs tasks: queries evaluate expressions that are hundreds deep. Only what is used becomes memory.
 const STACK_BYTES: usize = 8 << 20;
 
+/// The threads that asynchronous commands run on.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(STACK_BYTES)

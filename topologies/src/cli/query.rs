@@ -1,7 +1,7 @@
 //! `isobar query`, `isobar snapshots` and `isobar diff`: rows, versions, and what lies between versions.
 
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,9 +65,26 @@ fn limits_of(args: &QueryArgs) -> QueryLimits {
     limits
 }
 
+/// The query itself, which may come by standard input.
+fn sql_of(args: &QueryArgs, limits: &QueryLimits) -> anyhow::Result<String> {
+    if args.sql != "-" {
+        return Ok(args.sql.clone());
+    }
+    let mut sql = String::new();
+    // One byte more than is allowed is enough to be refused.
+    let bytes_max = limits.sql_bytes_max as u64 + 1;
+    io::stdin()
+        .lock()
+        .take(bytes_max)
+        .read_to_string(&mut sql)
+        .context("read the query from standard input")?;
+    Ok(sql)
+}
+
 async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> anyhow::Result<()> {
     let limits = limits_of(args);
-    let mut answer = query::open_catalog(topology)?.query_within(&args.sql, &limits).await?;
+    let sql = sql_of(args, &limits)?;
+    let mut answer = query::open_catalog(topology)?.query_within(&sql, &limits).await?;
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }

@@ -425,10 +425,8 @@ fn value_bytes(array: &ArrayRef) -> usize {
         DataType::BinaryView => views(array.as_binary_view().views()),
         DataType::Struct(_) => array.as_struct().columns().iter().map(value_bytes).sum(),
         DataType::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            let values = value_bytes(dictionary.values());
-            // As if all values were as long as the average.
-            values / dictionary.values().len().max(1) * array.len()
+            let longest = functions::byte_lengths(array.as_any_dictionary().values()).into_iter().max();
+            usize::try_from(longest.unwrap_or(0)).unwrap_or(usize::MAX).saturating_mul(array.len())
         }
         _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
     }

@@ -36,7 +36,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Colum
 use datafusion::prelude::SessionContext;
 use regex::RegexBuilder;
 
-use super::exceeded;
+use super::{exceeded, value_bytes};
 
 /// Bytes of one value that a function makes: more than a message of Kafka has.
 const VALUE_BYTES_MAX: u64 = 4 << 20;
@@ -425,7 +425,7 @@ fn check_pattern(pattern: &str) -> Result<()> {
 }
 
 /// Bytes of each value, those of elements and fields together.
-fn byte_lengths(array: &ArrayRef) -> Vec<u64> {
+pub(super) fn byte_lengths(array: &ArrayRef) -> Vec<u64> {
     let rows = 0..array.len();
     let views = |views: &[u128]| views.iter().map(|view| u64::from(*view as u32)).collect();
     match array.data_type() {
@@ -457,11 +457,16 @@ fn byte_lengths(array: &ArrayRef) -> Vec<u64> {
             let fields: Vec<Vec<u64>> = array.as_struct().columns().iter().map(byte_lengths).collect();
             rows.map(|row| fields.iter().map(|lengths| lengths[row]).sum()).collect()
         }
+        DataType::Dictionary(..) => {
+            // As if every row had the longest value.
+            let longest = byte_lengths(array.as_any_dictionary().values()).into_iter().max();
+            vec![longest.unwrap_or(0); array.len()]
+        }
         DataType::Null | DataType::Boolean => vec![1; array.len()],
         other => match other.primitive_width() {
             Some(width) => vec![width as u64; array.len()],
-            // As if every value were all that there is.
-            None => vec![array.get_array_memory_size() as u64; array.len()],
+            // Whatever else there may be: as if every value were the average of all.
+            None => vec![value_bytes(array).div_ceil(array.len().max(1)) as u64; array.len()],
         },
     }
 }

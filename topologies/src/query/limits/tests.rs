@@ -193,10 +193,19 @@ async fn memory_rows_and_bytes_of_an_answer_are_bounded() {
     };
     for (limit, sql) in [
         ("rows", "SELECT value FROM range(1000)"),
-        ("bytes", "SELECT repeat('x', 100000) FROM range(50)"),
+        ("bytes", "SELECT repeat('x', 100000 + value) FROM range(50)"),
         ("memory", "SELECT sum(value) OVER () FROM range(10000000)"),
         ("memory", "SELECT array_agg(value) FROM range(10000000)"),
-        ("row_bytes", "SELECT a.s FROM (SELECT repeat('x', 1000000) AS s) AS a, range(10) AS b"),
+        (
+            "row_bytes",
+            "SELECT a.s FROM (SELECT repeat('x', 1000000 + value) AS s FROM range(1)) AS a, range(10) AS b",
+        ),
+        (
+            "row_bytes",
+            "SELECT max(s) OVER () FROM (SELECT repeat('x', value) AS s FROM range(100000, 100001))",
+        ),
+        ("row_bytes", "SELECT repeat('x', 1000000) FROM range(10)"),
+        ("row_bytes", "SELECT (SELECT max(repeat('x', value)) FROM range(100000, 100001)) FROM range(10)"),
     ] {
         let watch = Watch::start(&narrow);
         let state = state_of(&session().state(), &narrow).unwrap();

@@ -5,7 +5,8 @@
 //!   looks for pairs by a condition asks each time it evaluates the condition.
 //! - Functions of windows over whole partitions keep all rows, which DataFusion does not count. What goes into them is counted
 //!   here, against the memory of the query.
-//! - Joins and `unnest` copy a row as often as it has partners. Rows that are too long for that are refused.
+//! - Joins and `unnest` copy a row as often as it has partners, and a constant stands beside every row. What is too long for that
+//!   is refused.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -20,11 +21,14 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Literal;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
 };
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -33,30 +37,35 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
-use super::{Watch, batch_bytes, exceeded};
+use super::functions::byte_lengths;
+use super::{Watch, batch_bytes, exceeded, value_bytes};
 
-/// Bytes of a row that may have many partners: so many rows of this size are one batch of a join.
-const COPIED_ROW_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a row, or of a constant, that may be copied: a batch has 8,192 copies.
+const COPIED_ROW_BYTES_MAX: usize = 32 << 10;
 
 /// `plan`, with checks in it.
 pub(in crate::query) fn watched(
     plan: Arc<dyn ExecutionPlan>,
     watch: &Arc<Watch>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.apply(|plan| {
+        check_constants(plan)?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
     let checked = plan.transform_up(|plan| {
-        let is_leaf = plan.children().is_empty();
-        if is_leaf {
+        if plan.children().is_empty() {
             return Ok(Transformed::yes(Checked::over(plan, watch, Check::Time)));
         }
-        let below = if multiplies(plan.as_ref()) {
-            Some(Check::Rows)
-        } else if keeps_all(plan.as_ref()) {
-            Some(Check::Memory)
-        } else {
-            None
-        };
-        let Some(below) = below else { return Ok(Transformed::no(plan)) };
-        let children = plan.children().into_iter().map(|child| Checked::over(child.clone(), watch, below));
+        let children = plan.children().into_iter().enumerate();
+        let below: Vec<Option<Check>> =
+            children.map(|(input, _)| check_below(plan.as_ref(), input)).collect();
+        if below.iter().all(Option::is_none) {
+            return Ok(Transformed::no(plan));
+        }
+        let children = plan.children().into_iter().zip(below).map(|(child, check)| match check {
+            Some(check) => Checked::over(child.clone(), watch, check),
+            None => child.clone(),
+        });
         let children: Vec<Arc<dyn ExecutionPlan>> = children.collect();
         let plan = with_checked_condition(plan.with_new_children(children)?, watch)?;
         Ok(Transformed::yes(Checked::over(plan, watch, Check::Time)))
@@ -64,20 +73,50 @@ pub(in crate::query) fn watched(
     checked.data()
 }
 
-/// Whether rows of an input can come out many times.
-fn multiplies(plan: &dyn ExecutionPlan) -> bool {
-    plan.is::<NestedLoopJoinExec>()
+/// What is to be checked of the batches that go into a plan by its input of this number.
+fn check_below(plan: &dyn ExecutionPlan, input: usize) -> Option<Check> {
+    // Their values may come out beside every row.
+    let repeats_rows = plan.is::<NestedLoopJoinExec>()
         || plan.is::<CrossJoinExec>()
         || plan.is::<HashJoinExec>()
         || plan.is::<SortMergeJoinExec>()
         || plan.is::<UnnestExec>()
         || plan.is::<RecursiveQueryExec>()
+        || plan.is::<ScalarSubqueryExec>() && input > 0;
+    if repeats_rows {
+        return Some(Check::Rows);
+    }
+    let window = plan.downcast_ref::<BoundedWindowAggExec>();
+    if window.is_some_and(|window| window.input_order_mode == InputOrderMode::Sorted) {
+        return Some(Check::Rows);
+    }
+    (window.is_some() || plan.is::<WindowAggExec>()).then_some(Check::RowsAndMemory)
 }
 
-/// Whether all rows of a partition are kept before the first one comes out.
-fn keeps_all(plan: &dyn ExecutionPlan) -> bool {
-    let is_unsorted = |window: &BoundedWindowAggExec| window.input_order_mode != InputOrderMode::Sorted;
-    plan.is::<WindowAggExec>() || plan.downcast_ref::<BoundedWindowAggExec>().is_some_and(is_unsorted)
+/// Refuses long constants beside rows: every row of a batch would have a copy.
+fn check_constants(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    let is_one_row = |plan: &Arc<dyn ExecutionPlan>| plan.is::<PlaceholderRowExec>();
+    if is_one_row(plan) || plan.children().into_iter().any(is_one_row) {
+        return Ok(());
+    }
+    let visited = plan.apply_expressions(&mut |expression| {
+        expression.apply(|expression| {
+            let Some(literal) = expression.downcast_ref::<Literal>() else {
+                return Ok(TreeNodeRecursion::Continue);
+            };
+            let bytes = value_bytes(&literal.value().to_array()?);
+            if bytes <= COPIED_ROW_BYTES_MAX {
+                return Ok(TreeNodeRecursion::Continue);
+            }
+            Err(exceeded(
+                "row_bytes",
+                format!(
+                    "a constant of {bytes} bytes is too long to stand beside every row, more than {COPIED_ROW_BYTES_MAX}"
+                ),
+            ))
+        })
+    });
+    visited.map(|_| ())
 }
 
 /// A join whose condition is checked; any other plan as it is.
@@ -108,7 +147,7 @@ enum Check {
     /// Also how long rows are.
     Rows,
     /// Also how much has passed, all of which is kept by whoever takes it.
-    Memory,
+    RowsAndMemory,
 }
 
 /// Passes batches on, and checks each.
@@ -190,7 +229,10 @@ impl ExecutionPlan for Checked {
             match check {
                 Check::Time => (),
                 Check::Rows => check_rows(&batch)?,
-                Check::Memory => kept.try_grow(batch_bytes(&batch))?,
+                Check::RowsAndMemory => {
+                    check_rows(&batch)?;
+                    kept.try_grow(batch_bytes(&batch))?;
+                }
             }
             Ok(batch)
         });
@@ -199,14 +241,23 @@ impl ExecutionPlan for Checked {
 }
 
 fn check_rows(batch: &RecordBatch) -> Result<()> {
-    let mean = batch_bytes(batch) / batch.num_rows().max(1);
-    if mean <= COPIED_ROW_BYTES_MAX {
+    // No row is longer than all of them.
+    if batch_bytes(batch) <= COPIED_ROW_BYTES_MAX {
+        return Ok(());
+    }
+    let mut rows = vec![0_u64; batch.num_rows()];
+    for column in batch.columns() {
+        rows.iter_mut().zip(byte_lengths(column)).for_each(|(row, bytes)| *row = row.saturating_add(bytes));
+    }
+    let longest = rows.into_iter().max().unwrap_or(0);
+    if longest <= COPIED_ROW_BYTES_MAX as u64 {
         return Ok(());
     }
     Err(exceeded(
         "row_bytes",
         format!(
-            "rows of {mean} bytes are too long to be joined or unnested: leave out long columns, or cut them with left()"
+            "a row of {longest} bytes is too long to be repeated by a join, unnest or a window: leave out long columns, or \
+             cut them with left()"
         ),
     ))
 }
