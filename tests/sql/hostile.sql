@@ -104,6 +104,26 @@ SELECT {{500| |CASE WHEN true THEN}} 1 {{500| |END}}
 -- expect: refused recursion
 SELECT {{500||abs(}}1{{500||)}}
 
+-- casts in one another that the parser reads in two ways each
+-- expect: limit gave up
+SELECT {{40||CAST(}}1 ! 1
+
+-- positions that the parser reads in four ways each
+-- expect: limit gave up
+SELECT {{40||POSITION(}}1 ! 1
+
+-- words that may be names, before signs
+-- expect: limit gave up
+SELECT {{40||NOT - }}1 ! 1
+
+-- intervals of intervals
+-- expect: limit gave up
+SELECT {{40||INTERVAL - }}1 ! 1
+
+-- arguments with names, in one another
+-- expect: limit gave up
+SELECT {{40||f(a := }}1 ! 1
+
 -- lists in lists
 -- expect: refused recursion
 SELECT {{500||[}}1{{500||]}}
@@ -309,7 +329,7 @@ CREATE TABLE more AS SELECT * FROM range(100)
 CREATE VIEW more AS SELECT * FROM features
 
 -- CREATE FUNCTION
--- expect: refused only queries
+-- expect: refused
 CREATE FUNCTION f(x INT) RETURNS INT RETURN x + 1
 
 -- INSERT

@@ -5,6 +5,7 @@
 //!
 //! | what | where |
 //! |---|---|
+//! | a text that the parser would try to read in too many ways | [`dialect`] |
 //! | a text, a tree of expressions or a list that is too large; relations that multiply from one `WITH` to the next; statements that are no queries | [`survey`], on the syntax tree |
 //! | expressions that double whenever they are put in the place of a column; settings; functions that tell about the machine | [`plan`], before the plan is optimised |
 //! | functions that make much of little, patterns that take long to compile | [`functions`], at each call |
@@ -15,6 +16,7 @@
 //! in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
 //! operator that can go on for long asks [`Watch`] whether it still may.
 
+mod dialect;
 mod functions;
 mod plan;
 mod survey;
@@ -42,6 +44,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+pub(super) use self::dialect::BoundedDialect;
 pub(super) use self::plan::check as check_plan;
 pub(super) use self::survey::check as check_statement;
 pub(super) use self::watched::watched;
@@ -66,6 +69,9 @@ pub struct QueryLimits {
     pub rows_max: u64,
     /// Bytes of the answer, as it lies in memory.
     pub bytes_max: u64,
+    /// Bytes of a row, or of a constant, that a batch may have many copies of: beside the rows that it is joined with, or that come
+    /// out of a list in it.
+    pub copied_bytes_max: usize,
     /// Bytes of the question.
     pub sql_bytes_max: usize,
     /// Whether settings, versions of programs and paths of files are shown to whoever asks.
@@ -80,6 +86,7 @@ impl Default for QueryLimits {
             memory_bytes_max: u64::MAX,
             rows_max: u64::MAX,
             bytes_max: u64::MAX,
+            copied_bytes_max: 4 << 20,
             sql_bytes_max: 1 << 20,
             reveals: true,
         }
@@ -94,6 +101,8 @@ impl QueryLimits {
             memory_bytes_max: 256 << 20,
             rows_max: 10_000_000,
             bytes_max: 1 << 30,
+            // A batch has 8,192 rows.
+            copied_bytes_max: 32 << 10,
             sql_bytes_max: 256 << 10,
             reveals: false,
         }
@@ -109,6 +118,15 @@ impl QueryLimits {
             format!("the query has {} bytes, more than {}", sql.len(), self.sql_bytes_max),
         ))
     }
+}
+
+/// The refusal of a text that the parser was ended in.
+pub(super) fn too_nested() -> DataFusionError {
+    exceeded(
+        "depth",
+        "too much is in one another in the query, or there is a mistake deep inside: the parser gave up"
+            .to_owned(),
+    )
 }
 
 /// A limit that a query met.
@@ -366,10 +384,11 @@ impl Limited {
         }
         let Some(batch) = self.watch.within(self.receiver.recv()).await? else {
             return match self.task.take() {
-                Some(task) if task.join().await.is_err() => {
-                    Err(DataFusionError::Internal("the query ended early".to_owned()))
+                Some(task) => {
+                    let ended_early = |_| DataFusionError::Internal("the query ended early".to_owned());
+                    task.join().await.map_err(ended_early).map(|()| None)
                 }
-                _ => Ok(None),
+                None => Ok(None),
             };
         };
         let batch = batch?;

@@ -257,9 +257,10 @@ async fn start(
 ) -> Result<Answer, Error> {
     let from = read_by(&plan);
     let (context, logical, checks) = (state.task_ctx(), plan.clone(), watch.clone());
+    let copied_bytes_max = limits.copied_bytes_max;
     let planned = async move {
         let frame = datafusion::dataframe::DataFrame::new(state, logical);
-        limits::watched(frame.create_physical_plan().await?, &checks)
+        limits::watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
     };
     let started = async {
         let physical = limits::aside(&watch, planned).await?;

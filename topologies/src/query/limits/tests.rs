@@ -28,7 +28,9 @@ async fn first(sql: &str) -> std::result::Result<String, String> {
     let context = state.task_ctx();
     let logical = plan.clone();
     let physical = datafusion::dataframe::DataFrame::new(state, logical).create_physical_plan().await;
-    let physical = physical.and_then(|physical| watched(physical, &watch)).map_err(explained)?;
+    let physical = physical
+        .and_then(|physical| watched(physical, &watch, limits.copied_bytes_max))
+        .map_err(explained)?;
     let rows = datafusion::physical_plan::execute_stream(physical, context).map_err(explained)?;
     let mut rows = limited(rows, &plan, &limits, watch);
     match rows.next().await {
@@ -160,6 +162,51 @@ async fn the_tree_of_a_query_is_bounded() {
     .await;
 }
 
+/// Each of these doubles the work of the parser for every level.
+#[test]
+fn the_parser_gives_up_what_it_would_try_again_and_again() {
+    let state = session().state();
+    let limits = QueryLimits::default();
+    for begin in [
+        "CAST(",
+        "POSITION(",
+        "NOT (",
+        "NOT - ",
+        "INTERVAL - ",
+        "CASE WHEN 1 THEN ",
+        "f(a := ",
+        "ARRAY[",
+        "FLOOR(",
+    ] {
+        let sql = format!("SELECT {}1 ! 1", begin.repeat(40));
+        let error = crate::query::sql::parse(&state, &sql, &limits).err().expect("a mistake is deep inside");
+        let is_limit = matches!(limit_of(&error), Some(Error::Limit { limit: "depth", .. }));
+        assert!(is_limit || error.to_string().contains("recursion"), "{begin}: {error}");
+    }
+    let deep = format!("SELECT {}1{}", "CAST(".repeat(10), " AS INT)".repeat(10));
+    assert!(crate::query::sql::parse(&state, &deep, &limits).is_ok());
+}
+
+/// What the parser asks its dialect is answered as by the generic one.
+#[test]
+fn the_bounded_dialect_is_the_generic_one() {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+    for sql in [
+        "SELECT a.b['c'][1:2], {a: 1}, x -> y, INTERVAL '1' DAY, \"q\", `b`, 1_000 FROM t AS u (a, b) WHERE a @> b AND NOT c",
+        "SELECT * EXCLUDE (a) FROM t QUALIFY row_number() OVER (PARTITION BY a ORDER BY b NULLS LAST) = 1",
+        "SELECT a FROM t GROUP BY GROUPING SETS ((a), ()), CUBE (a), ROLLUP (b) ORDER BY ALL",
+        "WITH RECURSIVE n AS (SELECT 1) SELECT n.*, f(a => 1), count(*) FILTER (WHERE b) FROM n ASOF JOIN m MATCH_CONDITION (a >= b)",
+        "SELECT DATE '2020-01-01', TRY_CAST(a AS INT[3]), a::STRUCT<x INT>, EXTRACT(DAY FROM b), 'a' 'b' FROM f(1) LIMIT 1, 2",
+        "FROM t SELECT a",
+        "SELECT TOP 5 a FROM t FOR UPDATE",
+    ] {
+        let generic = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| error.to_string());
+        let bounded = Parser::parse_sql(&BoundedDialect::new(1_000), sql).map_err(|error| error.to_string());
+        assert_eq!(bounded, generic, "{sql}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn time_ends_what_does_not_yield() {
     let limits = QueryLimits { time: Some(Duration::from_millis(300)), ..QueryLimits::default() };
@@ -175,7 +222,8 @@ async fn time_ends_what_does_not_yield() {
         let plan = state.create_logical_plan(sql).await.unwrap();
         let context = state.task_ctx();
         let frame = datafusion::dataframe::DataFrame::new(state, plan.clone());
-        let physical = watched(frame.create_physical_plan().await.unwrap(), &watch).unwrap();
+        let physical =
+            watched(frame.create_physical_plan().await.unwrap(), &watch, limits.copied_bytes_max).unwrap();
         let rows = datafusion::physical_plan::execute_stream(physical, context).unwrap();
         let mut rows = limited(rows, &plan, &limits, watch);
         let error = rows.next().await.expect("there is an end").expect_err("of an error");
@@ -212,7 +260,8 @@ async fn memory_rows_and_bytes_of_an_answer_are_bounded() {
         let plan = state.create_logical_plan(sql).await.unwrap();
         let context = state.task_ctx();
         let frame = datafusion::dataframe::DataFrame::new(state, plan.clone());
-        let physical = watched(frame.create_physical_plan().await.unwrap(), &watch).unwrap();
+        let physical =
+            watched(frame.create_physical_plan().await.unwrap(), &watch, narrow.copied_bytes_max).unwrap();
         let rows = datafusion::physical_plan::execute_stream(physical, context).unwrap();
         let rows: Vec<_> = limited(rows, &plan, &narrow, watch).collect().await;
         let error = rows.last().expect("there is an end").as_ref().expect_err("of an error");

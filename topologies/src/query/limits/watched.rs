@@ -33,23 +33,22 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties,
+    ReplaceChildrenOptions,
 };
 use futures::StreamExt;
 
 use super::functions::byte_lengths;
 use super::{Watch, batch_bytes, exceeded, value_bytes};
 
-/// Bytes of a row, or of a constant, that may be copied: a batch has 8,192 copies.
-const COPIED_ROW_BYTES_MAX: usize = 32 << 10;
-
-/// `plan`, with checks in it.
+/// `plan`, with checks in it. A row or a constant that is copied has at most `copied_bytes_max`.
 pub(in crate::query) fn watched(
     plan: Arc<dyn ExecutionPlan>,
     watch: &Arc<Watch>,
+    copied_bytes_max: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     plan.apply(|plan| {
-        check_constants(plan)?;
+        check_constants(plan, copied_bytes_max)?;
         Ok(TreeNodeRecursion::Continue)
     })?;
     let checked = plan.transform_up(|plan| {
@@ -58,7 +57,7 @@ pub(in crate::query) fn watched(
         }
         let children = plan.children().into_iter().enumerate();
         let below: Vec<Option<Check>> =
-            children.map(|(input, _)| check_below(plan.as_ref(), input)).collect();
+            children.map(|(input, _)| check_below(plan.as_ref(), input, copied_bytes_max)).collect();
         if below.iter().all(Option::is_none) {
             return Ok(Transformed::no(plan));
         }
@@ -67,14 +66,18 @@ pub(in crate::query) fn watched(
             None => child.clone(),
         });
         let children: Vec<Arc<dyn ExecutionPlan>> = children.collect();
-        let plan = with_checked_condition(plan.with_new_children(children)?, watch)?;
+        let plan = with_checked_condition(plan.replace_children(children, options())?, watch)?;
         Ok(Transformed::yes(Checked::over(plan, watch, Check::Time)))
     });
     checked.data()
 }
 
+fn options() -> ReplaceChildrenOptions {
+    ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute)
+}
+
 /// What is to be checked of the batches that go into a plan by its input of this number.
-fn check_below(plan: &dyn ExecutionPlan, input: usize) -> Option<Check> {
+fn check_below(plan: &dyn ExecutionPlan, input: usize, copied_bytes_max: usize) -> Option<Check> {
     // Their values may come out beside every row.
     let repeats_rows = plan.is::<NestedLoopJoinExec>()
         || plan.is::<CrossJoinExec>()
@@ -84,17 +87,17 @@ fn check_below(plan: &dyn ExecutionPlan, input: usize) -> Option<Check> {
         || plan.is::<RecursiveQueryExec>()
         || plan.is::<ScalarSubqueryExec>() && input > 0;
     if repeats_rows {
-        return Some(Check::Rows);
+        return Some(Check::Rows(copied_bytes_max));
     }
     let window = plan.downcast_ref::<BoundedWindowAggExec>();
     if window.is_some_and(|window| window.input_order_mode == InputOrderMode::Sorted) {
-        return Some(Check::Rows);
+        return Some(Check::Rows(copied_bytes_max));
     }
-    (window.is_some() || plan.is::<WindowAggExec>()).then_some(Check::RowsAndMemory)
+    (window.is_some() || plan.is::<WindowAggExec>()).then_some(Check::RowsAndMemory(copied_bytes_max))
 }
 
 /// Refuses long constants beside rows: every row of a batch would have a copy.
-fn check_constants(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+fn check_constants(plan: &Arc<dyn ExecutionPlan>, bytes_max: usize) -> Result<()> {
     let is_one_row = |plan: &Arc<dyn ExecutionPlan>| plan.is::<PlaceholderRowExec>();
     if is_one_row(plan) || plan.children().into_iter().any(is_one_row) {
         return Ok(());
@@ -105,13 +108,13 @@ fn check_constants(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
                 return Ok(TreeNodeRecursion::Continue);
             };
             let bytes = value_bytes(&literal.value().to_array()?);
-            if bytes <= COPIED_ROW_BYTES_MAX {
+            if bytes <= bytes_max {
                 return Ok(TreeNodeRecursion::Continue);
             }
             Err(exceeded(
                 "row_bytes",
                 format!(
-                    "a constant of {bytes} bytes is too long to stand beside every row, more than {COPIED_ROW_BYTES_MAX}"
+                    "a constant of {bytes} bytes is too long to stand beside every row, more than {bytes_max}"
                 ),
             ))
         })
@@ -144,10 +147,10 @@ fn with_checked_condition(
 enum Check {
     /// Whether the query may go on.
     Time,
-    /// Also how long rows are.
-    Rows,
+    /// Also that no row has more bytes.
+    Rows(usize),
     /// Also how much has passed, all of which is kept by whoever takes it.
-    RowsAndMemory,
+    RowsAndMemory(usize),
 }
 
 /// Passes batches on, and checks each.
@@ -206,10 +209,7 @@ impl ExecutionPlan for Checked {
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(datafusion::physical_plan::ChildrenPropertiesMode::Recompute),
-        )
+        self.replace_children(children, options())
     }
 
     fn apply_expressions(
@@ -228,9 +228,9 @@ impl ExecutionPlan for Checked {
             watch.check()?;
             match check {
                 Check::Time => (),
-                Check::Rows => check_rows(&batch)?,
-                Check::RowsAndMemory => {
-                    check_rows(&batch)?;
+                Check::Rows(bytes_max) => check_rows(&batch, bytes_max)?,
+                Check::RowsAndMemory(bytes_max) => {
+                    check_rows(&batch, bytes_max)?;
                     kept.try_grow(batch_bytes(&batch))?;
                 }
             }
@@ -240,9 +240,9 @@ impl ExecutionPlan for Checked {
     }
 }
 
-fn check_rows(batch: &RecordBatch) -> Result<()> {
+fn check_rows(batch: &RecordBatch, bytes_max: usize) -> Result<()> {
     // No row is longer than all of them.
-    if batch_bytes(batch) <= COPIED_ROW_BYTES_MAX {
+    if batch_bytes(batch) <= bytes_max {
         return Ok(());
     }
     let mut rows = vec![0_u64; batch.num_rows()];
@@ -250,7 +250,7 @@ fn check_rows(batch: &RecordBatch) -> Result<()> {
         rows.iter_mut().zip(byte_lengths(column)).for_each(|(row, bytes)| *row = row.saturating_add(bytes));
     }
     let longest = rows.into_iter().max().unwrap_or(0);
-    if longest <= COPIED_ROW_BYTES_MAX as u64 {
+    if longest <= bytes_max as u64 {
         return Ok(());
     }
     Err(exceeded(
