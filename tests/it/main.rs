@@ -37,6 +37,7 @@ mod scrub;
 mod scrub_kills;
 mod sim;
 mod single_faults;
+mod sql_files;
 mod standby;
 mod takeover;
 mod topics;

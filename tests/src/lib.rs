@@ -14,6 +14,7 @@
 //! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
 //!   `FaultSwitch`.
 //! - [`sim`]: deterministic simulation of the commit protocol.
+//! - [`slt`]: files of queries with their answers.
 //! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
 //! - [`hostile`]: queries that mean no good.
 //! - [`proxy`]: takes a real service away by its connections.
@@ -38,6 +39,7 @@ pub mod registry;
 pub mod script;
 pub mod services;
 pub mod sim;
+pub mod slt;
 pub mod trees;
 pub mod wait;
 pub mod wire;
