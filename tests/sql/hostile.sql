@@ -1,19 +1,19 @@
 -- Queries that mean no good, over the dataset `features` of the tests. tests/src/hostile.rs says how this file is read.
 
 -- a cross join whose rows would never end
--- expect: limit longer
+-- expect: limit
 SELECT count(*) FROM range(10000000) AS a, range(10000000) AS b, range(10000000) AS c
 
 -- a cross join of which no row passes
--- expect: limit longer
+-- expect: limit
 SELECT a.value FROM range(10000000) AS a CROSS JOIN range(10000000) AS b WHERE a.value + b.value < 0
 
 -- a join without keys, the condition of which never holds
--- expect: limit longer
+-- expect: limit
 SELECT count(*) FROM range(2000000) AS a JOIN range(2000000) AS b ON a.value * b.value < 0
 
 -- a dataset with itself, again and again
--- expect: limit longer
+-- expect: limit
 SELECT count(*) FROM features AS a, features AS b, features AS c, features AS d, features AS e, features AS f, features AS g WHERE a.id + b.id + c.id + d.id + e.id + f.id + g.id = 1.5
 
 -- recursion without end
@@ -21,7 +21,7 @@ SELECT count(*) FROM features AS a, features AS b, features AS c, features AS d,
 WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n
 
 -- recursion that stands still
--- expect: limit longer
+-- expect: limit
 WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x FROM n) SELECT x FROM n WHERE x > 1
 
 -- a series without end
@@ -49,7 +49,7 @@ SELECT 1 FROM features{{1000|| JOIN features AS t# ON true}}
 {{1000| UNION ALL |SELECT # AS x}}
 
 -- unions of subqueries in one another
--- expect: refused recursion
+-- expect: refused
 {{300||SELECT * FROM (}}SELECT 1{{300||)}}
 
 -- names that double what is behind them
@@ -85,7 +85,7 @@ SELECT {{20000| + |1}}
 SELECT count(*) FROM features WHERE {{5000| OR |id = #}}
 
 -- brackets in brackets
--- expect: refused recursion
+-- expect: refused
 SELECT {{5000||(}}1{{5000||)}}
 
 -- NOT NOT NOT
@@ -97,11 +97,11 @@ SELECT {{20000| |NOT}} true
 SELECT {{20000| |-}} 1
 
 -- CASE in CASE
--- expect: refused recursion
+-- expect: refused
 SELECT {{500| |CASE WHEN true THEN}} 1 {{500| |END}}
 
 -- functions in functions
--- expect: refused recursion
+-- expect: refused
 SELECT {{500||abs(}}1{{500||)}}
 
 -- casts in one another that the parser reads in two ways each
@@ -125,7 +125,7 @@ SELECT {{40||INTERVAL - }}1 ! 1
 SELECT {{40||f(a := }}1 ! 1
 
 -- lists in lists
--- expect: refused recursion
+-- expect: refused
 SELECT {{500||[}}1{{500||]}}
 
 -- a list of a hundred thousand and one numbers
@@ -254,7 +254,7 @@ SELECT regexp_match('a', '((((\w{1,100}){1,100}){1,100}){1,100})')
 
 -- the classic that backtracks
 -- expect: answer false
-SELECT repeat('a', 100000) || '!' ~ '^(a+)+$' AS matches
+SELECT (repeat('a', 100000) || '!') ~ '^(a+)+$' AS matches
 
 -- a pattern for each row
 -- expect: limit patterns
@@ -445,8 +445,8 @@ SELECT table_name, column_name FROM information_schema.columns
 EXPLAIN SELECT * FROM features
 
 -- a plan with all that it did
--- expect: answer features
-EXPLAIN ANALYZE VERBOSE SELECT count(id) FROM features
+-- expect: answer Plan
+EXPLAIN ANALYZE VERBOSE SELECT max(amount), city FROM features GROUP BY city
 
 -- a plan in every step
 -- expect: answer

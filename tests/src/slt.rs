@@ -153,10 +153,13 @@ pub fn fault(record: &Record, found: &Result<Vec<RecordBatch>, String>) -> Optio
 }
 
 fn difference(expected: &[String], found: &[String]) -> String {
-    let mut text = String::from("expected:\n");
-    // Writing to a String cannot fail.
-    expected.iter().for_each(|row| drop(writeln!(text, "    {row}")));
-    text.push_str("  found:\n");
-    found.iter().for_each(|row| drop(writeln!(text, "    {row}")));
+    let mut text = String::new();
+    for (what, rows) in [("expected", expected), ("found", found)] {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {what}:");
+        for row in rows {
+            let _ = writeln!(text, "    {row}");
+        }
+    }
     text
 }
