@@ -24,6 +24,7 @@ mod query;
 mod run;
 mod schema;
 mod scrub;
+mod shell;
 
 use args::{AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, SchemaCommand};
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::args::{DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
-use super::{Exit, Misconfigured, bars, output, runtime};
+use super::{Exit, Misconfigured, bars, output, runtime, shell};
 use crate::query::{self, Answer, QueryLimits, RowsFormat};
 use crate::spec::{self, Topology};
 
@@ -26,7 +26,10 @@ pub(super) fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
         return Err(Misconfigured(refusal.to_owned()).into());
     }
     let topology = spec::load(&args.config)?;
-    runtime()?.block_on(answer(&topology, args, format))?;
+    let limits = limits_of(args);
+    let Some(sql) = &args.sql else { return shell::shell(&topology, args, format, limits) };
+    let sql = sql_of(sql, &limits)?;
+    runtime()?.block_on(answer(&topology, args, &sql, &limits, format))?;
     Ok(Exit::Success)
 }
 
@@ -66,9 +69,9 @@ fn limits_of(args: &QueryArgs) -> QueryLimits {
 }
 
 /// The query itself, which may come by standard input.
-fn sql_of(args: &QueryArgs, limits: &QueryLimits) -> anyhow::Result<String> {
-    if args.sql != "-" {
-        return Ok(args.sql.clone());
+fn sql_of(sql: &str, limits: &QueryLimits) -> anyhow::Result<String> {
+    if sql != "-" {
+        return Ok(sql.to_owned());
     }
     let mut sql = String::new();
     // One byte more than is allowed is enough to be refused.
@@ -81,10 +84,14 @@ fn sql_of(args: &QueryArgs, limits: &QueryLimits) -> anyhow::Result<String> {
     Ok(sql)
 }
 
-async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> anyhow::Result<()> {
-    let limits = limits_of(args);
-    let sql = sql_of(args, &limits)?;
-    let mut answer = query::open_catalog(topology)?.query_within(&sql, &limits).await?;
+async fn answer(
+    topology: &Topology,
+    args: &QueryArgs,
+    sql: &str,
+    limits: &QueryLimits,
+    format: RowsFormat,
+) -> anyhow::Result<()> {
+    let mut answer = query::open_catalog(topology)?.query_within(sql, limits).await?;
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }
@@ -195,7 +202,7 @@ mod tests {
 
     fn args(format: Option<RowFormat>, output: Option<&str>) -> QueryArgs {
         QueryArgs {
-            sql: "SELECT 1".into(),
+            sql: Some("SELECT 1".into()),
             config: "topology.yaml".into(),
             format,
             output: output.map(PathBuf::from),
