@@ -9,7 +9,7 @@
 //! | a text, a tree of expressions or a list that is too large; relations that multiply from one `WITH` to the next; statements that are no queries | [`survey`], on the syntax tree |
 //! | expressions that double whenever they are put in the place of a column; settings; functions that tell about the machine | [`plan`], before the plan is optimised |
 //! | functions that make much of little, patterns that take long to compile | [`functions`], at each call |
-//! | operators that do not count the memory they hold, or do not come back for minutes | [`watched`], between operators |
+//! | operators that do not count the memory they hold, or do not come back for minutes | [`mod@watched`], between operators |
 //! | time, memory, rows and bytes of the whole | here |
 //!
 //! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own: what takes too long is answered
@@ -19,6 +19,8 @@
 mod dialect;
 mod functions;
 mod plan;
+mod pool;
+mod shown;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -26,16 +28,14 @@ mod watched;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::DataType;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
@@ -46,9 +46,12 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::dialect::BoundedDialect;
 pub(super) use self::plan::check as check_plan;
+pub(super) use self::pool::state_of;
+pub use self::shown::told;
 pub(super) use self::survey::check as check_statement;
 pub(super) use self::watched::watched;
 
+use self::shown::without_files;
 use crate::error::Error;
 
 /// Stack of a thread that plans. Only what is used of it becomes memory.
@@ -160,99 +163,9 @@ pub(super) fn limit_of(error: &DataFusionError) -> Option<Error> {
     }
 }
 
-/// What somebody who asks over the network is told of an error: what is theirs to mend, and no path, address or word of a store.
-/// Logs have the rest.
-pub fn told(error: &Error) -> String {
-    match error {
-        Error::Configuration(text) | Error::Limit { message: text, .. } => text.clone(),
-        Error::NoMajority { .. } | Error::Store { .. } | Error::Connector { .. } => {
-            "the tables cannot be read now: try again later, and if that does not help, ask whoever runs this service"
-                .to_owned()
-        }
-        _ => "the query failed by no fault of its own: ask whoever runs this service".to_owned(),
-    }
-}
-
 /// Adds to a session what bounds its functions.
 pub(super) fn bound(session: &SessionContext) {
     functions::bound(session);
-}
-
-/// The session of one query: as `state`, with memory of its own.
-pub(super) fn state_of(state: &SessionState, limits: &QueryLimits) -> Result<SessionState> {
-    let runtime = state.runtime_env();
-    let pool = QueryPool {
-        shared: runtime.memory_pool.clone(),
-        used: AtomicUsize::new(0),
-        bytes_max: usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX),
-    };
-    let runtime =
-        RuntimeEnvBuilder::from_runtime_env(runtime).with_memory_pool(Arc::new(pool)).build_arc()?;
-    Ok(SessionStateBuilder::new_from_existing(state.clone()).with_runtime_env(runtime).build())
-}
-
-/// The memory of one query, in the memory of all.
-#[derive(Debug)]
-struct QueryPool {
-    shared: Arc<dyn MemoryPool>,
-    used: AtomicUsize,
-    bytes_max: usize,
-}
-
-impl std::fmt::Display for QueryPool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl MemoryPool for QueryPool {
-    fn name(&self) -> &str {
-        "query"
-    }
-
-    fn register(&self, consumer: &MemoryConsumer) {
-        self.shared.register(consumer);
-    }
-
-    fn unregister(&self, consumer: &MemoryConsumer) {
-        self.shared.unregister(consumer);
-    }
-
-    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.used.fetch_add(additional, Ordering::Relaxed);
-        self.shared.grow(reservation, additional);
-    }
-
-    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.used.fetch_sub(shrink, Ordering::Relaxed);
-        self.shared.shrink(reservation, shrink);
-    }
-
-    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        let grown = |used: usize| used.checked_add(additional).filter(|grown| *grown <= self.bytes_max);
-        if self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_err() {
-            return Err(DataFusionError::ResourcesExhausted(format!(
-                "{} may have {} bytes",
-                reservation.consumer().name(),
-                self.bytes_max
-            )));
-        }
-        self.shared.try_grow(reservation, additional).inspect_err(|_| {
-            self.used.fetch_sub(additional, Ordering::Relaxed);
-        })
-    }
-
-    fn reserved(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn memory_limit(&self) -> MemoryLimit {
-        match self.shared.memory_limit() {
-            MemoryLimit::Finite(bytes) => MemoryLimit::Finite(bytes.min(self.bytes_max)),
-            other if self.bytes_max == usize::MAX => other,
-            _ => MemoryLimit::Finite(self.bytes_max),
-        }
-    }
 }
 
 /// Whether a query may go on.
@@ -449,48 +362,4 @@ fn value_bytes(array: &ArrayRef) -> usize {
         }
         _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
     }
-}
-
-/// A plan as text, without the names of files.
-fn without_files(batch: &RecordBatch) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().map(|column| match column.data_type() {
-        DataType::Utf8 => {
-            let texts = column.as_string::<i32>().iter();
-            let redacted: StringArray = texts.map(|text| text.map(without_file_names)).collect();
-            Arc::new(redacted) as ArrayRef
-        }
-        _ => column.clone(),
-    });
-    Ok(RecordBatch::try_new(batch.schema(), columns.collect())?)
-}
-
-/// What plans write before the files of a scan, and before the file that a metric is of.
-const FILES: &str = "file_groups={";
-const FILE: &str = "filename=";
-
-/// `text` with the names of files in plans left out.
-fn without_file_names(text: &str) -> String {
-    // `2 groups: [[a, b], [c]]}`: no name of a file holds the end.
-    let without_groups = without(text, FILES, |files| {
-        let count = files.split_once(':').map_or("", |(count, _)| count);
-        (count, files.find("]}").map_or("", |end| &files[end + 1..]))
-    });
-    without(&without_groups, FILE, |name| {
-        ("", name.find([',', '}', ']', ' ']).map_or("", |end| &name[end..]))
-    })
-}
-
-/// `text`, where behind each `mark` only what `kept` says is left: a part of it, and all that follows.
-fn without<'a>(text: &'a str, mark: &str, kept: impl Fn(&'a str) -> (&'a str, &'a str)) -> String {
-    let mut redacted = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, behind)) = rest.split_once(mark) {
-        let (part, follows) = kept(behind);
-        redacted.push_str(before);
-        redacted.push_str(mark);
-        redacted.push_str(part);
-        rest = follows;
-    }
-    redacted.push_str(rest);
-    redacted
 }

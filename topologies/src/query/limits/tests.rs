@@ -9,6 +9,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 
+use super::shown::without_file_names;
 use super::*;
 
 fn session() -> SessionContext {
