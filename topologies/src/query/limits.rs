@@ -18,9 +18,11 @@
 
 mod dialect;
 mod functions;
+mod patterns;
 mod plan;
 mod pool;
 mod shown;
+mod sizes;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -31,8 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::DataType;
+use arrow::array::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
@@ -52,6 +53,7 @@ pub(super) use self::survey::check as check_statement;
 pub(super) use self::watched::watched;
 
 use self::shown::without_files;
+use self::sizes::batch_bytes;
 use crate::error::Error;
 
 /// Stack of a thread that plans. Only what is used of it becomes memory.
@@ -339,27 +341,4 @@ fn pieces(batch: &RecordBatch, bytes: usize) -> Vec<RecordBatch> {
     }
     pieces.reverse();
     pieces
-}
-
-/// Bytes of the values of a batch, as they would be written, whatever they share with others.
-fn batch_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(value_bytes).sum()
-}
-
-/// Bytes of the values of an array. Those of views count as often as they are seen.
-fn value_bytes(array: &ArrayRef) -> usize {
-    let views = |views: &[u128]| {
-        // The length of a value is in the lowest bits of its view.
-        views.iter().map(|view| (*view as u32) as usize + 16).sum()
-    };
-    match array.data_type() {
-        DataType::Utf8View => views(array.as_string_view().views()),
-        DataType::BinaryView => views(array.as_binary_view().views()),
-        DataType::Struct(_) => array.as_struct().columns().iter().map(value_bytes).sum(),
-        DataType::Dictionary(..) => {
-            let longest = functions::byte_lengths(array.as_any_dictionary().values()).into_iter().max();
-            usize::try_from(longest.unwrap_or(0)).unwrap_or(usize::MAX).saturating_mul(array.len())
-        }
-        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
-    }
 }

@@ -34,9 +34,10 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr as PhysicalBinary, Column};
 use datafusion::prelude::SessionContext;
-use regex::RegexBuilder;
 
-use super::{exceeded, value_bytes};
+use super::exceeded;
+use super::patterns::{check_literal_pattern, check_pattern};
+use super::sizes::{PLACE_BYTES, byte_lengths};
 
 /// Bytes of one value that a function makes: more than a message of Kafka has.
 const VALUE_BYTES_MAX: u64 = 4 << 20;
@@ -44,18 +45,11 @@ const VALUE_BYTES_MAX: u64 = 4 << 20;
 const CALL_BYTES_MAX: u64 = 128 << 20;
 /// Steps of one call, for functions that compare everything with everything.
 const STEPS_MAX: u64 = 2_000_000_000;
-/// Bytes of a pattern, and of the program that it is compiled to.
-const PATTERN_BYTES_MAX: usize = 2_000;
-const PROGRAM_BYTES_MAX: usize = 4 << 20;
-/// A pattern of so many bytes that counts nothing is small when it is compiled.
-const PLAIN_PATTERN_BYTES_MAX: usize = 200;
 /// Different patterns in one batch: each is compiled.
 const PATTERNS_MAX: usize = 32;
 /// A character in UTF-8, and a number as text.
 const CHARACTER_BYTES_MAX: u64 = 4;
 const NUMBER_BYTES_MAX: u64 = 32;
-/// What an element of a list takes beside its own bytes.
-const PLACE_BYTES: u64 = 8;
 /// An element of a list, at least.
 const ELEMENT_BYTES_MIN: u64 = 16;
 
@@ -404,86 +398,6 @@ impl Call<'_> {
     }
 }
 
-/// Refuses a pattern that is large, or becomes large.
-fn check_pattern(pattern: &str) -> Result<()> {
-    if pattern.len() > PATTERN_BYTES_MAX {
-        return Err(exceeded(
-            "pattern",
-            format!("a pattern of {} bytes is longer than {PATTERN_BYTES_MAX}", pattern.len()),
-        ));
-    }
-    if pattern.len() <= PLAIN_PATTERN_BYTES_MAX && !pattern.contains('{') {
-        return Ok(());
-    }
-    match RegexBuilder::new(pattern).size_limit(PROGRAM_BYTES_MAX).build() {
-        Err(regex::Error::CompiledTooBig(_)) => {
-            Err(exceeded("pattern", "a pattern repeats too much: it cannot be compiled".to_owned()))
-        }
-        // The function says what is wrong with one that is none.
-        _ => Ok(()),
-    }
-}
-
-/// Bytes of each value, those of elements and fields together.
-pub(super) fn byte_lengths(array: &ArrayRef) -> Vec<u64> {
-    let rows = 0..array.len();
-    let views = |views: &[u128]| views.iter().map(|view| u64::from(*view as u32)).collect();
-    match array.data_type() {
-        DataType::Utf8 => rows.map(|row| array.as_string::<i32>().value_length(row) as u64).collect(),
-        DataType::LargeUtf8 => rows.map(|row| array.as_string::<i64>().value_length(row) as u64).collect(),
-        DataType::Binary => rows.map(|row| array.as_binary::<i32>().value_length(row) as u64).collect(),
-        DataType::LargeBinary => rows.map(|row| array.as_binary::<i64>().value_length(row) as u64).collect(),
-        DataType::Utf8View => views(array.as_string_view().views()),
-        DataType::BinaryView => views(array.as_binary_view().views()),
-        DataType::List(_) => {
-            let list = array.as_list::<i32>();
-            sums(list.values(), list.value_offsets().iter().map(|offset| *offset as usize))
-        }
-        DataType::LargeList(_) => {
-            let list = array.as_list::<i64>();
-            sums(list.values(), list.value_offsets().iter().map(|offset| *offset as usize))
-        }
-        DataType::Map(..) => {
-            let map = array.as_map();
-            let entries: ArrayRef = Arc::new(map.entries().clone());
-            sums(&entries, map.value_offsets().iter().map(|offset| *offset as usize))
-        }
-        DataType::FixedSizeList(_, length) => {
-            let length = usize::try_from(*length).unwrap_or(0);
-            let values = array.as_fixed_size_list().values();
-            sums(values, (0..=array.len()).map(|row| row * length))
-        }
-        DataType::Struct(_) => {
-            let fields: Vec<Vec<u64>> = array.as_struct().columns().iter().map(byte_lengths).collect();
-            rows.map(|row| fields.iter().map(|lengths| lengths[row]).sum()).collect()
-        }
-        DataType::Dictionary(..) => {
-            // As if every row had the longest value.
-            let longest = byte_lengths(array.as_any_dictionary().values()).into_iter().max();
-            vec![longest.unwrap_or(0); array.len()]
-        }
-        DataType::Null | DataType::Boolean => vec![1; array.len()],
-        other => match other.primitive_width() {
-            Some(width) => vec![width as u64; array.len()],
-            // Whatever else there may be: as if every value were the average of all.
-            None => vec![value_bytes(array).div_ceil(array.len().max(1)) as u64; array.len()],
-        },
-    }
-}
-
-/// Bytes of the elements between one offset and the next, each of them with its place in the list.
-fn sums(values: &ArrayRef, offsets: impl Iterator<Item = usize>) -> Vec<u64> {
-    let mut until = Vec::with_capacity(values.len() + 1);
-    let mut sum = 0_u64;
-    until.push(sum);
-    for bytes in byte_lengths(values) {
-        sum = sum.saturating_add(bytes + PLACE_BYTES);
-        until.push(sum);
-    }
-    let offsets: Vec<usize> = offsets.collect();
-    offsets.windows(2).map(|pair| until[pair[1]].saturating_sub(until[pair[0]])).collect()
-}
-
 /// Numbers as they are, times and intervals in seconds; a month is taken for 28 days, so that there are never too few steps.
 fn numbers_or_seconds(array: &ArrayRef) -> Result<Vec<f64>> {
     let seconds = match array.data_type() {
@@ -559,18 +473,6 @@ fn bounded(expression: Expr) -> Result<Transformed<Expr>> {
             Ok(Transformed::no(expression))
         }
         other => Ok(Transformed::no(other)),
-    }
-}
-
-fn check_literal_pattern(pattern: &Expr) -> Result<()> {
-    match pattern {
-        Expr::Literal(value, _) => match value.try_as_str() {
-            Some(Some(text)) => check_pattern(text),
-            _ => Ok(()),
-        },
-        Expr::Cast(cast) => check_literal_pattern(&cast.expr),
-        Expr::Alias(alias) => check_literal_pattern(&alias.expr),
-        _ => Err(exceeded("patterns", "the pattern of `~` or SIMILAR TO is to be a literal".to_owned())),
     }
 }
 

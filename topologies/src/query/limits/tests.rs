@@ -1,6 +1,6 @@
 //! What is refused where, and that what is not too large is answered.
 
-use arrow::array::{Int64Array, ListArray, StringViewArray};
+use arrow::array::{ArrayRef, Int64Array, ListArray, StringViewArray};
 use arrow::datatypes::Int32Type;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::config::Dialect;
@@ -10,6 +10,7 @@ use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
 
 use super::shown::without_file_names;
+use super::sizes::value_bytes;
 use super::*;
 
 fn session() -> SessionContext {

@@ -38,8 +38,8 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
-use super::functions::byte_lengths;
-use super::{Watch, batch_bytes, exceeded, value_bytes};
+use super::sizes::{batch_bytes, byte_lengths, value_bytes};
+use super::{Watch, exceeded};
 
 /// `plan`, with checks in it. A row or a constant that is copied has at most `copied_bytes_max`.
 pub(in crate::query) fn watched(
