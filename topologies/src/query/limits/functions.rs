@@ -286,7 +286,8 @@ impl Call<'_> {
             }
             Growth::Replace => Box::new(move |row| {
                 let (text, from, to) = (first.at(row), second.at(row), third.at(row));
-                let found = if from == 0 { text + 1 } else { text / from };
+                // An empty text is found before each character, and at the end.
+                let found = text.checked_div(from).unwrap_or(text + 1);
                 text.saturating_add(found.saturating_mul(to.saturating_sub(from)))
             }),
             Growth::ReplacePattern => Box::new(move |row| {
