@@ -268,7 +268,7 @@ fn large_batches_are_handed_on_in_pieces() {
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
     let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
     let whole = pieces(&batch, 100);
-    assert_eq!(whole, [batch.clone()]);
+    assert_eq!(whole, vec![batch.clone()]);
     let mut parts = pieces(&batch, 3 * PIECE_BYTES_MAX);
     assert_eq!(parts.len(), 3);
     parts.reverse();
