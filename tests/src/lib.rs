@@ -14,7 +14,9 @@
 //! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
 //!   `FaultSwitch`.
 //! - [`sim`]: deterministic simulation of the commit protocol.
+//! - [`slt`]: files of queries with their answers.
 //! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
+//! - [`hostile`]: queries that mean no good.
 //! - [`proxy`]: takes a real service away by its connections.
 //! - [`program`]: the `isobar` binary as a user runs it. [`kill`]: dies at a failpoint, and is followed. [`services`]: the real services of the live tests;
 //!   [`registry`]: their schema registry.
@@ -25,6 +27,7 @@ pub mod delta;
 pub mod encode;
 pub mod events;
 pub mod gcs;
+pub mod hostile;
 pub mod kill;
 pub mod lab;
 pub mod ledger;
@@ -36,6 +39,7 @@ pub mod registry;
 pub mod script;
 pub mod services;
 pub mod sim;
+pub mod slt;
 pub mod trees;
 pub mod wait;
 pub mod wire;

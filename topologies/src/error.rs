@@ -108,6 +108,14 @@ pub enum Error {
     /// A child process did not do what it was started for: see what it said.
     #[error("the child process `isobar run` {0}")]
     Child(String),
+    /// A query asks for more than it may: ask for less.
+    #[error("{message}")]
+    Limit {
+        /// The limit, in one word.
+        limit: &'static str,
+        /// What it is, and what would help.
+        message: String,
+    },
     /// Our own invariant broke: report a bug. Nothing was committed.
     #[error("refused our own commit, please report this: {0}")]
     Bug(String),
@@ -121,7 +129,7 @@ impl Error {
     /// 2 when the configuration must change, 1 for everything met at run time.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Configuration(_) => 2,
+            Error::Configuration(_) | Error::Limit { .. } => 2,
             Error::Connector { source, .. } if source.is_configuration() => 2,
             _ => 1,
         }

@@ -196,6 +196,9 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query \"SELECT * FROM flight_features VERSION AS OF 42\" -c topology.yaml -o flights.parquet
   isobar query \"SELECT count(*) FROM flight_features TIMESTAMP AS OF '2026-05-01'\" -c topology.yaml
   isobar query \"EXPLAIN ANALYZE SELECT count(*) FROM flight_features\" -c topology.yaml
+  isobar query \"SELECT * FROM flight_features\" -c topology.yaml --timeout 30s -o flights.csv
+  isobar query -c topology.yaml
+  isobar query -c topology.yaml < statements.sql
 
 A table is at its newest version where the query names none. Versions are those of isobar snapshots;
 a time means the newest version committed by then. Both give the same rows in every cloud.")]
@@ -661,9 +664,10 @@ pub struct RedriveArgs {
 /// Options of `isobar query`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct QueryArgs {
-    /// The query; datasets are tables by their names
+    /// The query; datasets are tables by their names. With `-`, it is read from standard input. Without one, a shell is
+    /// started, or the statements of standard input are run
     #[arg(value_name = "SQL")]
-    pub sql: String,
+    pub sql: Option<String>,
     /// The spec
     #[arg(long, short, value_name = "TOPOLOGY")]
     pub config: PathBuf,
@@ -673,6 +677,12 @@ pub struct QueryArgs {
     /// Write the rows to this file, which is replaced when all of them are there
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// End the query with an error after this time
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Ask as somebody over the network: with limits of time, memory, rows and bytes, without settings and names of files
+    #[arg(long)]
+    pub as_served: bool,
 }
 
 /// Options of `isobar snapshots`.

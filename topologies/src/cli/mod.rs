@@ -24,6 +24,7 @@ mod query;
 mod run;
 mod schema;
 mod scrub;
+mod shell;
 
 use args::{AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, SchemaCommand};
 
@@ -205,9 +206,13 @@ fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     Ok(if is_proved { Exit::Success } else { Exit::Failure })
 }
 
+/// Stack of a thread that runs tasks: queries evaluate expressions that are hundreds deep. Only what is used becomes memory.
+const STACK_BYTES: usize = 8 << 20;
+
 /// The threads that asynchronous commands run on.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
         .build()
         .context("start the threads of the runtime")

@@ -1,7 +1,7 @@
 //! `isobar query`, `isobar snapshots` and `isobar diff`: rows, versions, and what lies between versions.
 
 use std::ffi::OsStr;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::args::{DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
-use super::{Exit, Misconfigured, bars, output, runtime};
-use crate::query::{self, Answer, RowsFormat};
+use super::{Exit, Misconfigured, bars, output, runtime, shell};
+use crate::query::{self, Answer, QueryLimits, RowsFormat};
 use crate::spec::{self, Topology};
 
 /// How long a query runs before its progress is shown.
@@ -26,7 +26,10 @@ pub(super) fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
         return Err(Misconfigured(refusal.to_owned()).into());
     }
     let topology = spec::load(&args.config)?;
-    runtime()?.block_on(answer(&topology, args, format))?;
+    let limits = limits_of(args);
+    let Some(sql) = &args.sql else { return shell::shell(&topology, args, format, limits) };
+    let sql = sql_of(sql, &limits)?;
+    runtime()?.block_on(answer(&topology, args, &sql, &limits, format))?;
     Ok(Exit::Success)
 }
 
@@ -58,8 +61,37 @@ fn format_of(args: &QueryArgs) -> anyhow::Result<RowsFormat> {
     }
 }
 
-async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> anyhow::Result<()> {
-    let mut answer = query::open_catalog(topology)?.query(&args.sql).await?;
+/// The limits asked for.
+fn limits_of(args: &QueryArgs) -> QueryLimits {
+    let mut limits = if args.as_served { QueryLimits::served() } else { QueryLimits::default() };
+    limits.time = args.timeout.or(limits.time);
+    limits
+}
+
+/// The query itself, which may come by standard input.
+fn sql_of(sql: &str, limits: &QueryLimits) -> anyhow::Result<String> {
+    if sql != "-" {
+        return Ok(sql.to_owned());
+    }
+    let mut sql = String::new();
+    // One byte more than is allowed is enough to be refused.
+    let bytes_max = limits.sql_bytes_max as u64 + 1;
+    io::stdin()
+        .lock()
+        .take(bytes_max)
+        .read_to_string(&mut sql)
+        .context("read the query from standard input")?;
+    Ok(sql)
+}
+
+async fn answer(
+    topology: &Topology,
+    args: &QueryArgs,
+    sql: &str,
+    limits: &QueryLimits,
+    format: RowsFormat,
+) -> anyhow::Result<()> {
+    let mut answer = query::open_catalog(topology)?.query_within(sql, limits).await?;
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }
@@ -170,10 +202,12 @@ mod tests {
 
     fn args(format: Option<RowFormat>, output: Option<&str>) -> QueryArgs {
         QueryArgs {
-            sql: "SELECT 1".into(),
+            sql: Some("SELECT 1".into()),
             config: "topology.yaml".into(),
             format,
             output: output.map(PathBuf::from),
+            timeout: None,
+            as_served: false,
         }
     }
 

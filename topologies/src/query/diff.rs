@@ -17,6 +17,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::history::{Pin, pinned_snapshot, read_entries, shown};
+use super::limits::{QueryLimits, Watch};
 use super::listing::{kind_of, kinds, known_table, rows_removed};
 use super::output::Answer;
 use super::provider::SnapshotTable;
@@ -370,7 +371,8 @@ async fn rows_between(
     }
     let state = context.state();
     let plan = state.create_logical_plan(&sql).await.map_err(|error| failed(&[], error))?;
-    start(&state, plan).await
+    let limits = QueryLimits::default();
+    start(state, plan, &limits, Watch::start(&limits)).await
 }
 
 /// The query for [`diff_rows`]. A column that the earlier version has not is null in its rows; the later one has all that the

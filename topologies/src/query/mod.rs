@@ -14,11 +14,12 @@
 //!
 //! Queries only read: statements that define, change or set anything are refused. There is no way to a file system or to an
 //! object outside the tables. Memory is bounded by the budget of the topology; what does not fit is spilled to temporary
-//! files or fails.
+//! files or fails. What one query may cost, and what it may show, is in [`limits`].
 
 mod asof;
 mod diff;
 mod history;
+mod limits;
 mod listing;
 mod nested;
 mod output;
@@ -49,11 +50,13 @@ use tokio::sync::Mutex;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub use self::limits::{QueryLimits, told};
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
 
 use self::history::pinned_snapshot;
+use self::limits::Watch;
 use self::provider::{CloudStores, SnapshotTable};
 use self::snapshot::{Snapshot, newest_snapshots};
 use self::sql::Pins;
@@ -152,40 +155,66 @@ impl Catalog {
         self.names.get(reference.table()).filter(|_| is_ours).map(String::as_str)
     }
 
+    /// Plans one query and starts it, within the limits of somebody who holds the topology.
+    ///
+    /// # Errors
+    /// Those of [`query_within`](Self::query_within).
+    pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
+        self.query_within(sql, &QueryLimits::default()).await
+    }
+
     /// Plans one query and starts it.
     ///
     /// # Errors
     /// [`Error::Configuration`] if the query is wrong, would change something, or names a version that there is not or that
-    /// can no longer be read. [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
-    pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
-        let mut state = self.context.state();
-        let parsed = match sql::parse(&state, sql) {
-            Ok(parsed) => parsed,
-            Err(error) => return Err(self.explain(&error).await),
-        };
+    /// can no longer be read. [`Error::Limit`] if it asks for more than `limits` allow, also later, among its rows.
+    /// [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
+    pub async fn query_within(&self, sql: &str, limits: &QueryLimits) -> Result<Answer, Error> {
+        let watch = Watch::start(limits);
+        match self.plan_within(sql, limits, &watch).await {
+            Ok((state, plan)) => start(state, plan, limits, watch).await,
+            Err(Stopped::Ours(error)) => Err(error),
+            Err(Stopped::Planning(error)) => Err(self.explain(&error).await),
+        }
+    }
+
+    async fn plan_within(
+        &self,
+        sql: &str,
+        limits: &QueryLimits,
+        watch: &Watch,
+    ) -> Result<(SessionState, LogicalPlan), Stopped> {
+        limits.check_text(sql)?;
+        let mut state = limits::state_of(&self.context.state(), limits)?;
+        let (of_query, text, limits) = (state.clone(), sql.to_owned(), limits.clone());
+        let allowed = limits.clone();
+        let parsed = limits::aside(watch, async move { sql::parse(&of_query, &text, &allowed) }).await?;
         let needed = match &parsed.newest {
             Some(references) => references.iter().filter_map(|reference| self.table_of(reference)).collect(),
             None => self.names.values().map(String::as_str).collect(),
         };
-        self.find(&needed).await?;
+        watch.within(self.find(&needed)).await??;
         let mut pins = Pins::default();
         for (reference, pin) in &parsed.pinned {
             let Some(table) = self.table_of(reference) else {
-                let unknown = DataFusionError::Plan(format!("table '{reference}' not found"));
-                return Err(self.explain(&unknown).await);
+                return Err(DataFusionError::Plan(format!("table '{reference}' not found")).into());
             };
-            let snapshot = pinned_snapshot(&self.clouds, table, *pin).await?;
+            let snapshot = watch.within(pinned_snapshot(&self.clouds, table, *pin)).await??;
             pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
         }
-        let plan = match sql::plan(&mut state, parsed, pins).await {
-            Ok(plan) => plan,
-            Err(error) => return Err(self.explain(&error).await),
+        let planned = async move {
+            let plan = sql::plan(&mut state, parsed, pins).await?;
+            limits::check_plan(&plan, &limits)?;
+            Ok((state, plan))
         };
-        start(&state, plan).await
+        Ok(limits::aside(watch, planned).await?)
     }
 
     /// What is wrong with a query, and which tables there are.
     async fn explain(&self, error: &DataFusionError) -> Error {
+        if let Some(error) = limits::limit_of(error) {
+            return error;
+        }
         let text = error.strip_backtrace();
         if !text.contains("not found") {
             return Error::Configuration(text);
@@ -201,16 +230,45 @@ impl Catalog {
     }
 }
 
+/// Why there is no plan.
+enum Stopped {
+    Planning(DataFusionError),
+    Ours(Error),
+}
+
+impl From<DataFusionError> for Stopped {
+    fn from(error: DataFusionError) -> Self {
+        Self::Planning(error)
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
 /// Starts a query that was planned.
-async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error> {
+async fn start(
+    state: SessionState,
+    plan: LogicalPlan,
+    limits: &QueryLimits,
+    watch: Arc<Watch>,
+) -> Result<Answer, Error> {
     let from = read_by(&plan);
+    let (context, logical, checks) = (state.task_ctx(), plan.clone(), watch.clone());
+    let copied_bytes_max = limits.copied_bytes_max;
+    let planned = async move {
+        let frame = datafusion::dataframe::DataFrame::new(state, logical);
+        limits::watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
+    };
     let started = async {
-        let frame = datafusion::dataframe::DataFrame::new(state.clone(), plan);
-        let plan = frame.create_physical_plan().await?;
-        Ok::<_, DataFusionError>((execute_stream(plan.clone(), state.task_ctx())?, plan))
+        let physical = limits::aside(&watch, planned).await?;
+        let rows = execute_stream(physical.clone(), context)?;
+        Ok::<_, DataFusionError>((limits::limited(rows, &plan, limits, watch.clone()), physical))
     };
     match started.await {
-        Ok((rows, plan)) => Ok(Answer::new(rows, plan, from)),
+        Ok((rows, physical)) => Ok(Answer::new(rows, physical, from)),
         Err(error) => Err(failed(&from, error)),
     }
 }
@@ -236,6 +294,7 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
     let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(memory_bytes_max, 1.0)
+        .with_max_temp_directory_size(limits::SPILL_BYTES_MAX)
         .with_object_store_registry(Arc::new(CloudStores::new(clouds)))
         .build_arc()
         .map_err(|error| Error::Configuration(format!("prepare to query: {error}")))?;
@@ -248,12 +307,16 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
         SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
     let session = SessionContext::new_with_state(asof::extended(state).build());
     session.register_udf(isobar_transforms::header_function());
+    limits::bound(&session);
     Ok(session)
 }
 
 /// A query that was planned and then failed: by a value that an expression cannot take, or by a store that stopped
 /// answering, a damaged file or too little memory.
 fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
+    if let Some(error) = limits::limit_of(&error) {
+        return error;
+    }
     if is_the_callers(&error) {
         return Error::Configuration(format!("the query failed: {}", error.strip_backtrace()));
     }

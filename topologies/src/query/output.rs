@@ -178,7 +178,11 @@ impl Answer {
         Ok(None)
     }
 
-    async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
+    /// The next rows as they are, `None` after the last.
+    ///
+    /// # Errors
+    /// Whatever stops the query.
+    pub async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
         self.rows.try_next().await.map_err(|error| failed(&self.from, error))
     }
 

@@ -35,12 +35,13 @@ use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Query, Statement as SqlStatement, TableFactor, TableFunctionArgs,
     Value, Visit, Visitor,
 };
-use datafusion::sql::sqlparser::dialect::dialect_from_str;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use super::asof;
 use super::history::Pin;
+use super::limits::{self, BoundedDialect, QueryLimits};
 use super::provider::SnapshotTable;
 
 /// What the names of marks begin with. It cannot be typed, and a query that holds it is refused.
@@ -62,27 +63,31 @@ pub(super) struct Parsed {
     pub(super) newest: Option<BTreeSet<TableReference>>,
 }
 
-/// Parses `sql`, which must be one statement.
-pub(super) fn parse(state: &SessionState, sql: &str) -> Result<Parsed> {
+/// Parses `sql`, which must be one statement that asks for no more than `limits` allow.
+pub(super) fn parse(state: &SessionState, sql: &str, limits: &QueryLimits) -> Result<Parsed> {
     if sql.contains(MARK) {
         return plan_err!("the query holds a control character");
     }
     let options = &state.config().options().sql_parser;
-    let dialect = dialect_from_str(options.dialect)
-        .ok_or_else(|| plan_datafusion_err!("there is no dialect {}", options.dialect))?;
-    let tokens = Tokenizer::new(dialect.as_ref(), sql).tokenize_with_location();
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location();
     let tokens = tokens.map_err(|error| plan_datafusion_err!("{error}"))?;
     let names_a_version = looks_like_a_clause(&tokens);
     let (tokens, clauses) = mark(&tokens);
-    let parser = DFParserBuilder::new(tokens).with_dialect(dialect.as_ref());
+    let dialect = BoundedDialect::new(tokens.len());
+    let parser = DFParserBuilder::new(tokens).with_dialect(&dialect);
     let parsed = parser.with_recursion_limit(options.recursion_limit.get()).build();
     let parsed = parsed.and_then(|mut parser| parser.parse_statements());
+    if dialect.is_exhausted() {
+        return Err(limits::too_nested());
+    }
     let mut statements = parsed.map_err(|error| explain(error, names_a_version))?;
     if statements.len() > 1 {
         return not_impl_err!("only a single statement at a time");
     }
     let mut statement =
         statements.pop_front().ok_or_else(|| plan_datafusion_err!("No SQL: the query is empty"))?;
+    // Before anything looks through it that does not expect any depth.
+    limits::check_statement(&statement, limits)?;
     // The tables that it names in its own ways are seen below.
     asof::rewrite(&mut statement)?;
 

@@ -3,7 +3,7 @@ use datafusion::dataframe::DataFrame;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::*;
-use crate::query::sql;
+use crate::query::{QueryLimits, sql};
 
 async fn context() -> SessionContext {
     let config = SessionConfig::new()
@@ -36,7 +36,7 @@ async fn planned(sql: &str) -> Result<LogicalPlan> {
 
 async fn plan_in(context: &SessionContext, sql: &str) -> Result<LogicalPlan> {
     let mut state = context.state();
-    let parsed = sql::parse(&state, sql)?;
+    let parsed = sql::parse(&state, sql, &QueryLimits::default())?;
     sql::plan(&mut state, parsed, sql::Pins::default()).await
 }
 

@@ -12,7 +12,7 @@ async fn session() -> SessionContext {
 /// Plans `sql` without a snapshot for any version.
 async fn planned(sql: &str) -> Result<LogicalPlan> {
     let mut state = session().await.state();
-    let parsed = parse(&state, sql)?;
+    let parsed = parse(&state, sql, &QueryLimits::default())?;
     plan(&mut state, parsed, Pins::default()).await
 }
 
@@ -25,7 +25,8 @@ async fn refusal(sql: &str) -> String {
 
 /// The versions that `sql` names, as text.
 async fn pinned(sql: &str) -> Vec<String> {
-    let parsed = parse(&session().await.state(), sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let parsed = parse(&session().await.state(), sql, &QueryLimits::default())
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
     parsed.pinned.iter().map(|(table, pin)| format!("{table} {pin:?}")).collect()
 }
 
@@ -187,7 +188,8 @@ async fn only_tables_without_a_version_are_wanted_at_their_newest() {
         ("SHOW TABLES", None),
         ("DESCRIBE d", None),
     ] {
-        let parsed = parse(&state, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let parsed =
+            parse(&state, sql, &QueryLimits::default()).unwrap_or_else(|error| panic!("{sql}: {error}"));
         let wanted = parsed
             .newest
             .map(|references| references.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));

@@ -1,0 +1,344 @@
+//! What one query may cost, and what it may show.
+//!
+//! Whoever asks is not trusted: a query of a few words can ask for a plan of a billion nodes, for a text of gigabytes, or for rows
+//! without end. Each of these is refused at the first place where it can be seen, before anything of that size is made:
+//!
+//! | what | where |
+//! |---|---|
+//! | a text that the parser would try to read in too many ways | [`dialect`] |
+//! | a text, a tree of expressions or a list that is too large; relations that multiply from one `WITH` to the next; statements that are no queries | [`survey`], on the syntax tree |
+//! | expressions that double whenever they are put in the place of a column; settings; functions that tell about the machine | [`plan`], before the plan is optimised |
+//! | functions that make much of little, patterns that take long to compile | [`functions`], at each call |
+//! | operators that do not count the memory they hold, or do not come back for minutes | [`mod@watched`], between operators |
+//! | time, memory, rows and bytes of the whole | here |
+//!
+//! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own: what takes too long is answered
+//! in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
+//! operator that can go on for long asks [`Watch`] whether it still may.
+
+mod dialect;
+mod functions;
+mod patterns;
+mod plan;
+mod pool;
+mod shown;
+mod sizes;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod watched;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
+use futures::{StreamExt, stream};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+pub(super) use self::dialect::BoundedDialect;
+pub(super) use self::plan::check as check_plan;
+pub(super) use self::pool::state_of;
+pub use self::shown::told;
+pub(super) use self::survey::check as check_statement;
+pub(super) use self::watched::watched;
+
+use self::shown::without_files;
+use self::sizes::batch_bytes;
+use crate::error::Error;
+
+/// Stack of a thread that plans. Only what is used of it becomes memory.
+const PLANNING_STACK_BYTES: usize = 128 << 20;
+/// Bytes of rows that are handed on at a time, so that writing them as text needs little memory too.
+const PIECE_BYTES_MAX: usize = 8 << 20;
+/// Temporary files of all queries together.
+pub(super) const SPILL_BYTES_MAX: u64 = 32 << 30;
+
+/// What one query may cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// From the question to the last row; `None` is without end.
+    pub time: Option<Duration>,
+    /// Memory of its operators, as far as there is so much in what all queries share.
+    pub memory_bytes_max: u64,
+    /// Rows of the answer.
+    pub rows_max: u64,
+    /// Bytes of the answer, as it lies in memory.
+    pub bytes_max: u64,
+    /// Bytes of a row, or of a constant, that a batch may have many copies of: beside the rows that it is joined with, or that come
+    /// out of a list in it.
+    pub copied_bytes_max: usize,
+    /// Bytes of the question.
+    pub sql_bytes_max: usize,
+    /// Whether settings, versions of programs and paths of files are shown to whoever asks.
+    pub reveals: bool,
+}
+
+impl Default for QueryLimits {
+    /// Those of somebody who holds the topology: nothing is hidden, and time and rows are theirs.
+    fn default() -> Self {
+        Self {
+            time: None,
+            memory_bytes_max: u64::MAX,
+            rows_max: u64::MAX,
+            bytes_max: u64::MAX,
+            copied_bytes_max: 4 << 20,
+            sql_bytes_max: 1 << 20,
+            reveals: true,
+        }
+    }
+}
+
+impl QueryLimits {
+    /// Those of somebody who asks over the network.
+    pub fn served() -> Self {
+        Self {
+            time: Some(Duration::from_secs(60)),
+            memory_bytes_max: 256 << 20,
+            rows_max: 10_000_000,
+            bytes_max: 1 << 30,
+            // A batch has 8,192 rows.
+            copied_bytes_max: 32 << 10,
+            sql_bytes_max: 256 << 10,
+            reveals: false,
+        }
+    }
+
+    /// Refuses a text that is too long to be parsed.
+    pub(super) fn check_text(&self, sql: &str) -> Result<()> {
+        if sql.len() <= self.sql_bytes_max {
+            return Ok(());
+        }
+        Err(exceeded(
+            "sql_bytes",
+            format!("the query has {} bytes, more than {}", sql.len(), self.sql_bytes_max),
+        ))
+    }
+}
+
+/// The refusal of a text that the parser was ended in.
+pub(super) fn too_nested() -> DataFusionError {
+    exceeded(
+        "depth",
+        "too much is in one another in the query, or there is a mistake deep inside: the parser gave up"
+            .to_owned(),
+    )
+}
+
+/// A limit that a query met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+struct Exceeded {
+    limit: &'static str,
+    message: String,
+}
+
+/// The error of a query that met `limit`.
+fn exceeded(limit: &'static str, message: String) -> DataFusionError {
+    DataFusionError::External(Box::new(Exceeded { limit, message }))
+}
+
+/// Our error, if a limit is what stopped a query.
+pub(super) fn limit_of(error: &DataFusionError) -> Option<Error> {
+    match error.find_root() {
+        DataFusionError::External(inner) => {
+            let Exceeded { limit, message } = inner.downcast_ref::<Exceeded>()?;
+            Some(Error::Limit { limit, message: message.clone() })
+        }
+        DataFusionError::ResourcesExhausted(text) => Some(Error::Limit {
+            limit: "memory",
+            message: format!(
+                "the query needs more memory or temporary files than it may have: {}",
+                text.lines().next().unwrap_or_default()
+            ),
+        }),
+        _ => None,
+    }
+}
+
+/// Adds to a session what bounds its functions.
+pub(super) fn bound(session: &SessionContext) {
+    functions::bound(session);
+}
+
+/// Whether a query may go on.
+#[derive(Debug)]
+pub(super) struct Watch {
+    time: Option<Duration>,
+    deadline: Option<Instant>,
+    is_dropped: AtomicBool,
+}
+
+impl Watch {
+    /// The time begins now.
+    pub(super) fn start(limits: &QueryLimits) -> Arc<Self> {
+        let deadline = limits.time.and_then(|time| Instant::now().checked_add(time));
+        Arc::new(Self { time: limits.time, deadline, is_dropped: AtomicBool::new(false) })
+    }
+
+    /// Refuses to go on after the end of the time, or when nobody waits for the answer.
+    fn check(&self) -> Result<()> {
+        if self.is_dropped.load(Ordering::Relaxed) {
+            return Err(DataFusionError::Execution("the query was cancelled".to_owned()));
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(self.too_late()),
+            _ => Ok(()),
+        }
+    }
+
+    fn stop(&self) {
+        self.is_dropped.store(true, Ordering::Relaxed);
+    }
+
+    fn too_late(&self) -> DataFusionError {
+        let time = self.time.unwrap_or_default();
+        exceeded("time", format!("the query took longer than {}", humantime::format_duration(time)))
+    }
+
+    /// Waits for `future` as long as there is time.
+    pub(super) async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+        match self.deadline {
+            Some(deadline) => timeout_at(deadline, future).await.map_err(|_| self.too_late()),
+            None => Ok(future.await),
+        }
+    }
+}
+
+/// Runs `work`, which plans, on a thread with a stack for it, and waits no longer than there is time.
+pub(super) async fn aside<T: Send + 'static>(
+    watch: &Watch,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name("plan".to_owned()).stack_size(PLANNING_STACK_BYTES);
+    let spawned = thread.spawn(move || {
+        // Nobody waits any more if this is not taken.
+        let _ = sender.send(runtime.block_on(work));
+    });
+    spawned.map_err(DataFusionError::IoError)?;
+    let planned = watch.within(receiver).await?;
+    planned.unwrap_or_else(|_| Err(DataFusionError::Internal("planning the query ended early".to_owned())))
+}
+
+/// The rows of a query within its limits. They are made in a task of their own, which ends when they are dropped.
+pub(super) fn limited(
+    rows: SendableRecordBatchStream,
+    plan: &LogicalPlan,
+    limits: &QueryLimits,
+    watch: Arc<Watch>,
+) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let (sender, receiver) = mpsc::channel(1);
+    let is_explained = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let state = Limited {
+        receiver,
+        task: Some(SpawnedTask::spawn(pump(rows, sender))),
+        watch,
+        limits: limits.clone(),
+        rows: 0,
+        bytes: 0,
+        is_redacted: is_explained && !limits.reveals,
+        pieces: Vec::new(),
+    };
+    let limited = stream::unfold(Some(state), |state| async {
+        let mut state = state?;
+        match state.next().await {
+            Ok(Some(batch)) => Some((Ok(batch), Some(state))),
+            Ok(None) => None,
+            // Nothing after an error.
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, limited))
+}
+
+/// Sends batches until there are no more, or nobody takes them.
+async fn pump(mut rows: SendableRecordBatchStream, sender: mpsc::Sender<Result<RecordBatch>>) {
+    while let Some(batch) = rows.next().await {
+        let is_last = batch.is_err();
+        if sender.send(batch).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+struct Limited {
+    receiver: mpsc::Receiver<Result<RecordBatch>>,
+    task: Option<SpawnedTask<()>>,
+    watch: Arc<Watch>,
+    limits: QueryLimits,
+    rows: u64,
+    bytes: u64,
+    is_redacted: bool,
+    /// Of the batch before, last first.
+    pieces: Vec<RecordBatch>,
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        // Aborting the task does nothing before it yields.
+        self.watch.stop();
+    }
+}
+
+impl Limited {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(piece) = self.pieces.pop() {
+            return Ok(Some(piece));
+        }
+        let Some(batch) = self.watch.within(self.receiver.recv()).await? else {
+            return match self.task.take() {
+                Some(task) => {
+                    let ended_early = |_| DataFusionError::Internal("the query ended early".to_owned());
+                    task.join().await.map_err(ended_early).map(|()| None)
+                }
+                None => Ok(None),
+            };
+        };
+        let batch = batch?;
+        let bytes = batch_bytes(&batch);
+        self.rows += batch.num_rows() as u64;
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.rows > self.limits.rows_max {
+            return Err(exceeded(
+                "rows",
+                format!("the answer has more than {} rows: add LIMIT", self.limits.rows_max),
+            ));
+        }
+        if self.bytes > self.limits.bytes_max {
+            return Err(exceeded(
+                "bytes",
+                format!("the answer has more than {} bytes: ask for less", self.limits.bytes_max),
+            ));
+        }
+        let batch = if self.is_redacted { without_files(&batch)? } else { batch };
+        self.pieces = pieces(&batch, bytes);
+        Ok(self.pieces.pop())
+    }
+}
+
+/// `batch` in pieces of bounded size, last first.
+fn pieces(batch: &RecordBatch, bytes: usize) -> Vec<RecordBatch> {
+    let count = bytes.div_ceil(PIECE_BYTES_MAX).max(1);
+    let rows = batch.num_rows().div_ceil(count).max(1);
+    let mut pieces = Vec::new();
+    let mut begin = 0;
+    while begin < batch.num_rows() || pieces.is_empty() {
+        let length = rows.min(batch.num_rows() - begin);
+        pieces.push(batch.slice(begin, length));
+        begin += rows;
+    }
+    pieces.reverse();
+    pieces
+}
