@@ -10,10 +10,10 @@ use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::args::{DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
+use super::args::{CloudPreference, DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
 use super::{Exit, Misconfigured, bars, output, runtime};
-use crate::query::{self, Answer, RowsFormat};
-use crate::spec::{self, Topology};
+use crate::query::{self, Answer, Freshness, Reading, RowsFormat};
+use crate::spec::{self, Prefer, Topology};
 
 /// How long a query runs before its progress is shown.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -59,7 +59,8 @@ fn format_of(args: &QueryArgs) -> anyhow::Result<RowsFormat> {
 }
 
 async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> anyhow::Result<()> {
-    let mut answer = query::open_catalog(topology)?.query(&args.sql).await?;
+    let catalog = query::open_catalog_reading(topology, &reading_of(topology, args)?)?;
+    let mut answer = catalog.query_fresh(&args.sql, &freshness_of(args)).await?;
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }
@@ -75,7 +76,51 @@ async fn answer(topology: &Topology, args: &QueryArgs, format: RowsFormat) -> an
     if let Some(bar) = bar {
         bar.await.context("show progress")?;
     }
+    if args.stats {
+        bars::suspended(|| write_stats(&answer))?;
+    }
     written
+}
+
+/// Which cloud is read, as the spec says or the command line.
+fn reading_of(topology: &Topology, args: &QueryArgs) -> anyhow::Result<Reading> {
+    let mut reading = Reading::of(topology.query.clone());
+    if let Some(prefer) = args.prefer {
+        reading.query.prefer = match prefer {
+            CloudPreference::Order => Prefer::Order,
+            CloudPreference::Nearest => Prefer::Nearest,
+            CloudPreference::Cheapest => Prefer::Cheapest,
+        };
+    }
+    if let Some(cloud) = &args.local_to {
+        let names: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
+        if !names.contains(&cloud.as_str()) {
+            let known = names.join(", ");
+            return Err(Misconfigured(format!("--local-to {cloud}: the clouds are {known}")).into());
+        }
+        reading.query.local_to = Some(cloud.clone());
+    }
+    reading.only = args.cloud.clone();
+    Ok(reading)
+}
+
+/// How new tables have to be.
+fn freshness_of(args: &QueryArgs) -> Freshness {
+    Freshness {
+        min_versions: args.min_version.iter().cloned().collect(),
+        max_staleness: args.max_staleness.map(|longest| longest.0),
+    }
+}
+
+/// Says what was read, from where, and how old it is.
+fn write_stats(answer: &Answer) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    for table in answer.from() {
+        let committed = table.committed();
+        let query::TableVersion { table, version, cloud, .. } = table;
+        writeln!(stderr, "{table}: version {version}, committed at {committed}, log read from {cloud}")?;
+    }
+    writeln!(stderr, "{}", answer.usage())
 }
 
 /// Prints rows as they come, so that an answer of any size needs little memory.
@@ -174,6 +219,12 @@ mod tests {
             config: "topology.yaml".into(),
             format,
             output: output.map(PathBuf::from),
+            prefer: None,
+            cloud: None,
+            local_to: None,
+            min_version: Vec::new(),
+            max_staleness: None,
+            stats: false,
         }
     }
 

@@ -1,9 +1,10 @@
 //! `isobar query`: SQL over the datasets of a topology, in whichever cloud answers.
 //!
-//! A table is at its newest version in the first cloud, in the order of the topology, that answers and whose log is whole; or at
-//! the version that the query names ([`sql`]), in the first cloud that has it. Files, partition values and schema come
-//! from our own replay of that log ([`snapshot`]); DataFusion reads the Parquet files and nothing else. Only the logs of
-//! tables that a query names are read, and only as far as it needs.
+//! A table is at its newest version in the first cloud that answers and whose log is whole; or at the version that the query
+//! names ([`sql`]), in the first cloud that has it. Which one is asked first, and which ones are left alone for a while, is
+//! said in [`route`]. Files, partition values and schema come from our own replay of that log ([`snapshot`]); DataFusion reads
+//! the Parquet files and nothing else, from whichever cloud has them ([`replicas`]). Only the logs of tables that a query names
+//! are read, and only as far as it needs.
 //!
 //! | table | holds |
 //! |---|---|
@@ -17,16 +18,22 @@
 //! files or fails.
 
 mod asof;
+mod blocks;
 mod diff;
+mod freshness;
 mod history;
 mod listing;
 mod nested;
 mod output;
 mod provider;
+mod pruning;
+mod replicas;
+mod route;
 mod snapshot;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,19 +51,24 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub use self::freshness::Freshness;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
+pub use self::replicas::{ANSWER_WITHIN, Reading};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
+pub use self::usage::{CloudUsage, Metered, Usage};
 
 use self::history::pinned_snapshot;
 use self::provider::{CloudStores, SnapshotTable};
-use self::snapshot::{Snapshot, newest_snapshots};
+use self::replicas::Replicas;
+use self::snapshot::{Snapshot, fresh_snapshots};
 use self::sql::Pins;
+use self::usage::Meter;
 use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::spec::Topology;
@@ -64,6 +76,8 @@ use crate::start::open_clouds;
 
 /// Catalog and schema that the tables are in, when a query spells them out.
 const CATALOG: (&str, &str) = ("isobar", "datasets");
+/// Most bytes of footers that are kept for later queries.
+const FOOTER_BYTES_MAX: usize = 64 << 20;
 
 /// Where the rows of one table come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,18 +87,30 @@ pub struct TableVersion {
     pub table: String,
     /// The version read.
     pub version: u64,
-    /// The cloud it is read from.
+    /// The cloud that its log was read from, and its files are unless that cloud fails.
     pub cloud: String,
+    /// When the version was committed, in milliseconds since the Unix epoch.
+    pub committed_ms: i64,
 }
 
-/// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise.
+impl TableVersion {
+    /// When the version was committed, for people.
+    pub fn committed(&self) -> String {
+        history::shown(self.committed_ms)
+    }
+}
+
+/// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise or has
+/// to have a newer one.
 pub struct Catalog {
     context: SessionContext,
-    clouds: Vec<Cloud>,
+    replicas: Arc<Replicas>,
     /// The tables that may exist, by the names that queries use.
     names: BTreeMap<String, String>,
     /// Those that were looked for and exist, by the same names. Held while others are looked for.
     newest: Mutex<BTreeMap<String, TableVersion>>,
+    /// Held by whoever plans a query, so that no table is exchanged under its hands.
+    planning: RwLock<()>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -100,6 +126,20 @@ impl Catalog {
     /// # Errors
     /// [`Error::Configuration`] if there is no place for temporary files.
     pub fn new(clouds: &[Cloud], datasets: &[String], memory_bytes_max: u64) -> Result<Self, Error> {
+        Self::reading(clouds, datasets, memory_bytes_max, &Reading::default())
+    }
+
+    /// The same, read as `reading` says.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Configuration`] if `reading` names a cloud that there is not, or prefers the cheapest
+    /// cloud where one has no price.
+    pub fn reading(
+        clouds: &[Cloud],
+        datasets: &[String],
+        memory_bytes_max: u64,
+        reading: &Reading,
+    ) -> Result<Self, Error> {
         let mut names = BTreeMap::new();
         for table in datasets.iter().map(|dataset| quarantine_of(dataset)) {
             names.insert(table.replace('.', "_"), table.clone());
@@ -107,8 +147,9 @@ impl Catalog {
         }
         // A dataset that has the name of another's quarantine keeps it.
         names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
-        let context = session(clouds, memory_bytes_max)?;
-        Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default() })
+        let replicas = Arc::new(Replicas::new(clouds, reading)?);
+        let context = session(&replicas, memory_bytes_max)?;
+        Ok(Self { context, replicas, names, newest: Mutex::default(), planning: RwLock::default() })
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -117,26 +158,38 @@ impl Catalog {
     /// [`Error::NoMajority`] if no cloud can serve one; says of every cloud why.
     pub async fn tables(&self) -> Result<BTreeMap<String, TableVersion>, Error> {
         let all: BTreeSet<&str> = self.names.values().map(String::as_str).collect();
-        self.find(&all).await?;
+        self.find(&all, &Freshness::default()).await?;
         Ok(self.newest.lock().await.clone())
     }
 
-    /// Looks for the newest versions of those of `tables` that are not known yet.
-    async fn find(&self, tables: &BTreeSet<&str>) -> Result<(), Error> {
+    /// Looks for the newest versions of those of `tables` that are not known yet, or not new enough.
+    async fn find(&self, tables: &BTreeSet<&str>, freshness: &Freshness) -> Result<(), Error> {
         let mut newest = self.newest.lock().await;
-        let is_unknown = |table: &&&str| !newest.values().any(|known| known.table == **table);
+        let is_enough = |known: &TableVersion| {
+            freshness.lacking(&known.table, known.version, known.committed_ms).is_none()
+        };
+        let is_unknown =
+            |table: &&&str| !newest.values().any(|known| known.table == **table && is_enough(known));
         let unknown: Vec<String> =
             tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
-        for snapshot in newest_snapshots(&self.clouds, &unknown).await?.into_values() {
+        let Some(first) = unknown.first() else { return Ok(()) };
+        let clouds = self.replicas.in_order(Some(first)).await;
+        let snapshots = fresh_snapshots(&clouds, &unknown, freshness).await?;
+        let _alone = self.planning.write().await;
+        for snapshot in snapshots.into_values() {
             self.register(snapshot, &mut newest)?;
         }
         Ok(())
     }
 
     fn register(&self, snapshot: Snapshot, newest: &mut BTreeMap<String, TableVersion>) -> Result<(), Error> {
-        let provider = Arc::new(SnapshotTable::new(snapshot)?);
+        let provider = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
         let version = provider.version().clone();
         for (name, _) in self.names.iter().filter(|(_, table)| **table == version.table) {
+            if newest.remove(name).is_some() {
+                let gone = self.context.deregister_table(TableReference::bare(name.as_str()));
+                gone.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
+            }
             let registered =
                 self.context.register_table(TableReference::bare(name.as_str()), provider.clone());
             registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
@@ -158,6 +211,16 @@ impl Catalog {
     /// [`Error::Configuration`] if the query is wrong, would change something, or names a version that there is not or that
     /// can no longer be read. [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
+        self.query_fresh(sql, &Freshness::default()).await
+    }
+
+    /// The same over tables that are as new as `freshness` says.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query); [`Error::Configuration`] for a table in `freshness` that there is not, and
+    /// [`Error::NoMajority`] if no cloud that answers has a version that is new enough: it may be there a moment later.
+    pub async fn query_fresh(&self, sql: &str, freshness: &Freshness) -> Result<Answer, Error> {
+        let freshness = self.by_table(freshness)?;
         let mut state = self.context.state();
         let parsed = match sql::parse(&state, sql) {
             Ok(parsed) => parsed,
@@ -167,21 +230,45 @@ impl Catalog {
             Some(references) => references.iter().filter_map(|reference| self.table_of(reference)).collect(),
             None => self.names.values().map(String::as_str).collect(),
         };
-        self.find(&needed).await?;
+        self.find(&needed, &freshness).await?;
         let mut pins = Pins::default();
         for (reference, pin) in &parsed.pinned {
             let Some(table) = self.table_of(reference) else {
                 let unknown = DataFusionError::Plan(format!("table '{reference}' not found"));
                 return Err(self.explain(&unknown).await);
             };
-            let snapshot = pinned_snapshot(&self.clouds, table, *pin).await?;
-            pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
+            let clouds = self.replicas.in_order(Some(table)).await;
+            let snapshot = pinned_snapshot(&clouds, table, *pin).await?;
+            let provider = SnapshotTable::new(snapshot, self.replicas.clone())?;
+            pins.insert(reference.clone(), *pin, Arc::new(provider));
         }
-        let plan = match sql::plan(&mut state, parsed, pins).await {
+        let meter = metered(&mut state, &self.replicas);
+        let planned = {
+            let _planning = self.planning.read().await;
+            sql::plan(&mut state, parsed, pins).await
+        };
+        let plan = match planned {
             Ok(plan) => plan,
             Err(error) => return Err(self.explain(&error).await),
         };
-        start(&state, plan).await
+        start(&state, plan, meter).await
+    }
+
+    /// The same for tables by their own names, where queries may use others.
+    fn by_table(&self, freshness: &Freshness) -> Result<Freshness, Error> {
+        let mut min_versions = BTreeMap::new();
+        for (name, least) in &freshness.min_versions {
+            let Some(table) = self.names.get(name) else {
+                let known: Vec<&str> =
+                    self.names.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
+                let known = known.join(", ");
+                return Err(Error::Configuration(format!(
+                    "there is no table {name}; the tables are: {known}"
+                )));
+            };
+            min_versions.insert(table.clone(), *least);
+        }
+        Ok(Freshness { min_versions, max_staleness: freshness.max_staleness })
     }
 
     /// What is wrong with a query, and which tables there are.
@@ -201,8 +288,15 @@ impl Catalog {
     }
 }
 
+/// Counts what the queries of `state` read.
+fn metered(state: &mut SessionState, replicas: &Replicas) -> Arc<Meter> {
+    let meter = Arc::new(replicas.meter());
+    state.config_mut().set_extension(meter.clone());
+    meter
+}
+
 /// Starts a query that was planned.
-async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error> {
+async fn start(state: &SessionState, plan: LogicalPlan, meter: Arc<Meter>) -> Result<Answer, Error> {
     let from = read_by(&plan);
     let started = async {
         let frame = datafusion::dataframe::DataFrame::new(state.clone(), plan);
@@ -210,7 +304,7 @@ async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error>
         Ok::<_, DataFusionError>((execute_stream(plan.clone(), state.task_ctx())?, plan))
     };
     match started.await {
-        Ok((rows, plan)) => Ok(Answer::new(rows, plan, from)),
+        Ok((rows, plan)) => Ok(Answer::new(rows, plan, from, meter)),
         Err(error) => Err(failed(&from, error)),
     }
 }
@@ -232,11 +326,12 @@ fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
 }
 
 /// A session that knows the clouds' stores and no other, no file system either.
-fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Error> {
+fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result<SessionContext, Error> {
     let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(memory_bytes_max, 1.0)
-        .with_object_store_registry(Arc::new(CloudStores::new(clouds)))
+        .with_metadata_cache_limit(FOOTER_BYTES_MAX.min(memory_bytes_max / 8))
+        .with_object_store_registry(Arc::new(CloudStores::new(replicas.clone())))
         .build_arc()
         .map_err(|error| Error::Configuration(format!("prepare to query: {error}")))?;
     let config = SessionConfig::new()
@@ -301,13 +396,29 @@ pub fn open_catalog(topology: &Topology) -> Result<Catalog, Error> {
     catalog_in(topology, &open_clouds(topology)?)
 }
 
+/// The same, read as `reading` says instead of the topology.
+///
+/// # Errors
+/// Those of [`open_catalog`] and [`Catalog::reading`].
+pub fn open_catalog_reading(topology: &Topology, reading: &Reading) -> Result<Catalog, Error> {
+    catalog_reading(topology, &open_clouds(topology)?, reading)
+}
+
 /// The same in `clouds`.
 ///
 /// # Errors
 /// Those of [`Catalog::new`].
 pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Error> {
+    catalog_reading(topology, clouds, &Reading::of(topology.query.clone()))
+}
+
+/// The same in `clouds`, read as `reading` says instead of the topology.
+///
+/// # Errors
+/// Those of [`Catalog::reading`].
+pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
     let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    Catalog::new(clouds, &datasets, topology.memory_bytes_max)
+    Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)
 }
 
 /// Runs one query over the datasets of `topology` and returns all its rows.
