@@ -252,12 +252,18 @@ impl Replicas {
             // A file: all of it at once, off the threads that must not block.
             false => stream::once(answer.bytes()).boxed(),
         };
+        let (before, most) = (pieces.clone(), range.end - range.start);
         while let Some(piece) = body.try_next().await? {
             file.meter.received(at, piece.len() as u64);
             file.count(at, "bytes_from", piece.len());
-            pieces.push(piece, range)?;
+            pieces.push(piece);
+            if pieces.bytes > most {
+                // Nothing of such an answer is to be believed.
+                *pieces = before;
+                return Err(other_than_asked(format!("the answer goes on after byte {}", range.end)));
+            }
         }
-        match pieces.bytes == range.end - range.start {
+        match pieces.bytes == most {
             true => Ok(()),
             false => Err(other_than_asked(format!(
                 "the answer ended at byte {} of {}",
@@ -286,21 +292,16 @@ impl Replicas {
 }
 
 /// What has come of a range so far, from its beginning.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Pieces {
     pieces: Vec<Bytes>,
     bytes: u64,
 }
 
 impl Pieces {
-    fn push(&mut self, piece: Bytes, range: &Range<u64>) -> Result<()> {
-        let bytes = self.bytes + piece.len() as u64;
-        if bytes > range.end - range.start {
-            return Err(other_than_asked(format!("the answer goes on after byte {}", range.end)));
-        }
-        self.bytes = bytes;
+    fn push(&mut self, piece: Bytes) {
+        self.bytes += piece.len() as u64;
         self.pieces.push(piece);
-        Ok(())
     }
 
     fn joined(mut self) -> Bytes {
