@@ -128,7 +128,7 @@ async fn the_command_line_says_which_cloud_was_read_and_refuses_what_cannot_be()
     let sql = "SELECT count(*) AS n, sum(items) AS items FROM features";
     let ask = async |options: &[&str]| {
         let config = ["query", sql, "--config", spec.to_str().unwrap(), "--format", "csv"];
-        run_isobar(&[&config, options].concat()).await
+        run_isobar(&[&config[..], options].concat()).await
     };
     let first = ask(&["--stats"]).await;
     assert_eq!(first.code, Some(0), "{first}");
@@ -180,7 +180,7 @@ async fn a_spec_with_prices_and_a_cache_reads_the_cheapest_cloud_once() {
     let sql = "SELECT count(*) AS n, sum(items) AS items FROM features";
     let ask = async |options: &[&str]| {
         let config = ["query", sql, "--config", path.to_str().unwrap(), "--format", "csv", "--stats"];
-        let answer = run_isobar(&[&config, options].concat()).await;
+        let answer = run_isobar(&[&config[..], options].concat()).await;
         assert_eq!(answer.code, Some(0), "{answer}");
         answer
     };
