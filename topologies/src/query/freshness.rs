@@ -64,7 +64,7 @@ mod tests {
             max_staleness: Some(Duration::from_secs(30)),
         };
         let lacking =
-            |version, age_ms| freshness.lacking_at("flights", version, 1_000_000 - age_ms, 1_000_000);
+            |version, age_ms: i64| freshness.lacking_at("flights", version, 1_000_000 - age_ms, 1_000_000);
         assert_eq!(lacking(7, 30_000), None);
         assert_eq!(lacking(8, -5_000), None);
         let early = lacking(6, 0).unwrap();
