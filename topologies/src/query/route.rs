@@ -22,6 +22,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::error::Error;
@@ -38,6 +39,8 @@ const PRICED_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Route {
     prefer: Prefer,
+    /// The clouds' names.
+    names: Vec<String>,
     /// Per cloud, what a request of [`PRICED_BYTES`] costs; all 0 unless the cheapest is asked for.
     costs: Vec<f64>,
     clouds: Mutex<Vec<Health>>,
@@ -86,7 +89,8 @@ impl Route {
             latency: None,
         };
         let health = clouds.iter().map(health).collect();
-        Ok(Self { prefer: query.prefer, costs, clouds: Mutex::new(health) })
+        let names = clouds.iter().map(|cloud| cloud.name.clone()).collect();
+        Ok(Self { prefer: query.prefer, names, costs, clouds: Mutex::new(health) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Health>> {
@@ -161,17 +165,21 @@ impl Attempt {
             health.backoff.worked();
             health.is_failing = false;
             health.changes += 1;
+            info!(cloud = self.route.names[self.cloud], "cloud answers queries again");
         }
     }
 
     /// There is no answer, or it broke off.
-    fn failed(&self) {
+    fn failed(&self, why: &object_store::Error) {
         let mut clouds = self.route.lock();
         let health = &mut clouds[self.cloud];
         if health.changes == self.changes {
             health.backoff.failed();
-            health.is_failing = true;
             health.changes += 1;
+            if !std::mem::replace(&mut health.is_failing, true) {
+                let (cloud, why) = (&self.route.names[self.cloud], crate::chain_of(why));
+                warn!(cloud, why, "cloud fails, queries ask it after the others");
+            }
         }
     }
 }
@@ -206,7 +214,7 @@ impl Watched {
         let attempt = self.route.begin(self.cloud);
         let note = move |error: &object_store::Error| {
             if !is_an_answer(error) {
-                attempt.failed();
+                attempt.failed(error);
             }
         };
         objects.inspect_err(note).boxed()
@@ -249,7 +257,7 @@ impl ObjectStore for Watched {
             GetResultPayload::Stream(body) => {
                 // Another attempt, so that what the first one has changed is not held against this.
                 let attempt = self.route.begin(self.cloud);
-                GetResultPayload::Stream(body.inspect_err(move |_| attempt.failed()).boxed())
+                GetResultPayload::Stream(body.inspect_err(move |error| attempt.failed(error)).boxed())
             }
             file => file,
         };
@@ -260,7 +268,7 @@ impl ObjectStore for Watched {
         let attempt = self.route.begin(self.cloud);
         let answer = self.inner.get_ranges(location, ranges).await;
         match &answer {
-            Err(error) if !is_an_answer(error) => attempt.failed(),
+            Err(error) if !is_an_answer(error) => attempt.failed(error),
             _ => attempt.answered(),
         }
         answer
@@ -328,7 +336,7 @@ mod tests {
         assert_eq!(route.order(), [0, 1, 2]);
         // Ten requests under way when the cloud dies are one failure.
         let attempts: Vec<Attempt> = (0..10).map(|_| route.begin(0)).collect();
-        attempts.iter().for_each(Attempt::failed);
+        attempts.iter().for_each(|attempt| attempt.failed(&only_reads()));
         assert_eq!(route.lock()[0].changes, 1);
         assert_eq!(route.order(), [1, 2, 0]);
         assert_eq!(route.order_from(Some(2)), [2, 1, 0]);
@@ -341,7 +349,7 @@ mod tests {
     #[test]
     fn one_request_finds_out_whether_a_cloud_works_again() {
         let route = route(QuerySpec::default());
-        route.begin(0).failed();
+        route.begin(0).failed(&only_reads());
         assert!(!route.begin(0).is_trial, "the pause is not over");
         // The pause is over.
         route.lock()[0].backoff = Backoff::new(PAUSES);
@@ -366,7 +374,7 @@ mod tests {
         route.lock()[2].latency = Some(0.010);
         route.lock()[1].latency = Some(0.200);
         assert_eq!(route.order(), [2, 1, 0]);
-        route.begin(2).failed();
+        route.begin(2).failed(&only_reads());
         assert_eq!(route.order(), [1, 0, 2]);
     }
 
