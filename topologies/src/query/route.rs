@@ -165,7 +165,8 @@ impl Attempt {
             health.backoff.worked();
             health.is_failing = false;
             health.changes += 1;
-            info!(cloud = self.route.names[self.cloud], "cloud answers queries again");
+            let cloud = &self.route.names[self.cloud];
+            info!(%cloud, "cloud answers queries again");
         }
     }
 
@@ -178,7 +179,7 @@ impl Attempt {
             health.changes += 1;
             if !std::mem::replace(&mut health.is_failing, true) {
                 let (cloud, why) = (&self.route.names[self.cloud], crate::chain_of(why));
-                warn!(cloud, why, "cloud fails, queries ask it after the others");
+                warn!(%cloud, why, "cloud fails, queries ask it after the others");
             }
         }
     }
@@ -247,7 +248,7 @@ impl ObjectStore for Watched {
                 if is_an_answer(&error) {
                     attempt.answered()
                 } else {
-                    attempt.failed()
+                    attempt.failed(&error)
                 }
                 return Err(error);
             }
