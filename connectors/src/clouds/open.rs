@@ -56,7 +56,7 @@ pub fn open_with(
     open_through(name, url, options, Some(SharedConnector(connector)))
 }
 
-/// The builders take a connector by value, and each cloud has two clients.
+/// The builders take a connector by value, and each cloud has three clients.
 #[derive(Debug, Clone)]
 struct SharedConnector(Arc<dyn HttpConnector>);
 
