@@ -51,7 +51,7 @@ impl ObjectStore for Fated {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let fate = *self.fate.lock().unwrap();
-        let mut answer = self.inner.get_opts(location, options).await?;
+        let answer = self.inner.get_opts(location, options).await?;
         let (range, meta) = (answer.range.clone(), answer.meta.clone());
         let bytes = answer.bytes().await?;
         let begun = |length: usize| stream::iter([Ok(bytes.slice(..length.min(bytes.len())))]);
@@ -65,8 +65,7 @@ impl ObjectStore for Fated {
             Fate::Exceed => stream::iter([Ok(bytes.clone()), Ok(bytes)]).boxed(),
         };
         let payload = GetResultPayload::Stream(body);
-        answer = GetResult { payload, meta, range, attributes: Attributes::new() };
-        Ok(answer)
+        Ok(GetResult { payload, meta, range, attributes: Attributes::new() })
     }
 
     async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
