@@ -167,7 +167,7 @@ fn one_seed_gives_the_same_records_and_every_fate_is_among_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_forwards_hangs_refuses_and_loses_answers() {
+async fn a_proxy_forwards_hangs_refuses_cuts_and_loses_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
     let (received, mut requests) = tokio::sync::watch::channel(0);
@@ -210,6 +210,15 @@ async fn a_proxy_forwards_hangs_refuses_and_loses_answers() {
     proxy.set(Mode::Forward);
     let (mut connection, answer) = answer.await.unwrap();
     assert_eq!(answer.unwrap(), *b"ping");
+
+    proxy.set_after(2, Mode::Forward);
+    let mut cut = TcpStream::connect(proxy.address()).await.unwrap();
+    let before = proxy.passed();
+    assert!(ask(&mut cut).await.is_err());
+    assert_eq!((proxy.passed() - before, proxy.forget_after()), (2, false));
+    assert_eq!(ask(&mut connection).await.unwrap(), *b"ping");
+    proxy.set_after(1000, Mode::Refuse);
+    assert!(proxy.forget_after());
 
     proxy.set(Mode::Refuse);
     until("the old connection is closed", async || ask(&mut connection).await.is_err()).await;

@@ -10,7 +10,7 @@ use isobar_tests::lab::{Lab, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{Output, binary, run};
 use isobar_topologies::Error;
-use isobar_topologies::query::{Catalog, QueryLimits, RowsFormat, catalog_in, told};
+use isobar_topologies::query::{Catalog, Freshness, QueryLimits, RowsFormat, catalog_in, told};
 use tokio::process::Command;
 
 /// Resident memory that no hostile query may exceed: the program, 128 MiB for operators, and batches on their way.
@@ -129,7 +129,7 @@ async fn the_program_ends_each_hostile_query_within_its_memory_and_tells_nothing
 
 /// All of an answer, or the error.
 async fn text(catalog: &Catalog, sql: &str, limits: &QueryLimits) -> Result<String, Error> {
-    let mut answer = catalog.query_within(sql, limits).await?;
+    let mut answer = catalog.query_within(sql, limits, &Freshness::default()).await?;
     let mut text = String::new();
     while let Some(piece) = answer.next_text(RowsFormat::Csv).await? {
         // An answer may be large; only how it begins is looked at.

@@ -17,6 +17,7 @@ mod doctor;
 mod drill;
 mod elect;
 mod evolution;
+mod failover;
 mod failpoints;
 mod fill;
 mod formats;

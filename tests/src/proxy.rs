@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,8 +26,33 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    mode: watch::Sender<Mode>,
+    mode: Arc<watch::Sender<Mode>>,
+    count: Arc<Mutex<Count>>,
     task: JoinHandle<()>,
+}
+
+/// Bytes on their way to clients.
+#[derive(Debug, Default)]
+struct Count {
+    passed: u64,
+    /// What to do once so many have passed.
+    then: Option<(u64, Mode)>,
+}
+
+impl Count {
+    /// How many of `bytes` may pass, and what is to be done after that, if it is now.
+    fn pass(&mut self, bytes: usize) -> (usize, Option<Mode>) {
+        let due = self.then.filter(|(at, _)| self.passed + bytes as u64 >= *at);
+        let passing = match due {
+            Some((at, _)) => {
+                self.then = None;
+                at.saturating_sub(self.passed) as usize
+            }
+            None => bytes,
+        };
+        self.passed += passing as u64;
+        (passing, due.map(|(_, mode)| mode))
+    }
 }
 
 impl Proxy {
@@ -38,14 +64,17 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (mode, modes) = watch::channel(Mode::Forward);
+        let mode = Arc::new(mode);
+        let count = Arc::<Mutex<Count>>::default();
         let target = target.to_owned();
+        let (switch, counted) = (Arc::downgrade(&mode), count.clone());
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // A connection that breaks is the client's business.
-                tokio::spawn(serve(client, target.clone(), modes.clone()));
+                tokio::spawn(serve(client, target.clone(), modes.clone(), switch.clone(), counted.clone()));
             }
         });
-        Self { address, mode, task }
+        Self { address, mode, count, task }
     }
 
     /// Where clients connect, `host:port`.
@@ -57,6 +86,27 @@ impl Proxy {
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
+
+    /// Once `bytes` more have been passed on to clients, close the connection that they went through, or keep it open if the
+    /// mode is [`Mode::Hang`], and do this from then on.
+    pub fn set_after(&self, bytes: u64, mode: Mode) {
+        let mut count = self.count();
+        count.then = Some((count.passed + bytes, mode));
+    }
+
+    /// Bytes that were passed on to clients.
+    pub fn passed(&self) -> u64 {
+        self.count().passed
+    }
+
+    /// Whether what was to be done after some bytes is still to be done; it no longer is from now on.
+    pub fn forget_after(&self) -> bool {
+        self.count().then.take().is_some()
+    }
+
+    fn count(&self) -> std::sync::MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Proxy {
@@ -65,7 +115,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(mut client: TcpStream, target: String, mut modes: watch::Receiver<Mode>) -> io::Result<()> {
+async fn serve(
+    mut client: TcpStream,
+    target: String,
+    mut modes: watch::Receiver<Mode>,
+    switch: Weak<watch::Sender<Mode>>,
+    count: Arc<Mutex<Count>>,
+) -> io::Result<()> {
     if *modes.borrow() == Mode::Refuse {
         return Ok(());
     }
@@ -86,7 +142,17 @@ async fn serve(mut client: TcpStream, target: String, mut modes: watch::Receiver
             read = server.read(&mut from_server), if mode != Mode::Hang => match read? {
                 0 => return Ok(()),
                 _ if mode == Mode::LoseAnswers => return Ok(()),
-                length => client.write_all(&from_server[..length]).await?,
+                length => {
+                    let (passing, then) = count.lock().unwrap_or_else(PoisonError::into_inner).pass(length);
+                    client.write_all(&from_server[..passing]).await?;
+                    let Some(mode) = then else { continue };
+                    if let Some(switch) = switch.upgrade() {
+                        switch.send_replace(mode);
+                    }
+                    // What did not pass is lost, so that this connection is of no further use.
+                    let _ = modes.wait_for(|now| mode != Mode::Hang || *now != Mode::Hang).await;
+                    return Ok(());
+                }
             },
         }
     }

@@ -118,12 +118,13 @@ impl Script {
         self.lock().requests
     }
 
-    /// `cloud` with both clients behind this script.
+    /// `cloud` with its clients behind this script.
     pub fn around(&self, mut cloud: Cloud) -> Cloud {
         let store = |inner| ScriptedStore { cloud: cloud.name.as_str().into(), inner, script: self.clone() };
-        let (control, data) = (store(cloud.control), store(cloud.data));
+        let (control, data, reads) = (store(cloud.control), store(cloud.data), store(cloud.reads));
         cloud.control = Arc::new(control);
         cloud.data = Arc::new(data);
+        cloud.reads = Arc::new(reads);
         cloud
     }
 

@@ -1,8 +1,9 @@
 //! Clouds: named places in an object store, opened from a URL, with what the commit protocol needs on top.
 //!
-//! A [`Cloud`] has two clients on the same place. `control` is for keys whose fate matters (`control/`, `_delta_log/`):
+//! A [`Cloud`] has three clients on the same place. `control` is for keys whose fate matters (`control/`, `_delta_log/`):
 //! it does not retry and gives up soon, because the protocol itself repeats, and a retry hidden in a client makes
-//! answers ambiguous. `data` is for files under unique names: it retries for a while.
+//! answers ambiguous. `data` is for files under unique names: it retries for a while. The third is for queries
+//! ([`Cloud::for_queries`]), which rather ask another cloud than wait.
 //!
 //! What protects the promises: [`put_once`] makes a key a write-once register whatever answers get lost;
 //! [`probe`](probe::probe) refuses a store that ignores preconditions; the directory behind a `file://` cloud is never
@@ -42,6 +43,8 @@ pub struct Cloud {
     pub control: Arc<dyn ObjectStore>,
     /// The client for data: retries, patient.
     pub data: Arc<dyn ObjectStore>,
+    /// The client for queries: no retries, a body may take as long as it needs. See [`for_queries`](Self::for_queries).
+    pub reads: Arc<dyn ObjectStore>,
     /// The directory of a `file://` cloud.
     root: Option<Arc<guard::Root>>,
 }
@@ -51,7 +54,7 @@ impl Cloud {
     /// displayed: messages show that.
     pub fn new(name: impl Into<String>, control: Arc<dyn ObjectStore>, data: Arc<dyn ObjectStore>) -> Self {
         let name = name.into();
-        Self { url: format!("test://{name}"), name, control, data, root: None }
+        Self { url: format!("test://{name}"), name, control, reads: data.clone(), data, root: None }
     }
 
     /// Makes the place ready to be registered: the directory of a `file://` cloud is created, and marked so that its
@@ -83,13 +86,22 @@ impl Cloud {
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.control = Arc::new(named::NamedStore::new(&self.name, self.control, Some(deadline)));
         self.data = Arc::new(named::NamedStore::new(&self.name, self.data, Some(deadline)));
+        self.reads = Arc::new(named::NamedStore::new(&self.name, self.reads, Some(deadline)));
         self
     }
 
-    /// This cloud with both clients behind `switch`.
+    /// This cloud for queries, which can ask another one: `data` gives up at the first error. An answer has to begin within
+    /// `deadline`, and each piece of it to follow within that time.
+    pub fn for_queries(mut self, deadline: Duration) -> Self {
+        self.data = Arc::new(named::NamedStore::new(&self.name, self.reads.clone(), Some(deadline)));
+        self
+    }
+
+    /// This cloud with its clients behind `switch`.
     pub fn with_faults(mut self, switch: &FaultSwitch) -> Self {
         self.control = Arc::new(FaultStore::new(self.control, switch.clone()));
         self.data = Arc::new(FaultStore::new(self.data, switch.clone()));
+        self.reads = Arc::new(FaultStore::new(self.reads, switch.clone()));
         self
     }
 }

@@ -14,11 +14,12 @@ use futures::{
     stream::{self, BoxStream},
 };
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
 };
 
-/// A store that calls itself `name` and answers within `deadline`, if there is one.
+/// A store that calls itself `name` and answers within `deadline`, if there is one; each piece of a body or of a listing
+/// is within `deadline` after the one before it.
 #[derive(Debug)]
 pub(super) struct NamedStore {
     name: Arc<str>,
@@ -80,7 +81,13 @@ impl ObjectStore for NamedStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.within(self.inner.get_opts(location, options)).await
+        let mut answer = self.within(self.inner.get_opts(location, options)).await?;
+        // A body that stops is as bad as no answer.
+        answer.payload = match answer.payload {
+            GetResultPayload::Stream(body) => GetResultPayload::Stream(self.each_within(body)),
+            file => file,
+        };
+        Ok(answer)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -133,6 +140,60 @@ mod tests {
         let error = store.put(&Path::from("a"), "x".into()).await.unwrap_err();
         assert!(error.to_string().contains("no answer within 50 ms"), "{error}");
         assert_eq!(store.to_string(), "aws");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_is_given_up_after_the_deadline() {
+        #[derive(Debug)]
+        struct Stalling(InMemory);
+        impl fmt::Display for Stalling {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+        #[async_trait]
+        impl ObjectStore for Stalling {
+            async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+                let mut answer = self.0.get_opts(location, options).await?;
+                let begun = stream::iter([Ok(Bytes::from_static(b"ab"))]);
+                answer.payload = GetResultPayload::Stream(begun.chain(stream::pending()).boxed());
+                Ok(answer)
+            }
+            async fn put_opts(&self, at: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+                self.0.put_opts(at, payload, opts).await
+            }
+            async fn put_multipart_opts(
+                &self,
+                at: &Path,
+                opts: PutMultipartOptions,
+            ) -> Result<Box<dyn MultipartUpload>> {
+                self.0.put_multipart_opts(at, opts).await
+            }
+            fn delete_stream(
+                &self,
+                locations: BoxStream<'static, Result<Path>>,
+            ) -> BoxStream<'static, Result<Path>> {
+                self.0.delete_stream(locations)
+            }
+            fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+                self.0.list(prefix)
+            }
+            async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+                self.0.list_with_delimiter(prefix).await
+            }
+            async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+                self.0.copy_opts(from, to, options).await
+            }
+        }
+        let store =
+            NamedStore::new("aws", Arc::new(Stalling(InMemory::new())), Some(Duration::from_millis(50)));
+        let path = Path::from("a");
+        store.put(&path, "abcd".into()).await.unwrap();
+        let mut body = store.get(&path).await.unwrap().into_stream();
+        assert_eq!(body.next().await.unwrap().unwrap(), "ab");
+        let error = body.next().await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("no answer within 50 ms"), "{error}");
+        assert!(body.next().await.is_none());
     }
 
     #[tokio::test]

@@ -56,7 +56,7 @@ pub fn open_with(
     open_through(name, url, options, Some(SharedConnector(connector)))
 }
 
-/// The builders take a connector by value, and each cloud has two clients.
+/// The builders take a connector by value, and each cloud has three clients.
 #[derive(Debug, Clone)]
 struct SharedConnector(Arc<dyn HttpConnector>);
 
@@ -78,7 +78,7 @@ fn open_through(
     }
     let prefix = Path::from_url_path(url.path()).map_err(|error| wrong(format!("url: {error}")))?;
     let opened = Opened { options, prefix, connector };
-    let (control, data, root) = match Kind::of(url).map_err(wrong)? {
+    let Stores { control, data, reads, root } = match Kind::of(url).map_err(wrong)? {
         Kind::Amazon => opened.clients(|client| opened.amazon(url, client)),
         Kind::Azure => opened.clients(|client| opened.azure(url, client)),
         Kind::Google => opened.clients(|client| opened.google(url, client)),
@@ -91,6 +91,7 @@ fn open_through(
         url: displayed(url),
         control: Arc::new(NamedStore::new(name, control, Some(CONTROL_DEADLINE))),
         data: Arc::new(NamedStore::new(name, data, None)),
+        reads: Arc::new(NamedStore::new(name, reads, None)),
         root,
     })
 }
@@ -315,9 +316,10 @@ const IDENTITY: [(&str, Kind, &str); 14] = [
 /// How long a request of the control client may take, all in all.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How one of the two clients of a cloud behaves.
+/// How one of the clients of a cloud behaves.
 #[derive(Debug, Clone, Copy)]
 struct Client {
+    /// For a request and all of its answer.
     timeout: &'static str,
     connect_timeout: &'static str,
     retries_max: usize,
@@ -330,6 +332,11 @@ const CONTROL: Client =
 
 const DATA: Client =
     Client { timeout: "30s", connect_timeout: "5s", retries_max: 10, retry_timeout: Duration::from_secs(20) };
+
+/// Who reads for a query looks for progress and asks another cloud. A body may take as long as it needs: the time-out is there
+/// because options cannot say that there is none.
+const READS: Client =
+    Client { timeout: "24h", connect_timeout: "2s", retries_max: 0, retry_timeout: Duration::from_secs(3) };
 
 impl Client {
     fn retries(self) -> RetryConfig {
@@ -345,7 +352,13 @@ impl Client {
     }
 }
 
-type Stores = (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>, Option<Arc<Root>>);
+/// The clients of a cloud, and its directory if it is one.
+struct Stores {
+    control: Arc<dyn ObjectStore>,
+    data: Arc<dyn ObjectStore>,
+    reads: Arc<dyn ObjectStore>,
+    root: Option<Arc<Root>>,
+}
 
 struct Opened<'a> {
     options: &'a BTreeMap<String, String>,
@@ -362,7 +375,7 @@ impl Opened<'_> {
             let store = build(client).map_err(|error| self.without_secrets(&error.to_string()))?;
             Ok(Arc::new(PrefixStore::new(store, self.prefix.clone())))
         };
-        Ok((client(CONTROL)?, client(DATA)?, None))
+        Ok(Stores { control: client(CONTROL)?, data: client(DATA)?, reads: client(READS)?, root: None })
     }
 
     fn amazon(&self, url: &Url, client: Client) -> Result<impl ObjectStore, object_store::Error> {
@@ -422,7 +435,7 @@ impl Opened<'_> {
             Arc::new(PrefixStore::new(directory, self.prefix.clone()))
         };
         let (control, data) = (store(), store());
-        Ok((control, data, Some(root)))
+        Ok(Stores { control, reads: data.clone(), data, root: Some(root) })
     }
 
     fn memory(&self, url: &Url) -> Stores {
@@ -433,7 +446,7 @@ impl Opened<'_> {
         let host = url.host_str().unwrap_or_default().to_string();
         let store = Arc::clone(stores.entry(host).or_default());
         let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, self.prefix.clone()));
-        (Arc::clone(&store), store, None)
+        Stores { control: Arc::clone(&store), data: Arc::clone(&store), reads: store, root: None }
     }
 
     /// The user's options, and what the platform says where the user says nothing.

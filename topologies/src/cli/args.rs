@@ -199,9 +199,13 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query \"SELECT * FROM flight_features\" -c topology.yaml --timeout 30s -o flights.csv
   isobar query -c topology.yaml
   isobar query -c topology.yaml < statements.sql
+  isobar query \"SELECT count(*) FROM flight_features\" -c topology.yaml --prefer nearest --stats
+  isobar query \"SELECT count(*) FROM flight_features\" -c topology.yaml --min-version flight_features=42
 
 A table is at its newest version where the query names none. Versions are those of isobar snapshots;
-a time means the newest version committed by then. Both give the same rows in every cloud.")]
+a time means the newest version committed by then. Both give the same rows in every cloud.
+A cloud that fails while a query reads is replaced by the next one, at the same version.
+Exit code 1 means that it may help to try again, 2 that the query or the spec must change.")]
     Query(QueryArgs),
 
     /// List the versions of a dataset: when each was committed, what it is, and what it changed
@@ -683,6 +687,43 @@ pub struct QueryArgs {
     /// Ask as somebody over the network: with limits of time, memory, rows and bytes, without settings and names of files
     #[arg(long)]
     pub as_served: bool,
+    /// Which cloud to ask first; by default what the spec says under `query`
+    #[arg(long, value_name = "order|nearest|cheapest", hide_possible_values = true)]
+    pub prefer: Option<CloudPreference>,
+    /// Ask this cloud only, and no other one if it fails
+    #[arg(long, value_name = "NAME", conflicts_with = "prefer")]
+    pub cloud: Option<String>,
+    /// The cloud that this runs in, whose egress is free; by default what the spec says under `query`
+    #[arg(long, value_name = "NAME")]
+    pub local_to: Option<String>,
+    /// Fail unless the newest version of a table is this one or a later one; can be given for several tables
+    #[arg(long, value_name = "TABLE=VERSION", value_parser = parse_table_version)]
+    pub min_version: Vec<(String, u64)>,
+    /// Fail unless the newest version of every table was committed at most so long ago
+    #[arg(long, value_name = "DURATION")]
+    pub max_staleness: Option<HumanDuration>,
+    /// Say on standard error what was read from which cloud, and what that costs by the prices of the spec
+    #[arg(long)]
+    pub stats: bool,
+}
+
+fn parse_table_version(text: &str) -> Result<(String, u64), String> {
+    let parsed = text.rsplit_once('=').and_then(|(table, version)| Some((table, version.parse().ok()?)));
+    match parsed {
+        Some((table, version)) if !table.is_empty() => Ok((table.to_owned(), version)),
+        _ => Err("write a table and a version, such as `flight_features=42`".to_owned()),
+    }
+}
+
+/// Which cloud a query asks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CloudPreference {
+    /// The first one of the spec.
+    Order,
+    /// The one that answers soonest.
+    Nearest,
+    /// The one that costs least.
+    Cheapest,
 }
 
 /// Options of `isobar snapshots`.

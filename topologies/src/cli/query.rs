@@ -10,10 +10,10 @@ use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::args::{DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
+use super::args::{CloudPreference, DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
 use super::{Exit, Misconfigured, bars, output, runtime, shell};
-use crate::query::{self, Answer, QueryLimits, RowsFormat};
-use crate::spec::{self, Topology};
+use crate::query::{self, Answer, Freshness, QueryLimits, Reading, RowsFormat};
+use crate::spec::{self, Prefer, Topology};
 
 /// How long a query runs before its progress is shown.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -27,9 +27,10 @@ pub(super) fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
     }
     let topology = spec::load(&args.config)?;
     let limits = limits_of(args);
-    let Some(sql) = &args.sql else { return shell::shell(&topology, args, format, limits) };
+    let terms = (reading_of(&topology, args)?, freshness_of(args));
+    let Some(sql) = &args.sql else { return shell::shell(&topology, args, format, limits, terms) };
     let sql = sql_of(sql, &limits)?;
-    runtime()?.block_on(answer(&topology, args, &sql, &limits, format))?;
+    runtime()?.block_on(answer(&topology, args, &sql, &limits, format, terms))?;
     Ok(Exit::Success)
 }
 
@@ -90,8 +91,10 @@ async fn answer(
     sql: &str,
     limits: &QueryLimits,
     format: RowsFormat,
+    (reading, freshness): (Reading, Freshness),
 ) -> anyhow::Result<()> {
-    let mut answer = query::open_catalog(topology)?.query_within(sql, limits).await?;
+    let catalog = query::open_catalog_reading(topology, &reading)?;
+    let mut answer = catalog.query_within(sql, limits, &freshness).await?;
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }
@@ -107,7 +110,51 @@ async fn answer(
     if let Some(bar) = bar {
         bar.await.context("show progress")?;
     }
+    if args.stats {
+        bars::suspended(|| write_stats(&answer))?;
+    }
     written
+}
+
+/// Which cloud is read, as the spec says or the command line.
+fn reading_of(topology: &Topology, args: &QueryArgs) -> anyhow::Result<Reading> {
+    let mut reading = Reading::of(topology.query.clone());
+    if let Some(prefer) = args.prefer {
+        reading.query.prefer = match prefer {
+            CloudPreference::Order => Prefer::Order,
+            CloudPreference::Nearest => Prefer::Nearest,
+            CloudPreference::Cheapest => Prefer::Cheapest,
+        };
+    }
+    if let Some(cloud) = &args.local_to {
+        let names: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
+        if !names.contains(&cloud.as_str()) {
+            let known = names.join(", ");
+            return Err(Misconfigured(format!("--local-to {cloud}: the clouds are {known}")).into());
+        }
+        reading.query.local_to = Some(cloud.clone());
+    }
+    reading.only = args.cloud.clone();
+    Ok(reading)
+}
+
+/// How new tables have to be.
+fn freshness_of(args: &QueryArgs) -> Freshness {
+    Freshness {
+        min_versions: args.min_version.iter().cloned().collect(),
+        max_staleness: args.max_staleness.map(|longest| longest.0),
+    }
+}
+
+/// Says what was read, from where, and how old it is.
+fn write_stats(answer: &Answer) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    for table in answer.from() {
+        let committed = table.committed();
+        let query::TableVersion { table, version, cloud, .. } = table;
+        writeln!(stderr, "{table}: version {version}, committed at {committed}, log read from {cloud}")?;
+    }
+    writeln!(stderr, "{}", answer.usage())
 }
 
 /// Prints rows as they come, so that an answer of any size needs little memory.
@@ -208,6 +255,12 @@ mod tests {
             output: output.map(PathBuf::from),
             timeout: None,
             as_served: false,
+            prefer: None,
+            cloud: None,
+            local_to: None,
+            min_version: Vec::new(),
+            max_staleness: None,
+            stats: false,
         }
     }
 

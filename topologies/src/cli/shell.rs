@@ -20,7 +20,7 @@ use isobar_connectors::clouds::Cloud;
 use self::input::{Command, HELP, is_blank, take_statement};
 use super::args::QueryArgs;
 use super::{Exit, Misconfigured, bars, runtime};
-use crate::query::{self, Answer, QueryLimits, RowsFormat};
+use crate::query::{self, Answer, Freshness, QueryLimits, Reading, RowsFormat};
 use crate::spec::Topology;
 use crate::start::open_clouds;
 
@@ -80,6 +80,7 @@ pub(super) fn shell(
     args: &QueryArgs,
     format: RowsFormat,
     limits: QueryLimits,
+    (reading, freshness): (Reading, Freshness),
 ) -> anyhow::Result<Exit> {
     let is_interactive = io::stdin().is_terminal();
     let output = args
@@ -90,6 +91,8 @@ pub(super) fn shell(
         topology,
         clouds: open_clouds(topology)?,
         limits,
+        reading,
+        freshness,
         format,
         is_expanded: false,
         is_timed: false,
@@ -105,6 +108,8 @@ struct Shell<'a> {
     topology: &'a Topology,
     clouds: Vec<Cloud>,
     limits: QueryLimits,
+    reading: Reading,
+    freshness: Freshness,
     format: RowsFormat,
     is_expanded: bool,
     is_timed: bool,
@@ -216,8 +221,8 @@ impl Shell<'_> {
             let refusal = "Parquet and Arrow are not for a terminal: name a file with \\o";
             return Err(Misconfigured(refusal.to_owned()).into());
         }
-        let catalog = query::catalog_in(self.topology, &self.clouds)?;
-        let mut answer = catalog.query_within(sql, &self.limits).await?;
+        let catalog = query::catalog_reading(self.topology, &self.clouds, &self.reading)?;
+        let mut answer = catalog.query_within(sql, &self.limits, &self.freshness).await?;
         if self.is_expanded && self.format == RowsFormat::Table {
             return self.expanded(answer).await;
         }

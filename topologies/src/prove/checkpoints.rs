@@ -70,6 +70,7 @@ pub(super) async fn look(cloud: &Cloud, log: &TableLog) -> Option<Found> {
         rows: Some(hint.size),
         sha256: None,
         partition_values: Default::default(),
+        statistics: None,
         metadata: None,
     };
     let examined = examine(cloud, &log.table, &file, &() as &dyn ProveProgress).await;

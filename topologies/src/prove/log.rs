@@ -44,7 +44,7 @@ pub(crate) struct Entry {
     pub(crate) removed_bytes: u64,
 }
 
-/// An `add` action without its column statistics.
+/// An `add` action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AddedFile {
     /// As written in the log: relative to the table, URI-encoded.
@@ -53,6 +53,8 @@ pub(crate) struct AddedFile {
     pub(crate) size: i64,
     /// `numRecords` of the statistics.
     pub(crate) rows: Option<u64>,
+    /// The statistics, as JSON text.
+    pub(crate) statistics: Option<Arc<str>>,
     /// The text of every partition column; `None` is SQL's null.
     pub(crate) partition_values: BTreeMap<String, Option<String>>,
 }
@@ -120,6 +122,8 @@ pub(crate) struct DataFile {
     pub(crate) sha256: Option<String>,
     /// Partition values as text.
     pub(crate) partition_values: BTreeMap<String, Option<String>>,
+    /// Statistics of its columns, as the log has them: JSON text.
+    pub(crate) statistics: Option<Arc<str>>,
     /// What the table is at the version that adds the file, where that is known.
     pub(crate) metadata: Option<Arc<Metadata>>,
 }
@@ -234,11 +238,12 @@ fn data_file(add: &AddedFile, entry: Option<&Entry>, metadata: Option<&Arc<Metad
         rows: digest.map(|file| file.rows).or(add.rows),
         sha256: digest.map(|file| file.sha256.clone()),
         partition_values: add.partition_values.clone(),
+        statistics: add.statistics.clone(),
         metadata: metadata.cloned(),
     })
 }
 
-/// The one statistic that matters here.
+/// The one statistic that is needed of every file.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FileStatistics {
@@ -294,7 +299,8 @@ pub(crate) fn added_file(add: Add) -> Result<AddedFile, String> {
     let statistics = add.stats.as_deref().map(serde_json::from_str::<FileStatistics>).transpose();
     let statistics = statistics.map_err(|error| format!("{}: statistics: {error}", add.path))?;
     let rows = statistics.and_then(|statistics| statistics.num_records);
-    Ok(AddedFile { path: add.path, size: add.size, rows, partition_values: add.partition_values })
+    let statistics = add.stats.map(Into::into);
+    Ok(AddedFile { path: add.path, size: add.size, rows, statistics, partition_values: add.partition_values })
 }
 
 /// The versions of `table` above `last`, ascending. Checkpoints and whatever else lies there are passed over.

@@ -21,8 +21,9 @@ use super::limits::{QueryLimits, Watch};
 use super::listing::{kind_of, kinds, known_table, rows_removed};
 use super::output::Answer;
 use super::provider::SnapshotTable;
+use super::replicas::{Reading, Replicas};
 use super::snapshot::{Listing, Snapshot, load};
-use super::{failed, session, start};
+use super::{failed, metered, session, start};
 use crate::error::Error;
 use crate::prove::log::{DataFile, Entry};
 use crate::spec::Topology;
@@ -345,11 +346,12 @@ pub async fn diff_rows_in(
     limit: usize,
 ) -> Result<Answer, Error> {
     let table = known_table(topology, table)?;
-    rows_between(clouds, &table, from, to, limit, topology.memory_bytes_max).await
+    let replicas = Arc::new(Replicas::new(clouds, &Reading::of(topology.query.clone()))?);
+    rows_between(&replicas, &table, from, to, limit, topology.memory_bytes_max).await
 }
 
 async fn rows_between(
-    clouds: &[Cloud],
+    replicas: &Arc<Replicas>,
     table: &str,
     from: u64,
     to: u64,
@@ -357,22 +359,24 @@ async fn rows_between(
     memory_bytes_max: u64,
 ) -> Result<Answer, Error> {
     in_order(from, to)?;
-    let mut earlier = pinned_snapshot(clouds, table, Pin::Version(from)).await?;
-    let mut later = pinned_snapshot(clouds, table, Pin::Version(to)).await?;
+    let clouds = replicas.in_order(Some(table)).await;
+    let mut earlier = pinned_snapshot(&clouds, table, Pin::Version(from)).await?;
+    let mut later = pinned_snapshot(&clouds, table, Pin::Version(to)).await?;
     let (removed, added) = only_in_one(&earlier, &later);
     let (removed, added) = (removed.into_iter().cloned().collect(), added.into_iter().cloned().collect());
     (earlier.files, later.files) = (removed, added);
     let sql = difference_sql(&earlier.schema, &later.schema, limit.min(DIFF_ROWS_MAX));
-    let context = session(clouds, memory_bytes_max)?;
+    let context = session(replicas, memory_bytes_max)?;
     for (name, snapshot) in [("before", earlier), ("after", later)] {
-        let provider = Arc::new(SnapshotTable::new(snapshot)?);
+        let provider = Arc::new(SnapshotTable::new(snapshot, replicas.clone())?);
         let registered = context.register_table(TableReference::bare(name), provider);
         registered.map_err(|error| Error::Configuration(format!("{table}: {error}")))?;
     }
-    let state = context.state();
+    let mut state = context.state();
+    let meter = metered(&mut state, replicas);
     let plan = state.create_logical_plan(&sql).await.map_err(|error| failed(&[], error))?;
     let limits = QueryLimits::default();
-    start(state, plan, &limits, Watch::start(&limits)).await
+    start(state, plan, meter, &limits, Watch::start(&limits)).await
 }
 
 /// The query for [`diff_rows`]. A column that the earlier version has not is null in its rows; the later one has all that the
@@ -412,14 +416,18 @@ mod tests {
     use super::*;
     use crate::prove::testing::{DATASET, History};
 
+    fn replicas(clouds: &[Cloud]) -> Arc<Replicas> {
+        Arc::new(Replicas::new(clouds, &Reading::default()).unwrap())
+    }
+
     async fn compared(history: &History, from: u64, to: u64) -> Diff {
         let clouds = history.store(1).await;
         compare(&clouds[0], DATASET, from, to).await.unwrap().unwrap()
     }
 
     async fn rows(history: &History, from: u64, to: u64, limit: usize) -> String {
-        let clouds = history.store(1).await;
-        let answer = rows_between(&clouds, DATASET, from, to, limit, 64 << 20).await;
+        let replicas = replicas(&history.store(1).await);
+        let answer = rows_between(&replicas, DATASET, from, to, limit, 64 << 20).await;
         let mut answer = answer.unwrap();
         let mut text = String::new();
         while let Some(piece) = answer.next_text(RowsFormat::Csv).await.unwrap() {
@@ -504,7 +512,8 @@ mod tests {
         let clouds = History::good().store(1).await;
         let missing = compare(&clouds[0], DATASET, 1, 9).await.unwrap().unwrap_err();
         assert_eq!(missing, "no version 9, the newest is 3");
-        assert!(rows_between(&clouds, DATASET, 3, 1, 10, 1 << 20).await.is_err());
-        assert!(rows_between(&clouds, DATASET, 1, 9, 10, 1 << 20).await.is_err());
+        let replicas = replicas(&clouds);
+        assert!(rows_between(&replicas, DATASET, 3, 1, 10, 1 << 20).await.is_err());
+        assert!(rows_between(&replicas, DATASET, 1, 9, 10, 1 << 20).await.is_err());
     }
 }

@@ -1,9 +1,10 @@
 //! `isobar query`: SQL over the datasets of a topology, in whichever cloud answers.
 //!
-//! A table is at its newest version in the first cloud, in the order of the topology, that answers and whose log is whole; or at
-//! the version that the query names ([`sql`]), in the first cloud that has it. Files, partition values and schema come
-//! from our own replay of that log ([`snapshot`]); DataFusion reads the Parquet files and nothing else. Only the logs of
-//! tables that a query names are read, and only as far as it needs.
+//! A table is at its newest version in the first cloud that answers and whose log is whole; or at the version that the query
+//! names ([`sql`]), in the first cloud that has it. Which one is asked first, and which ones are left alone for a while, is
+//! said in [`route`]. Files, partition values and schema come from our own replay of that log ([`snapshot`]); DataFusion reads
+//! the Parquet files and nothing else, from whichever cloud has them ([`replicas`]). Only the logs of tables that a query names
+//! are read, and only as far as it needs.
 //!
 //! | table | holds |
 //! |---|---|
@@ -17,17 +18,23 @@
 //! files or fails. What one query may cost, and what it may show, is in [`limits`].
 
 mod asof;
+mod blocks;
 mod diff;
+mod freshness;
 mod history;
 mod limits;
 mod listing;
 mod nested;
 mod output;
 mod provider;
+mod pruning;
+mod replicas;
+mod route;
 mod snapshot;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,21 +52,26 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub use self::freshness::Freshness;
 pub use self::limits::{QueryLimits, told};
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
+pub use self::replicas::{ANSWER_WITHIN, Reading};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
+pub use self::usage::{CloudUsage, Metered, Usage};
 
 use self::history::pinned_snapshot;
 use self::limits::Watch;
 use self::provider::{CloudStores, SnapshotTable};
-use self::snapshot::{Snapshot, newest_snapshots};
+use self::replicas::Replicas;
+use self::snapshot::{Snapshot, fresh_snapshots};
 use self::sql::Pins;
+use self::usage::Meter;
 use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::spec::Topology;
@@ -67,6 +79,8 @@ use crate::start::open_clouds;
 
 /// Catalog and schema that the tables are in, when a query spells them out.
 const CATALOG: (&str, &str) = ("isobar", "datasets");
+/// Most bytes of footers that are kept for later queries.
+const FOOTER_BYTES_MAX: usize = 64 << 20;
 
 /// Where the rows of one table come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,18 +90,30 @@ pub struct TableVersion {
     pub table: String,
     /// The version read.
     pub version: u64,
-    /// The cloud it is read from.
+    /// The cloud that its log was read from, and its files are unless that cloud fails.
     pub cloud: String,
+    /// When the version was committed, in milliseconds since the Unix epoch.
+    pub committed_ms: i64,
 }
 
-/// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise.
+impl TableVersion {
+    /// When the version was committed, for people.
+    pub fn committed(&self) -> String {
+        history::shown(self.committed_ms)
+    }
+}
+
+/// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise or has
+/// to have a newer one.
 pub struct Catalog {
     context: SessionContext,
-    clouds: Vec<Cloud>,
+    replicas: Arc<Replicas>,
     /// The tables that may exist, by the names that queries use.
     names: BTreeMap<String, String>,
     /// Those that were looked for and exist, by the same names. Held while others are looked for.
     newest: Mutex<BTreeMap<String, TableVersion>>,
+    /// Held by whoever plans a query, so that no table is exchanged under its hands.
+    planning: RwLock<()>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -103,6 +129,20 @@ impl Catalog {
     /// # Errors
     /// [`Error::Configuration`] if there is no place for temporary files.
     pub fn new(clouds: &[Cloud], datasets: &[String], memory_bytes_max: u64) -> Result<Self, Error> {
+        Self::reading(clouds, datasets, memory_bytes_max, &Reading::default())
+    }
+
+    /// The same, read as `reading` says.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Configuration`] if `reading` names a cloud that there is not, or prefers the cheapest
+    /// cloud where one has no price.
+    pub fn reading(
+        clouds: &[Cloud],
+        datasets: &[String],
+        memory_bytes_max: u64,
+        reading: &Reading,
+    ) -> Result<Self, Error> {
         let mut names = BTreeMap::new();
         for table in datasets.iter().map(|dataset| quarantine_of(dataset)) {
             names.insert(table.replace('.', "_"), table.clone());
@@ -110,8 +150,9 @@ impl Catalog {
         }
         // A dataset that has the name of another's quarantine keeps it.
         names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
-        let context = session(clouds, memory_bytes_max)?;
-        Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default() })
+        let replicas = Arc::new(Replicas::new(clouds, reading)?);
+        let context = session(&replicas, memory_bytes_max)?;
+        Ok(Self { context, replicas, names, newest: Mutex::default(), planning: RwLock::default() })
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -120,26 +161,38 @@ impl Catalog {
     /// [`Error::NoMajority`] if no cloud can serve one; says of every cloud why.
     pub async fn tables(&self) -> Result<BTreeMap<String, TableVersion>, Error> {
         let all: BTreeSet<&str> = self.names.values().map(String::as_str).collect();
-        self.find(&all).await?;
+        self.find(&all, &Freshness::default()).await?;
         Ok(self.newest.lock().await.clone())
     }
 
-    /// Looks for the newest versions of those of `tables` that are not known yet.
-    async fn find(&self, tables: &BTreeSet<&str>) -> Result<(), Error> {
+    /// Looks for the newest versions of those of `tables` that are not known yet, or not new enough.
+    async fn find(&self, tables: &BTreeSet<&str>, freshness: &Freshness) -> Result<(), Error> {
         let mut newest = self.newest.lock().await;
-        let is_unknown = |table: &&&str| !newest.values().any(|known| known.table == **table);
+        let is_enough = |known: &TableVersion| {
+            freshness.lacking(&known.table, known.version, known.committed_ms).is_none()
+        };
+        let is_unknown =
+            |table: &&&str| !newest.values().any(|known| known.table == **table && is_enough(known));
         let unknown: Vec<String> =
             tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
-        for snapshot in newest_snapshots(&self.clouds, &unknown).await?.into_values() {
+        let Some(first) = unknown.first() else { return Ok(()) };
+        let clouds = self.replicas.in_order(Some(first)).await;
+        let snapshots = fresh_snapshots(&clouds, &unknown, freshness).await?;
+        let _alone = self.planning.write().await;
+        for snapshot in snapshots.into_values() {
             self.register(snapshot, &mut newest)?;
         }
         Ok(())
     }
 
     fn register(&self, snapshot: Snapshot, newest: &mut BTreeMap<String, TableVersion>) -> Result<(), Error> {
-        let provider = Arc::new(SnapshotTable::new(snapshot)?);
+        let provider = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
         let version = provider.version().clone();
         for (name, _) in self.names.iter().filter(|(_, table)| **table == version.table) {
+            if newest.remove(name).is_some() {
+                let gone = self.context.deregister_table(TableReference::bare(name.as_str()));
+                gone.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
+            }
             let registered =
                 self.context.register_table(TableReference::bare(name.as_str()), provider.clone());
             registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
@@ -160,19 +213,33 @@ impl Catalog {
     /// # Errors
     /// Those of [`query_within`](Self::query_within).
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
-        self.query_within(sql, &QueryLimits::default()).await
+        self.query_within(sql, &QueryLimits::default(), &Freshness::default()).await
+    }
+
+    /// The same over tables that are as new as `freshness` says.
+    ///
+    /// # Errors
+    /// Those of [`query_within`](Self::query_within).
+    pub async fn query_fresh(&self, sql: &str, freshness: &Freshness) -> Result<Answer, Error> {
+        self.query_within(sql, &QueryLimits::default(), freshness).await
     }
 
     /// Plans one query and starts it.
     ///
     /// # Errors
     /// [`Error::Configuration`] if the query is wrong, would change something, or names a version that there is not or that
-    /// can no longer be read. [`Error::Limit`] if it asks for more than `limits` allow, also later, among its rows.
-    /// [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
-    pub async fn query_within(&self, sql: &str, limits: &QueryLimits) -> Result<Answer, Error> {
+    /// can no longer be read, and for a table in `freshness` that there is not. [`Error::Limit`] if it asks for more than `limits`
+    /// allow, also later, among its rows. [`Error::NoMajority`] if no cloud can serve a table, or none that answers has a
+    /// version that is new enough, which may be there a moment later; says of every cloud why.
+    pub async fn query_within(
+        &self,
+        sql: &str,
+        limits: &QueryLimits,
+        freshness: &Freshness,
+    ) -> Result<Answer, Error> {
         let watch = Watch::start(limits);
-        match self.plan_within(sql, limits, &watch).await {
-            Ok((state, plan)) => start(state, plan, limits, watch).await,
+        match self.plan_within(sql, limits, freshness, &watch).await {
+            Ok(Planned { state, plan, meter }) => start(state, plan, meter, limits, watch).await,
             Err(Stopped::Ours(error)) => Err(error),
             Err(Stopped::Planning(error)) => Err(self.explain(&error).await),
         }
@@ -182,9 +249,11 @@ impl Catalog {
         &self,
         sql: &str,
         limits: &QueryLimits,
+        freshness: &Freshness,
         watch: &Watch,
-    ) -> Result<(SessionState, LogicalPlan), Stopped> {
+    ) -> Result<Planned, Stopped> {
         limits.check_text(sql)?;
+        let freshness = self.by_table(freshness)?;
         let mut state = limits::state_of(&self.context.state(), limits)?;
         let (of_query, text, limits) = (state.clone(), sql.to_owned(), limits.clone());
         let allowed = limits.clone();
@@ -193,21 +262,42 @@ impl Catalog {
             Some(references) => references.iter().filter_map(|reference| self.table_of(reference)).collect(),
             None => self.names.values().map(String::as_str).collect(),
         };
-        watch.within(self.find(&needed)).await??;
+        watch.within(self.find(&needed, &freshness)).await??;
         let mut pins = Pins::default();
         for (reference, pin) in &parsed.pinned {
             let Some(table) = self.table_of(reference) else {
                 return Err(DataFusionError::Plan(format!("table '{reference}' not found")).into());
             };
-            let snapshot = watch.within(pinned_snapshot(&self.clouds, table, *pin)).await??;
-            pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
+            let clouds = self.replicas.in_order(Some(table)).await;
+            let snapshot = watch.within(pinned_snapshot(&clouds, table, *pin)).await??;
+            let provider = SnapshotTable::new(snapshot, self.replicas.clone())?;
+            pins.insert(reference.clone(), *pin, Arc::new(provider));
         }
+        let meter = metered(&mut state, &self.replicas);
         let planned = async move {
             let plan = sql::plan(&mut state, parsed, pins).await?;
             limits::check_plan(&plan, &limits)?;
-            Ok((state, plan))
+            Ok(Planned { state, plan, meter })
         };
+        let _planning = self.planning.read().await;
         Ok(limits::aside(watch, planned).await?)
+    }
+
+    /// The same for tables by their own names, where queries may use others.
+    fn by_table(&self, freshness: &Freshness) -> Result<Freshness, Error> {
+        let mut min_versions = BTreeMap::new();
+        for (name, least) in &freshness.min_versions {
+            let Some(table) = self.names.get(name) else {
+                let known: Vec<&str> =
+                    self.names.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
+                let known = known.join(", ");
+                return Err(Error::Configuration(format!(
+                    "there is no table {name}; the tables are: {known}"
+                )));
+            };
+            min_versions.insert(table.clone(), *least);
+        }
+        Ok(Freshness { min_versions, max_staleness: freshness.max_staleness })
     }
 
     /// What is wrong with a query, and which tables there are.
@@ -248,10 +338,25 @@ impl From<Error> for Stopped {
     }
 }
 
+/// A query that can be started.
+struct Planned {
+    state: SessionState,
+    plan: LogicalPlan,
+    meter: Arc<Meter>,
+}
+
+/// Counts what the queries of `state` read.
+fn metered(state: &mut SessionState, replicas: &Replicas) -> Arc<Meter> {
+    let meter = Arc::new(replicas.meter());
+    state.config_mut().set_extension(meter.clone());
+    meter
+}
+
 /// Starts a query that was planned.
 async fn start(
     state: SessionState,
     plan: LogicalPlan,
+    meter: Arc<Meter>,
     limits: &QueryLimits,
     watch: Arc<Watch>,
 ) -> Result<Answer, Error> {
@@ -268,7 +373,7 @@ async fn start(
         Ok::<_, DataFusionError>((limits::limited(rows, &plan, limits, watch.clone()), physical))
     };
     match started.await {
-        Ok((rows, physical)) => Ok(Answer::new(rows, physical, from)),
+        Ok((rows, physical)) => Ok(Answer::new(rows, physical, from, meter)),
         Err(error) => Err(failed(&from, error)),
     }
 }
@@ -290,12 +395,13 @@ fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
 }
 
 /// A session that knows the clouds' stores and no other, no file system either.
-fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Error> {
+fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result<SessionContext, Error> {
     let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(memory_bytes_max, 1.0)
         .with_max_temp_directory_size(limits::SPILL_BYTES_MAX)
-        .with_object_store_registry(Arc::new(CloudStores::new(clouds)))
+        .with_metadata_cache_limit(FOOTER_BYTES_MAX.min(memory_bytes_max / 8))
+        .with_object_store_registry(Arc::new(CloudStores::new(replicas.clone())))
         .build_arc()
         .map_err(|error| Error::Configuration(format!("prepare to query: {error}")))?;
     let config = SessionConfig::new()
@@ -364,13 +470,29 @@ pub fn open_catalog(topology: &Topology) -> Result<Catalog, Error> {
     catalog_in(topology, &open_clouds(topology)?)
 }
 
+/// The same, read as `reading` says instead of the topology.
+///
+/// # Errors
+/// Those of [`open_catalog`] and [`Catalog::reading`].
+pub fn open_catalog_reading(topology: &Topology, reading: &Reading) -> Result<Catalog, Error> {
+    catalog_reading(topology, &open_clouds(topology)?, reading)
+}
+
 /// The same in `clouds`.
 ///
 /// # Errors
 /// Those of [`Catalog::new`].
 pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Error> {
+    catalog_reading(topology, clouds, &Reading::of(topology.query.clone()))
+}
+
+/// The same in `clouds`, read as `reading` says instead of the topology.
+///
+/// # Errors
+/// Those of [`Catalog::reading`].
+pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
     let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    Catalog::new(clouds, &datasets, topology.memory_bytes_max)
+    Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)
 }
 
 /// Runs one query over the datasets of `topology` and returns all its rows.

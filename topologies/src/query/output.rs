@@ -17,6 +17,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::usage::{Meter, Metered, Usage};
 use super::{TableVersion, failed};
 use crate::error::Error;
 
@@ -53,6 +54,7 @@ pub struct Answer {
     rows: SendableRecordBatchStream,
     plan: Arc<dyn ExecutionPlan>,
     from: Vec<TableVersion>,
+    meter: Arc<Meter>,
     state: State,
     file: Option<FileEncoder>,
 }
@@ -115,13 +117,24 @@ impl Answer {
         rows: SendableRecordBatchStream,
         plan: Arc<dyn ExecutionPlan>,
         from: Vec<TableVersion>,
+        meter: Arc<Meter>,
     ) -> Self {
-        Self { rows, plan, from, state: State::Fresh, file: None }
+        Self { rows, plan, from, meter, state: State::Fresh, file: None }
     }
 
     /// How much was read so far.
     pub fn scanned(&self) -> Scanned {
         Scanned(self.plan.clone())
+    }
+
+    /// What was read so far from which cloud, and what that costs; all of it once the last row has come.
+    pub fn usage(&self) -> Usage {
+        self.metered().usage()
+    }
+
+    /// The same, to be asked at any time, also when the answer is gone.
+    pub fn metered(&self) -> Metered {
+        Metered(self.meter.clone())
     }
 
     /// The tables that the query reads, with version and cloud.

@@ -1,9 +1,10 @@
 //! A snapshot as a DataFusion table: a plain Parquet scan over the files that the log names.
 //!
-//! Files whose partition values cannot match a query's conditions are left out when the query is planned, before any
-//! byte of them is read. The number of rows is known from the log, so `count(*)` reads no file.
+//! Files whose partition values or statistics cannot match a query's conditions are left out when the query is planned, before
+//! any byte of them is read ([`pruning`](super::pruning)). Of the others DataFusion reads the footers, which it keeps for the
+//! next query, and by them, page indexes and bloom filters only the pages that may match. The number of rows is known from the
+//! log, so `count(*)` reads no file. Whatever is read comes from any cloud that has it ([`replicas`](super::replicas)).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
@@ -13,23 +14,30 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchema, Result, ScalarValue, Statistics, exec_datafusion_err};
 use datafusion::datasource::TableType;
-use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::{
+    CachedParquetFileReaderFactory, ParquetFileReaderFactory,
+};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use isobar_connectors::clouds::Cloud;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use object_store::ObjectStore;
+use parquet::arrow::async_reader::AsyncFileReader;
 use url::Url;
 
 use super::TableVersion;
 use super::nested::FilledColumns;
+use super::pruning::{FileFacts, Statistics as FileStatistics};
+use super::replicas::{Replicas, ReplicatedFile};
 use super::snapshot::Snapshot;
+use super::usage::Meter;
 use crate::error::Error;
 use crate::prove::log::DataFile;
 use crate::prove::objects::object_path;
@@ -41,13 +49,14 @@ fn store_url(cloud: &str) -> String {
     format!("{SCHEME}://{cloud}/")
 }
 
-/// The stores of the clouds, and no other: whatever else a plan might name does not exist.
+/// The stores of the clouds, and no other: whatever else a plan might name does not exist. A URL names the cloud that is asked
+/// first.
 #[derive(Debug)]
-pub(super) struct CloudStores(HashMap<String, Arc<dyn ObjectStore>>);
+pub(super) struct CloudStores(Arc<Replicas>);
 
 impl CloudStores {
-    pub(super) fn new(clouds: &[Cloud]) -> Self {
-        Self(clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect())
+    pub(super) fn new(replicas: Arc<Replicas>) -> Self {
+        Self(replicas)
     }
 }
 
@@ -59,10 +68,38 @@ impl ObjectStoreRegistry for CloudStores {
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         let cloud = url.host_str().filter(|_| url.scheme() == SCHEME);
-        let store = cloud.and_then(|cloud| self.0.get(cloud)).cloned();
-        store.ok_or_else(|| {
+        let first = cloud.and_then(|cloud| self.0.place(cloud));
+        let store = first.map(|first| ReplicatedFile::any(self.0.clone(), Some(first)));
+        let store = store.ok_or_else(|| {
             exec_datafusion_err!("{}: only the clouds of the topology can be read", url.scheme())
-        })
+        })?;
+        Ok(Arc::new(store))
+    }
+}
+
+/// Makes readers of data files of one table, for one query.
+#[derive(Debug)]
+struct Readers {
+    replicas: Arc<Replicas>,
+    first: Option<usize>,
+    table_id: Arc<str>,
+    meter: Arc<Meter>,
+    footers: Arc<FileMetadataCache>,
+}
+
+impl ParquetFileReaderFactory for Readers {
+    fn create_reader(
+        &self,
+        partition_index: usize,
+        file: PartitionedFile,
+        metadata_size_hint: Option<usize>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Box<dyn AsyncFileReader + Send>> {
+        let (table, size, meter) = (self.table_id.clone(), file.object_meta.size, self.meter.clone());
+        let store = ReplicatedFile::of_table(self.replicas.clone(), self.first, table, size, meter)
+            .shown_in(metrics, partition_index);
+        let readers = CachedParquetFileReaderFactory::new(Arc::new(store), self.footers.clone());
+        readers.create_reader(partition_index, file, metadata_size_hint, metrics)
     }
 }
 
@@ -87,12 +124,17 @@ pub(super) struct SnapshotTable {
     /// Per column of `schema`, its place in a scan, which has the columns of files first.
     places: Vec<usize>,
     files: Vec<ScannedFile>,
+    /// What the log says of these files, in the same order.
+    statistics: FileStatistics,
     store: ObjectStoreUrl,
+    replicas: Arc<Replicas>,
+    /// Tells its files from those of any other table.
+    table_id: Arc<str>,
 }
 
 impl SnapshotTable {
-    /// A table that reads `snapshot` from the cloud it was found in.
-    pub(super) fn new(snapshot: Snapshot) -> std::result::Result<Self, Error> {
+    /// A table that reads `snapshot` from the cloud it was found in, or from another one of `replicas`.
+    pub(super) fn new(snapshot: Snapshot, replicas: Arc<Replicas>) -> std::result::Result<Self, Error> {
         let damaged = |detail: String| Error::damaged(&format!("the log of {}", snapshot.table), detail);
         let is_partition = |field: &&FieldRef| snapshot.metadata.partition_columns.contains(field.name());
         let stored: Vec<FieldRef> =
@@ -108,13 +150,31 @@ impl SnapshotTable {
         let places: Option<Vec<usize>> = snapshot.schema.fields().iter().map(place).collect();
         let places = places.ok_or_else(|| damaged("a column is missing".to_owned()))?;
         let files = snapshot.files.iter().map(|file| scanned_file(&snapshot.table, file, &partition_fields));
-        let files = files.collect::<std::result::Result<_, String>>().map_err(damaged)?;
+        let files = files.collect::<std::result::Result<Vec<ScannedFile>, String>>().map_err(damaged)?;
+        let facts = files.iter().zip(&snapshot.files);
+        let facts = facts.map(|(scanned, file)| facts_of(scanned, file, &partition_fields)).collect();
+        let statistics = FileStatistics::new(snapshot.schema.clone(), facts);
         let store =
             ObjectStoreUrl::parse(store_url(&snapshot.cloud)).map_err(|error| damaged(error.to_string()))?;
         let file_schema = Arc::new(Schema::new(stored));
-        let version =
-            TableVersion { table: snapshot.table, version: snapshot.version, cloud: snapshot.cloud };
-        Ok(Self { version, file_schema, partition_fields, places, files, store, schema: snapshot.schema })
+        let version = TableVersion {
+            table: snapshot.table,
+            version: snapshot.version,
+            cloud: snapshot.cloud,
+            committed_ms: snapshot.committed_ms,
+        };
+        Ok(Self {
+            version,
+            file_schema,
+            partition_fields,
+            places,
+            files,
+            statistics,
+            store,
+            replicas,
+            table_id: snapshot.metadata.id.into(),
+            schema: snapshot.schema,
+        })
     }
 
     /// Table, version and cloud.
@@ -122,8 +182,24 @@ impl SnapshotTable {
         &self.version
     }
 
-    /// The files whose partition values do not rule out that a row passes `filters`.
+    /// The files whose partition values and statistics do not rule out that a row passes `filters`.
     fn matching_files(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&ScannedFile>> {
+        let mut kept = self.with_matching_values(state, filters)?;
+        let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
+        for filter in filters.iter().filter(|filter| !filter.is_volatile()) {
+            // A condition that cannot be judged here is judged where the rows are.
+            let Ok(condition) = state.create_physical_expr(strip_qualifiers(filter.clone())?, &schema) else {
+                continue;
+            };
+            let may_match = self.statistics.may_match(condition);
+            kept.iter_mut().zip(may_match).for_each(|(kept, may_match)| *kept &= may_match);
+        }
+        let files = self.files.iter().zip(kept).filter(|(_, is_kept)| *is_kept);
+        Ok(files.map(|(file, _)| file).collect())
+    }
+
+    /// Per file, whether its partition values leave it open that a row passes `filters`.
+    fn with_matching_values(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<bool>> {
         let known = |expr: &&Expr| {
             let columns = expr.column_refs();
             let of_partitions =
@@ -131,7 +207,7 @@ impl SnapshotTable {
             !columns.is_empty() && of_partitions && !expr.is_volatile()
         };
         let Some(condition) = conjunction(filters.iter().filter(known).cloned()) else {
-            return Ok(self.files.iter().collect());
+            return Ok(vec![true; self.files.len()]);
         };
         let values = self.partition_values()?;
         let schema = DFSchema::try_from(values.schema().as_ref().clone())?;
@@ -139,12 +215,7 @@ impl SnapshotTable {
         let matches = condition.evaluate(&values)?.into_array(values.num_rows())?;
         let matches = matches.as_boolean();
         // As in WHERE, a condition that is null does not hold.
-        let kept = self
-            .files
-            .iter()
-            .enumerate()
-            .filter(|(row, _)| !arrow::array::Array::is_null(matches, *row) && matches.value(*row));
-        Ok(kept.map(|(_, file)| file).collect())
+        Ok(matches.iter().map(|matches| matches == Some(true)).collect())
     }
 
     /// One row per file: its partition values.
@@ -191,6 +262,13 @@ fn strip_qualifiers(condition: Expr) -> Result<Expr> {
         })
     });
     Ok(stripped?.data)
+}
+
+/// What the log says of a file.
+fn facts_of(scanned: &ScannedFile, file: &DataFile, partition_fields: &[FieldRef]) -> FileFacts {
+    let names = partition_fields.iter().map(|field| field.name().clone());
+    let partition = names.zip(scanned.file.partition_values.iter().cloned()).collect();
+    FileFacts { rows: scanned.rows, statistics: file.statistics.clone(), partition }
 }
 
 fn scanned_file(
@@ -251,14 +329,26 @@ impl TableProvider for SnapshotTable {
         let statistics = self.statistics_of(&files);
         let group = FileGroup::new(files.into_iter().map(|file| file.file.clone()).collect());
         let places: Vec<usize> = columns.iter().map(|column| self.places[*column]).collect();
-        let config =
-            FileScanConfigBuilder::new(self.store.clone(), Arc::new(ParquetSource::new(table_schema)))
-                .with_file_groups(group.split_files(state.config().target_partitions()))
-                .with_statistics(statistics)
-                .with_projection_indices(Some(places))?
-                .with_limit(limit)
-                .with_expr_adapter(Some(Arc::new(FilledColumns)))
-                .build();
-        ParquetFormat::default().create_physical_plan(state, config).await
+        let readers = Readers {
+            replicas: self.replicas.clone(),
+            first: self.replicas.place(&self.version.cloud),
+            table_id: self.table_id.clone(),
+            meter: state.config().get_extension().unwrap_or_else(|| Arc::new(self.replicas.meter())),
+            footers: state.runtime_env().cache_manager.get_file_metadata_cache(),
+        };
+        // By default everything that lets pages be left out is on.
+        let mut source = ParquetSource::new(table_schema);
+        if let Some(hint) = source.table_parquet_options().global.metadata_size_hint {
+            source = source.with_metadata_size_hint(hint);
+        }
+        let source = source.with_parquet_file_reader_factory(Arc::new(readers));
+        let config = FileScanConfigBuilder::new(self.store.clone(), Arc::new(source))
+            .with_file_groups(group.split_files(state.config().target_partitions()))
+            .with_statistics(statistics)
+            .with_projection_indices(Some(places))?
+            .with_limit(limit)
+            .with_expr_adapter(Some(Arc::new(FilledColumns)))
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
     }
 }

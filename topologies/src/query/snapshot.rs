@@ -18,6 +18,7 @@ use object_store::ObjectStore;
 use serde::Deserialize;
 use tracing::warn;
 
+use super::freshness::Freshness;
 use crate::commit::format::{
     checkpoint_path, checkpoint_version, last_checkpoint_path, log_folder, published_path, published_version,
 };
@@ -35,6 +36,8 @@ pub(super) struct Snapshot {
     pub(super) version: u64,
     /// The cloud that this was read from.
     pub(super) cloud: String,
+    /// When the version was committed, in milliseconds since the Unix epoch.
+    pub(super) committed_ms: i64,
     /// Columns in the table's order.
     pub(super) schema: SchemaRef,
     /// What else the log says about the table.
@@ -86,18 +89,37 @@ pub(super) async fn newest_snapshots(
     clouds: &[Cloud],
     tables: &[String],
 ) -> Result<BTreeMap<String, Snapshot>, Error> {
+    fresh_snapshots(clouds, tables, &Freshness::default()).await
+}
+
+/// The same from clouds whose newest version is as new as it has to be.
+///
+/// # Errors
+/// As [`newest_snapshots`]; also if no cloud that answers is new enough.
+pub(super) async fn fresh_snapshots(
+    clouds: &[Cloud],
+    tables: &[String],
+    freshness: &Freshness,
+) -> Result<BTreeMap<String, Snapshot>, Error> {
     let mut snapshots = BTreeMap::new();
     let mut reasons: BTreeMap<&str, String> = BTreeMap::new();
     for table in tables {
         let mut refused = false;
+        let mut behind = Vec::new();
         for cloud in
             clouds.iter().filter(|cloud| !reasons.contains_key(cloud.name.as_str())).collect::<Vec<_>>()
         {
             match newest_snapshot(cloud, table).await {
-                Ok(None) => {}
+                Ok(None) if !freshness.is_asked_of(table) => {}
+                Ok(None) => behind.push(format!("{}: it has no version", cloud.name)),
                 Ok(Some(snapshot)) => {
-                    snapshots.insert(table.clone(), snapshot);
-                    break;
+                    match freshness.lacking(table, snapshot.version, snapshot.committed_ms) {
+                        Some(why) => behind.push(format!("{}: {why}", cloud.name)),
+                        None => {
+                            snapshots.insert(table.clone(), snapshot);
+                            break;
+                        }
+                    }
                 }
                 Err(why) => {
                     warn!(cloud = %cloud.name, %table, why, "cloud cannot serve the table, asking the next");
@@ -107,6 +129,11 @@ pub(super) async fn newest_snapshots(
             }
         }
         let served = snapshots.contains_key(table);
+        if !served && !behind.is_empty() {
+            behind.extend(reasons.into_values());
+            let action = format!("read {table} {}", freshness.in_words(table));
+            return Err(Error::no_majority(&action, 1, clouds.len(), behind));
+        }
         if !served && (refused || reasons.len() == clouds.len()) {
             let reasons = reasons.into_values().collect();
             return Err(Error::no_majority(&format!("read table {table}"), 1, clouds.len(), reasons));
@@ -322,8 +349,11 @@ fn snapshot(
 ) -> Result<Snapshot, String> {
     let table = log.table.clone();
     let version = log.last().ok_or_else(|| format!("{table}: no version"))?;
+    let newest = log.steps().last().ok_or_else(|| format!("{table}: no version"))?;
+    let committed_ms = newest.entry.commit.in_commit_timestamp_ms;
     let schema = to_arrow(&metadata.schema_string).map_err(|error| format!("{table}: {error}"))?;
-    Ok(Snapshot { table, version, cloud: cloud.name.clone(), schema: undocumented(&schema), metadata, files })
+    let (cloud, schema) = (cloud.name.clone(), undocumented(&schema));
+    Ok(Snapshot { table, version, cloud, committed_ms, schema, metadata, files })
 }
 
 /// `schema` without what is said about its columns: the engine compares that as well, and files have none.

@@ -12,6 +12,7 @@ use super::*;
 use crate::commit::format::published_path;
 use crate::prove::testing::{DATASET, History, QUARANTINE, file_path};
 
+mod clouds;
 mod versions;
 
 const MEMORY_BYTES_MAX: u64 = 64 << 20;

@@ -91,6 +91,7 @@ fn file_of(table: &str, checkpoint: &CheckpointRef) -> DataFile {
         rows: Some(checkpoint.actions),
         sha256: Some(checkpoint.sha256.clone()),
         partition_values: Default::default(),
+        statistics: None,
         metadata: None,
     }
 }

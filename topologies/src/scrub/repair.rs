@@ -325,6 +325,7 @@ impl Repairer<'_> {
                 rows: Some(digest.rows),
                 sha256: Some(digest.sha256),
                 partition_values: Default::default(),
+                statistics: None,
                 metadata: None,
             };
             if look(self.cloud(index), table, &file, true, &self.scope.throttle).await.0 != Look::Good {

@@ -24,6 +24,7 @@ mod encoding;
 mod location;
 mod options;
 pub mod problem;
+mod query;
 pub mod raw;
 mod resolve;
 pub mod schema;
@@ -45,7 +46,8 @@ pub(crate) use encoding::{SCHEMA_FILE_BYTES_MAX, read_bounded};
 pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
 pub use problem::{Colour, Position, Problem, SpecErrors};
-pub use raw::{Envelope, Format, Owner, PayloadCompression, StartPosition, TopicIdentity};
+pub use query::{CacheSpec, PriceSpec, QuerySpec};
+pub use raw::{Envelope, Format, Owner, PayloadCompression, Prefer, StartPosition, TopicIdentity};
 pub use schema::{contract_json_schema, json_schema};
 pub use secret::{Secret, SecretError, Text};
 pub(crate) use suggest::did_you_mean;
@@ -72,6 +74,8 @@ pub struct Topology {
     pub worker_token: Option<Text>,
     /// Memory budget of the whole process.
     pub memory_bytes_max: u64,
+    /// How queries read the datasets.
+    pub query: QuerySpec,
     /// The sources. At least one; names and topics are unique; each is read by a dataset.
     pub sources: Vec<SourceSpec>,
     /// The datasets. At least one; names are unique.

@@ -77,6 +77,11 @@ pub struct Topology {
     #[serde(default = "default_memory")]
     pub memory: ByteSize,
 
+    /// How queries (`isobar query`, `isobar diff`) read the datasets: from which cloud, at what price, and what they keep on a
+    /// local disk. Optional.
+    #[serde(default)]
+    pub query: Query,
+
     /// The topics that are read and what their records look like, by name. The name is the table name in SQL.
     /// Names: lower-case letters, digits and `_`, not starting with a digit, at most 64. Required.
     #[schemars(extend("propertyNames" = json!({ "pattern": TABLE_NAME_PATTERN }), "minProperties" = 1))]
@@ -249,6 +254,78 @@ pub struct Workers {
     /// of the topology; at least 16 visible ASCII characters. Required.
     #[schemars(extend("examples" = ["${env:ISOBAR_WORKER_TOKEN}"]))]
     pub token: OptionValue,
+}
+
+/// How queries read the datasets. Every cloud holds the same bytes, so the answers are the same whichever is read.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// Which cloud is asked first; when it fails, the others are. Default: `order`.
+    #[serde(default)]
+    pub prefer: Prefer,
+
+    /// The cloud that queries run in: what leaves it costs nothing there. Default: none.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["aws"]))]
+    pub local_to: Option<String>,
+
+    /// What prices are in, for people: at most 8 bytes. Default: USD.
+    #[serde(default = "default_currency")]
+    #[schemars(extend("examples" = ["EUR"]))]
+    pub currency: String,
+
+    /// What reading costs, by cloud. Default: none, and queries do not say what they cost.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{ "aws": { "egress_per_gib": 0.09, "request_per_million": 0.4 } }]))]
+    pub prices: Entries<Price>,
+
+    /// Blocks of data files that were read are kept here and not read again. Default: nothing is kept.
+    #[serde(default)]
+    pub cache: Option<QueryCache>,
+}
+
+pub(super) fn default_currency() -> String {
+    "USD".to_owned()
+}
+
+/// Which cloud queries ask first. One that failed a moment ago comes after the others in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Prefer {
+    /// The first one of `clouds`.
+    #[default]
+    Order,
+    /// The one that answers soonest, which is measured.
+    Nearest,
+    /// The one that costs least by `prices`; each cloud must have a price but the one of `local_to`.
+    Cheapest,
+}
+
+/// What reading from a cloud costs, in the currency of the section.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// For each GiB that leaves the cloud, from 0 to 1000000. Default: 0.
+    #[serde(default)]
+    pub egress_per_gib: f64,
+
+    /// For a million requests that read, from 0 to 1000000. Default: 0.
+    #[serde(default)]
+    pub request_per_million: f64,
+}
+
+/// Blocks of data files on a local disk.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryCache {
+    /// A folder for nothing else, relative to the spec; created if it is not there. Required.
+    #[schemars(extend("examples" = ["./cache"]))]
+    pub directory: String,
+
+    /// Most bytes in it, at least 16MiB. What was not used for longest is deleted first. Required.
+    #[schemars(extend("examples" = ["10GiB"]))]
+    pub size: ByteSize,
 }
 
 /// Topics and what their records look like.

@@ -94,6 +94,7 @@ impl Resolver<'_> {
         let fill_bytes_per_second = self.fill();
         let worker_token = self.worker_token();
         let memory_bytes_max = self.memory();
+        let query = self.query();
         let sources = self.sources();
         let datasets = self.datasets(&sources);
         self.check_every_source_is_read(&sources);
@@ -107,6 +108,7 @@ impl Resolver<'_> {
             fill_bytes_per_second,
             worker_token,
             memory_bytes_max,
+            query,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
             datasets: datasets.into_iter().collect::<Option<_>>()?,
             spec_dir: self.folder.to_owned(),
@@ -325,7 +327,7 @@ impl Resolver<'_> {
         memory.0
     }
 
-    fn check_bytes(&mut self, pointer: &str, name: &str, size: ByteSize, least: u64, most: u64) {
+    pub(super) fn check_bytes(&mut self, pointer: &str, name: &str, size: ByteSize, least: u64, most: u64) {
         let message = if size.0 < least {
             format!("`{name}` is {size}; it must be at least {}", ByteSize(least))
         } else if size.0 > most {
