@@ -18,6 +18,7 @@ mod limits;
 mod metrics;
 mod refusal;
 mod tls;
+mod values;
 
 use std::net::SocketAddr;
 use std::time::Duration;
