@@ -208,6 +208,21 @@ A cloud that fails while a query reads is replaced by the next one, at the same 
 Exit code 1 means that it may help to try again, 2 that the query or the spec must change.")]
     Query(QueryArgs),
 
+    /// Serve the datasets of a topology to programs: SQL by HTTP
+    #[command(after_help = "Examples:
+  isobar serve topology.yaml                              for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml --listen 0.0.0.0:8181        needs tokens: see `serve` of the spec
+  curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
+      -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
+  curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
+
+Neither Kafka nor a leader is needed, nothing is written, and there may be as many servers as needed.
+`GET /openapi.json` describes the interface. Who may read what, limits of queries and TLS stand under
+`serve` in the spec.
+
+SIGINT or SIGTERM stops: new queries are refused, those that run have --grace to end.")]
+    Serve(ServeArgs),
+
     /// List the versions of a dataset: when each was committed, what it is, and what it changed
     #[command(after_help = "Examples:
   isobar snapshots topology.yaml flight_features
@@ -724,6 +739,20 @@ pub enum CloudPreference {
     Nearest,
     /// The one that costs least.
     Cheapest,
+}
+
+/// Options of `isobar serve`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ServeArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// Where HTTP listens; other addresses than loopback ones need tokens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8181")]
+    pub listen: SocketAddr,
+    /// How long queries that run may go on after the first signal
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub grace: HumanDuration,
 }
 
 /// Options of `isobar snapshots`.

@@ -19,11 +19,14 @@
 
 mod asof;
 mod blocks;
+mod cache;
 mod diff;
 mod freshness;
+mod guard;
 mod history;
 mod limits;
 mod listing;
+mod names;
 mod nested;
 mod output;
 mod provider;
@@ -41,6 +44,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
+use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
@@ -54,31 +58,36 @@ use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
 use tokio::sync::{Mutex, RwLock};
 
+pub(crate) use self::cache::SnapshotCache;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
 pub use self::freshness::Freshness;
+pub(crate) use self::guard::Guard;
+pub(crate) use self::history::Pin;
 pub use self::limits::{QueryLimits, told};
+pub(crate) use self::limits::{Watch, aside, check_plan, state_of};
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
+pub(crate) use self::names::{Asked, Names, PinnedTable};
+pub(crate) use self::output::LimitReached;
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
+pub(crate) use self::provider::SnapshotTable;
+pub(crate) use self::replicas::Replicas;
 pub use self::replicas::{ANSWER_WITHIN, Reading};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
 pub use self::usage::{CloudUsage, Metered, Usage};
 
+use self::guard::GuardedTable;
 use self::history::pinned_snapshot;
-use self::limits::Watch;
-use self::provider::{CloudStores, SnapshotTable};
-use self::replicas::Replicas;
+use self::provider::CloudStores;
 use self::snapshot::{Snapshot, fresh_snapshots};
-use self::sql::Pins;
 use self::usage::Meter;
-use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::spec::Topology;
 use crate::start::open_clouds;
 
 /// Catalog and schema that the tables are in, when a query spells them out.
-const CATALOG: (&str, &str) = ("isobar", "datasets");
+pub(crate) const CATALOG: (&str, &str) = ("isobar", "datasets");
 /// Most bytes of footers that are kept for later queries.
 const FOOTER_BYTES_MAX: usize = 64 << 20;
 
@@ -108,8 +117,8 @@ impl TableVersion {
 pub struct Catalog {
     context: SessionContext,
     replicas: Arc<Replicas>,
-    /// The tables that may exist, by the names that queries use.
-    names: BTreeMap<String, String>,
+    /// The tables that may exist.
+    names: Names,
     /// Those that were looked for and exist, by the same names. Held while others are looked for.
     newest: Mutex<BTreeMap<String, TableVersion>>,
     /// Held by whoever plans a query, so that no table is exchanged under its hands.
@@ -143,13 +152,7 @@ impl Catalog {
         memory_bytes_max: u64,
         reading: &Reading,
     ) -> Result<Self, Error> {
-        let mut names = BTreeMap::new();
-        for table in datasets.iter().map(|dataset| quarantine_of(dataset)) {
-            names.insert(table.replace('.', "_"), table.clone());
-            names.insert(table.clone(), table);
-        }
-        // A dataset that has the name of another's quarantine keeps it.
-        names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
+        let names = Names::of(datasets);
         let replicas = Arc::new(Replicas::new(clouds, reading)?);
         let context = session(&replicas, memory_bytes_max)?;
         Ok(Self { context, replicas, names, newest: Mutex::default(), planning: RwLock::default() })
@@ -160,8 +163,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::NoMajority`] if no cloud can serve one; says of every cloud why.
     pub async fn tables(&self) -> Result<BTreeMap<String, TableVersion>, Error> {
-        let all: BTreeSet<&str> = self.names.values().map(String::as_str).collect();
-        self.find(&all, &Freshness::default()).await?;
+        self.find(&self.names.tables(), &Freshness::default()).await?;
         Ok(self.newest.lock().await.clone())
     }
 
@@ -188,24 +190,16 @@ impl Catalog {
     fn register(&self, snapshot: Snapshot, newest: &mut BTreeMap<String, TableVersion>) -> Result<(), Error> {
         let provider = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
         let version = provider.version().clone();
-        for (name, _) in self.names.iter().filter(|(_, table)| **table == version.table) {
+        for name in self.names.of_table(&version.table) {
             if newest.remove(name).is_some() {
-                let gone = self.context.deregister_table(TableReference::bare(name.as_str()));
+                let gone = self.context.deregister_table(TableReference::bare(name));
                 gone.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
             }
-            let registered =
-                self.context.register_table(TableReference::bare(name.as_str()), provider.clone());
+            let registered = self.context.register_table(TableReference::bare(name), provider.clone());
             registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
-            newest.insert(name.clone(), version.clone());
+            newest.insert(name.to_owned(), version.clone());
         }
         Ok(())
-    }
-
-    /// The table that a query means.
-    fn table_of(&self, reference: &TableReference) -> Option<&str> {
-        let is_ours = reference.catalog().is_none_or(|catalog| catalog == CATALOG.0)
-            && reference.schema().is_none_or(|schema| schema == CATALOG.1);
-        self.names.get(reference.table()).filter(|_| is_ours).map(String::as_str)
     }
 
     /// Plans one query and starts it, within the limits of somebody who holds the topology.
@@ -239,7 +233,7 @@ impl Catalog {
     ) -> Result<Answer, Error> {
         let watch = Watch::start(limits);
         match self.plan_within(sql, limits, freshness, &watch).await {
-            Ok(Planned { state, plan, meter }) => start(state, plan, meter, limits, watch).await,
+            Ok((state, plan)) => start(state, plan, &self.replicas, limits, watch).await,
             Err(Stopped::Ours(error)) => Err(error),
             Err(Stopped::Planning(error)) => Err(self.explain(&error).await),
         }
@@ -251,36 +245,21 @@ impl Catalog {
         limits: &QueryLimits,
         freshness: &Freshness,
         watch: &Watch,
-    ) -> Result<Planned, Stopped> {
+    ) -> Result<(SessionState, LogicalPlan), Stopped> {
         limits.check_text(sql)?;
         let freshness = self.by_table(freshness)?;
-        let mut state = limits::state_of(&self.context.state(), limits)?;
-        let (of_query, text, limits) = (state.clone(), sql.to_owned(), limits.clone());
-        let allowed = limits.clone();
-        let parsed = limits::aside(watch, async move { sql::parse(&of_query, &text, &allowed) }).await?;
-        let needed = match &parsed.newest {
-            Some(references) => references.iter().filter_map(|reference| self.table_of(reference)).collect(),
-            None => self.names.values().map(String::as_str).collect(),
-        };
-        watch.within(self.find(&needed, &freshness)).await??;
-        let mut pins = Pins::default();
-        for (reference, pin) in &parsed.pinned {
-            let Some(table) = self.table_of(reference) else {
-                return Err(DataFusionError::Plan(format!("table '{reference}' not found")).into());
-            };
+        let state = state_of(&self.context.state(), limits)?;
+        let asked = Asked::parse(&state, &self.names, sql, limits, watch).await?;
+        let newest = asked.newest.iter().map(String::as_str).collect();
+        watch.within(self.find(&newest, &freshness)).await??;
+        let mut pinned = Vec::with_capacity(asked.pinned.len());
+        for (_, pin, table) in &asked.pinned {
             let clouds = self.replicas.in_order(Some(table)).await;
             let snapshot = watch.within(pinned_snapshot(&clouds, table, *pin)).await??;
-            let provider = SnapshotTable::new(snapshot, self.replicas.clone())?;
-            pins.insert(reference.clone(), *pin, Arc::new(provider));
+            pinned.push(SnapshotTable::new(snapshot, self.replicas.clone()).map(Arc::new)?.into());
         }
-        let meter = metered(&mut state, &self.replicas);
-        let planned = async move {
-            let plan = sql::plan(&mut state, parsed, pins).await?;
-            limits::check_plan(&plan, &limits)?;
-            Ok(Planned { state, plan, meter })
-        };
         let _planning = self.planning.read().await;
-        Ok(limits::aside(watch, planned).await?)
+        Ok(asked.plan(state, pinned, limits, watch).await?)
     }
 
     /// The same for tables by their own names, where queries may use others.
@@ -288,14 +267,12 @@ impl Catalog {
         let mut min_versions = BTreeMap::new();
         for (name, least) in &freshness.min_versions {
             let Some(table) = self.names.get(name) else {
-                let known: Vec<&str> =
-                    self.names.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
-                let known = known.join(", ");
+                let known = self.names.unquoted(|_| true).join(", ");
                 return Err(Error::Configuration(format!(
                     "there is no table {name}; the tables are: {known}"
                 )));
             };
-            min_versions.insert(table.clone(), *least);
+            min_versions.insert(table.to_owned(), *least);
         }
         Ok(Freshness { min_versions, max_staleness: freshness.max_staleness })
     }
@@ -310,13 +287,8 @@ impl Catalog {
             return Error::Configuration(text);
         }
         let Ok(tables) = self.tables().await else { return Error::Configuration(text) };
-        let known: Vec<&str> = tables.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
-        let mut explained = format!("{text}\nthe tables are: {}", known.join(", "));
-        let absent = self.names.iter().filter(|(name, table)| name == table && !tables.contains_key(*name));
-        for (dataset, _) in absent.filter(|(dataset, _)| text.contains(dataset.as_str())) {
-            explained.push_str(&format!("\nnothing was committed to {dataset} yet"));
-        }
-        Error::Configuration(explained)
+        let exists = |table: &str| tables.values().any(|known| known.table == table);
+        Error::Configuration(self.names.explain(text, exists))
     }
 }
 
@@ -338,28 +310,17 @@ impl From<Error> for Stopped {
     }
 }
 
-/// A query that can be started.
-struct Planned {
-    state: SessionState,
-    plan: LogicalPlan,
-    meter: Arc<Meter>,
-}
-
-/// Counts what the queries of `state` read.
-fn metered(state: &mut SessionState, replicas: &Replicas) -> Arc<Meter> {
-    let meter = Arc::new(replicas.meter());
-    state.config_mut().set_extension(meter.clone());
-    meter
-}
-
 /// Starts a query that was planned.
-async fn start(
-    state: SessionState,
+/// Starts a query that was planned.
+pub(crate) async fn start(
+    mut state: SessionState,
     plan: LogicalPlan,
-    meter: Arc<Meter>,
+    replicas: &Replicas,
     limits: &QueryLimits,
     watch: Arc<Watch>,
 ) -> Result<Answer, Error> {
+    let meter = Arc::new(replicas.meter());
+    state.config_mut().set_extension(meter.clone());
     let from = read_by(&plan);
     let (context, logical, checks) = (state.task_ctx(), plan.clone(), watch.clone());
     let copied_bytes_max = limits.copied_bytes_max;
@@ -379,14 +340,13 @@ async fn start(
 }
 
 /// The tables that `plan` reads, and their versions.
-fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
+pub(crate) fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
     let mut versions = BTreeSet::new();
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
-            && let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<SnapshotTable>()
         {
-            versions.insert(table.version().clone());
+            versions.extend(version_of(provider.as_ref()).cloned());
         }
         Ok(TreeNodeRecursion::Continue)
     });
@@ -394,8 +354,16 @@ fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
     versions.into_iter().collect()
 }
 
+/// The version of one of our tables, guarded or not.
+fn version_of(provider: &dyn TableProvider) -> Option<&TableVersion> {
+    if let Some(guarded) = provider.downcast_ref::<GuardedTable>() {
+        return Some(guarded.version());
+    }
+    provider.downcast_ref::<SnapshotTable>().map(SnapshotTable::version)
+}
+
 /// A session that knows the clouds' stores and no other, no file system either.
-fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result<SessionContext, Error> {
+pub(crate) fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result<SessionContext, Error> {
     let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(memory_bytes_max, 1.0)
@@ -419,7 +387,7 @@ fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result<SessionCon
 
 /// A query that was planned and then failed: by a value that an expression cannot take, or by a store that stopped
 /// answering, a damaged file or too little memory.
-fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
+pub(crate) fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
     if let Some(error) = limits::limit_of(&error) {
         return error;
     }

@@ -33,6 +33,7 @@ use parquet::arrow::async_reader::AsyncFileReader;
 use url::Url;
 
 use super::TableVersion;
+use super::names::PinnedTable;
 use super::nested::FilledColumns;
 use super::pruning::{FileFacts, Statistics as FileStatistics};
 use super::replicas::{Replicas, ReplicatedFile};
@@ -112,7 +113,7 @@ struct ScannedFile {
 
 /// A table at one version.
 #[derive(Debug)]
-pub(super) struct SnapshotTable {
+pub(crate) struct SnapshotTable {
     /// What is read.
     version: TableVersion,
     /// Columns in the table's own order.
@@ -178,8 +179,13 @@ impl SnapshotTable {
     }
 
     /// Table, version and cloud.
-    pub(super) fn version(&self) -> &TableVersion {
+    pub(crate) fn version(&self) -> &TableVersion {
         &self.version
+    }
+
+    /// How many files the version has.
+    pub(super) fn file_count(&self) -> usize {
+        self.files.len()
     }
 
     /// The files whose partition values and statistics do not rule out that a row passes `filters`.
@@ -250,8 +256,14 @@ impl SnapshotTable {
     }
 }
 
+impl From<Arc<SnapshotTable>> for PinnedTable {
+    fn from(table: Arc<SnapshotTable>) -> Self {
+        Self { version: table.version.clone(), provider: table }
+    }
+}
+
 /// Conditions arrive with the table's name before each column; partition values have none.
-fn strip_qualifiers(condition: Expr) -> Result<Expr> {
+pub(super) fn strip_qualifiers(condition: Expr) -> Result<Expr> {
     use datafusion::common::tree_node::{Transformed, TreeNode};
     let stripped = condition.transform(|expr| {
         Ok(match expr {

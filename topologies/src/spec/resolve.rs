@@ -97,6 +97,7 @@ impl Resolver<'_> {
         let query = self.query();
         let sources = self.sources();
         let datasets = self.datasets(&sources);
+        let serve = self.serve(memory_bytes_max, &datasets);
         self.check_every_source_is_read(&sources);
         Some(Topology {
             name: name?,
@@ -107,6 +108,7 @@ impl Resolver<'_> {
             commit_bytes_max,
             fill_bytes_per_second,
             worker_token,
+            serve: serve?,
             memory_bytes_max,
             query,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
