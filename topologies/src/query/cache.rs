@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isobar_connectors::clouds::Cloud;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::history::{Pin, pinned_snapshot};
 use super::provider::SnapshotTable;
+use super::replicas::Replicas;
 use super::snapshot::{Snapshot, follow, newest_snapshots};
 use crate::error::Error;
 
@@ -31,7 +31,7 @@ const PINNED_FOR: Duration = Duration::from_secs(60);
 /// Snapshots of the tables in some clouds.
 #[derive(Debug)]
 pub(crate) struct SnapshotCache {
-    clouds: Vec<Cloud>,
+    replicas: Arc<Replicas>,
     /// By table. Held while a table is looked for.
     newest: BTreeMap<String, Mutex<Option<Look>>>,
     pinned: Mutex<Pinned>,
@@ -47,9 +47,9 @@ struct Look {
 
 impl SnapshotCache {
     /// Nothing is read before it is asked for.
-    pub(crate) fn new(clouds: &[Cloud], tables: impl Iterator<Item = String>) -> Self {
+    pub(crate) fn new(replicas: Arc<Replicas>, tables: impl Iterator<Item = String>) -> Self {
         let newest = tables.map(|table| (table, Mutex::default())).collect();
-        Self { clouds: clouds.to_vec(), newest, pinned: Mutex::default() }
+        Self { replicas, newest, pinned: Mutex::default() }
     }
 
     /// The tables, by name.
@@ -79,13 +79,16 @@ impl SnapshotCache {
         let at = Instant::now();
         let found = match known.as_ref().and_then(|look| look.found.as_ref()) {
             Some((snapshot, table)) => match self.newer_than(snapshot).await? {
-                Some(newer) => Some(built(newer)?),
+                Some(newer) => Some(self.built(newer)?),
                 None => Some((snapshot.clone(), table.clone())),
             },
-            None => match newest_snapshots(&self.clouds, &[table.to_owned()]).await?.remove(table) {
-                Some(snapshot) => Some(built(snapshot)?),
-                None => None,
-            },
+            None => {
+                let clouds = self.replicas.in_order(Some(table)).await;
+                match newest_snapshots(&clouds, &[table.to_owned()]).await?.remove(table) {
+                    Some(snapshot) => Some(self.built(snapshot)?),
+                    None => None,
+                }
+            }
         };
         let look = Look { at, found };
         let table = look.table();
@@ -96,7 +99,8 @@ impl SnapshotCache {
     /// The newest version after `known`, from the first cloud that has one as new: its own first. `None` if there is none.
     async fn newer_than(&self, known: &Snapshot) -> Result<Option<Snapshot>, Error> {
         let (table, version) = (&known.table, known.version);
-        if let Some(cloud) = self.clouds.iter().find(|cloud| cloud.name == known.cloud) {
+        let clouds = self.replicas.in_order(Some(table)).await;
+        if let Some(cloud) = clouds.iter().find(|cloud| cloud.name == known.cloud) {
             match follow(cloud, known).await {
                 Ok(newer) => return Ok(newer),
                 Err(why) => {
@@ -105,7 +109,7 @@ impl SnapshotCache {
             }
         }
         let mut reasons = Vec::new();
-        for cloud in &self.clouds {
+        for cloud in &clouds {
             match newest_snapshots(std::slice::from_ref(cloud), std::slice::from_ref(table)).await {
                 // The same version from a cloud that answers is better than one from a cloud that does not.
                 Ok(mut found) => match found.remove(table) {
@@ -120,7 +124,7 @@ impl SnapshotCache {
             }
         }
         let action = format!("read table {table} at version {version} or later");
-        Err(Error::no_majority(&action, 1, self.clouds.len(), reasons))
+        Err(Error::no_majority(&action, 1, clouds.len(), reasons))
     }
 
     /// The newest version in whichever cloud is furthest, where that is after `version`; a cloud that is behind others does not
@@ -134,14 +138,14 @@ impl SnapshotCache {
         version: u64,
     ) -> Result<Option<Arc<SnapshotTable>>, Error> {
         let Some(known) = self.newest.get(table) else { return Ok(None) };
-        for cloud in &self.clouds {
+        for cloud in &self.replicas.in_order(Some(table)).await {
             let found = newest_snapshots(std::slice::from_ref(cloud), &[table.to_owned()]).await;
             let Some(snapshot) = found.ok().and_then(|mut found| found.remove(table)) else { continue };
             if snapshot.version < version {
                 continue;
             }
             let at = Instant::now();
-            let built = built(snapshot)?;
+            let built = self.built(snapshot)?;
             let mut known = known.lock().await;
             let is_newer = known.as_ref().and_then(Look::version).is_none_or(|known| known < built.0.version);
             if is_newer {
@@ -157,10 +161,7 @@ impl SnapshotCache {
     /// # Errors
     /// As [`pinned_snapshot`].
     pub(crate) async fn pinned(&self, table: &str, pin: Pin) -> Result<Arc<SnapshotTable>, Error> {
-        let Pin::Version(version) = pin else {
-            let snapshot = pinned_snapshot(&self.clouds, table, pin).await?;
-            return SnapshotTable::new(snapshot).map(Arc::new);
-        };
+        let Pin::Version(version) = pin else { return self.read(table, pin).await };
         let now = Instant::now();
         // What was newest a moment ago has not been let go.
         if let Some(newest) = self.newest.get(table)
@@ -175,10 +176,20 @@ impl SnapshotCache {
         if let Some(table) = self.pinned.lock().await.get(&key, now) {
             return Ok(table);
         }
-        let snapshot = pinned_snapshot(&self.clouds, table, pin).await?;
-        let table = SnapshotTable::new(snapshot).map(Arc::new)?;
+        let table = self.read(table, pin).await?;
         self.pinned.lock().await.put(key, table.clone(), now);
         Ok(table)
+    }
+
+    async fn read(&self, table: &str, pin: Pin) -> Result<Arc<SnapshotTable>, Error> {
+        let clouds = self.replicas.in_order(Some(table)).await;
+        let snapshot = pinned_snapshot(&clouds, table, pin).await?;
+        SnapshotTable::new(snapshot, self.replicas.clone()).map(Arc::new)
+    }
+
+    fn built(&self, snapshot: Snapshot) -> Result<(Arc<Snapshot>, Arc<SnapshotTable>), Error> {
+        let table = SnapshotTable::new(snapshot.clone(), self.replicas.clone())?;
+        Ok((Arc::new(snapshot), Arc::new(table)))
     }
 }
 
@@ -190,11 +201,6 @@ impl Look {
     fn version(&self) -> Option<u64> {
         self.found.as_ref().map(|(snapshot, _)| snapshot.version)
     }
-}
-
-fn built(snapshot: Snapshot) -> Result<(Arc<Snapshot>, Arc<SnapshotTable>), Error> {
-    let table = SnapshotTable::new(snapshot.clone())?;
-    Ok((Arc::new(snapshot), Arc::new(table)))
 }
 
 /// Versions that queries named, bounded by their number and by the number of their files.

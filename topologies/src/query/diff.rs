@@ -372,11 +372,10 @@ async fn rows_between(
         let registered = context.register_table(TableReference::bare(name), provider);
         registered.map_err(|error| Error::Configuration(format!("{table}: {error}")))?;
     }
-    let mut state = context.state();
-    let meter = metered(&mut state, replicas);
+    let state = context.state();
     let plan = state.create_logical_plan(&sql).await.map_err(|error| failed(&[], error))?;
     let limits = QueryLimits::default();
-    start(state, plan, meter, &limits, Watch::start(&limits)).await
+    start(state, plan, replicas, &limits, Watch::start(&limits)).await
 }
 
 /// The query for [`diff_rows`]. A column that the earlier version has not is null in its rows; the later one has all that the

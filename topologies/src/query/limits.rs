@@ -47,21 +47,21 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::dialect::BoundedDialect;
 pub(super) use self::plan::check as check_plan;
-pub(super) use self::pool::state_of;
+pub(crate) use self::pool::state_of;
 pub use self::shown::told;
 pub(super) use self::survey::check as check_statement;
 pub(super) use self::watched::watched;
 
 use self::shown::without_files;
-use self::sizes::batch_bytes;
+pub(crate) use self::sizes::batch_bytes;
 use crate::error::Error;
 
 /// Stack of a thread that plans. Only what is used of it becomes memory.
 const PLANNING_STACK_BYTES: usize = 128 << 20;
 /// Bytes of rows that are handed on at a time, so that writing them as text needs little memory too.
 const PIECE_BYTES_MAX: usize = 8 << 20;
-/// Temporary files of all queries together.
-pub(super) const SPILL_BYTES_MAX: u64 = 32 << 30;
+/// Temporary files of a query that has no limit of its own.
+const SPILL_BYTES_MAX: u64 = 32 << 30;
 
 /// What one query may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub struct QueryLimits {
     pub time: Option<Duration>,
     /// Memory of its operators, as far as there is so much in what all queries share.
     pub memory_bytes_max: u64,
+    /// Its temporary files, where what does not fit into memory is put.
+    pub spill_bytes_max: u64,
     /// Rows of the answer.
     pub rows_max: u64,
     /// Bytes of the answer, as it lies in memory.
@@ -89,6 +91,7 @@ impl Default for QueryLimits {
         Self {
             time: None,
             memory_bytes_max: u64::MAX,
+            spill_bytes_max: SPILL_BYTES_MAX,
             rows_max: u64::MAX,
             bytes_max: u64::MAX,
             copied_bytes_max: 4 << 20,
@@ -104,6 +107,7 @@ impl QueryLimits {
         Self {
             time: Some(Duration::from_secs(60)),
             memory_bytes_max: 256 << 20,
+            spill_bytes_max: 4 << 30,
             rows_max: 10_000_000,
             bytes_max: 1 << 30,
             // A batch has 8,192 rows.
@@ -148,7 +152,7 @@ fn exceeded(limit: &'static str, message: String) -> DataFusionError {
 }
 
 /// Our error, if a limit is what stopped a query.
-pub(super) fn limit_of(error: &DataFusionError) -> Option<Error> {
+pub(crate) fn limit_of(error: &DataFusionError) -> Option<Error> {
     match error.find_root() {
         DataFusionError::External(inner) => {
             let Exceeded { limit, message } = inner.downcast_ref::<Exceeded>()?;
@@ -172,7 +176,7 @@ pub(super) fn bound(session: &SessionContext) {
 
 /// Whether a query may go on.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     time: Option<Duration>,
     deadline: Option<Instant>,
     is_dropped: AtomicBool,
@@ -180,7 +184,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// The time begins now.
-    pub(super) fn start(limits: &QueryLimits) -> Arc<Self> {
+    pub(crate) fn start(limits: &QueryLimits) -> Arc<Self> {
         let deadline = limits.time.and_then(|time| Instant::now().checked_add(time));
         Arc::new(Self { time: limits.time, deadline, is_dropped: AtomicBool::new(false) })
     }
@@ -206,7 +210,7 @@ impl Watch {
     }
 
     /// Waits for `future` as long as there is time.
-    pub(super) async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+    pub(crate) async fn within<T>(&self, future: impl Future<Output = T>) -> Result<T> {
         match self.deadline {
             Some(deadline) => timeout_at(deadline, future).await.map_err(|_| self.too_late()),
             None => Ok(future.await),

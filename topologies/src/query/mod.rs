@@ -66,10 +66,9 @@ pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::Pin;
 pub use self::limits::{QueryLimits, told};
-pub(crate) use self::limits::{Watch, aside, check_plan, state_of};
+pub(crate) use self::limits::{Watch, batch_bytes, limit_of, state_of};
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable};
-pub(crate) use self::output::LimitReached;
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
 pub(crate) use self::provider::SnapshotTable;
 pub(crate) use self::replicas::Replicas;
@@ -367,7 +366,6 @@ pub(crate) fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result
     let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(memory_bytes_max, 1.0)
-        .with_max_temp_directory_size(limits::SPILL_BYTES_MAX)
         .with_metadata_cache_limit(FOOTER_BYTES_MAX.min(memory_bytes_max / 8))
         .with_object_store_registry(Arc::new(CloudStores::new(replicas.clone())))
         .build_arc()

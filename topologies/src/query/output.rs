@@ -22,16 +22,6 @@ use super::usage::{Meter, Metered, Usage};
 use super::{TableVersion, failed};
 use crate::error::Error;
 
-/// A limit that a query has reached, as an error among its rows.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct LimitReached {
-    /// The limit, by its name in the specification.
-    pub(crate) limit: &'static str,
-    /// What it is, and what would help.
-    pub(crate) message: String,
-}
-
 /// Rows of a table for people. Its columns are as wide as their widest value, so all its rows are held at once.
 pub const TABLE_ROWS_MAX: usize = 10_000;
 /// Bytes of a row group of an answer in Parquet: it is held in memory until it is full.

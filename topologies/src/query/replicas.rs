@@ -73,7 +73,7 @@ impl Reading {
 
 /// The clouds, as places of the same files.
 #[derive(Debug)]
-pub(super) struct Replicas {
+pub(crate) struct Replicas {
     /// In the order of the topology. Their clients for data watch themselves, and do not wait for long where there are several.
     clouds: Vec<Cloud>,
     route: Arc<Route>,
@@ -88,7 +88,7 @@ impl Replicas {
     ///
     /// # Errors
     /// [`Error::Configuration`] if the only cloud to be read is none of `clouds`, or there is no price to compare.
-    pub(super) fn new(clouds: &[Cloud], reading: &Reading) -> std::result::Result<Self, Error> {
+    pub(crate) fn new(clouds: &[Cloud], reading: &Reading) -> std::result::Result<Self, Error> {
         let mut clouds = clouds.to_vec();
         if let Some(only) = &reading.only {
             let names: Vec<String> = clouds.iter().map(|cloud| cloud.name.clone()).collect();

@@ -16,23 +16,20 @@ use datafusion::catalog::{
 };
 use datafusion::common::ParamValues;
 use datafusion::error::DataFusionError;
-use datafusion::execution::disk_manager::DiskManagerBuilder;
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use isobar_connectors::clouds::Cloud;
 use tokio::time::Instant;
 
+use super::Refusal;
 use super::access::{Access, Caller};
-use super::limits::{Gate, Limited, QueryPool, too_long};
+use super::gate::{Counted, Gate};
 use super::metrics::Metrics;
-use super::{Refusal, values};
 use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::query::{
-    Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, SnapshotCache, SnapshotTable, TableVersion,
-    read_by, session, start,
+    Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
+    SnapshotTable, TableVersion, Watch, limit_of, read_by, session, start, state_of,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -53,10 +50,12 @@ struct Inner {
     topology: String,
     /// Functions and settings; no tables.
     base: SessionState,
-    memory: Arc<dyn MemoryPool>,
+    replicas: Arc<Replicas>,
     cache: SnapshotCache,
     access: Access,
     limits: LimitsOfQueries,
+    /// The same for one query.
+    of_query: QueryLimits,
     refresh: Duration,
     gate: Gate,
     metrics: Metrics,
@@ -141,15 +140,15 @@ impl Engine {
         let names = Names::of(&datasets);
         let spec = &topology.serve;
         let access = Access::open(spec, &names, rand::random())?;
-        let context = session(clouds, topology.memory_bytes_max)?;
+        let replicas = Arc::new(Replicas::new(clouds, &Reading::of(topology.query.clone()))?);
+        let context = session(&replicas, topology.memory_bytes_max)?;
         let partitions = std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_MAX);
         let reserve = (spec.limits.memory_bytes / SPILL_RESERVE).min(SPILL_RESERVE_BYTES_MAX);
         let mut base = context.state();
         let options = base.config_mut().options_mut();
         options.execution.target_partitions = partitions;
         options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(usize::MAX);
-        let memory_bytes = usize::try_from(topology.memory_bytes_max).unwrap_or(usize::MAX);
-        let cache = SnapshotCache::new(clouds, names.tables().into_iter().map(str::to_owned));
+        let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
         let mut comments = BTreeMap::new();
         for dataset in &topology.datasets {
             comments.extend(dataset.description.clone().map(|text| (dataset.name.clone(), text)));
@@ -161,9 +160,10 @@ impl Engine {
         Ok(Self(Arc::new(Inner {
             topology: topology.name.clone(),
             base,
-            memory: Arc::new(GreedyMemoryPool::new(memory_bytes)),
+            replicas,
             cache,
             access,
+            of_query: of_query(&spec.limits),
             limits: spec.limits,
             refresh: spec.refresh,
             gate: Gate::new(&spec.limits),
@@ -212,25 +212,20 @@ impl Engine {
     }
 
     async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
-        let limits = &self.0.limits;
-        if question.sql.len() as u64 > limits.sql_bytes {
-            let message = format!("the text of a query has at most {} bytes", limits.sql_bytes);
-            return Err(Refusal::TooMuch { limit: "sql", message });
-        }
-        let deadline = Instant::now() + limits.time;
-        let _place = self.0.gate.enter(deadline).await?;
-        let planned = tokio::time::timeout_at(deadline, self.plan(caller, question)).await;
-        planned.unwrap_or_else(|_| Err(too_long(limits.time).into()))
+        let watch = Watch::start(&self.0.of_query);
+        let _place = self.0.gate.enter(Instant::now() + self.0.limits.time).await?;
+        watch.within(self.plan(caller, question, &watch)).await?
     }
 
-    async fn plan(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
+    async fn plan(&self, caller: &Caller, question: Question, watch: &Watch) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
         let wanted = self.wanted(names, &question)?;
         let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
-        let asked = match Asked::parse(&state, names, &question.sql) {
+        let limits = &self.0.of_query;
+        let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
             Ok(asked) => asked,
-            Err(error) => return Err(self.explained(caller, &error).await),
+            Err(error) => return Err(self.explained(caller, error).await),
         };
         for table in &asked.newest {
             let Some(found) = self.at_wanted(table, &wanted).await? else { continue };
@@ -245,9 +240,9 @@ impl Engine {
             let found = self.0.cache.pinned(table, *pin).await?;
             pinned.push(self.guarded(caller, found, &state).await?);
         }
-        let plan = match asked.plan(&mut state, pinned).await {
-            Ok(plan) => plan,
-            Err(error) => return Err(self.explained(caller, &error).await),
+        let (state, plan) = match asked.plan(state, pinned, limits, watch).await {
+            Ok(planned) => planned,
+            Err(error) => return Err(self.explained(caller, error).await),
         };
         let plan = match question.parameters {
             Some(values) => with_values(plan, values)?,
@@ -348,18 +343,11 @@ impl Engine {
         Ok((state, tables))
     }
 
-    /// What one query runs with. Footers of files that others have read are shared.
-    fn own_runtime(&self) -> Result<Arc<RuntimeEnv>, DataFusionError> {
-        let limits = &self.0.limits;
-        let disk = DiskManagerBuilder::default().with_max_temp_directory_size(limits.disk_bytes);
-        RuntimeEnvBuilder::from_runtime_env(self.0.base.runtime_env())
-            .with_memory_pool(Arc::new(QueryPool::new(limits.memory_bytes, &self.0.memory)))
-            .with_disk_manager_builder(disk)
-            .build_arc()
-    }
-
     /// What is wrong with a question, and which tables the caller could have meant.
-    async fn explained(&self, caller: &Caller, error: &DataFusionError) -> Refusal {
+    async fn explained(&self, caller: &Caller, error: DataFusionError) -> Refusal {
+        if limit_of(&error).is_some() {
+            return error.into();
+        }
         let text = error.strip_backtrace();
         if !text.contains("not found") {
             return Refusal::Wrong(text);
@@ -492,18 +480,27 @@ impl Prepared {
             missing.sort();
             return Err(Refusal::Wrong(format!("there is no value for {}", missing.join(", "))));
         }
-        values::check(&plan)?;
-        let limits = inner.limits;
-        let deadline = Instant::now() + limits.time;
-        let place = inner.gate.enter(deadline).await?;
+        let watch = Watch::start(&inner.of_query);
+        let place = inner.gate.enter(Instant::now() + inner.limits.time).await?;
         tracing::debug!(caller = %self.caller, versions = ?self.versions, "a query runs");
-        let runtime = self.engine.own_runtime().map_err(|error| cannot_set_up(&error))?;
-        let mut state = SessionStateBuilder::new_from_existing(self.state).with_runtime_env(runtime).build();
+        let mut state = state_of(&self.state, &inner.of_query).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
-        let started = tokio::time::timeout_at(deadline, start(&state, plan)).await;
-        let answer = started.map_err(|_| Refusal::from(too_long(limits.time)))??;
+        let answer = start(state, plan, &inner.replicas, &inner.of_query, watch).await?;
         let running = inner.metrics.begin();
-        Ok(answer.wrapped(|rows| Box::pin(Limited::new(rows, deadline, limits, running, place))))
+        Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place))))
+    }
+}
+
+/// What one query may cost.
+fn of_query(limits: &LimitsOfQueries) -> QueryLimits {
+    QueryLimits {
+        time: Some(limits.time),
+        memory_bytes_max: limits.memory_bytes,
+        spill_bytes_max: limits.disk_bytes,
+        rows_max: limits.rows,
+        bytes_max: limits.bytes,
+        sql_bytes_max: usize::try_from(limits.sql_bytes).unwrap_or(usize::MAX),
+        ..QueryLimits::served()
     }
 }
 

@@ -7,18 +7,17 @@
 //!                                               └── snapshots that are kept; guards of the caller's role
 //! ```
 //!
-//! Protocols only carry: who may read what ([`access`]), which versions a question is pinned to and how it runs ([`engine`]) and what
-//! it may use ([`limits`]) is the same for all of them. Nothing can be written by any of them. A server keeps nothing but
+//! Protocols only carry: who may read what ([`access`]), which versions a question is pinned to and how it runs ([`engine`]) and when
+//! ([`gate`]) is the same for all of them. Nothing can be written by any of them. A server keeps nothing but
 //! what it has read, so that there may be as many as needed, in every cloud.
 
 mod access;
 mod engine;
+mod gate;
 mod http;
-mod limits;
 mod metrics;
 mod refusal;
 mod tls;
-mod values;
 
 use std::net::SocketAddr;
 use std::time::Duration;

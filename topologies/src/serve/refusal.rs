@@ -1,12 +1,10 @@
 //! Why there is no answer, in the words of no protocol.
 
-use std::error::Error as StdError;
-
 use datafusion::error::DataFusionError;
 use tracing::warn;
 
 use crate::error::Error;
-use crate::query::{LimitReached, failed};
+use crate::query::{failed, limit_of};
 
 /// Why a question has no answer. Each protocol has its own codes for these. The message is for the person who asks; it names
 /// neither secrets, nor places in a cloud, nor what the caller may not know of.
@@ -58,16 +56,9 @@ impl Refusal {
 /// What the metrics call a query that ended so.
 pub(super) fn outcome_of(error: &DataFusionError) -> &'static str {
     match error.find_root() {
-        DataFusionError::ResourcesExhausted(_) => "too_much",
-        DataFusionError::External(cause) if cause.is::<LimitReached>() => "too_much",
+        _ if limit_of(error).is_some() => "too_much",
         DataFusionError::Plan(_) | DataFusionError::Execution(_) | DataFusionError::ArrowError(..) => "wrong",
         _ => "unavailable",
-    }
-}
-
-impl From<LimitReached> for Refusal {
-    fn from(LimitReached { limit, message }: LimitReached) -> Self {
-        Self::TooMuch { limit, message }
     }
 }
 
@@ -81,11 +72,6 @@ impl From<DataFusionError> for Refusal {
 /// What is the caller's is said to the caller; the rest is logged, and said in general.
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        if is_of_memory(&error) {
-            let message =
-                "the query needs more memory than it may have: select fewer columns or rows, or aggregate";
-            return Self::TooMuch { limit: "memory", message: message.to_owned() };
-        }
         match error {
             Error::Configuration(text) => Self::Wrong(text),
             Error::Limit { limit, message } => Self::TooMuch { limit, message },
@@ -103,18 +89,6 @@ impl From<Error> for Refusal {
             }
         }
     }
-}
-
-/// Whether a query was not given the memory or the disk that it asked for.
-fn is_of_memory(error: &Error) -> bool {
-    let mut cause: Option<&dyn StdError> = Some(error);
-    while let Some(error) = cause {
-        if let Some(DataFusionError::ResourcesExhausted(_)) = error.downcast_ref::<DataFusionError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 #[cfg(test)]
@@ -139,11 +113,10 @@ mod tests {
 
     #[test]
     fn limits_are_told_from_faults() {
-        let reached = LimitReached { limit: "rows", message: "too many".into() };
-        let error = DataFusionError::External(Box::new(reached)).context("while sending");
-        assert_eq!(outcome_of(&error), "too_much");
-        assert_eq!(Refusal::from(error), Refusal::TooMuch { limit: "rows", message: "too many".into() });
+        let reached = Error::Limit { limit: "rows", message: "too many".into() };
+        assert_eq!(Refusal::from(reached), Refusal::TooMuch { limit: "rows", message: "too many".into() });
         let memory = DataFusionError::ResourcesExhausted("12 bytes of a pool".into()).context("sorting");
+        assert_eq!(outcome_of(&memory), "too_much");
         assert!(matches!(Refusal::from(memory), Refusal::TooMuch { limit: "memory", .. }));
         let division = arrow::error::ArrowError::DivideByZero;
         assert!(matches!(Refusal::from(DataFusionError::from(division)), Refusal::Wrong(_)));

@@ -3,6 +3,7 @@
 use isobar_connectors::clouds::{Fault, FaultSwitch};
 use object_store::ObjectStoreExt;
 
+use super::super::replicas::Reading;
 use super::*;
 use crate::commit::format::published_path;
 use crate::prove::log::DataFile;
@@ -12,7 +13,8 @@ use crate::query::history::pinned_snapshot;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn cache(clouds: &[Cloud]) -> SnapshotCache {
-    SnapshotCache::new(clouds, [DATASET, QUARANTINE].map(str::to_owned).into_iter())
+    let replicas = Replicas::new(clouds, &Reading::default()).unwrap();
+    SnapshotCache::new(Arc::new(replicas), [DATASET, QUARANTINE].map(str::to_owned).into_iter())
 }
 
 async fn forget(cloud: &Cloud, versions: std::ops::Range<u64>) {

@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 
 use super::QueryLimits;
 
-/// The session of one query: as `state`, with memory of its own.
-pub(in crate::query) fn state_of(state: &SessionState, limits: &QueryLimits) -> Result<SessionState> {
+/// The session of one query: as `state`, with memory and temporary files of its own.
+pub(crate) fn state_of(state: &SessionState, limits: &QueryLimits) -> Result<SessionState> {
     let runtime = state.runtime_env();
     let pool = QueryPool {
         shared: runtime.memory_pool.clone(),
         used: AtomicUsize::new(0),
         bytes_max: usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX),
     };
-    let runtime =
-        RuntimeEnvBuilder::from_runtime_env(runtime).with_memory_pool(Arc::new(pool)).build_arc()?;
+    let files = DiskManagerBuilder::default().with_max_temp_directory_size(limits.spill_bytes_max);
+    let runtime = RuntimeEnvBuilder::from_runtime_env(runtime)
+        .with_memory_pool(Arc::new(pool))
+        .with_disk_manager_builder(files)
+        .build_arc()?;
     Ok(SessionStateBuilder::new_from_existing(state.clone()).with_runtime_env(runtime).build())
 }
 

@@ -9,7 +9,7 @@ use arrow::datatypes::DataType;
 pub(super) const PLACE_BYTES: u64 = 8;
 
 /// Bytes of the values of a batch, as they would be written, whatever they share with others.
-pub(super) fn batch_bytes(batch: &RecordBatch) -> usize {
+pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(value_bytes).sum()
 }
 
