@@ -28,7 +28,7 @@ use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Documentation, Expr, ExpressionPlacement, Like, LogicalPlan, Operator,
-    ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, StructFieldMapping, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::PhysicalExpr;
@@ -188,6 +188,10 @@ impl ScalarUDFImpl for Bounded {
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         self.inner.inner().coerce_types(arg_types)
+    }
+
+    fn struct_field_mapping(&self, literal_args: &[Option<ScalarValue>]) -> Option<StructFieldMapping> {
+        self.inner.inner().struct_field_mapping(literal_args)
     }
 
     fn documentation(&self) -> Option<&Documentation> {
@@ -493,6 +497,12 @@ impl ConcatOperator {
 impl ScalarUDFImpl for ConcatOperator {
     fn name(&self) -> &str {
         "||"
+    }
+
+    /// As the operator's, so that columns keep their names.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let sides: Vec<String> = args.iter().map(|side| side.schema_name().to_string()).collect();
+        Ok(sides.join(" || "))
     }
 
     fn signature(&self) -> &Signature {

@@ -66,6 +66,8 @@ async fn what_is_not_too_large_is_answered() {
         ("SELECT 'a' || 'b' || c FROM (VALUES ('c')) AS t (c)", "abc"),
         ("SELECT length(a || a) FROM (VALUES ('x'), ('y')) AS t (a)", "2"),
         ("SELECT (NULL || 'a') IS NULL", "true"),
+        ("SELECT a || 'x' FROM (VALUES ('b')) AS t (a) GROUP BY ROLLUP (a || 'x') ORDER BY 1 LIMIT 1", "bx"),
+        ("SELECT max(a || b || a) FROM (VALUES ('b', 'c')) AS t (a, b)", "bcb"),
         ("SELECT array_length(range(0, 10))", "10"),
         ("SELECT array_length([1, 2] || [3])", "3"),
         ("SELECT array_to_string(array_repeat('x', 3), '-')", "x-x-x"),
