@@ -22,6 +22,7 @@ mod history;
 mod listing;
 mod nested;
 mod output;
+mod pinning;
 mod provider;
 mod snapshot;
 mod sql;
@@ -32,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -49,11 +51,15 @@ use tokio::sync::Mutex;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub(crate) use self::history::shown;
+pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
+pub(crate) use self::pinning::{entry_hashes, refuse_unrepeatable};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
+pub(crate) use self::sql::time_ms;
 
-use self::history::pinned_snapshot;
+use self::history::{Pin, pinned_snapshot};
 use self::provider::{CloudStores, SnapshotTable};
 use self::snapshot::{Snapshot, newest_snapshots};
 use self::sql::Pins;
@@ -85,6 +91,8 @@ pub struct Catalog {
     names: BTreeMap<String, String>,
     /// Those that were looked for and exist, by the same names. Held while others are looked for.
     newest: Mutex<BTreeMap<String, TableVersion>>,
+    /// What newest means, if it is not now: milliseconds since the Unix epoch.
+    newest_at_ms: Option<i64>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -108,7 +116,7 @@ impl Catalog {
         // A dataset that has the name of another's quarantine keeps it.
         names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
         let context = session(clouds, memory_bytes_max)?;
-        Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default() })
+        Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default(), newest_at_ms: None })
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -127,6 +135,12 @@ impl Catalog {
         let is_unknown = |table: &&&str| !newest.values().any(|known| known.table == **table);
         let unknown: Vec<String> =
             tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
+        if let Some(at_ms) = self.newest_at_ms {
+            for table in &unknown {
+                self.register(pinned_snapshot(&self.clouds, table, Pin::Time(at_ms)).await?, &mut newest)?;
+            }
+            return Ok(());
+        }
         for snapshot in newest_snapshots(&self.clouds, &unknown).await?.into_values() {
             self.register(snapshot, &mut newest)?;
         }
@@ -158,6 +172,34 @@ impl Catalog {
     /// [`Error::Configuration`] if the query is wrong, would change something, or names a version that there is not or that
     /// can no longer be read. [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
+        let (state, plan) = self.plan(sql).await?;
+        start(&state, plan).await
+    }
+
+    /// The same, for a plan that `check` has nothing against.
+    ///
+    /// # Errors
+    /// Those of [`query`](Self::query), and [`Error::Configuration`] with what `check` says.
+    pub(crate) async fn query_checked(
+        &self,
+        sql: &str,
+        check: impl Fn(&LogicalPlan) -> Result<(), DataFusionError>,
+    ) -> Result<Answer, Error> {
+        let (state, plan) = self.plan(sql).await?;
+        check(&plan).map_err(|error| Error::Configuration(error.strip_backtrace()))?;
+        start(&state, plan).await
+    }
+
+    /// Names and types of the columns of a query. No row is read.
+    ///
+    /// # Errors
+    /// Those of [`query`](Self::query).
+    pub(crate) async fn columns(&self, sql: &str) -> Result<SchemaRef, Error> {
+        let (_, plan) = self.plan(sql).await?;
+        Ok(Arc::new(plan.schema().as_arrow().clone()))
+    }
+
+    async fn plan(&self, sql: &str) -> Result<(SessionState, LogicalPlan), Error> {
         let mut state = self.context.state();
         let parsed = match sql::parse(&state, sql) {
             Ok(parsed) => parsed,
@@ -177,11 +219,10 @@ impl Catalog {
             let snapshot = pinned_snapshot(&self.clouds, table, *pin).await?;
             pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
         }
-        let plan = match sql::plan(&mut state, parsed, pins).await {
-            Ok(plan) => plan,
-            Err(error) => return Err(self.explain(&error).await),
-        };
-        start(&state, plan).await
+        match sql::plan(&mut state, parsed, pins).await {
+            Ok(plan) => Ok((state, plan)),
+            Err(error) => Err(self.explain(&error).await),
+        }
     }
 
     /// What is wrong with a query, and which tables there are.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder as CsvBuilder;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::FileWriter;
 use arrow::json::LineDelimitedWriter;
@@ -129,6 +130,11 @@ impl Answer {
         &self.from
     }
 
+    /// Names and types of the columns.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        self.rows.schema()
+    }
+
     /// The rows themselves, instead of text.
     pub fn into_parts(self) -> (SendableRecordBatchStream, Vec<TableVersion>) {
         (self.rows, self.from)
@@ -178,7 +184,11 @@ impl Answer {
         Ok(None)
     }
 
-    async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
+    /// The next rows, `None` after the last.
+    ///
+    /// # Errors
+    /// Whatever stops the query.
+    pub(crate) async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
         self.rows.try_next().await.map_err(|error| failed(&self.from, error))
     }
 

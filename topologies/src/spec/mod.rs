@@ -32,6 +32,7 @@ mod sql;
 mod structure;
 mod suggest;
 pub mod topics;
+pub mod training;
 pub mod units;
 pub mod yaml;
 
@@ -46,7 +47,7 @@ pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
 pub use problem::{Colour, Position, Problem, SpecErrors};
 pub use raw::{Envelope, Format, Owner, PayloadCompression, StartPosition, TopicIdentity};
-pub use schema::{contract_json_schema, json_schema};
+pub use schema::{contract_json_schema, json_schema, training_set_json_schema};
 pub use secret::{Secret, SecretError, Text};
 pub(crate) use suggest::did_you_mean;
 pub use topics::{SourceTopics, TopicPattern};
