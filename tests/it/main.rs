@@ -39,6 +39,7 @@ mod single_faults;
 mod standby;
 mod takeover;
 mod topics;
+mod training;
 mod versions;
 mod wire;
 mod wire_battery;

@@ -233,7 +233,7 @@ that came and below zero for rows that left.")]
 
 The file says which rows and features: isobar schema training-set. Beside the Parquet file lies a
 manifest with the versions that were read, their hashes, and a digest of the rows; --verify makes
-the set again and compares. Files are named after their hash: nothing is overwritten.
+the set again and compares. Files are named after a hash of all that: nothing is overwritten.
 
 Exit codes: 0 made, or the same as before; 1 a failure, or --verify found a difference; 2 the file,
 the topology or the command line is wrong.")]

@@ -90,6 +90,7 @@ pub(super) fn type_text(data_type: &DataType) -> String {
         DataType::UInt16 => "uint16".to_owned(),
         DataType::UInt32 => "uint32".to_owned(),
         DataType::UInt64 => "uint64".to_owned(),
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamp".to_owned(),
         DataType::Timestamp(unit, zone) => {
             let unit = match unit {
                 TimeUnit::Second => "s",

@@ -1,7 +1,7 @@
 //! Where a training set is written to: a folder of this machine, or one under `training/` in a cloud of the topology.
 //!
-//! Files are named after the set and the first digits of their hash. So the name of a file says what its bytes are: another set has
-//! another name, the same set finds itself there, and nothing is ever overwritten by something else. The manifest comes last: a set that has one is
+//! Files are named after the set and the first digits of a hash of all that the manifest says. So another set has another name, the same
+//! set finds itself there, and nothing is ever overwritten by something else. The manifest comes last: a set that has one is
 //! complete.
 
 use std::fs::File;
@@ -138,7 +138,7 @@ impl Destination {
             Self::Cloud(cloud, folder) => {
                 let path = folder.clone().join(name);
                 match cloud.data.head(&path).await {
-                    // Its name has its hash in it, and an object is there whole or not at all.
+                    // Its name stands for its hash, and an object is there whole or not at all.
                     Ok(found) if found.size == bytes => {}
                     Ok(_) => return Err(Error::damaged(&shown(cloud, &path), OTHER_BYTES)),
                     Err(object_store::Error::NotFound { .. }) => upload(cloud, &path, file).await?,
@@ -223,10 +223,4 @@ async fn upload(cloud: &Cloud, path: &Path, file: NamedTempFile) -> Result<(), E
         }
     }
     upload.finish().await.map(drop).map_err(failed)
-}
-
-/// The names of the file and of the manifest of a set.
-pub(super) fn names(training_set: &str, sha256: &str) -> (String, String) {
-    let stem = format!("{training_set}-{}", sha256.get(..16).unwrap_or(sha256));
-    (format!("{stem}.parquet"), format!("{stem}.json"))
 }

@@ -15,6 +15,9 @@ use crate::spec::training::Request;
 /// What stands in the field `format`.
 pub(super) const FORMAT: &str = "isobar training set 1";
 
+/// Digits of a hash in the name of a file.
+const NAME_DIGITS: usize = 16;
+
 /// Upper bound of a manifest.
 const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 
@@ -119,6 +122,15 @@ impl Manifest {
     pub(super) fn to_text(&self) -> Result<String, Error> {
         let text = serde_json::to_string_pretty(self);
         text.map(|text| text + "\n").map_err(|error| Error::Bug(format!("write a manifest: {error}")))
+    }
+
+    /// The names of the file and of the manifest: the same only for the same request, inputs and bytes.
+    pub(super) fn names(&self) -> Result<(String, String), Error> {
+        let mut nameless = self.clone();
+        nameless.file.name.clear();
+        let digest = hex::encode(Sha256::digest(nameless.to_text()?));
+        let stem = format!("{}-{}", self.training_set, &digest[..NAME_DIGITS]);
+        Ok((format!("{stem}.parquet"), format!("{stem}.json")))
     }
 
     /// What differs between two sets of the same request, the reason first. Nothing if they are the same.

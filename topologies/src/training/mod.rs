@@ -143,7 +143,7 @@ pub async fn make(
     let Made { manifest, read } = made;
     let SetFile { name, bytes, sha256, .. } = &manifest.file;
     let file = destination.put_file(output, name, *bytes, sha256).await?;
-    let (_, manifest_name) = destination::names(&manifest.training_set, sha256);
+    let (_, manifest_name) = manifest.names()?;
     let manifest_file = destination.put_text(&manifest_name, manifest.to_text()?).await?;
     Ok(MadeSet { manifest, file, manifest_file, read })
 }
@@ -282,8 +282,7 @@ fn manifest_of(
             role: (*role).to_owned(),
             sha256: digest,
         });
-    let (name, _) = destination::names(&set.request.training_set, &sha256);
-    Ok(Manifest {
+    let mut manifest = Manifest {
         format: FORMAT.to_owned(),
         training_set: set.request.training_set.clone(),
         topology: set.request.topology.clone(),
@@ -294,8 +293,10 @@ fn manifest_of(
         digest: digested.set,
         rows: digested.rows,
         columns: columns.collect(),
-        file: SetFile { name, bytes, sha256, row_groups, encoding: CREATED_BY.to_owned() },
-    })
+        file: SetFile { name: String::new(), bytes, sha256, row_groups, encoding: CREATED_BY.to_owned() },
+    };
+    manifest.file.name = manifest.names()?.0;
+    Ok(manifest)
 }
 
 /// The tables that were read, with the hashes of their versions.
