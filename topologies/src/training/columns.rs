@@ -13,7 +13,8 @@ const UTC: &str = "UTC";
 /// The type that values of `data_type` have in a training set, `None` if they have no place in one.
 pub(super) fn stored_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        // Nulls of no type: a column of a CSV file without values, or `NULL AS x`.
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => DataType::Utf8,
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
         DataType::Date32 | DataType::Date64 => DataType::Date32,
         DataType::Timestamp(TimeUnit::Second, zone) => {

@@ -184,7 +184,7 @@ async fn spine(set: &TrainingSet, catalog: &Catalog) -> Result<(String, Vec<Stri
     } else {
         let order = order(set, &schema, &columns)?;
         format!(
-            "SELECT * FROM (SELECT {selected}, row_number() OVER (ORDER BY {order}) AS {number} \
+            "SELECT * FROM (SELECT {selected}, CAST(row_number() OVER (ORDER BY {order}) AS BIGINT) AS {number} \
              FROM {relation}{condition}) AS numbered ORDER BY {number}"
         )
     };
