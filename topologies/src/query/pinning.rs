@@ -45,7 +45,8 @@ impl Catalog {
             version: snapshot.version,
             cloud: snapshot.cloud.clone(),
         };
-        self.register(snapshot, &mut *self.newest.lock().await)?;
+        let mut newest = self.newest.lock().await;
+        self.register(snapshot, &mut newest)?;
         Ok(version)
     }
 

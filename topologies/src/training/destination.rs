@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{ObjectStoreExt, WriteMultipart};
 use tempfile::NamedTempFile;
 
 use super::file::sha256_of;
@@ -141,7 +141,7 @@ impl Destination {
                     // Its name stands for its hash, and an object is there whole or not at all.
                     Ok(found) if found.size == bytes => {}
                     Ok(_) => return Err(Error::damaged(&shown(cloud, &path), OTHER_BYTES)),
-                    Err(object_store::Error::NotFound { .. }) => upload(cloud, &path, file).await?,
+                    Err(object_store::Error::NotFound { .. }) => upload(cloud, &path, &file).await?,
                     Err(error) => return Err(Error::store(cloud, &format!("look for {path}"), error)),
                 }
                 Ok(shown(cloud, &path))
@@ -197,17 +197,15 @@ fn local(action: String, source: std::io::Error) -> Error {
     Error::LocalFile { action, source }
 }
 
-async fn upload(cloud: &Cloud, path: &Path, file: NamedTempFile) -> Result<(), Error> {
+async fn upload(cloud: &Cloud, path: &Path, file: &NamedTempFile) -> Result<(), Error> {
     let action = format!("write {path}");
     let failed = |source| Error::store(cloud, &action, source);
-    let mut file = File::open(file.path())
-        .map(|opened| (opened, file))
-        .map_err(|source| local(action.clone(), source))?;
+    let mut opened = File::open(file.path()).map_err(|source| local(action.clone(), source))?;
     let upload = cloud.data.put_multipart(path).await.map_err(failed)?;
     let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
     loop {
         let mut part = Vec::with_capacity(PART_BYTES);
-        let read = file.0.by_ref().take(PART_BYTES as u64).read_to_end(&mut part);
+        let read = opened.by_ref().take(PART_BYTES as u64).read_to_end(&mut part);
         let sent = match read {
             Ok(0) => break,
             Ok(_) => {

@@ -181,15 +181,16 @@ fn what_differs_is_named() {
         manifest().differences(&now).join("; ")
     };
     assert_eq!(differences(&|_| ()), "");
-    for (change, expected) in [
-        ((|now| now.columns[1].sha256 = "x".into()) as fn(&mut Manifest), "values of the column b differ"),
+    let changes: [(fn(&mut Manifest), &str); 7] = [
+        (|now| now.columns[1].sha256 = "x".into(), "values of the column b differ"),
         (|now| now.columns.truncate(1), "the column b is gone"),
         (|now| now.columns.swap(0, 1), ""),
         (|now| now.rows = 8, "there were 7 rows, and are 8"),
         (|now| now.request_sha256 = "x".into(), "the request is another one"),
         (|now| now.file.sha256 = "x".into(), "the bytes of the file are not"),
         (|now| now.inputs.truncate(1), "the file a.csv is not what it was"),
-    ] {
+    ];
+    for (change, expected) in changes {
         assert!(differences(&change).contains(expected), "{expected}: {}", differences(&change));
     }
     let other_input = differences(&|now| now.inputs.swap(0, 1));
