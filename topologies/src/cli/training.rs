@@ -124,7 +124,7 @@ pub(super) fn leak_check(args: &LeakCheckArgs) -> anyhow::Result<Exit> {
         let show = |scanned| progress.show(scanned);
         let report = training::check_leaks(&set, &clouds, &versions, file, limit, &show).await;
         progress.end().await?;
-        report
+        Ok::<_, anyhow::Error>(report?)
     })?;
     match args.format {
         ReportFormat::Table => output::print(&report.to_table())?,

@@ -249,7 +249,7 @@ pub(super) async fn entry_sha256(cloud: &Cloud, table: &str, version: u64) -> Re
 }
 
 /// A time, for people.
-pub(super) fn shown(ms: i64) -> String {
+pub(crate) fn shown(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms);
     time.map_or_else(|| format!("{ms} ms"), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
