@@ -15,7 +15,7 @@ use super::args::{LeakCheckArgs, ReportFormat, TrainingSetArgs};
 use super::{Exit, Misconfigured, bars, output, runtime};
 use crate::query::Scanned;
 use crate::spec::training::{TrainingSet, load};
-use crate::training::{self, Input, MadeSet, Manifest, SetVersions};
+use crate::training::{self, Input, MadeSet, Manifest, SetClouds, SetVersions};
 
 /// How long a set is made before its progress is shown.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ pub(super) fn training_set(args: &TrainingSetArgs) -> anyhow::Result<Exit> {
 }
 
 async fn make(set: &TrainingSet, args: &TrainingSetArgs, out: &str) -> anyhow::Result<Exit> {
-    let clouds = training::clouds_of(set, args.cloud.as_deref())?;
+    let clouds = SetClouds::open(set, args.cloud.as_deref())?;
     let versions = args.at.clone().unwrap_or_default();
     let progress = Progress::default();
     let made = training::make(set, &clouds, &versions, out, &|scanned| progress.show(scanned)).await;
@@ -59,7 +59,7 @@ async fn make(set: &TrainingSet, args: &TrainingSetArgs, out: &str) -> anyhow::R
 }
 
 async fn verify(set: &TrainingSet, args: &TrainingSetArgs, manifest: &Manifest) -> anyhow::Result<Exit> {
-    let clouds = training::clouds_of(set, args.cloud.as_deref())?;
+    let clouds = SetClouds::open(set, args.cloud.as_deref())?;
     let progress = Progress::default();
     let differences = training::verify(set, &clouds, manifest, &|scanned| progress.show(scanned)).await;
     progress.end().await?;
@@ -116,7 +116,7 @@ pub(super) fn leak_check(args: &LeakCheckArgs) -> anyhow::Result<Exit> {
         Some(manifest) => SetVersions::Each(Manifest::read(manifest)?.versions),
         None => args.at.clone().unwrap_or_default(),
     };
-    let clouds = training::clouds_of(&set, args.cloud.as_deref())?;
+    let clouds = SetClouds::open(&set, args.cloud.as_deref())?;
     let report = runtime()?.block_on(async {
         let progress = Progress::default();
         let limit = args.limit as usize;

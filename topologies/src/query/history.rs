@@ -121,7 +121,7 @@ fn in_words(versions: &[u64]) -> String {
 }
 
 /// The newest version of `table` that was committed at or before `at_ms`, in any cloud that answers.
-async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Result<u64, Error> {
+pub(super) async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Result<u64, Error> {
     let mut reasons = Vec::new();
     for (index, cloud) in clouds.iter().enumerate() {
         match search(cloud, table, at_ms).await {

@@ -59,7 +59,7 @@ pub(crate) use self::pinning::{entry_hashes, refuse_unrepeatable};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
 pub(crate) use self::sql::time_ms;
 
-use self::history::{Pin, pinned_snapshot};
+use self::history::Pin;
 use self::provider::{CloudStores, SnapshotTable};
 use self::snapshot::{Snapshot, newest_snapshots};
 use self::sql::Pins;
@@ -93,6 +93,8 @@ pub struct Catalog {
     newest: Mutex<BTreeMap<String, TableVersion>>,
     /// What newest means, if it is not now: milliseconds since the Unix epoch.
     newest_at_ms: Option<i64>,
+    /// The clouds that decide which version a time means, if not those that are read.
+    deciding: Option<Vec<Cloud>>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -116,7 +118,14 @@ impl Catalog {
         // A dataset that has the name of another's quarantine keeps it.
         names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
         let context = session(clouds, memory_bytes_max)?;
-        Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default(), newest_at_ms: None })
+        Ok(Self {
+            context,
+            clouds: clouds.to_vec(),
+            names,
+            newest: Mutex::default(),
+            newest_at_ms: None,
+            deciding: None,
+        })
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -137,7 +146,7 @@ impl Catalog {
             tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
         if let Some(at_ms) = self.newest_at_ms {
             for table in &unknown {
-                self.register(pinned_snapshot(&self.clouds, table, Pin::Time(at_ms)).await?, &mut newest)?;
+                self.register(self.pinned(table, Pin::Time(at_ms)).await?, &mut newest)?;
             }
             return Ok(());
         }
@@ -216,7 +225,7 @@ impl Catalog {
                 let unknown = DataFusionError::Plan(format!("table '{reference}' not found"));
                 return Err(self.explain(&unknown).await);
             };
-            let snapshot = pinned_snapshot(&self.clouds, table, *pin).await?;
+            let snapshot = self.pinned(table, *pin).await?;
             pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
         }
         match sql::plan(&mut state, parsed, pins).await {

@@ -11,7 +11,8 @@ use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
 use isobar_connectors::clouds::Cloud;
 
-use super::history::{Pin, entry_sha256, pinned_snapshot};
+use super::history::{Pin, entry_sha256, pinned_snapshot, version_at};
+use super::snapshot::Snapshot;
 use super::{Catalog, TableVersion};
 use crate::error::Error;
 use crate::spec::training::At;
@@ -30,6 +31,25 @@ impl Catalog {
         self
     }
 
+    /// Which version a time means is for these clouds to say, though one of them alone may be read: a cloud that is behind would take
+    /// another version for it.
+    pub(crate) fn decided_by(mut self, clouds: &[Cloud]) -> Self {
+        self.deciding = Some(clouds.to_vec());
+        self
+    }
+
+    /// The snapshot of `table` at a version.
+    ///
+    /// # Errors
+    /// Those of [`pinned_snapshot`].
+    pub(super) async fn pinned(&self, table: &str, pin: Pin) -> Result<Snapshot, Error> {
+        let pin = match (pin, &self.deciding) {
+            (Pin::Time(at_ms), Some(clouds)) => Pin::Version(version_at(clouds, table, at_ms).await?),
+            (pin, _) => pin,
+        };
+        pinned_snapshot(&self.clouds, table, pin).await
+    }
+
     /// Where a query does not say otherwise, `table` is at `at`.
     ///
     /// # Errors
@@ -39,7 +59,7 @@ impl Catalog {
             At::Version(version) => Pin::Version(version),
             At::TimeMs(at_ms) => Pin::Time(at_ms),
         };
-        let snapshot = pinned_snapshot(&self.clouds, table, pin).await?;
+        let snapshot = self.pinned(table, pin).await?;
         let version = TableVersion {
             table: table.to_owned(),
             version: snapshot.version,

@@ -21,6 +21,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
 use serde::Serialize;
 
+use super::blocking;
 use super::columns::places;
 use super::file::{LocalFile, ROW_NUMBER};
 use super::plan::{PlannedView, filter, interval, quoted};
@@ -227,7 +228,8 @@ pub(super) async fn check(
     limit: usize,
 ) -> Result<LeakReport, Error> {
     check_columns(set, file)?;
-    let rows = file.count()?;
+    let counted = file.clone();
+    let rows = blocking(move || counted.count()).await?;
     let mut report = LeakReport {
         training_set: set.request.training_set.clone(),
         rows,

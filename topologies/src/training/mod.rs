@@ -107,37 +107,48 @@ pub struct MadeSet {
 /// Told about a query when it has started, so that its progress can be shown.
 pub type Watch<'a> = &'a dyn Fn(Scanned);
 
-/// The clouds of the topology, or the one of this name.
-///
-/// # Errors
-/// [`Error::Configuration`] if there is none of this name, or a client cannot be made.
-pub fn clouds_of(set: &TrainingSet, cloud: Option<&str>) -> Result<Vec<Cloud>, Error> {
-    let Some(name) = cloud else { return open_clouds(&set.topology) };
-    match set.topology.clouds.iter().find(|cloud| cloud.name == name) {
-        Some(cloud) => Ok(vec![crate::start::open_cloud(cloud)?]),
-        None => {
-            let names: Vec<&str> = set.topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
-            let (name, topology) = (name.escape_debug(), &set.topology.name);
-            let problem =
-                format!("the topology {topology} has no cloud `{name}`: it has {}", names.join(", "));
-            Err(Error::Configuration(problem))
+/// The clouds of a topology.
+#[derive(Debug, Clone)]
+pub struct SetClouds {
+    /// All of them. They say which version a time means, and can be written to.
+    all: Vec<Cloud>,
+    /// Those that are read.
+    read: Vec<Cloud>,
+}
+
+impl SetClouds {
+    /// Opens the clouds of the topology; only the one named `read` is read, if there is a name.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if there is none of this name, or a client cannot be made.
+    pub fn open(set: &TrainingSet, read: Option<&str>) -> Result<Self, Error> {
+        let all = open_clouds(&set.topology)?;
+        let Some(name) = read else { return Ok(Self { read: all.clone(), all }) };
+        match all.iter().find(|cloud| cloud.name == name) {
+            Some(cloud) => Ok(Self { read: vec![cloud.clone()], all }),
+            None => {
+                let names: Vec<&str> = all.iter().map(|cloud| cloud.name.as_str()).collect();
+                let (name, topology) = (name.escape_debug(), &set.topology.name);
+                let problem =
+                    format!("the topology {topology} has no cloud `{name}`: it has {}", names.join(", "));
+                Err(Error::Configuration(problem))
+            }
         }
     }
 }
 
-/// Makes `set` from what lies in `clouds`, and writes it to the folder that `out` names: a path, or `cloud://NAME/training/…`. All clouds of the
-/// topology can be written to, whatever `clouds` are.
+/// Makes `set` from what lies in `clouds`, and writes it to the folder that `out` names: a path, or `cloud://NAME/training/…`.
 ///
 /// # Errors
 /// [`Error::Configuration`] if the request does not fit the tables, or a version cannot be read; those of reading the clouds and writing the file.
 pub async fn make(
     set: &TrainingSet,
-    clouds: &[Cloud],
+    clouds: &SetClouds,
     versions: &SetVersions,
     out: &str,
     watch: Watch<'_>,
 ) -> Result<MadeSet, Error> {
-    let destination = Destination::parse(out, &open_clouds(&set.topology)?)?;
+    let destination = Destination::parse(out, &clouds.all)?;
     let output = destination.temporary()?;
     let (output, made) = run(set, clouds, versions, output, watch).await?;
     let Made { manifest, read } = made;
@@ -154,7 +165,7 @@ pub async fn make(
 /// As [`make`].
 pub async fn verify(
     set: &TrainingSet,
-    clouds: &[Cloud],
+    clouds: &SetClouds,
     manifest: &Manifest,
     watch: Watch<'_>,
 ) -> Result<Vec<String>, Error> {
@@ -170,7 +181,7 @@ pub async fn verify(
 /// As [`make`]; [`Error::Configuration`] if the file lacks a column.
 pub async fn check_leaks(
     set: &TrainingSet,
-    clouds: &[Cloud],
+    clouds: &SetClouds,
     versions: &SetVersions,
     file: Option<&Path>,
     limit: usize,
@@ -196,18 +207,18 @@ pub async fn check_leaks(
     let views: Vec<&str> = set.request.views.iter().map(|view| view.dataset.as_str()).collect();
     let catalog = opened(set, clouds, pinned.as_ref().unwrap_or(versions), Some(&views)).await?;
     let planned = plan::views(set, &catalog).await?;
-    let file = LocalFile::open(path)?;
+    let file = opened_file(path).await?;
     leaks::check(set, &catalog, &planned, &file, limit).await
 }
 
 /// The tables at their versions. With `only`, versions of other tables are passed over.
 async fn opened(
     set: &TrainingSet,
-    clouds: &[Cloud],
+    clouds: &SetClouds,
     versions: &SetVersions,
     only: Option<&[&str]>,
 ) -> Result<Catalog, Error> {
-    let catalog = catalog_in(&set.topology, clouds)?;
+    let catalog = catalog_in(&set.topology, &clouds.read)?.decided_by(&clouds.all);
     match versions {
         SetVersions::Newest => Ok(catalog),
         SetVersions::TimeMs(at_ms) => Ok(catalog.at_time(*at_ms)),
@@ -224,6 +235,26 @@ async fn opened(
     }
 }
 
+/// SHA-256 of a file, and its size.
+async fn hashed(path: &Path) -> Result<(String, u64), Error> {
+    let path = path.to_owned();
+    blocking(move || sha256_of(&path)).await
+}
+
+/// A file to read. The types of a CSV file are found by reading all of it.
+async fn opened_file(path: &Path) -> Result<LocalFile, Error> {
+    let path = path.to_owned();
+    blocking(move || LocalFile::open(&path)).await
+}
+
+/// Does what may wait for a disk where nothing else waits for it.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|died| Error::Bug(format!("read a file: {died}")))?
+}
+
 /// What came of a run.
 struct Made {
     manifest: Manifest,
@@ -233,13 +264,15 @@ struct Made {
 /// Makes a set, and writes its file to `output`.
 async fn run<W: Write + Send + 'static>(
     set: &TrainingSet,
-    clouds: &[Cloud],
+    clouds: &SetClouds,
     versions: &SetVersions,
     output: W,
     watch: Watch<'_>,
 ) -> Result<(W, Made), Error> {
-    let spine_file =
-        set.spine_file.as_deref().map(|path| Ok::<_, Error>((path, sha256_of(path)?))).transpose()?;
+    let spine_file = match &set.spine_file {
+        Some(path) => Some((path, hashed(path).await?)),
+        None => None,
+    };
     let catalog = opened(set, clouds, versions, None).await?.in_order();
     let plan = plan::plan(set, &catalog).await?;
     let mut answer = catalog.query_checked(&plan.sql, refuse_unrepeatable).await?;
@@ -248,11 +281,11 @@ async fn run<W: Write + Send + 'static>(
     let from = answer.from().to_vec();
     let (output, written) = write(&mut answer, schema.clone(), output).await?;
     if let Some((path, before)) = &spine_file
-        && sha256_of(path)? != *before
+        && hashed(path).await? != *before
     {
         return Err(Error::Configuration(format!("{} was changed while it was read", path.display())));
     }
-    let mut inputs = inputs(clouds, &from).await?;
+    let mut inputs = inputs(&clouds.read, &from).await?;
     if let Some((path, (sha256, bytes))) = spine_file {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         inputs.push(Input::File { file, bytes, sha256 });

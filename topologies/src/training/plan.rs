@@ -15,7 +15,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use isobar_transforms::condition::{Condition, in_brackets};
 
 use super::columns::{is_time, places, stored_type};
-use super::file::{LocalFile, ROW_NUMBER};
+use super::file::ROW_NUMBER;
+use super::opened_file;
 use crate::error::Error;
 use crate::query::{Catalog, shown};
 use crate::spec::did_you_mean;
@@ -162,7 +163,7 @@ async fn spine(set: &TrainingSet, catalog: &Catalog) -> Result<(String, Vec<Stri
     };
     let schema = match &set.spine_file {
         Some(path) => {
-            let file = LocalFile::open(path)?;
+            let file = opened_file(path).await?;
             catalog.add_table(SPINE_FILE, Arc::new(file.table()?))?;
             if let (None, Some((column, data_type))) = (&spine.labels, file.unreadable().first()) {
                 return Err(Error::Configuration(format!(
