@@ -446,7 +446,8 @@ fn sql(time: &str, planned: &PlannedView<'_>) -> String {
     );
 
     let same_keys = keys.clone().map(|n| format!("s.k{n} = v.k{n}")).collect::<Vec<_>>().join(" AND ");
-    let same = |n: usize| format!("s.f{n} IS NOT DISTINCT FROM v.f{n}");
+    // In brackets, because the parser takes all that follows for its right side.
+    let same = |n: usize| format!("(s.f{n} IS NOT DISTINCT FROM v.f{n})");
     let same_all = (0..count).map(same).collect::<Vec<_>>().join(" AND ");
     let was_known = "v.event <= s.t AND v.known <= s.t";
     let young = match view.ttl_ms {
@@ -470,7 +471,7 @@ fn sql(time: &str, planned: &PlannedView<'_>) -> String {
     };
     explain("all", &format!("({same_all})"));
     for n in 0..count {
-        explain(&n.to_string(), &format!("({})", same(n)));
+        explain(&n.to_string(), &same(n));
     }
     for n in 0..count {
         explanations.push(format!(
