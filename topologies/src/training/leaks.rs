@@ -309,26 +309,20 @@ impl<'a> ViewCheck<'a> {
         report.inputs.extend(answer.from().iter().map(ReadVersion::from));
         while let Some(batch) = answer.next_batch().await? {
             for row in 0..batch.num_rows() {
-                let (kind, features, explained_by) = self.verdict(&batch, row)?;
-                found.count(kind);
-                if let Some(kind) = kind
+                let verdict = self.verdict(&batch, row)?;
+                found.count(verdict.as_ref().map(|verdict| verdict.kind));
+                if let Some(verdict) = verdict
                     && report.examples.len() < limit
                 {
-                    report.examples.push(self.leak(&batch, row, kind, features, explained_by)?);
+                    report.examples.push(self.leak(&batch, row, verdict)?);
                 }
             }
         }
         Ok(())
     }
 
-    fn leak(
-        &self,
-        batch: &RecordBatch,
-        row: usize,
-        kind: LeakKind,
-        features: Vec<String>,
-        explained_by: Option<String>,
-    ) -> Result<Leak, Error> {
+    fn leak(&self, batch: &RecordBatch, row: usize, verdict: Verdict) -> Result<Leak, Error> {
+        let Verdict { kind, features, explained_by } = verdict;
         let mut keys = BTreeMap::new();
         for (number, key) in self.planned.view.spine_keys.iter().enumerate() {
             keys.insert(key.clone(), shown(column(batch, &format!("k{number}"))?, row)?);
@@ -346,37 +340,39 @@ impl<'a> ViewCheck<'a> {
         })
     }
 
-    /// What is wrong with a row, `None` if all its values were known; in which features; and when what explains it was.
-    fn verdict(
-        &self,
-        batch: &RecordBatch,
-        row: usize,
-    ) -> Result<(Option<LeakKind>, Vec<String>, Option<String>), Error> {
+    /// What is wrong with a row; nothing if all its values were known.
+    fn verdict(&self, batch: &RecordBatch, row: usize) -> Result<Option<Verdict>, Error> {
         let features = &self.planned.view.features;
-        let all = || features.iter().map(|feature| feature.name.clone()).collect();
         if let Some((kind, time)) = explained(batch, row, "all")? {
-            return Ok((Some(kind), all(), Some(time)));
+            let features = features.iter().map(|feature| feature.name.clone()).collect();
+            return Ok(Some(Verdict { kind, features, explained_by: Some(time) }));
         }
-        let mut worst: Option<(LeakKind, Vec<String>, Option<String>)> = None;
+        let mut worst: Option<Verdict> = None;
         for (number, feature) in features.iter().enumerate() {
             if is_true(column(batch, &format!("known_{number}"))?, row)? {
                 continue;
             }
-            let (kind, time) = match explained(batch, row, &number.to_string())? {
+            let (kind, explained_by) = match explained(batch, row, &number.to_string())? {
                 Some((kind, time)) => (kind, Some(time)),
                 None => (LeakKind::Unexplained, None),
             };
             match &mut worst {
-                Some((worst_kind, names, _)) if *worst_kind == kind => names.push(feature.name.clone()),
-                Some((worst_kind, ..)) if *worst_kind < kind => {}
-                _ => worst = Some((kind, vec![feature.name.clone()], time)),
+                Some(verdict) if verdict.kind == kind => verdict.features.push(feature.name.clone()),
+                Some(verdict) if verdict.kind < kind => {}
+                _ => worst = Some(Verdict { kind, features: vec![feature.name.clone()], explained_by }),
             }
         }
-        Ok(match worst {
-            Some((kind, features, time)) => (Some(kind), features, time),
-            None => (None, Vec::new(), None),
-        })
+        Ok(worst)
     }
+}
+
+/// What is wrong with the values of a view in a row.
+struct Verdict {
+    kind: LeakKind,
+    /// The columns that are not explained by what was known.
+    features: Vec<String>,
+    /// When what explains them was.
+    explained_by: Option<String>,
 }
 
 /// What explains the values `which`, if nothing that was known does.

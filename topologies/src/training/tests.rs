@@ -181,7 +181,8 @@ fn what_differs_is_named() {
         manifest().differences(&now).join("; ")
     };
     assert_eq!(differences(&|_| ()), "");
-    let changes: [(fn(&mut Manifest), &str); 7] = [
+    type Change = fn(&mut Manifest);
+    let changes: [(Change, &str); 7] = [
         (|now| now.columns[1].sha256 = "x".into(), "values of the column b differ"),
         (|now| now.columns.truncate(1), "the column b is gone"),
         (|now| now.columns.swap(0, 1), ""),
