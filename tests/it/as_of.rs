@@ -14,7 +14,7 @@ use isobar_tests::services::oracle;
 
 const TRIALS: i64 = 3000;
 
-const SOURCES: &str = "  questions:
+pub(crate) const SOURCES: &str = "  questions:
     topic: questions
     format: json
     fields: { id: { type: int64, nullable: false }, trial: int64, k: string, t: timestamp }
@@ -24,7 +24,7 @@ const SOURCES: &str = "  questions:
     fields: { trial: int64, k: string, event_time: timestamp, known_time: timestamp, seq: int64, value: int64 }
 ";
 
-const DATASETS: &str = "  asked:
+pub(crate) const DATASETS: &str = "  asked:
     from: questions
     sql: SELECT id, trial, k, t FROM questions
   observed:
@@ -54,7 +54,7 @@ fn number(prng: &mut Prng) -> String {
 }
 
 /// The records of both topics, in no order of time.
-fn records(prng: &mut Prng) -> [Vec<Record>; 2] {
+pub(crate) fn records(prng: &mut Prng) -> [Vec<Record>; 2] {
     let record = |payload: String| Record::bad(Some(payload.as_bytes()), "not of the events");
     let (mut questions, mut observations) = (Vec::new(), Vec::new());
     for trial in 0..TRIALS {

@@ -43,6 +43,7 @@ mod sql_files;
 mod standby;
 mod takeover;
 mod topics;
+mod training;
 mod versions;
 mod wire;
 mod wire_battery;

@@ -13,6 +13,9 @@
                                     the answers (CSV: id, value) are what DuckDB's ASOF JOIN finds
     oracle as_of QUESTIONS OBSERVATIONS --answers FILE --match known [--ttl SECONDS]
                                     the answers are the newest observations that were known
+    oracle digest FILE --manifest MANIFEST
+                                    the Parquet file of a training set has the hash, the rows, the columns and the digest
+                                    that its manifest says, by the definition in docs/training-sets.md
     oracle flights DIR              what `isobar demo --keep DIR` left, in every cloud, against
                                     values computed from the CSV files
 
@@ -24,11 +27,16 @@ Prints one JSON object. Exit code 0: right; 1: wrong, with each difference on st
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
+import struct
 import sys
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pyarrow.types as types
 from deltalake import DeltaTable
 
 CLOUDS = ("aws", "azure", "gcp")
@@ -247,6 +255,63 @@ def sample(con, sql):
     return "; ".join(row[0] for row in rows.fetchall())
 
 
+# ---------------------------------------------------------------- training sets
+
+
+def digest(parsed, wrong):
+    """The digest as docs/training-sets.md defines it, with nothing but struct and SHA-256."""
+    manifest = json.loads(parsed.manifest.read_text())
+    table = parquet.read_table(parsed.file)
+    columns = []
+    for name, column in zip(table.column_names, table.columns):
+        name_of_type, encode = encoding(column.type)
+        # Times as whole numbers: as Python objects they would lose what is below a microsecond.
+        values = (column.cast(pa.int64()) if types.is_timestamp(column.type) else
+                  column.cast(pa.int32()) if types.is_date32(column.type) else column).to_pylist()
+        sha256 = hashlib.sha256()
+        for value in values:
+            sha256.update(b"\0" if value is None else b"\1" + encode(value))
+        columns.append((name, name_of_type, sha256.hexdigest()))
+    lines = [f"rows {table.num_rows}"] + [f"column {json.dumps(n, ensure_ascii=False)} {t} {d}" for n, t, d in columns]
+    found = {
+        "rows": table.num_rows,
+        "columns": columns,
+        "digest": hashlib.sha256("".join(line + "\n" for line in ["isobar training set 1", *lines]).encode()).hexdigest(),
+        "sha256": hashlib.sha256(parsed.file.read_bytes()).hexdigest(),
+    }
+    due = {
+        "rows": manifest["rows"],
+        "columns": [(column["name"], column["type"], column["sha256"]) for column in manifest["columns"]],
+        "digest": manifest["digest"],
+        "sha256": manifest["file"]["sha256"],
+    }
+    for what in found:
+        if found[what] != due[what]:
+            wrong(f"{parsed.file}: {what} {found[what]}, but the manifest says {due[what]}")
+    return found
+
+
+def encoding(kind):
+    """The name of a type, and its values as bytes."""
+    sized = lambda value: struct.pack("<Q", len(value)) + value
+    for is_kind, name, encode in (
+        (types.is_boolean, "boolean", lambda value: bytes([value])),
+        (types.is_int32, "int32", lambda value: struct.pack("<i", value)),
+        (types.is_int64, "int64", lambda value: struct.pack("<q", value)),
+        (types.is_float64, "float64", lambda value: struct.pack("<d", value)),
+        (types.is_string, "string", lambda value: sized(value.encode())),
+        (types.is_binary, "binary", sized),
+        (types.is_date32, "date", lambda value: struct.pack("<i", value)),
+    ):
+        if is_kind(kind):
+            return name, encode
+    if types.is_timestamp(kind):
+        unit = kind.unit + (", UTC" if kind.tz else "")
+        name = "timestamp" if unit == "us, UTC" else f"timestamp({unit})"
+        return name, lambda value: struct.pack("<q", value)
+    raise Unreadable(f"a digest of {kind} is not needed by any test")
+
+
 # ---------------------------------------------------------------- the demo
 
 # What the feature columns must hold, from the CSV alone and by another way than the topology's
@@ -417,6 +482,10 @@ def arguments():
     sub.add_argument("--answers", required=True, type=pathlib.Path, metavar="FILE")
     sub.add_argument("--match", required=True, choices=(">=", ">", "<=", "<", "known"))
     sub.add_argument("--ttl", type=float, metavar="SECONDS")
+    sub = commands.add_parser("digest")
+    sub.set_defaults(question=digest)
+    sub.add_argument("file", type=pathlib.Path, metavar="FILE")
+    sub.add_argument("--manifest", required=True, type=pathlib.Path, metavar="MANIFEST")
     sub = commands.add_parser("flights")
     sub.set_defaults(question=flights)
     sub.add_argument("dir", type=pathlib.Path, metavar="DIR")

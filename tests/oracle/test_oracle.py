@@ -1,6 +1,7 @@
 """The oracle must pass what is right and name what is wrong. `tests/run oracle` runs these."""
 
 import contextlib
+import hashlib
 import io
 import json
 import pathlib
@@ -195,6 +196,34 @@ class AsOf(Folder):
             code, _, complaint = ask("as_of", self.questions, self.observations, "--answers", self.answers(*values), "--match", ">=")
             self.assertEqual(code, 1)
             self.assertIn("missing", complaint)
+
+
+class Digest(Folder):
+    """A file of two rows, and a manifest whose digests are written out by hand."""
+
+    def manifest(self, path, **changes):
+        sha256 = lambda value: hashlib.sha256(value).hexdigest()
+        columns = [
+            {"name": "id", "type": "int64", "sha256": sha256(bytes([1, 7, 0, 0, 0, 0, 0, 0, 0, 0]))},
+            {"name": "t", "type": "timestamp", "sha256": sha256(bytes([0, 1, 1, 0, 0, 0, 0, 0, 0, 0]))},
+            {"name": "é", "type": "string", "sha256": sha256(bytes([1, 1, 0, 0, 0, 0, 0, 0, 0]) + b"a" + bytes([1] + [0] * 8))},
+        ]
+        lines = "".join(f'column "{c["name"]}" {c["type"]} {c["sha256"]}\n' for c in columns)
+        manifest = {
+            "rows": 2, "columns": columns, "digest": sha256(f"isobar training set 1\nrows 2\n{lines}".encode()),
+            "file": {"sha256": sha256(path.read_bytes())}, **changes}
+        written = self.folder / "m.json"
+        written.write_text(json.dumps(manifest))
+        return written
+
+    def test_the_digest_is_that_of_the_documentation(self):
+        path = self.folder / "set.parquet"
+        columns = {"id": pa.array([7, None], pa.int64()), "t": pa.array([None, 1], pa.timestamp("us", "UTC")), "é": ["a", ""]}
+        pq.write_table(pa.table(columns), path)
+        code, _, complaint = ask("digest", path, "--manifest", self.manifest(path))
+        self.assertEqual(code, 0, complaint)
+        for change in ({"rows": 3}, {"digest": "0" * 64}, {"file": {"sha256": "0" * 64}}, {"columns": []}):
+            self.assertEqual(ask("digest", path, "--manifest", self.manifest(path, **change))[0], 1, change)
 
 
 class Demo(Folder):

@@ -29,6 +29,15 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
+    /// A file of this machine could not be written: see to its folder, and retry.
+    #[error("{action}")]
+    LocalFile {
+        /// What was being done.
+        action: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// A record could not be decoded, transformed or written: report a bug.
     #[error("{action}")]
     Transform {

@@ -38,6 +38,7 @@ pub mod standby;
 pub mod start;
 mod throttle;
 mod topics;
+pub mod training;
 pub mod workers;
 
 pub use error::Error;

@@ -13,6 +13,7 @@ use isobar_schemas::TopicPartition;
 use crate::quarantine::listing::SHOWN_MAX;
 use crate::query::DIFF_ROWS_MAX;
 use crate::spec::units::ByteSize;
+use crate::training::SetVersions;
 
 /// isobar reads Kafka topics, transforms and validates the records with SQL, and writes one feature dataset that is
 /// identical, byte for byte, in every cloud, exactly once.
@@ -30,7 +31,7 @@ use crate::spec::units::ByteSize;
   isobar prove --config topology.yaml      audit its datasets from what lies in the clouds
 
 Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command line
-is wrong."
+is wrong, 3 leak-check found leaks."
 )]
 pub struct Args {
     /// How to write logs.
@@ -244,6 +245,36 @@ from the files that only one of the versions has; the column `difference` is abo
 that came and below zero for rows that left.")]
     Diff(DiffArgs),
 
+    /// Make a training set: rows with what was known of them at their time, the same bytes from every cloud
+    #[command(after_help = "Examples:
+  isobar training-set late.yaml --out ./sets              the newest versions, which are written down
+  isobar training-set late.yaml --at flights=42,weather=17 --out ./sets
+  isobar training-set late.yaml --at 2026-05-01T00:00:00Z --out cloud://aws/training/late
+  isobar training-set late.yaml --verify sets/late-0c2f4b7d9a11e5d8.json
+  isobar training-set late.yaml --out ./sets --format json | jq -r .file
+
+The file says which rows and features: isobar schema training-set. Beside the Parquet file lies a
+manifest with the versions that were read, their hashes, and a digest of the rows; --verify makes
+the set again and compares. Files are named after a hash of all that: nothing is overwritten.
+
+Exit codes: 0 made, or the same as before; 1 a failure, or --verify found a difference; 2 the file,
+the topology or the command line is wrong.")]
+    TrainingSet(TrainingSetArgs),
+
+    /// Find rows of a training set that used the future
+    #[command(after_help = "Examples:
+  isobar leak-check late.yaml                             of the set that isobar makes
+  isobar leak-check late.yaml --set features.parquet      of one that something else made
+  isobar leak-check late.yaml --set late-0c2f.parquet --manifest late-0c2f.json
+  isobar leak-check late.yaml --set features.csv --format json | jq '.examples[]'
+
+Each value is looked for among all rows of its view, without the join that makes training sets. A
+leak is a value that only rows have that happened after the time of the spine, became known after
+it, were older than the time to live, or that no row has.
+
+Exit codes: 0 no leaks, 1 a failure, 2 the file, the topology or the command line is wrong, 3 leaks.")]
+    LeakCheck(LeakCheckArgs),
+
     /// Look at rejected records, and send them through the topology again, once
     #[command(after_help = "Examples:
   isobar quarantine ls --config topology.yaml
@@ -265,6 +296,7 @@ topology is mended, a redrive takes it out of there and into the dataset in one 
   isobar schema fields order.proto --message shop.v1.Order
   isobar schema diff topology.yaml orders order-v2.avsc
   isobar schema contract > contract.schema.json           for the contracts that datasets name
+  isobar schema training-set > set.schema.json            for training sets
 
 Then put this line first in a spec, and editors with a YAML language server complete and check it:
   # yaml-language-server: $schema=topology.schema.json")]
@@ -311,6 +343,14 @@ is wrong.")]
 Then put this line first in a contract, and editors with a YAML language server complete and check it:
   # yaml-language-server: $schema=contract.schema.json")]
     Contract,
+
+    /// Print the JSON Schema of a training set, for editors
+    #[command(after_help = "Examples:
+  isobar schema training-set > set.schema.json
+
+Then put this line first in such a file, and editors with a YAML language server complete and check it:
+  # yaml-language-server: $schema=set.schema.json")]
+    TrainingSet,
 }
 
 /// A schema of records, in files.
@@ -794,6 +834,55 @@ pub struct DiffArgs {
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=DIFF_ROWS_MAX as i64))]
     pub limit: u32,
     /// How to print the comparison
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// Options of `isobar training-set`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct TrainingSetArgs {
+    /// The file that describes the training set
+    #[arg(value_name = "SET")]
+    pub set: PathBuf,
+    /// Where to write it: a folder, or cloud://NAME/training/… in a cloud of the topology
+    #[arg(long, short, value_name = "URL", required_unless_present = "verify")]
+    pub out: Option<String>,
+    /// The versions of datasets where the file names none: flights=42,weather=17, or a time; by default the newest
+    #[arg(long, value_name = "VERSIONS|TIME")]
+    pub at: Option<SetVersions>,
+    /// Make the set of this manifest again, keep nothing, and say what differs
+    #[arg(long, value_name = "MANIFEST", conflicts_with_all = ["out", "at"])]
+    pub verify: Option<PathBuf>,
+    /// Read from this cloud only
+    #[arg(long, value_name = "CLOUD")]
+    pub cloud: Option<String>,
+    /// How to print the summary
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
+/// Options of `isobar leak-check`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct LeakCheckArgs {
+    /// The file that describes the training set
+    #[arg(value_name = "SET")]
+    pub set: PathBuf,
+    /// The rows to check, a Parquet or CSV file; by default the set is made first
+    #[arg(long = "set", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The versions of datasets where the file names none: flights=42,weather=17, or a time; by default the newest
+    #[arg(long, value_name = "VERSIONS|TIME")]
+    pub at: Option<SetVersions>,
+    /// The versions of datasets that this manifest names
+    #[arg(long, value_name = "MANIFEST", conflicts_with = "at")]
+    pub manifest: Option<PathBuf>,
+    /// Read from this cloud only
+    #[arg(long, value_name = "CLOUD")]
+    pub cloud: Option<String>,
+    /// Show at most so many leaks; all are counted
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub limit: u32,
+    /// How to print the report
     #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
     pub format: ReportFormat,
 }

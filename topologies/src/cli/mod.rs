@@ -2,7 +2,7 @@
 //!
 //! [`args`] says what can be asked, [`run`] does it. What a command finds goes to standard output, logs and errors go
 //! to standard error. Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command
-//! line is wrong, so that a script can tell "try again" from "a person must change something".
+//! line is wrong, so that a script can tell "try again" from "a person must change something"; 3 `leak-check` found leaks.
 
 use std::process::ExitCode;
 
@@ -26,6 +26,7 @@ mod schema;
 mod scrub;
 mod serve;
 mod shell;
+mod training;
 
 use args::{AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, SchemaCommand};
 
@@ -38,6 +39,8 @@ pub enum Exit {
     Failure,
     /// The configuration or the command line is wrong. A person must change something.
     Configuration,
+    /// A training set holds what was not known at its time.
+    Leaks,
 }
 
 impl Exit {
@@ -63,6 +66,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => ExitCode::SUCCESS,
             Exit::Failure => ExitCode::from(1),
             Exit::Configuration => ExitCode::from(2),
+            Exit::Leaks => ExitCode::from(3),
         }
     }
 }
@@ -93,6 +97,8 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Serve(serve_args) => serve::serve(&serve_args),
         Command::Snapshots(snapshots_args) => query::snapshots(&snapshots_args),
         Command::Diff(diff_args) => query::diff(&diff_args),
+        Command::TrainingSet(set_args) => training::training_set(&set_args),
+        Command::LeakCheck(check_args) => training::leak_check(&check_args),
         Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;
@@ -102,6 +108,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Schema { command: Some(SchemaCommand::Diff(diff_args)) } => schema::diff(&diff_args),
         Command::Schema { command: Some(SchemaCommand::Contract) } => {
             output::print_json(&spec::contract_json_schema())?;
+            Ok(Exit::Success)
+        }
+        Command::Schema { command: Some(SchemaCommand::TrainingSet) } => {
+            output::print_json(&spec::training_set_json_schema())?;
             Ok(Exit::Success)
         }
         Command::Completions { shell } => {

@@ -23,7 +23,7 @@ use super::output::Answer;
 use super::provider::SnapshotTable;
 use super::replicas::{Reading, Replicas};
 use super::snapshot::{Listing, Snapshot, load};
-use super::{failed, metered, session, start};
+use super::{failed, session, start};
 use crate::error::Error;
 use crate::prove::log::{DataFile, Entry};
 use crate::spec::Topology;

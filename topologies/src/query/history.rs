@@ -121,7 +121,7 @@ fn in_words(versions: &[u64]) -> String {
 }
 
 /// The newest version of `table` that was committed at or before `at_ms`, in any cloud that answers.
-async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Result<u64, Error> {
+pub(super) async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Result<u64, Error> {
     let mut reasons = Vec::new();
     for (index, cloud) in clouds.iter().enumerate() {
         match search(cloud, table, at_ms).await {
@@ -239,8 +239,17 @@ pub(super) async fn read_entries(
     entries.collect()
 }
 
+/// SHA-256 of the entry of a version, which is understood.
+pub(super) async fn entry_sha256(cloud: &Cloud, table: &str, version: u64) -> Result<String, String> {
+    let log = Bodies::default().read_log(cloud, table, &[version]).await;
+    let log = log.map_err(|error| crate::chain_of(&error))?;
+    let found = log.versions.get(&version).ok_or("it is gone")?;
+    found.entry.as_ref().map_err(Clone::clone)?;
+    found.sha256.clone().ok_or_else(|| "it is gone".to_owned())
+}
+
 /// A time, for people.
-pub(super) fn shown(ms: i64) -> String {
+pub(crate) fn shown(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms);
     time.map_or_else(|| format!("{ms} ms"), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }

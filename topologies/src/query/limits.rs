@@ -46,7 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::dialect::BoundedDialect;
-pub(super) use self::plan::check as check_plan;
+pub(crate) use self::plan::check as check_plan;
 pub(crate) use self::pool::state_of;
 pub use self::shown::told;
 pub(super) use self::survey::check as check_statement;

@@ -102,7 +102,7 @@ pub async fn snapshots_in(
 }
 
 /// The table that people mean, by any of the names that queries have for it.
-pub(super) fn known_table(topology: &Topology, name: &str) -> Result<String, Error> {
+pub(crate) fn known_table(topology: &Topology, name: &str) -> Result<String, Error> {
     let datasets: Vec<&str> = topology.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
     let is_quarantine = |dataset: &&&str| {
         let quarantine = crate::commit::quarantine_of(dataset);

@@ -29,6 +29,7 @@ mod listing;
 mod names;
 mod nested;
 mod output;
+mod pinning;
 mod provider;
 mod pruning;
 mod replicas;
@@ -43,6 +44,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
@@ -64,23 +66,24 @@ pub use self::diff::{
 };
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
-pub(crate) use self::history::Pin;
+pub(crate) use self::history::{Pin, shown};
 pub use self::limits::{QueryLimits, told};
-pub(crate) use self::limits::{Watch, batch_bytes, limit_of, state_of};
+pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of, state_of};
+pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
+pub(crate) use self::pinning::{entry_hashes, refuse_unrepeatable};
 pub(crate) use self::provider::SnapshotTable;
 pub(crate) use self::replicas::Replicas;
 pub use self::replicas::{ANSWER_WITHIN, Reading};
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
+pub(crate) use self::sql::time_ms;
 pub use self::usage::{CloudUsage, Metered, Usage};
 
 use self::guard::GuardedTable;
-use self::history::pinned_snapshot;
 use self::provider::CloudStores;
 use self::snapshot::{Snapshot, fresh_snapshots};
-use self::usage::Meter;
 use crate::error::Error;
 use crate::spec::Topology;
 use crate::start::open_clouds;
@@ -122,6 +125,10 @@ pub struct Catalog {
     newest: Mutex<BTreeMap<String, TableVersion>>,
     /// Held by whoever plans a query, so that no table is exchanged under its hands.
     planning: RwLock<()>,
+    /// What newest means, if it is not now: milliseconds since the Unix epoch.
+    newest_at_ms: Option<i64>,
+    /// The clouds that decide which version a time means, if not those that are read.
+    deciding: Option<Vec<Cloud>>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -151,10 +158,17 @@ impl Catalog {
         memory_bytes_max: u64,
         reading: &Reading,
     ) -> Result<Self, Error> {
-        let names = Names::of(datasets);
         let replicas = Arc::new(Replicas::new(clouds, reading)?);
         let context = session(&replicas, memory_bytes_max)?;
-        Ok(Self { context, replicas, names, newest: Mutex::default(), planning: RwLock::default() })
+        Ok(Self {
+            context,
+            replicas,
+            names: Names::of(datasets),
+            newest: Mutex::default(),
+            planning: RwLock::default(),
+            newest_at_ms: None,
+            deciding: None,
+        })
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -177,6 +191,12 @@ impl Catalog {
         let unknown: Vec<String> =
             tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
         let Some(first) = unknown.first() else { return Ok(()) };
+        if let Some(at_ms) = self.newest_at_ms {
+            for table in &unknown {
+                self.register(self.pinned(table, Pin::Time(at_ms)).await?, &mut newest)?;
+            }
+            return Ok(());
+        }
         let clouds = self.replicas.in_order(Some(first)).await;
         let snapshots = fresh_snapshots(&clouds, &unknown, freshness).await?;
         let _alone = self.planning.write().await;
@@ -231,11 +251,35 @@ impl Catalog {
         freshness: &Freshness,
     ) -> Result<Answer, Error> {
         let watch = Watch::start(limits);
-        match self.plan_within(sql, limits, freshness, &watch).await {
-            Ok((state, plan)) => start(state, plan, &self.replicas, limits, watch).await,
-            Err(Stopped::Ours(error)) => Err(error),
-            Err(Stopped::Planning(error)) => Err(self.explain(&error).await),
-        }
+        let (state, plan) = self.plan_within(sql, limits, freshness, &watch).await?;
+        start(state, plan, &self.replicas, limits, watch).await
+    }
+
+    /// As [`query`](Self::query), for a plan that `check` has nothing against.
+    ///
+    /// # Errors
+    /// Those of [`query`](Self::query), and [`Error::Configuration`] with what `check` says.
+    pub(crate) async fn query_checked(
+        &self,
+        sql: &str,
+        check: impl Fn(&LogicalPlan) -> Result<(), DataFusionError>,
+    ) -> Result<Answer, Error> {
+        let limits = QueryLimits::default();
+        let watch = Watch::start(&limits);
+        let (state, plan) = self.plan_within(sql, &limits, &Freshness::default(), &watch).await?;
+        check(&plan).map_err(|error| Error::Configuration(error.strip_backtrace()))?;
+        start(state, plan, &self.replicas, &limits, watch).await
+    }
+
+    /// Names and types of the columns of a query. No row is read.
+    ///
+    /// # Errors
+    /// Those of [`query`](Self::query).
+    pub(crate) async fn columns(&self, sql: &str) -> Result<SchemaRef, Error> {
+        let limits = QueryLimits::default();
+        let watch = Watch::start(&limits);
+        let (_, plan) = self.plan_within(sql, &limits, &Freshness::default(), &watch).await?;
+        Ok(Arc::new(plan.schema().as_arrow().clone()))
     }
 
     async fn plan_within(
@@ -244,8 +288,21 @@ impl Catalog {
         limits: &QueryLimits,
         freshness: &Freshness,
         watch: &Watch,
+    ) -> Result<(SessionState, LogicalPlan), Error> {
+        match self.planned(sql, limits, freshness, watch).await {
+            Ok(planned) => Ok(planned),
+            Err(Stopped::Ours(error)) => Err(error),
+            Err(Stopped::Planning(error)) => Err(self.explain(&error).await),
+        }
+    }
+
+    async fn planned(
+        &self,
+        sql: &str,
+        limits: &QueryLimits,
+        freshness: &Freshness,
+        watch: &Watch,
     ) -> Result<(SessionState, LogicalPlan), Stopped> {
-        limits.check_text(sql)?;
         let freshness = self.by_table(freshness)?;
         let state = state_of(&self.context.state(), limits)?;
         let asked = Asked::parse(&state, &self.names, sql, limits, watch).await?;
@@ -253,8 +310,7 @@ impl Catalog {
         watch.within(self.find(&newest, &freshness)).await??;
         let mut pinned = Vec::with_capacity(asked.pinned.len());
         for (_, pin, table) in &asked.pinned {
-            let clouds = self.replicas.in_order(Some(table)).await;
-            let snapshot = watch.within(pinned_snapshot(&clouds, table, *pin)).await??;
+            let snapshot = watch.within(self.pinned(table, *pin)).await??;
             pinned.push(SnapshotTable::new(snapshot, self.replicas.clone()).map(Arc::new)?.into());
         }
         let _planning = self.planning.read().await;

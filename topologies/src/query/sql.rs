@@ -245,7 +245,7 @@ fn pin(mark: &str, value: &str) -> Result<Pin> {
 }
 
 /// Milliseconds since the Unix epoch: of a time with a zone, of one in UTC, or of the beginning of a day in UTC.
-fn time_ms(text: &str) -> Option<i64> {
+pub(crate) fn time_ms(text: &str) -> Option<i64> {
     let text = text.trim();
     let text = match text.split_once(' ') {
         Some((date, time)) if date.len() == 10 => format!("{date}T{}", time.trim_start()),

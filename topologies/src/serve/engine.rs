@@ -29,7 +29,7 @@ use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::query::{
     Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
-    SnapshotTable, TableVersion, Watch, limit_of, read_by, session, start, state_of,
+    SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start, state_of,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -245,7 +245,7 @@ impl Engine {
             Err(error) => return Err(self.explained(caller, error).await),
         };
         let plan = match question.parameters {
-            Some(values) => with_values(plan, values)?,
+            Some(values) => with_values(plan, values, limits)?,
             None => plan,
         };
         let versions = read_by(&plan);
@@ -435,9 +435,14 @@ fn no_table(name: &str) -> Refusal {
     Refusal::NotFound(format!("there is no table {name}; `GET /v1/datasets` or `SHOW TABLES` lists them"))
 }
 
-/// `plan` with values for its placeholders.
-fn with_values(plan: LogicalPlan, values: ParamValues) -> Result<LogicalPlan, Refusal> {
-    plan.with_param_values(values).map_err(|error| Refusal::Wrong(error.strip_backtrace()))
+/// `plan` with values for its placeholders, within `limits`.
+fn with_values(plan: LogicalPlan, values: ParamValues, limits: &QueryLimits) -> Result<LogicalPlan, Refusal> {
+    let plan = plan.with_param_values(values).map_err(|error| Refusal::Wrong(error.strip_backtrace()))?;
+    match check_plan(&plan, limits) {
+        Ok(()) => Ok(plan),
+        Err(error) if limit_of(&error).is_some() => Err(error.into()),
+        Err(error) => Err(Refusal::Wrong(error.strip_backtrace())),
+    }
 }
 
 impl Prepared {
@@ -472,7 +477,7 @@ impl Prepared {
     async fn started(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
         let inner = &self.engine.0;
         let plan = match parameters {
-            Some(values) => with_values(self.plan, values)?,
+            Some(values) => with_values(self.plan, values, &inner.of_query)?,
             None => self.plan,
         };
         let mut missing: Vec<String> = plan.get_parameter_names().unwrap_or_default().into_iter().collect();

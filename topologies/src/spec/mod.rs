@@ -34,6 +34,7 @@ mod sql;
 mod structure;
 mod suggest;
 pub mod topics;
+pub mod training;
 pub mod units;
 pub mod yaml;
 
@@ -49,7 +50,7 @@ pub use isobar_schemas::{Fields, UnknownFields};
 pub use problem::{Colour, Position, Problem, SpecErrors};
 pub use query::{CacheSpec, PriceSpec, QuerySpec};
 pub use raw::{Envelope, Format, Owner, PayloadCompression, Prefer, StartPosition, TopicIdentity};
-pub use schema::{contract_json_schema, json_schema};
+pub use schema::{contract_json_schema, json_schema, training_set_json_schema};
 pub use secret::{Secret, SecretError, Text};
 pub use serve::{LimitsOfQueries, ServeSpec};
 pub(crate) use suggest::did_you_mean;

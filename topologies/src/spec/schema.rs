@@ -1,4 +1,4 @@
-//! The JSON Schema of a spec, for editors: `isobar schema > topology.schema.json`; and that of a contract.
+//! The JSON Schema of a spec, for editors: `isobar schema > topology.schema.json`; and those of contracts and training sets.
 //!
 //! It is generated from the structs of [`raw`](super::raw), the same that a spec is parsed into, and it is what
 //! [`structure`](super::structure) checks a spec against. So what an editor accepts, `isobar check` accepts too, up
@@ -8,13 +8,16 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value as Json, json};
 
-use super::{raw, yaml};
+use super::{raw, training, yaml};
 
 /// A complete spec, shown by editors and used by the tests.
 pub const EXAMPLE: &str = include_str!("example.yaml");
 
 /// A contract of the dataset in [`EXAMPLE`].
 pub const CONTRACT_EXAMPLE: &str = include_str!("example_contract.yaml");
+
+/// A training set of the dataset in [`EXAMPLE`].
+pub const TRAINING_SET_EXAMPLE: &str = include_str!("example_training_set.yaml");
 
 /// The JSON Schema of a spec: draft 2020-12.
 pub fn json_schema() -> Json {
@@ -24,6 +27,11 @@ pub fn json_schema() -> Json {
 /// The JSON Schema of a contract: draft 2020-12.
 pub fn contract_json_schema() -> Json {
     schema_of::<raw::Contract>("isobar data contract", CONTRACT_EXAMPLE)
+}
+
+/// The JSON Schema of a training set: draft 2020-12.
+pub fn training_set_json_schema() -> Json {
+    schema_of::<training::raw::TrainingSet>("isobar training set", TRAINING_SET_EXAMPLE)
 }
 
 fn schema_of<T: JsonSchema>(title: &str, example: &str) -> Json {
@@ -96,12 +104,14 @@ mod tests {
             }
         });
         assert!(fields > 20, "{fields} fields");
-        visit_schemas(&contract_json_schema(), &mut |map| {
-            for (name, field) in map.get("properties").and_then(Json::as_object).into_iter().flatten() {
-                let description = field.get("description").and_then(Json::as_str).unwrap_or_default();
-                assert!(description.len() > 8, "`{name}` has no description: {field}");
-            }
-        });
+        for schema in [contract_json_schema(), training_set_json_schema()] {
+            visit_schemas(&schema, &mut |map| {
+                for (name, field) in map.get("properties").and_then(Json::as_object).into_iter().flatten() {
+                    let description = field.get("description").and_then(Json::as_str).unwrap_or_default();
+                    assert!(description.len() > 8, "`{name}` has no description: {field}");
+                }
+            });
+        }
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
         assert_eq!(schema["examples"][0]["topology"], "flight_delays");
         let keywords: Vec<&String> = schema.as_object().unwrap().keys().take(2).collect();
@@ -120,5 +130,6 @@ mod tests {
         };
         visit_schemas(&json_schema(), &mut visit);
         visit_schemas(&contract_json_schema(), &mut visit);
+        visit_schemas(&training_set_json_schema(), &mut visit);
     }
 }

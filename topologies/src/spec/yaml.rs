@@ -40,6 +40,8 @@ pub enum Document {
     Spec,
     /// The contract of a dataset.
     Contract,
+    /// A training set.
+    TrainingSet,
 }
 
 impl Document {
@@ -48,6 +50,7 @@ impl Document {
         match self {
             Document::Spec => "spec",
             Document::Contract => "contract",
+            Document::TrainingSet => "training set",
         }
     }
 
@@ -55,6 +58,9 @@ impl Document {
         match self {
             Document::Spec => "`isobar schema` prints what a spec may hold, with an example",
             Document::Contract => "`isobar schema contract` prints what a contract may hold, with an example",
+            Document::TrainingSet => {
+                "`isobar schema training-set` prints what a training set may hold, with an example"
+            }
         }
     }
 
@@ -62,6 +68,7 @@ impl Document {
         match self {
             Document::Spec => "one file describes one topology",
             Document::Contract => "one file holds one contract",
+            Document::TrainingSet => "one file describes one training set",
         }
     }
 }

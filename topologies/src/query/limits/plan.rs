@@ -26,7 +26,7 @@ const COLUMNS_MAX: usize = 10_000;
 const CENTROIDS_MAX: u64 = 10_000;
 
 /// Refuses a plan that would grow, or that shows what is not to be shown.
-pub(in crate::query) fn check(plan: &LogicalPlan, limits: &QueryLimits) -> Result<()> {
+pub(crate) fn check(plan: &LogicalPlan, limits: &QueryLimits) -> Result<()> {
     sizes(plan)?;
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node

@@ -1,0 +1,163 @@
+//! A catalog for answers that must come out the same again: its tables at versions that are said beforehand, its rows in an
+//! order that does not depend on threads, and a table beside those of the clouds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
+use isobar_connectors::clouds::Cloud;
+
+use super::history::{Pin, entry_sha256, pinned_snapshot, version_at};
+use super::snapshot::Snapshot;
+use super::{Catalog, TableVersion};
+use crate::error::Error;
+use crate::spec::training::At;
+
+impl Catalog {
+    /// Plans and reads on one thread per table and query, so that rows come in an order that the query and the versions determine.
+    pub(crate) fn in_order(self) -> Self {
+        let state = self.context.state_ref();
+        state.write().config_mut().options_mut().execution.target_partitions = 1;
+        self
+    }
+
+    /// A table that is not named by a version is at the newest one that was committed by `at_ms`.
+    pub(crate) fn at_time(mut self, at_ms: i64) -> Self {
+        self.newest_at_ms = Some(at_ms);
+        self
+    }
+
+    /// Which version a time means is for these clouds to say, though one of them alone may be read: a cloud that is behind would take
+    /// another version for it.
+    pub(crate) fn decided_by(mut self, clouds: &[Cloud]) -> Self {
+        self.deciding = Some(clouds.to_vec());
+        self
+    }
+
+    /// The snapshot of `table` at a version.
+    ///
+    /// # Errors
+    /// Those of [`pinned_snapshot`].
+    pub(super) async fn pinned(&self, table: &str, pin: Pin) -> Result<Snapshot, Error> {
+        let pin = match (pin, &self.deciding) {
+            (Pin::Time(at_ms), Some(clouds)) => Pin::Version(version_at(clouds, table, at_ms).await?),
+            (pin, _) => pin,
+        };
+        pinned_snapshot(&self.replicas.in_order(Some(table)).await, table, pin).await
+    }
+
+    /// Where a query does not say otherwise, `table` is at `at`.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::query`].
+    pub(crate) async fn pin(&self, table: &str, at: At) -> Result<TableVersion, Error> {
+        let pin = match at {
+            At::Version(version) => Pin::Version(version),
+            At::TimeMs(at_ms) => Pin::Time(at_ms),
+        };
+        let snapshot = self.pinned(table, pin).await?;
+        let version = TableVersion {
+            table: table.to_owned(),
+            version: snapshot.version,
+            cloud: snapshot.cloud.clone(),
+            committed_ms: snapshot.committed_ms,
+        };
+        let mut newest = self.newest.lock().await;
+        self.register(snapshot, &mut newest)?;
+        Ok(version)
+    }
+
+    /// The versions that tables are at where a query does not say otherwise, as far as they were named.
+    pub(crate) async fn versions(&self) -> BTreeMap<String, u64> {
+        let newest = self.newest.lock().await;
+        newest.values().map(|version| (version.table.clone(), version.version)).collect()
+    }
+
+    /// A table that is in no cloud. Its name must not be one that a dataset can have.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if there is such a table.
+    pub(crate) fn add_table(&self, name: &str, table: Arc<dyn TableProvider>) -> Result<(), Error> {
+        let added = self.context.register_table(TableReference::bare(name), table);
+        added.map(drop).map_err(|error| Error::Configuration(format!("table {name}: {error}")))
+    }
+
+    /// Forgets a table that was added.
+    ///
+    /// # Errors
+    /// As [`Catalog::add_table`].
+    pub(crate) fn remove_table(&self, name: &str) -> Result<(), Error> {
+        let removed = self.context.deregister_table(TableReference::bare(name));
+        removed.map(drop).map_err(|error| Error::Configuration(format!("table {name}: {error}")))
+    }
+}
+
+/// SHA-256 of the entry that made each of `versions`, in their order, from the clouds they were read from. Entries are chained by their
+/// hashes, so that one of them stands for all the table held.
+///
+/// # Errors
+/// [`Error::NoMajority`] if a cloud no longer answers.
+pub(crate) async fn entry_hashes(clouds: &[Cloud], versions: &[TableVersion]) -> Result<Vec<String>, Error> {
+    let mut hashes = Vec::with_capacity(versions.len());
+    for TableVersion { table, version, cloud, .. } in versions {
+        let action = format!("read the entry of version {version} of {table}");
+        let from = clouds.iter().find(|from| from.name == *cloud);
+        let from = from.ok_or_else(|| Error::Bug(format!("{action}: there is no cloud {cloud}")))?;
+        let hash = entry_sha256(from, table, *version).await;
+        let hash = hash
+            .map_err(|why| Error::no_majority(&action, 1, clouds.len(), vec![format!("{cloud}: {why}")]))?;
+        hashes.push(hash);
+    }
+    Ok(hashes)
+}
+
+/// Refuses a query whose rows may be others the next time, over the same rows.
+pub(crate) fn refuse_unrepeatable(plan: &LogicalPlan) -> PlanResult<()> {
+    let mut problem = None;
+    plan.apply_with_subqueries(|node| {
+        problem = problem.take().or(unrepeatable_node(node));
+        node.apply_expressions(|expression| {
+            expression.apply(|expression| {
+                if let Expr::ScalarFunction(call) = expression
+                    && call.func.signature().volatility != Volatility::Immutable
+                {
+                    let name = call.func.name();
+                    problem.get_or_insert(format!("`{name}()` gives another value each time"));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match problem {
+        Some(problem) => Err(DataFusionError::Plan(format!(
+            "{problem}, and a training set must come out the same again: write what is meant into the query"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn unrepeatable_node(node: &LogicalPlan) -> Option<String> {
+    match node {
+        LogicalPlan::Limit(limit) if !is_sorted(&limit.input) => {
+            Some("LIMIT without ORDER BY takes any rows".to_owned())
+        }
+        LogicalPlan::Distinct(Distinct::On(distinct)) if distinct.sort_expr.is_none() => {
+            Some("DISTINCT ON without ORDER BY takes any rows".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn is_sorted(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(projection) => is_sorted(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_sorted(&alias.input),
+        LogicalPlan::Limit(limit) => is_sorted(&limit.input),
+        _ => false,
+    }
+}
