@@ -18,6 +18,7 @@ mod bars;
 mod doctor;
 mod drill;
 pub mod logs;
+mod online;
 pub mod output;
 mod quarantine;
 mod query;
@@ -90,6 +91,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Query(query_args) => query::query(&query_args),
         Command::Snapshots(snapshots_args) => query::snapshots(&snapshots_args),
         Command::Diff(diff_args) => query::diff(&diff_args),
+        Command::VerifyOnline(verify_args) => online::verify(&verify_args),
         Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;

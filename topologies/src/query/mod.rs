@@ -51,11 +51,10 @@ pub use self::diff::{
 };
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
-pub(crate) use self::snapshot::{PublishedTable, newest_tables};
+pub(crate) use self::snapshot::{PublishedTable, Snapshot, newest_snapshots, newest_tables};
 
 use self::history::pinned_snapshot;
 use self::provider::{CloudStores, SnapshotTable};
-use self::snapshot::{Snapshot, newest_snapshots};
 use self::sql::Pins;
 use crate::commit::quarantine_of;
 use crate::error::Error;
@@ -253,7 +252,7 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
 
 /// A query that was planned and then failed: by a value that an expression cannot take, or by a store that stopped
 /// answering, a damaged file or too little memory.
-fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
+pub(crate) fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
     if is_the_callers(&error) {
         return Error::Configuration(format!("the query failed: {}", error.strip_backtrace()));
     }

@@ -97,6 +97,7 @@ impl Resolver<'_> {
         let sources = self.sources();
         let datasets = self.datasets(&sources);
         self.check_every_source_is_read(&sources);
+        let online = self.online(&sources, &datasets);
         Some(Topology {
             name: name?,
             kafka: kafka?,
@@ -109,6 +110,7 @@ impl Resolver<'_> {
             memory_bytes_max,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
             datasets: datasets.into_iter().collect::<Option<_>>()?,
+            online: online?,
             spec_dir: self.folder.to_owned(),
         })
     }
