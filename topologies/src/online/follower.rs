@@ -15,6 +15,7 @@
 //! **Building** goes on where it was after a restart: rows that are there twice do no harm, because the newest counts. If files of
 //! the snapshot are let go meanwhile, the newest snapshot is taken in its place.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::schema::to_arrow;
 use object_store::ObjectStoreExt;
 use redb::WriteTransaction;
+use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use super::View;
@@ -36,7 +38,7 @@ use crate::query::{Snapshot, newest_snapshots};
 use crate::spec::OnlineSpec;
 
 /// Most versions applied in one transaction, and about the most bytes of their files.
-const VERSIONS_MAX: usize = 64;
+const VERSIONS_MAX: usize = 32;
 const GROUP_BYTES: u64 = 256 << 20;
 /// While a store is built: about the bytes of files between two commits.
 const BUILD_BYTES: u64 = 64 << 20;
@@ -52,6 +54,8 @@ pub(super) struct Follower {
     open: Option<Open>,
     /// The store that readers have cannot be followed: another is being built.
     is_rebuilding: bool,
+    /// Held by work that goes on when a step is dropped.
+    at_work: Arc<Mutex<()>>,
 }
 
 /// The store that readers have, its columns, and the version that is in it.
@@ -101,6 +105,7 @@ impl Follower {
             cache_bytes,
             open: None,
             is_rebuilding: false,
+            at_work: Arc::default(),
         }
     }
 
@@ -187,7 +192,8 @@ impl Follower {
         Layout::new(&self.view.spec, &snapshot.schema).map_err(Error::Configuration)
     }
 
-    /// Why the clouds' table is not the one that the store was made from, if it is not. A cloud that is behind says nothing.
+    /// Why the clouds' table is not the one that the store was made from, if it is not. While a cloud is away it may have the
+    /// version, and others may only be behind.
     async fn is_of_another_history(&self, applied: &Applied) -> Result<Option<String>, Error> {
         let mut other = None;
         for cloud in &self.clouds {
@@ -258,8 +264,12 @@ impl Follower {
         let listed = list_versions(cloud, table, Some(before.version)).await;
         let mut listed = listed.map_err(|error| crate::chain_of(&error))?;
         listed.retain(|version| *version > before.version);
-        let Some(newest) = listed.last().copied() else { return Ok(Next::Nothing) };
-        self.view.looked(newest);
+        if listed.is_empty() {
+            return Ok(Next::Nothing);
+        }
+        // What does not follow upon what is there may be of nobody.
+        let run = listed.iter().zip(before.version + 1..).take_while(|(found, next)| *found == next);
+        self.view.looked(run.last().map_or(before.version, |(newest, _)| *newest));
         listed.truncate(VERSIONS_MAX);
         let log = Bodies::default().read_log(cloud, table, &listed).await;
         let log = log.map_err(|error| crate::chain_of(&error))?;
@@ -300,7 +310,7 @@ impl Follower {
 
     /// Brings versions into the store in one transaction; the last one that is in it.
     async fn apply(&self, open: &Open, versions: Vec<Version>) -> Result<Applied, Stopped> {
-        let writing = self.begin(&open.store).await?;
+        let writing = begin(&open.store)?;
         let (mut bytes, mut last) = (0u64, open.applied.clone());
         for version in versions {
             for file in added_files(&version.entry)? {
@@ -317,14 +327,32 @@ impl Follower {
         Ok(last)
     }
 
-    async fn begin(&self, store: &Store) -> Result<Arc<WriteTransaction>, Error> {
-        let store = store.clone();
-        off_thread(move || store.begin().map(Arc::new)).await
+    /// Waits for the work of a step that was dropped. After this nothing has the stores open but their readers.
+    pub(super) async fn ended(mut self) {
+        self.open = None;
+        let _at_work = self.at_work.lock().await;
+    }
+
+    /// Work of the disk and the processor, away from the async threads.
+    async fn off_thread(
+        &self,
+        work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let at_work = self.at_work.clone().lock_owned().await;
+        let ended = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(at_work);
+            done
+        });
+        match ended.await {
+            Ok(done) => done,
+            Err(died) => Err(Error::damaged("an online store, or a file of its dataset,", died.to_string())),
+        }
     }
 
     async fn commit(&self, store: &Store, writing: Arc<WriteTransaction>, state: State) -> Result<(), Error> {
         let store = store.clone();
-        off_thread(move || {
+        self.off_thread(move || {
             store.set_state(&writing, &state)?;
             let writing = Arc::into_inner(writing).expect("whoever wrote has finished");
             store.commit(writing)
@@ -362,7 +390,7 @@ impl Follower {
             }
             Ok(())
         };
-        Ok(off_thread(work).await?)
+        Ok(self.off_thread(work).await?)
     }
 
     /// Makes the store anew, from the newest snapshot, and lets readers have it; `false` if there is no table yet.
@@ -401,7 +429,7 @@ impl Follower {
         let (mut store, state) = self.store_to_build(&layout, snapshot).await?;
         let mut files: Vec<&DataFile> = snapshot.files.iter().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut writing = self.begin(&store).await?;
+        let mut writing = begin(&store)?;
         let mut bytes = 0u64;
         for file in files {
             if store.has_file(&writing, &file.path)? {
@@ -411,7 +439,7 @@ impl Follower {
             bytes = bytes.saturating_add(file.size);
             if bytes >= BUILD_BYTES {
                 self.commit(&store, writing, state.clone()).await?;
-                (writing, bytes) = (self.begin(&store).await?, 0);
+                (writing, bytes) = (begin(&store)?, 0);
             }
         }
         let state = State { building: None, applied: Some(applied.clone()), ..state };
@@ -464,7 +492,7 @@ impl Follower {
             Err(Unopened::InUse) => return Err(in_use(&path)),
             Err(Unopened::Unreadable(why)) => return Err(store_failed(&path, "make", why)),
         };
-        let writing = self.begin(&store).await?;
+        let writing = begin(&store)?;
         self.commit(&store, writing, wanted.clone()).await?;
         Ok((store, wanted))
     }
@@ -476,16 +504,27 @@ impl Follower {
         if !is_alike || from > to {
             return Ok(false);
         }
-        let later: Vec<u64> = (from + 1..=to).collect();
         for cloud in &self.clouds {
-            let log = Bodies::default().read_log(cloud, self.table(), &later).await;
-            let Ok(log) = log else { continue };
-            let entries: Result<Vec<_>, _> =
-                log.versions.into_values().map(|version| version.entry).collect();
-            let Ok(entries) = entries else { continue };
-            return Ok(!entries.iter().any(|entry| loses_rows(entry)));
+            if let Ok(keeps) = self.keeps_rows(cloud, from + 1..=to).await {
+                return Ok(keeps);
+            }
         }
         Ok(false)
+    }
+
+    /// Whether none of `versions` takes rows away.
+    async fn keeps_rows(&self, cloud: &Cloud, versions: RangeInclusive<u64>) -> Result<bool, String> {
+        let versions: Vec<u64> = versions.collect();
+        for some in versions.chunks(VERSIONS_MAX) {
+            let log = Bodies::default().read_log(cloud, self.table(), some).await;
+            let log = log.map_err(|error| crate::chain_of(&error))?;
+            for version in log.versions.into_values() {
+                if loses_rows(&*version.entry?) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     fn forget_building(&self) -> Result<(), Error> {
@@ -497,6 +536,11 @@ impl Follower {
             _ => Ok(()),
         }
     }
+}
+
+/// Begins to write. Nobody else does.
+fn begin(store: &Store) -> Result<Arc<WriteTransaction>, Error> {
+    store.begin().map(Arc::new)
 }
 
 /// What stopped the reading of a file.
@@ -589,16 +633,6 @@ async fn read_version(cloud: &Cloud, table: &str, version: u64) -> Result<Option
     let sha256 = found.sha256.ok_or("it could not be read")?;
     let applied = Applied { version, sha256, committed_ms: entry.commit.in_commit_timestamp_ms };
     Ok(Some(Version { applied, entry }))
-}
-
-/// Work of the disk and the processor, away from the async threads.
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(died) => Err(Error::damaged("an online store, or a file of its dataset,", died.to_string())),
-    }
 }
 
 #[cfg(test)]

@@ -264,7 +264,8 @@ pub fn key_column(field: &Field, texts: &[&str]) -> Result<ArrayRef, LookupError
         DataType::Int32 => Arc::new(numbers::<Int32Type>(each(texts, |text| text.parse().ok(), number)?)),
         DataType::Int64 => Arc::new(numbers::<Int64Type>(each(texts, |text| text.parse().ok(), number)?)),
         DataType::Boolean => {
-            let values = each(texts, |text| text.parse().ok(), |text| wrong(text, "`true` or `false`"))?;
+            let parse = |text: &str| text.parse::<bool>().ok();
+            let values = each(texts, parse, |text| wrong(text, "`true` or `false`"))?;
             Arc::new(BooleanArray::from(values))
         }
         DataType::Binary => {

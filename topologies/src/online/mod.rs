@@ -148,8 +148,13 @@ impl OnlineViews {
     }
 }
 
-/// Steps of `follower` until `shutdown`.
+/// Steps of `follower` until `shutdown`; then the store is closed, but for those who still read.
 async fn keep_new(mut follower: Follower, view: Arc<View>, interval: Duration, shutdown: CancellationToken) {
+    steps(&mut follower, &view, interval, &shutdown).await;
+    follower.ended().await;
+}
+
+async fn steps(follower: &mut Follower, view: &View, interval: Duration, shutdown: &CancellationToken) {
     let mut backoff = Backoff::new(PAUSES);
     loop {
         let step = tokio::select! {
