@@ -349,7 +349,7 @@ async fn requests_are_answered_or_refused_with_what_is_wrong() {
 
     let many: Vec<&Json> = vec![&key; 1001];
     for (body, status, why) in [
-        (json!({ "keys": many }), 400, "one request takes 1000"),
+        (json!({ "keys": many }), 422, "one request takes 1000"),
         (json!({ "keys": [{ "city": "Oslo" }] }), 400, "the key column items is missing"),
         (json!({ "keys": [{ "city": "Oslo", "items": 3, "id": 1 }] }), 400, "there is no key column id"),
         (json!({ "keys": [{ "city": "Oslo", "items": 3.5 }] }), 400, "key items: 3.5 is no Int32"),
@@ -366,7 +366,7 @@ async fn requests_are_answered_or_refused_with_what_is_wrong() {
     ] {
         let (found, answer) = server.post(path, &body).await;
         assert_eq!(found, status, "{body}: {answer}");
-        assert!(answer["error"].as_str().unwrap().contains(why), "{body}: {answer}");
+        assert!(answer["detail"].as_str().unwrap().contains(why), "{body}: {answer}");
     }
     let (_, answer) = server.post(path, &json!({ "keys": [key], "min_version": newest + 1 })).await;
     assert_eq!(answer["version"], newest);
@@ -378,7 +378,7 @@ async fn requests_are_answered_or_refused_with_what_is_wrong() {
     ] {
         let (found, answer) = server.get(path).await;
         assert_eq!(found, status, "{path}: {answer}");
-        assert!(answer["error"].is_string(), "{path}: {answer}");
+        assert!(answer["detail"].is_string(), "{path}: {answer}");
     }
 
     let guarded = Server::start(&following.views, Arc::new(Readers)).await;

@@ -7,7 +7,7 @@
 //! | `POST /v1/features` | several datasets: `{"datasets": {"flights": {"keys": […]}, …}}`, as many keys altogether |
 //! | `GET /v1/online` | which views there are, at which versions |
 //!
-//! Each may say `min_version`, `ttl` and `features`; see [`Options`]. Errors are `{"error": "…"}`. Who may ask is for
+//! Each may say `min_version`, `ttl` and `features`; see [`Options`]. Errors are problem documents (RFC 9457). Who may ask is for
 //! [`Access`] to say, which whoever puts the router up brings along.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +85,8 @@ struct Shared {
 /// The endpoints over `views`, for those whom `access` lets in.
 pub fn router(views: OnlineViews, access: Arc<dyn Access>) -> Router {
     Router::new()
-        .route("/v1/datasets/{dataset}/features", get(one_key).post(many_keys))
+        // The parameter is called as in the other routes below `/v1/datasets`.
+        .route("/v1/datasets/{name}/features", get(one_key).post(many_keys))
         .route("/v1/features", post(several))
         .route("/v1/online", get(listed))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -110,7 +111,7 @@ pub async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-/// Why a request has no answer.
+/// Why a request has no answer, as a problem document.
 #[derive(Debug)]
 struct Refused {
     status: StatusCode,
@@ -118,19 +119,43 @@ struct Refused {
 }
 
 impl Refused {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: json!({ "error": error.into() }) }
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let (kind, title) = match status {
+            StatusCode::BAD_REQUEST => ("wrong", "the question is wrong"),
+            StatusCode::UNAUTHORIZED => ("unauthenticated", "a token is needed"),
+            StatusCode::FORBIDDEN => ("forbidden", "not allowed"),
+            StatusCode::NOT_FOUND => ("not_found", "there is no such thing"),
+            StatusCode::UNPROCESSABLE_ENTITY => ("too_much", "a limit was reached"),
+            StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "no answer now"),
+            _ => ("internal", "a fault of the server"),
+        };
+        let body = json!({
+            "type": format!("urn:isobar:problem:{kind}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": detail.into(),
+        });
+        Self { status, body }
     }
 
-    fn wrong(error: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, error)
+    fn wrong(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+/// Refuses more keys than one request takes.
+fn check_count(keys: usize) -> Result<(), LookupError> {
+    match keys > KEYS_MAX {
+        true => Err(LookupError::TooMuch(format!("{keys} keys; one request takes {KEYS_MAX}"))),
+        false => Ok(()),
     }
 }
 
 impl From<LookupError> for Refused {
     fn from(error: LookupError) -> Self {
         let status = match &error {
-            LookupError::Wrong(_) | LookupError::TooMuch(_) => StatusCode::BAD_REQUEST,
+            LookupError::Wrong(_) => StatusCode::BAD_REQUEST,
+            LookupError::TooMuch(_) => StatusCode::UNPROCESSABLE_ENTITY,
             LookupError::NotFound(_) => StatusCode::NOT_FOUND,
             LookupError::NotReady(_) | LookupError::Behind { .. } => StatusCode::SERVICE_UNAVAILABLE,
             LookupError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -141,7 +166,7 @@ impl From<LookupError> for Refused {
             // Paths and the like are for the logs.
             LookupError::Internal(why) => {
                 tracing::error!(why, "a look-up failed");
-                refused.body["error"] = "the store cannot be read".into();
+                refused.body["detail"] = "the store cannot be read".into();
             }
             _ => {}
         }
@@ -162,7 +187,8 @@ impl From<Denied> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let mut response = (self.status, axum::Json(self.body)).into_response();
+        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+        let mut response = (self.status, content_type, format!("{}\n", self.body)).into_response();
         let headers = response.headers_mut();
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, 1.into()),
@@ -268,9 +294,7 @@ async fn many_keys(
 async fn several(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
     let requests: Requests = parse(&body)?;
     let keys: usize = requests.datasets.values().map(|request| request.keys.len()).sum();
-    if keys > KEYS_MAX {
-        return Err(Refused::wrong(format!("{keys} keys; one request takes {KEYS_MAX}")));
-    }
+    check_count(keys)?;
     let mut text = String::from("{\"answers\":{");
     let mut comma = "";
     for (dataset, request) in requests.datasets {
@@ -308,9 +332,7 @@ fn now_ms() -> i64 {
 
 /// The answer for `keys` as JSON.
 async fn look_up(view: Arc<View>, keys: Vec<Json>, options: Options) -> Result<String, Refused> {
-    if keys.len() > KEYS_MAX {
-        return Err(Refused::wrong(format!("{} keys; one request takes {KEYS_MAX}", keys.len())));
-    }
+    check_count(keys.len())?;
     let is_small = keys.len() <= KEYS_INLINE_MAX;
     let answer = move || -> Result<String, LookupError> {
         let reader = view.reader()?;
