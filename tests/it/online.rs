@@ -192,8 +192,8 @@ async fn a_store_follows_commits_and_compactions_through_restarts_and_says_what_
         assert!(report.versions[0] > last, "{report:?} after {last}");
         last = report.versions[0];
     }
-    running.stop().await.unwrap();
     lab.wait_until_equal(FEATURES).await;
+    running.stop().await.unwrap();
 
     let following = Following::start(&topology, lab.opened(), &folder);
     following.reached(newest_version(&lab).await).await;

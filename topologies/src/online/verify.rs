@@ -495,7 +495,7 @@ struct Server {
 
 impl Server {
     fn new(url: &str, token: Option<&str>) -> Result<Self, Error> {
-        let http = reqwest::Client::builder().timeout(PATIENCE).build();
+        let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build();
         let http = http.map_err(|error| Error::Configuration(format!("an HTTP client: {error}")))?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: token.map(str::to_owned) })
     }
