@@ -217,12 +217,12 @@ fn whatever_comes_in_whichever_order_and_dies_in_between_the_newest_row_is_kept(
             rest = others;
         }
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("d.redb");
+        let mut path = directory.path().join("d.redb");
         let mut store = open(&path);
         let writing = store.begin().unwrap();
         store.set_state(&writing, &state(&layout, 0)).unwrap();
         store.commit(writing).unwrap();
-        let mut next = 0;
+        let (mut next, mut deaths) = (0, 0);
         while next < versions.len() {
             // As many versions as one transaction takes, in pieces, each of them possibly twice.
             let end = rng.random_range(next + 1..=versions.len());
@@ -240,8 +240,13 @@ fn whatever_comes_in_whichever_order_and_dies_in_between_the_newest_row_is_kept(
                 store.put(&writing, &layout.encode(&columns(piece)).unwrap()).unwrap();
             }
             if is_killed {
+                // What a process that dies now leaves on the disk.
+                deaths += 1;
+                let left = directory.path().join(format!("{deaths}.redb"));
+                std::fs::copy(&path, &left).unwrap();
                 drop(writing);
                 drop(store);
+                path = left;
                 store = open(&path);
                 assert_eq!(version_of(&store), Some(next as u64), "seed {seed}: nothing of it is there");
             } else {
