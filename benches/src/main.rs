@@ -12,6 +12,7 @@
 //! `checkpoint`: Delta checkpoints of a table with a million files, from its bodies alone and on a previous checkpoint.
 //!
 //! `point-in-time`: a spine joined with feature views, from Parquet files; `benches/rivals` asks others the same.
+//! `online`: look-ups of the newest row by key, in this process and over HTTP at a fixed rate.
 
 mod age;
 mod bare;
@@ -19,6 +20,7 @@ mod checkpoint;
 mod decoders;
 mod formats;
 mod measure;
+mod online;
 mod pipeline;
 mod point_in_time;
 mod small;
@@ -146,6 +148,24 @@ enum Command {
         #[arg(long)]
         directory: Option<PathBuf>,
     },
+    /// Online look-ups of fifty features, in this process and over HTTP, each request sent when it is due.
+    Online {
+        /// Entities in the store.
+        #[arg(long, default_value_t = 200_000)]
+        entities: u64,
+        /// Keys looked up in this process, one by one and a hundred at a time.
+        #[arg(long, default_value_t = 200_000)]
+        look_ups: usize,
+        /// Requests per second over HTTP.
+        #[arg(long, default_value_t = 5_000)]
+        rate: u64,
+        /// How long requests are sent.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Where the store is kept; by default it is made anew.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
@@ -158,6 +178,9 @@ enum Command {
     /// One checkpoint, of the versions from `first` to before `end` (used by `checkpoint`).
     #[command(hide = true)]
     CheckpointBuild { bodies: PathBuf, first: u64, end: u64, sink: PathBuf, previous: Option<PathBuf> },
+    /// Answers look-ups of a store (used by `online`).
+    #[command(hide = true)]
+    OnlineServe { store: PathBuf },
     /// One join of the files in a directory (used by `point-in-time`).
     #[command(hide = true)]
     PointInTimeJoin {
@@ -214,6 +237,11 @@ async fn run(command: Command) -> Result<()> {
             let sizes = point_in_time::Sizes { rows, view_rows, entities };
             point_in_time::run(sizes, &views, runs, memory_bytes_max, known, directory)
         }
+        Command::Online { entities, look_ups, rate, seconds, directory } => {
+            let sizes = online::Sizes { entities, look_ups, rate, seconds };
+            tokio::task::spawn_blocking(move || online::run(sizes, directory)).await?
+        }
+        Command::OnlineServe { store } => online::answer(&store).await,
         Command::PointInTimeJoin { directory, views, memory_bytes_max, known } => {
             point_in_time::join(&directory, views, memory_bytes_max, known).await
         }

@@ -22,10 +22,11 @@ impl Backoff {
         self.until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// It has failed, once more.
-    pub(crate) fn failed(&mut self) {
+    /// It has failed, once more; the pause from here on.
+    pub(crate) fn failed(&mut self) -> Duration {
         let pause = self.pause.map_or(self.first, |pause| (pause * 2).min(self.longest));
         (self.pause, self.until) = (Some(pause), Some(Instant::now() + pause));
+        pause
     }
 
     /// It has worked.

@@ -20,6 +20,7 @@ pub mod http;
 mod limits;
 mod maintain;
 pub mod metrics;
+pub mod online;
 mod parts;
 pub mod pipeline;
 pub mod plan;

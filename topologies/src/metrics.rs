@@ -63,6 +63,22 @@ pub struct Metrics {
     pub dead_letter_rows: IntCounterVec,
     /// Attempts to send to the dead-letter topic that did not work and are repeated, by dataset.
     pub dead_letter_failures: IntCounterVec,
+    /// The version of the dataset that online look-ups are answered from, by dataset.
+    pub online_version: IntGaugeVec,
+    /// The newest version that a cloud had when it was last asked, by dataset.
+    pub online_newest_version: IntGaugeVec,
+    /// When the version of online look-ups was committed, seconds since the Unix epoch, by dataset.
+    pub online_commit_time: GaugeVec,
+    /// Entities with a row in the online store, by dataset.
+    pub online_entities: IntGaugeVec,
+    /// Bytes of the online store, by dataset.
+    pub online_bytes: IntGaugeVec,
+    /// Keys looked up, by dataset and what became of them.
+    pub online_keys_looked_up: IntCounterVec,
+    /// Steps of an online view that did not work and are tried again, by dataset.
+    pub online_failures: IntCounterVec,
+    /// Online stores that were built again because they could not be followed, by dataset.
+    pub online_rebuilds: IntCounterVec,
     /// The epoch led.
     pub epoch: IntGauge,
     /// Workers that this leader hears.
@@ -183,6 +199,47 @@ impl Metrics {
             dead_letter_failures: counters(
                 "dead_letter_failures_total",
                 "Attempts to send to the dead-letter topic that did not work and are repeated.",
+                &["dataset"],
+            ),
+            online_version: gauges(
+                "online_version",
+                "The version of the dataset that online look-ups are answered from.",
+                &["dataset"],
+            ),
+            online_newest_version: gauges(
+                "online_newest_version",
+                "The newest version of the dataset that a cloud had when it was last asked.",
+                &["dataset"],
+            ),
+            online_commit_time: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "online_commit_timestamp_seconds",
+                        "When the version that online look-ups are answered from was committed.",
+                    ),
+                    &["dataset"],
+                ),
+            ),
+            online_entities: gauges(
+                "online_entities",
+                "Entities with a row in the online store.",
+                &["dataset"],
+            ),
+            online_bytes: gauges("online_store_bytes", "Bytes of the online store.", &["dataset"]),
+            online_keys_looked_up: counters(
+                "online_keys_looked_up_total",
+                "Keys looked up, by what became of them: `found`, `expired` or `not_found`.",
+                &["dataset", "status"],
+            ),
+            online_failures: counters(
+                "online_failures_total",
+                "Attempts to read what is new that did not work and are repeated.",
+                &["dataset"],
+            ),
+            online_rebuilds: counters(
+                "online_rebuilds_total",
+                "Online stores built again because they could not be followed.",
                 &["dataset"],
             ),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),

@@ -275,6 +275,19 @@ it, were older than the time to live, or that no row has.
 Exit codes: 0 no leaks, 1 a failure, 2 the file, the topology or the command line is wrong, 3 leaks.")]
     LeakCheck(LeakCheckArgs),
 
+    /// Compare online look-ups with what a query says at the same version
+    #[command(after_help = "Examples:
+  isobar verify-online topology.yaml --directory /var/lib/isobar/online
+  isobar verify-online topology.yaml flight_features --url http://localhost:8080 --sample 5000
+  isobar verify-online topology.yaml --directory ./online --format json | jq '.datasets[].different'
+
+A folder of stores is compared whole, or a sample of it; no process may have it open. A server is
+asked for a sample of the keys, over HTTP, with the token in ISOBAR_TOKEN if there is one, and each
+answer is compared at the version that it states.
+
+Exit codes: 0 they agree, 1 they do not, 2 the specification or the command line is wrong.")]
+    VerifyOnline(VerifyOnlineArgs),
+
     /// Look at rejected records, and send them through the topology again, once
     #[command(after_help = "Examples:
   isobar quarantine ls --config topology.yaml
@@ -861,6 +874,32 @@ pub struct TrainingSetArgs {
     pub format: ReportFormat,
 }
 
+/// Options of `isobar verify-online`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct VerifyOnlineArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// The dataset; by default every one of `online`
+    #[arg(value_name = "DATASET")]
+    pub dataset: Option<String>,
+    /// Where look-ups are answered from.
+    #[command(flatten)]
+    pub from: OnlineArgs,
+    /// Compare so many keys; by default all of a store, and 1,000 of a server
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub sample: Option<u32>,
+    /// Which keys these are: the same number means the same keys
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub seed: u64,
+    /// What the server is shown; better in the environment than here, where others see it
+    #[arg(long, env = "ISOBAR_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// How to print the comparison
+    #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
+    pub format: ReportFormat,
+}
+
 /// Options of `isobar leak-check`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct LeakCheckArgs {
@@ -885,6 +924,18 @@ pub struct LeakCheckArgs {
     /// How to print the report
     #[arg(long, default_value = "table", value_name = "table|json", hide_possible_values = true)]
     pub format: ReportFormat,
+}
+
+/// Where look-ups are answered from: one of them.
+#[derive(Debug, Clone, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct OnlineArgs {
+    /// A folder of stores
+    #[arg(long, value_name = "FOLDER")]
+    pub directory: Option<PathBuf>,
+    /// A server that runs
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
 }
 
 /// How to print what a command finds. Where that is no result, the command says in its own words what it is.

@@ -18,6 +18,7 @@ mod bars;
 mod doctor;
 mod drill;
 pub mod logs;
+mod online;
 pub mod output;
 mod quarantine;
 mod query;
@@ -99,6 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Diff(diff_args) => query::diff(&diff_args),
         Command::TrainingSet(set_args) => training::training_set(&set_args),
         Command::LeakCheck(check_args) => training::leak_check(&check_args),
+        Command::VerifyOnline(verify_args) => online::verify(&verify_args),
         Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;

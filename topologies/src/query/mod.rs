@@ -77,13 +77,13 @@ pub(crate) use self::pinning::{entry_hashes, refuse_unrepeatable};
 pub(crate) use self::provider::SnapshotTable;
 pub(crate) use self::replicas::Replicas;
 pub use self::replicas::{ANSWER_WITHIN, Reading};
-pub(crate) use self::snapshot::{PublishedTable, newest_tables};
+pub(crate) use self::snapshot::{PublishedTable, Snapshot, newest_snapshots, newest_tables};
 pub(crate) use self::sql::time_ms;
 pub use self::usage::{CloudUsage, Metered, Usage};
 
 use self::guard::GuardedTable;
 use self::provider::CloudStores;
-use self::snapshot::{Snapshot, fresh_snapshots};
+use self::snapshot::fresh_snapshots;
 use crate::error::Error;
 use crate::spec::Topology;
 use crate::start::open_clouds;

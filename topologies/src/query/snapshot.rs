@@ -32,21 +32,21 @@ const FOLLOWED_MAX: u64 = 200;
 
 /// One table at one version.
 #[derive(Debug, Clone)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     /// The dataset, or its quarantine.
-    pub(super) table: String,
+    pub(crate) table: String,
     /// The version.
-    pub(super) version: u64,
+    pub(crate) version: u64,
     /// The cloud that this was read from.
-    pub(super) cloud: String,
+    pub(crate) cloud: String,
     /// When the version was committed, in milliseconds since the Unix epoch.
-    pub(super) committed_ms: i64,
+    pub(crate) committed_ms: i64,
     /// Columns in the table's order.
-    pub(super) schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
     /// What else the log says about the table.
-    pub(super) metadata: Metadata,
+    pub(crate) metadata: Metadata,
     /// Files of this version.
-    pub(super) files: Vec<DataFile>,
+    pub(crate) files: Vec<DataFile>,
     /// SHA-256 of the version's entry in the log.
     sha256: Option<String>,
 }
@@ -90,7 +90,7 @@ pub(crate) async fn newest_tables(
 ///
 /// # Errors
 /// [`Error::NoMajority`] if some table may exist but no cloud can serve it.
-pub(super) async fn newest_snapshots(
+pub(crate) async fn newest_snapshots(
     clouds: &[Cloud],
     tables: &[String],
 ) -> Result<BTreeMap<String, Snapshot>, Error> {

@@ -22,6 +22,7 @@ pub mod check;
 pub mod contract;
 mod encoding;
 mod location;
+mod online;
 mod options;
 pub mod problem;
 mod query;
@@ -85,6 +86,8 @@ pub struct Topology {
     pub sources: Vec<SourceSpec>,
     /// The datasets. At least one; names are unique.
     pub datasets: Vec<DatasetSpec>,
+    /// Datasets whose newest rows are looked up by key. Each at most once.
+    pub online: Vec<OnlineSpec>,
     /// The folder of the spec, absolute: relative locations and secret files start here.
     pub spec_dir: PathBuf,
 }
@@ -182,6 +185,25 @@ pub struct DeadLetterSpec {
     pub group: String,
     /// The version of the quarantine to begin with.
     pub from_version: u64,
+}
+
+/// The newest row of each entity of a dataset, kept for look-ups by key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OnlineSpec {
+    /// The dataset.
+    pub dataset: String,
+    /// The columns of the entity key; at least one. No column is in two of these lists.
+    pub keys: Vec<String>,
+    /// The column that says when a row happened: a timestamp or a date.
+    pub time: String,
+    /// The column that says since when a row is known, if there is one.
+    pub known: Option<String>,
+    /// Columns that decide between rows with the same times, the most important first.
+    pub sequence: Vec<String>,
+    /// How old a row may be; `None`: any age.
+    pub ttl: Option<Duration>,
+    /// The columns that are answered; at least one. `None`: all others of the table.
+    pub features: Option<Vec<String>>,
 }
 
 /// The name of the limit on records that cannot be decoded, whatever the reason.

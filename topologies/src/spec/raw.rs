@@ -97,6 +97,11 @@ pub struct Topology {
     /// 64. Required.
     #[schemars(extend("propertyNames" = json!({ "pattern": TABLE_NAME_PATTERN }), "minProperties" = 1))]
     pub datasets: Entries<Dataset>,
+
+    /// Datasets whose newest row per entity is looked up by key, each at most once. A process that serves keeps these rows in a
+    /// store on its machine. Default: none.
+    #[serde(default)]
+    pub online: Vec<Online>,
 }
 
 pub(super) fn default_memory() -> ByteSize {
@@ -575,6 +580,44 @@ pub struct Dataset {
     /// every version is kept, every 100th has a checkpoint.
     #[serde(default)]
     pub maintenance: Maintenance,
+}
+
+/// The newest row of each entity of a dataset, kept for look-ups by key.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Online {
+    /// The dataset. Required.
+    #[schemars(extend("examples" = ["flight_features"]))]
+    pub dataset: String,
+
+    /// The columns that are an entity's key: whole numbers, texts, bytes, booleans, decimals, timestamps or dates. Rows with a
+    /// null in one of them are left out. Required.
+    #[schemars(extend("examples" = [["carrier", "flight"]]))]
+    pub keys: Vec<String>,
+
+    /// The column that says when a row happened, a timestamp or a date. The newest row counts; those without a time are left
+    /// out. Default: `event_time`.
+    #[serde(default)]
+    pub time: Option<String>,
+
+    /// The column that says since when a row is known, which decides between rows that happened at the same time. Default:
+    /// `known_time`, if there is such a column.
+    #[serde(default)]
+    pub known: Option<String>,
+
+    /// The columns that decide between rows with the same times, such as Kafka's partition and offset; the highest counts, and
+    /// nulls are lowest. Default: `offset` or `_offset`, if there is such a column.
+    #[serde(default)]
+    pub sequence: Option<Vec<String>>,
+
+    /// How old a row may be before it is answered with `expired` in place of its features. Default: any age.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["36h"]))]
+    pub ttl: Option<HumanDuration>,
+
+    /// The columns that are answered, of any type but maps. Default: all others of the table.
+    #[serde(default)]
+    pub features: Option<Vec<String>>,
 }
 
 /// A data contract: what a dataset holds, what its columns mean, and who answers for it.

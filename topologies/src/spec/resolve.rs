@@ -99,6 +99,7 @@ impl Resolver<'_> {
         let datasets = self.datasets(&sources);
         let serve = self.serve(memory_bytes_max, &datasets);
         self.check_every_source_is_read(&sources);
+        let online = self.online(&sources, &datasets);
         Some(Topology {
             name: name?,
             kafka: kafka?,
@@ -113,6 +114,7 @@ impl Resolver<'_> {
             query,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
             datasets: datasets.into_iter().collect::<Option<_>>()?,
+            online: online?,
             spec_dir: self.folder.to_owned(),
         })
     }

@@ -51,6 +51,11 @@ pub(super) fn check(
     }
 }
 
+/// The columns of `sql` over `input`, if it compiles.
+pub(super) fn columns(input: &SourceSpec, sql: &str) -> Option<SchemaRef> {
+    compile(input, sql, &[]).ok().map(|transform| transform.output_schema().clone())
+}
+
 /// Compiles each of the expectations at `pointer`, given with their indexes, and reports what is wrong with them.
 pub(super) fn check_expectations(
     resolver: &mut Resolver<'_>,

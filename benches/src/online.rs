@@ -1,0 +1,349 @@
+//! Online look-ups: what one costs in this process, and over HTTP at a fixed rate.
+//!
+//! The store has so many entities, each with fifty features: floats, whole numbers and short texts. Keys are drawn from a fixed seed.
+//! Over HTTP the server is a process of its own. Requests are sent when they are due, whether or not earlier ones were
+//! answered (an open loop), and a latency begins when its request was due: a server that stalls is charged for all that
+//! waited meanwhile, so nothing is hidden by coordinated omission.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use isobar_topologies::online::http::{Anyone, router, serve};
+use isobar_topologies::online::{Found, Options, standalone};
+use isobar_topologies::spec::OnlineSpec;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+const DATASET: &str = "entities";
+const FEATURES: usize = 50;
+/// Rows of a transaction.
+const BATCH_ROWS: u64 = 10_000;
+/// Cache of the store.
+const CACHE_BYTES: usize = 256 << 20;
+/// Connections that requests are sent over; each has one under way at a time.
+const CONNECTIONS: usize = 64;
+/// Look-ups before anything is measured.
+const WARM_UP: usize = 2_000;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Entities in the store.
+    pub(crate) entities: u64,
+    /// Look-ups in this process, of each kind.
+    pub(crate) look_ups: usize,
+    /// Requests per second.
+    pub(crate) rate: u64,
+    /// How long requests are sent.
+    pub(crate) seconds: u64,
+}
+
+/// SplitMix64.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+fn feature_type(index: usize) -> DataType {
+    match index % 5 {
+        0 | 1 => DataType::Float64,
+        2 | 3 => DataType::Int64,
+        _ => DataType::Utf8,
+    }
+}
+
+fn schema() -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let mut fields = vec![Field::new("entity", DataType::Int64, true), Field::new("at", time, true)];
+    fields
+        .extend((0..FEATURES).map(|index| Field::new(format!("feature_{index}"), feature_type(index), true)));
+    Arc::new(Schema::new(fields))
+}
+
+fn spec() -> OnlineSpec {
+    OnlineSpec {
+        dataset: DATASET.to_owned(),
+        keys: vec!["entity".to_owned()],
+        time: "at".to_owned(),
+        known: None,
+        sequence: Vec::new(),
+        ttl: None,
+        features: None,
+    }
+}
+
+/// The rows of some entities.
+fn rows(entities: std::ops::Range<u64>, numbers: &mut Numbers) -> RecordBatch {
+    let count = entities.end - entities.start;
+    let times: TimestampMicrosecondArray = entities.clone().map(|entity| Some(entity as i64)).collect();
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(entities.map(|entity| entity as i64))),
+        Arc::new(times.with_timezone("UTC")),
+    ];
+    for index in 0..FEATURES {
+        let column: ArrayRef = match feature_type(index) {
+            DataType::Float64 => {
+                let values = (0..count).map(|_| numbers.below(1 << 40) as f64 / 1024.0);
+                Arc::new(Float64Array::from_iter_values(values))
+            }
+            DataType::Int64 => {
+                Arc::new(Int64Array::from_iter_values((0..count).map(|_| numbers.below(1 << 40) as i64)))
+            }
+            _ => {
+                let values = (0..count).map(|_| format!("text {}", numbers.below(1_000_000)));
+                Arc::new(StringArray::from_iter_values(values))
+            }
+        };
+        columns.push(column);
+    }
+    RecordBatch::try_new(schema(), columns).expect("the columns are those of the schema")
+}
+
+/// Fills a store unless it is there, and measures.
+pub(crate) fn run(sizes: Sizes, directory: Option<PathBuf>) -> Result<()> {
+    ensure!(
+        sizes.entities > 0 && sizes.look_ups > 0 && sizes.rate > 0 && sizes.seconds > 0,
+        "there is nothing to measure"
+    );
+    let temporary = tempfile::tempdir()?;
+    let directory = directory.unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join(format!("{}.redb", sizes.entities));
+    if !path.exists() {
+        write_store(sizes.entities, &path)?;
+    }
+    let bytes = std::fs::metadata(&path)?.len();
+    println!("{} entities of {FEATURES} features, a store of {:.0} MB\n", sizes.entities, bytes as f64 / 1e6);
+    println!("| | requests/s | p50 ms | p99 ms | p999 ms | max ms |\n|---|---|---|---|---|---|");
+    for keys in [1, 100] {
+        let times = in_process(sizes, &path, keys)?;
+        print_row(&format!("in process, {keys} keys"), times);
+    }
+    let server = Server::start(&path)?;
+    // A hundred keys are about a hundred times the work.
+    for (keys, rate) in [(1, sizes.rate), (100, (sizes.rate / 50).max(1))] {
+        let times = over_http(sizes, &server.address, keys, rate)?;
+        print_row(&format!("over HTTP, {keys} keys, {rate}/s asked"), times);
+    }
+    Ok(())
+}
+
+fn write_store(entities: u64, path: &Path) -> Result<()> {
+    // Under another name until it is whole.
+    let unfinished = path.with_extension("unfinished");
+    if unfinished.exists() {
+        std::fs::remove_file(&unfinished)?;
+    }
+    let mut numbers = Numbers(1);
+    let started = Instant::now();
+    let batches = (0..entities).step_by(usize::try_from(BATCH_ROWS)?).map(|first| {
+        let end = (first + BATCH_ROWS).min(entities);
+        rows(first..end, &mut numbers)
+    });
+    standalone::fill(&unfinished, &spec(), &schema(), batches, CACHE_BYTES)?;
+    std::fs::rename(&unfinished, path)?;
+    eprintln!("filled in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// What some look-ups took, in all and each.
+struct Times {
+    seconds: f64,
+    nanoseconds: Vec<u64>,
+}
+
+fn print_row(name: &str, Times { seconds, mut nanoseconds }: Times) {
+    nanoseconds.sort_unstable();
+    let at = |share: f64| {
+        let place = (nanoseconds.len() as f64 * share) as usize;
+        nanoseconds[place.min(nanoseconds.len() - 1)] as f64 / 1e6
+    };
+    println!(
+        "| {name} | {:.0} | {:.3} | {:.3} | {:.3} | {:.3} |",
+        nanoseconds.len() as f64 / seconds,
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+}
+
+/// One look-up after the other, in this process.
+fn in_process(sizes: Sizes, path: &Path, keys: usize) -> Result<Times> {
+    let views = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
+    let view = views.view(DATASET).context("there is a view")?;
+    let mut numbers = Numbers(2);
+    let look_ups = (sizes.look_ups / keys).max(100);
+    let mut nanoseconds = Vec::with_capacity(look_ups);
+    let mut started = Instant::now();
+    for number in 0..WARM_UP + look_ups {
+        if number == WARM_UP {
+            started = Instant::now();
+        }
+        let entities = (0..keys).map(|_| numbers.below(sizes.entities) as i64);
+        let entities: ArrayRef = Arc::new(Int64Array::from_iter_values(entities));
+        let began = Instant::now();
+        let answer = view.look_up(&[entities], &Options::default(), 0)?;
+        let took = began.elapsed();
+        ensure!(answer.found.iter().all(|found| matches!(found, Found::Row(_))), "every entity has a row");
+        ensure!(answer.rows.num_columns() == FEATURES, "every row has its features");
+        if number >= WARM_UP {
+            nanoseconds.push(u64::try_from(took.as_nanos())?);
+        }
+    }
+    Ok(Times { seconds: started.elapsed().as_secs_f64(), nanoseconds })
+}
+
+/// The process that answers over HTTP.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(path: &Path) -> Result<Self> {
+        let program = std::env::current_exe().context("find this program")?;
+        let mut child = std::process::Command::new(program)
+            .arg("online-serve")
+            .arg(path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start the server")?;
+        let output = child.stdout.take().context("the server has an output")?;
+        let mut address = String::new();
+        BufReader::new(output).read_line(&mut address)?;
+        ensure!(!address.trim().is_empty(), "the server ended before it listened");
+        Ok(Self { child, address: address.trim().to_owned() })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Serves the store at `path` until the process is ended; prints where.
+pub(crate) async fn answer(path: &Path) -> Result<()> {
+    let views = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("{}", listener.local_addr()?);
+    serve(listener, router(views, Arc::new(Anyone)), CancellationToken::new()).await?;
+    Ok(())
+}
+
+/// A request, and when it is due.
+struct Due {
+    at: Instant,
+    request: Vec<u8>,
+}
+
+/// Requests at a fixed rate, over connections that take them in turn.
+fn over_http(sizes: Sizes, address: &str, keys: usize, rate: u64) -> Result<Times> {
+    let count = rate * sizes.seconds;
+    let mut numbers = Numbers(3);
+    let requests: Vec<Vec<u8>> =
+        (0..count).map(|_| request_of(keys, || numbers.below(sizes.entities))).collect();
+    let (due, taken) = mpsc::channel::<Due>();
+    let taken = Arc::new(Mutex::new(taken));
+    let connections = (0..CONNECTIONS).map(|_| {
+        let (taken, mut connection) = (taken.clone(), Connection::open(address)?);
+        Ok(thread::spawn(move || -> Result<Vec<u64>> {
+            let mut nanoseconds = Vec::new();
+            loop {
+                let next = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(Due { at, request }) = next else { return Ok(nanoseconds) };
+                connection.ask(&request)?;
+                nanoseconds.push(u64::try_from(at.elapsed().as_nanos())?);
+            }
+        }))
+    });
+    let connections: Vec<_> = connections.collect::<Result<_>>()?;
+    let interval = Duration::from_secs(1).as_nanos() as u64 / rate;
+    let started = Instant::now() + Duration::from_millis(100);
+    for (number, request) in (0u64..).zip(requests) {
+        let at = started + Duration::from_nanos(interval * number);
+        // A thread of the system wakes up within some microseconds; a timer of the runtime within a millisecond.
+        thread::sleep(at.saturating_duration_since(Instant::now()));
+        due.send(Due { at, request }).context("somebody takes requests")?;
+    }
+    drop(due);
+    let mut nanoseconds = Vec::with_capacity(usize::try_from(count)?);
+    for connection in connections {
+        let times = connection.join().map_err(|_| anyhow::anyhow!("a connection died"))??;
+        nanoseconds.extend(times);
+    }
+    ensure!(nanoseconds.len() as u64 == count, "{} of {count} requests were answered", nanoseconds.len());
+    Ok(Times { seconds: started.elapsed().as_secs_f64(), nanoseconds })
+}
+
+fn request_of(keys: usize, mut entity: impl FnMut() -> u64) -> Vec<u8> {
+    let path = format!("/v1/datasets/{DATASET}/features");
+    if keys == 1 {
+        return format!("GET {path}?entity={} HTTP/1.1\r\nhost: localhost\r\n\r\n", entity()).into_bytes();
+    }
+    let keys: Vec<u64> = (0..keys).map(|_| entity()).collect();
+    let body = serde_json::json!({ "keys": keys }).to_string();
+    let length = body.len();
+    format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+/// A connection that is kept open. No more of HTTP than the server uses, so that the client costs little.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn open(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).context("connect to the server")?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Sends a request and reads the whole answer.
+    fn ask(&mut self, request: &[u8]) -> Result<()> {
+        self.stream.write_all(request)?;
+        self.buffer.clear();
+        let mut piece = [0; 64 << 10];
+        let mut length = None;
+        while length.is_none_or(|length| self.buffer.len() < length) {
+            let read = self.stream.read(&mut piece)?;
+            ensure!(read > 0, "the server closed the connection");
+            self.buffer.extend_from_slice(&piece[..read]);
+            if length.is_none() {
+                length = answer_length(&self.buffer)?;
+            }
+        }
+        ensure!(self.buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&self.buffer));
+        Ok(())
+    }
+}
+
+/// How long an answer is, as soon as its head is there.
+fn answer_length(answer: &[u8]) -> Result<Option<usize>> {
+    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length: usize = length.context("an answer without a length")?.trim().parse()?;
+    Ok(Some(end + 4 + length))
+}

@@ -1,0 +1,470 @@
+//! Look-ups by HTTP.
+//!
+//! | request | asks |
+//! |---|---|
+//! | `GET /v1/datasets/{dataset}/features?carrier=AA` | one key: a parameter for each of its columns |
+//! | `POST /v1/datasets/{dataset}/features` | up to [`KEYS_MAX`] keys: `{"keys": [{"carrier": "AA"}, …]}` |
+//! | `POST /v1/features` | several datasets: `{"datasets": {"flights": {"keys": […]}, …}}`, as many keys altogether |
+//! | `GET /v1/online` | which views there are, at which versions |
+//!
+//! Each may say `min_version`, `ttl` and `features`; see [`Options`]. Errors are problem documents (RFC 9457). Who may ask is for
+//! [`Access`] to say, which whoever puts the router up brings along.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::{DataType, Field};
+use arrow::error::ArrowError;
+use arrow::json::LineDelimitedWriter;
+use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::lookup::{Answer, Found, KEYS_MAX, LookupError, Options, key_column};
+use super::store::Reader;
+use super::{OnlineViews, View};
+use crate::spec::units::HumanDuration;
+
+/// Most bytes of a request.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Most keys that are looked up on the thread that has the request; more go to a thread that may wait for the disk.
+const KEYS_INLINE_MAX: usize = 32;
+
+/// Who may look up what.
+#[async_trait]
+pub trait Access: Send + Sync + 'static {
+    /// Whether whoever shows `token` may read all rows and columns of `dataset` as they are. A caller whose role filters rows
+    /// or masks columns may not: look-ups do neither.
+    async fn may_read(&self, token: Option<&str>, dataset: &str) -> Result<(), Denied>;
+}
+
+/// Why somebody may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Denied {
+    /// No token, or one that is not valid.
+    Unauthenticated(String),
+    /// A valid one that is not enough.
+    Forbidden(String),
+    /// The caller may not know whether there is such a dataset.
+    NotFound(String),
+    /// It cannot be told now.
+    Unavailable(String),
+}
+
+/// Everybody may look up everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Anyone;
+
+#[async_trait]
+impl Access for Anyone {
+    async fn may_read(&self, _token: Option<&str>, _dataset: &str) -> Result<(), Denied> {
+        Ok(())
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    views: OnlineViews,
+    access: Arc<dyn Access>,
+}
+
+/// The endpoints over `views`, for those whom `access` lets in.
+pub fn router(views: OnlineViews, access: Arc<dyn Access>) -> Router {
+    Router::new()
+        // The parameter is called as in the other routes below `/v1/datasets`.
+        .route("/v1/datasets/{name}/features", get(one_key).post(many_keys))
+        .route("/v1/features", post(several))
+        .route("/v1/online", get(listed))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(Shared { views, access })
+}
+
+/// Serves `router` at `listener` until `shutdown`.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    // The end of an answer must not wait until its beginning is acknowledged.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps back small pieces");
+        }
+    });
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+/// Why a request has no answer, as a problem document.
+#[derive(Debug)]
+struct Refused {
+    status: StatusCode,
+    body: Json,
+}
+
+impl Refused {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let (kind, title) = match status {
+            StatusCode::BAD_REQUEST => ("wrong", "the question is wrong"),
+            StatusCode::UNAUTHORIZED => ("unauthenticated", "a token is needed"),
+            StatusCode::FORBIDDEN => ("forbidden", "not allowed"),
+            StatusCode::NOT_FOUND => ("not_found", "there is no such thing"),
+            StatusCode::UNPROCESSABLE_ENTITY => ("too_much", "a limit was reached"),
+            StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "no answer now"),
+            _ => ("internal", "a fault of the server"),
+        };
+        let body = json!({
+            "type": format!("urn:isobar:problem:{kind}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": detail.into(),
+        });
+        Self { status, body }
+    }
+
+    fn wrong(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+/// Refuses more keys than one request takes.
+fn check_count(keys: usize) -> Result<(), LookupError> {
+    match keys > KEYS_MAX {
+        true => Err(LookupError::TooMuch(format!("{keys} keys; one request takes {KEYS_MAX}"))),
+        false => Ok(()),
+    }
+}
+
+impl From<LookupError> for Refused {
+    fn from(error: LookupError) -> Self {
+        let status = match &error {
+            LookupError::Wrong(_) => StatusCode::BAD_REQUEST,
+            LookupError::TooMuch(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            LookupError::NotFound(_) => StatusCode::NOT_FOUND,
+            LookupError::NotReady(_) | LookupError::Behind { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            LookupError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut refused = Self::new(status, error.to_string());
+        match error {
+            LookupError::Behind { version, .. } => refused.body["version"] = version.into(),
+            // Paths and the like are for the logs.
+            LookupError::Internal(why) => {
+                tracing::error!(why, "a look-up failed");
+                refused.body["detail"] = "the store cannot be read".into();
+            }
+            _ => {}
+        }
+        refused
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Unauthenticated(why) => Self::new(StatusCode::UNAUTHORIZED, why),
+            Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, why),
+            Denied::NotFound(why) => Self::new(StatusCode::NOT_FOUND, why),
+            Denied::Unavailable(why) => Self::new(StatusCode::SERVICE_UNAVAILABLE, why),
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+        let mut response = (self.status, content_type, format!("{}\n", self.body)).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, 1.into()),
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// What is asked of one dataset.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    keys: Vec<Json>,
+    #[serde(default)]
+    min_version: Option<u64>,
+    #[serde(default)]
+    ttl: Option<HumanDuration>,
+    #[serde(default)]
+    features: Option<Vec<String>>,
+}
+
+impl Request {
+    fn options(&self) -> Options {
+        Options {
+            min_version: self.min_version,
+            ttl: self.ttl.map(|ttl| ttl.0),
+            features: self.features.clone(),
+        }
+    }
+}
+
+/// What is asked of several.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Requests {
+    datasets: BTreeMap<String, Request>,
+}
+
+/// An answer as text.
+fn json_text(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+impl Shared {
+    /// The view of `dataset`, if the caller may read it.
+    async fn view(&self, headers: &HeaderMap, dataset: &str) -> Result<Arc<View>, Refused> {
+        let view = self.views.view(dataset);
+        // First, so that who may not read learns nothing, not even whether there is a view.
+        self.access.may_read(token(headers), dataset).await?;
+        view.ok_or_else(|| LookupError::NotFound(dataset.to_owned()).into())
+    }
+}
+
+/// The bearer token, if there is one.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+async fn one_key(
+    State(shared): State<Shared>,
+    Path(dataset): Path<String>,
+    Query(parameters): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Result<Response, Refused> {
+    let view = shared.view(&headers, &dataset).await?;
+    let (mut options, mut key) = (Options::default(), serde_json::Map::new());
+    for (name, value) in parameters {
+        let wrong = |what: &str| Refused::wrong(format!("{name}: {what}"));
+        match name.as_str() {
+            "min_version" => {
+                options.min_version = Some(value.parse().map_err(|_| wrong("not a whole number"))?);
+            }
+            "ttl" => {
+                let ttl: HumanDuration = value.parse().map_err(|error| wrong(&format!("{error}")))?;
+                options.ttl = Some(ttl.0);
+            }
+            "features" => options.features = Some(value.split(',').map(str::to_owned).collect()),
+            _ if key.contains_key(&name) => return Err(wrong("given twice")),
+            _ => _ = key.insert(name.clone(), Json::String(value)),
+        }
+    }
+    Ok(json_text(look_up(view, vec![Json::Object(key)], options).await?))
+}
+
+async fn many_keys(
+    State(shared): State<Shared>,
+    Path(dataset): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let view = shared.view(&headers, &dataset).await?;
+    let request: Request = parse(&body)?;
+    let options = request.options();
+    Ok(json_text(look_up(view, request.keys, options).await?))
+}
+
+async fn several(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
+    let requests: Requests = parse(&body)?;
+    let keys: usize = requests.datasets.values().map(|request| request.keys.len()).sum();
+    check_count(keys)?;
+    let mut text = String::from("{\"answers\":{");
+    let mut comma = "";
+    for (dataset, request) in requests.datasets {
+        let view = shared.view(&headers, &dataset).await?;
+        let options = request.options();
+        let answer = look_up(view, request.keys, options).await?;
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}{}:{answer}", Json::String(dataset));
+        comma = ",";
+    }
+    text.push_str("}}\n");
+    Ok(json_text(text))
+}
+
+/// The views that the caller may read.
+async fn listed(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response, Refused> {
+    let mut listed = Vec::new();
+    for view in shared.views.all() {
+        match shared.access.may_read(token(&headers), &view.spec.dataset).await {
+            Ok(()) => listed.push(view.status(now_ms())),
+            Err(Denied::Forbidden(_) | Denied::NotFound(_)) => {}
+            Err(denied) => return Err(denied.into()),
+        }
+    }
+    Ok(axum::Json(json!({ "views": listed })).into_response())
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| Refused::wrong(format!("the body: {error}")))
+}
+
+fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
+}
+
+/// The answer for `keys` as JSON.
+async fn look_up(view: Arc<View>, keys: Vec<Json>, options: Options) -> Result<String, Refused> {
+    check_count(keys.len())?;
+    let is_small = keys.len() <= KEYS_INLINE_MAX;
+    let answer = move || -> Result<String, LookupError> {
+        let reader = view.reader()?;
+        let columns = key_columns(&reader, &keys)?;
+        let answer = view.answer(&reader, &columns, &options, now_ms())?;
+        written(&answer)
+    };
+    if is_small {
+        return Ok(answer()?);
+    }
+    match tokio::task::spawn_blocking(answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(died) => Err(LookupError::Internal(died.to_string()).into()),
+    }
+}
+
+/// The columns of keys, each given as an object with one member for each column; where the key has one column, also as its value.
+fn key_columns(reader: &Reader, keys: &[Json]) -> Result<Vec<ArrayRef>, LookupError> {
+    let fields = reader.layout().keys();
+    let names: BTreeSet<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+    let expected = || {
+        let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        format!("a key has the columns {}", names.join(", "))
+    };
+    let columns = fields.iter().map(|field| {
+        let texts = keys.iter().map(|key| match key {
+            Json::Object(members) => {
+                if let Some(other) = members.keys().find(|name| !names.contains(name.as_str())) {
+                    return Err(LookupError::Wrong(format!(
+                        "there is no key column {other}; {}",
+                        expected()
+                    )));
+                }
+                let value = members.get(field.name()).ok_or_else(|| {
+                    LookupError::Wrong(format!("the key column {} is missing; {}", field.name(), expected()))
+                })?;
+                text_of(field, value)
+            }
+            value if fields.len() == 1 => text_of(field, value),
+            _ => Err(LookupError::Wrong(format!("a key is an object here; {}", expected()))),
+        });
+        let texts: Vec<String> = texts.collect::<Result<_, LookupError>>()?;
+        key_column(field, &texts.iter().map(String::as_str).collect::<Vec<&str>>())
+    });
+    columns.collect()
+}
+
+/// A value of a key as the text that [`key_column`] reads. Numbers of JSON are used where nothing of them can get lost.
+fn text_of(field: &Field, value: &Json) -> Result<String, LookupError> {
+    let takes_numbers = matches!(
+        field.data_type(),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Decimal128(..)
+    );
+    match value {
+        Json::String(text) => Ok(text.clone()),
+        Json::Number(number) if takes_numbers && (number.is_i64() || number.is_u64()) => {
+            Ok(number.to_string())
+        }
+        Json::Bool(value) if *field.data_type() == DataType::Boolean => Ok(value.to_string()),
+        Json::Null => Err(LookupError::Wrong(format!(
+            "key {}: null is no key, rows without one are left out",
+            field.name()
+        ))),
+        other => Err(LookupError::Wrong(format!(
+            "key {}: {other} is no {} here; give it as text",
+            field.name(),
+            field.data_type()
+        ))),
+    }
+}
+
+/// The answer as JSON.
+fn written(answer: &Answer) -> Result<String, LookupError> {
+    let rows = json_lines(&answer.rows).map_err(|error| LookupError::Internal(error.to_string()))?;
+    let lines: Vec<&str> = rows.lines().collect();
+    if lines.len() != answer.rows.num_rows() {
+        return Err(LookupError::Internal("the rows are not one a line".to_owned()));
+    }
+    let schema = answer.rows.schema();
+    let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let committed_at = DateTime::from_timestamp_millis(answer.applied.committed_ms);
+    let committed_at = committed_at.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
+    let head = json!({
+        "dataset": answer.dataset,
+        "version": answer.applied.version,
+        "newest_version": answer.newest_version,
+        "committed_at": committed_at,
+        "age_seconds": answer.age_ms as f64 / 1000.0,
+        "columns": columns,
+    });
+    let mut text = head.to_string();
+    text.pop();
+    text.reserve(rows.len() + 64 * answer.found.len());
+    text.push_str(",\"results\":[");
+    for (index, found) in answer.found.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        match found {
+            Found::Row(place) => {
+                let time = time_text(answer.event_times[*place]);
+                // Writing to a String cannot fail.
+                let _ =
+                    write!(text, "{{\"status\":\"found\",\"event_time\":{time},\"row\":{}}}", lines[*place]);
+            }
+            Found::Expired => text.push_str("{\"status\":\"expired\",\"row\":null}"),
+            Found::Nothing => text.push_str("{\"status\":\"not_found\",\"row\":null}"),
+        }
+    }
+    text.push_str("]}");
+    Ok(text)
+}
+
+/// A time in microseconds as JSON; null for one outside of all calendars.
+pub(super) fn time_text(micros: i64) -> Json {
+    let time = DateTime::from_timestamp_micros(micros);
+    time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).into()
+}
+
+/// Rows as JSON objects, one a line, as a query writes them.
+///
+/// # Errors
+/// For columns that JSON has no place for.
+pub(super) fn json_lines(rows: &RecordBatch) -> Result<String, ArrowError> {
+    if rows.num_rows() == 0 {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::new();
+    let mut writer: LineDelimitedWriter<_> =
+        JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
+    writer.write(rows)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,75 @@
+//! A store without a dataset, filled by hand: what look-ups cost by themselves is measured with it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::Schema;
+
+use super::layout::Layout;
+use super::store::{Applied, State, Store, Unopened, store_failed};
+use super::{OnlineViews, View};
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::spec::OnlineSpec;
+
+fn open_store(path: &Path, cache_bytes: usize) -> Result<Store, Error> {
+    Store::open(path, cache_bytes).map_err(|unopened| match unopened {
+        Unopened::InUse => store_failed(path, "open", "another process has it open"),
+        Unopened::Unreadable(why) => store_failed(path, "open", why),
+    })
+}
+
+/// Fills a store at `path`, a transaction for each of `batches`, which have the columns of `schema` and stand for a version
+/// each.
+///
+/// # Errors
+/// [`Error::Configuration`] if the view does not fit `schema`, [`Error::Damaged`] if the disk fails.
+pub fn fill(
+    path: &Path,
+    spec: &OnlineSpec,
+    schema: &Schema,
+    batches: impl Iterator<Item = RecordBatch>,
+    cache_bytes: usize,
+) -> Result<(), Error> {
+    let layout = Layout::new(spec, schema).map_err(Error::Configuration)?;
+    let store = open_store(path, cache_bytes)?;
+    for (version, batch) in (0..).zip(batches) {
+        let column = |name: &String| {
+            let missing = || Error::Configuration(format!("the batch has no column {name}"));
+            batch.column_by_name(name).cloned().ok_or_else(missing)
+        };
+        let names = layout.columns().iter().map(|field| field.name());
+        let columns: Vec<ArrayRef> = names.map(column).collect::<Result<_, Error>>()?;
+        let rows = layout.encode(&columns).map_err(Error::Configuration)?;
+        let applied = Applied { version, sha256: String::new(), committed_ms: 0 };
+        let state = State {
+            fingerprint: layout.fingerprint().to_owned(),
+            table_id: String::new(),
+            building: None,
+            applied: Some(applied),
+        };
+        let writing = store.begin()?;
+        store.put(&writing, &rows)?;
+        store.set_state(&writing, &state)?;
+        store.commit(writing)?;
+    }
+    Ok(())
+}
+
+/// The view of a store that was [filled](fill) with the same columns. Nothing follows it.
+///
+/// # Errors
+/// As [`fill`].
+pub fn open(
+    path: &Path,
+    spec: &OnlineSpec,
+    schema: &Schema,
+    cache_bytes: usize,
+) -> Result<OnlineViews, Error> {
+    let layout = Layout::new(spec, schema).map_err(Error::Configuration)?;
+    let store = open_store(path, cache_bytes)?;
+    let view = View::new(spec, &Metrics::new("standalone"));
+    view.publish(store.reader(Arc::new(layout))?, store.bytes());
+    Ok(OnlineViews([Arc::new(view)].into()))
+}
