@@ -803,6 +803,9 @@ pub struct ServeArgs {
     /// Where HTTP listens; other addresses than loopback ones need tokens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8181")]
     pub listen: SocketAddr,
+    /// A folder for the newest rows of the datasets of `online`, which are looked up by key
+    #[arg(long, value_name = "FOLDER")]
+    pub online_directory: Option<PathBuf>,
     /// How long queries that run may go on after the first signal
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub grace: HumanDuration,

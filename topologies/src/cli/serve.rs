@@ -19,7 +19,8 @@ pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
 async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
-    let options = ServeOptions { grace: args.grace.0, ..ServeOptions::new(args.listen) };
+    let online = args.online_directory.clone();
+    let options = ServeOptions { grace: args.grace.0, online, ..ServeOptions::new(args.listen) };
     let server = Server::start(topology, options, shutdown).await?;
     let tls = topology.serve.tls.is_some();
     info!(topology = %topology.name, address = %server.address, tls, "serving");

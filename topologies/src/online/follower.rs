@@ -613,6 +613,7 @@ fn added_files(entry: &Entry) -> Result<Vec<DataFile>, Error> {
             rows: digest.map(|digest| digest.rows).or(add.rows),
             sha256: digest.map(|digest| digest.sha256.clone()),
             partition_values: add.partition_values.clone(),
+            statistics: add.statistics.clone(),
             metadata: None,
         })
     };

@@ -160,11 +160,6 @@ impl Answer {
         &self.from
     }
 
-    /// Names and types of the columns.
-    pub(crate) fn schema(&self) -> SchemaRef {
-        self.rows.schema()
-    }
-
     /// The rows themselves, instead of text.
     pub fn into_parts(self) -> (SendableRecordBatchStream, Vec<TableVersion>) {
         (self.rows, self.from)

@@ -310,6 +310,7 @@ fn as_added(file: &DataFile) -> Option<AddedFile> {
         size: i64::try_from(file.size).ok()?,
         rows: file.rows,
         partition_values: file.partition_values.clone(),
+        statistics: file.statistics.clone(),
     })
 }
 

@@ -46,6 +46,22 @@ pub struct Caller {
     pub(super) role: Arc<Role>,
 }
 
+impl Caller {
+    /// Whether all rows and columns of `table` are seen as they are.
+    pub(super) fn may_read_all_of(&self, table: &str) -> Result<(), Refusal> {
+        if self.role.names.get(table).is_none() {
+            return Err(Refusal::NotFound(format!("there is no dataset {table}")));
+        }
+        match self.role.guard(table) {
+            Some(guard) if !guard.is_open() => Err(Refusal::Forbidden(format!(
+                "the role {} sees a part of {table} only, and look-ups show whole rows: ask with SQL",
+                self.role.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What callers of one role may read.
 #[derive(Debug)]
 pub(super) struct Role {

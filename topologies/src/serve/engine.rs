@@ -6,7 +6,7 @@
 //! and as long as somebody takes its rows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -39,6 +39,8 @@ const PARTITIONS_MAX: usize = 4;
 const SPILL_RESERVE: u64 = 16;
 /// What a sort keeps back unless that is too much.
 const SPILL_RESERVE_BYTES_MAX: u64 = 10 << 20;
+/// What a line of metrics may begin with, before the name.
+const COMMENTS: &[char] = &['#', ' ', 'H', 'E', 'L', 'P', 'T', 'Y'];
 /// How long a look answers whether tables can be read at all.
 const READY_FOR: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,8 @@ struct Inner {
     refresh: Duration,
     gate: Gate,
     metrics: Metrics,
+    /// Metrics of look-ups, where there are any.
+    look_ups: OnceLock<crate::metrics::Metrics>,
     /// What is said of tables.
     comments: BTreeMap<String, String>,
 }
@@ -168,6 +172,7 @@ impl Engine {
             refresh: spec.refresh,
             gate: Gate::new(&spec.limits),
             metrics: Metrics::new(&topology.name),
+            look_ups: OnceLock::new(),
             comments,
         })))
     }
@@ -189,7 +194,25 @@ impl Engine {
 
     /// The metrics as text.
     pub fn metrics(&self) -> String {
-        self.0.metrics.render()
+        let mut text = self.0.metrics.render();
+        if let Some(metrics) = self.0.look_ups.get() {
+            // The rest of them is about a topology that runs.
+            let is_of_look_ups =
+                |line: &&str| line.trim_start_matches(COMMENTS).starts_with("isobar_online_");
+            let rendered = metrics.render();
+            text.extend(rendered.lines().filter(is_of_look_ups).flat_map(|line| [line, "\n"]));
+        }
+        text
+    }
+
+    /// Whether rows are looked up by key here.
+    pub(super) fn has_look_ups(&self) -> bool {
+        self.0.look_ups.get().is_some()
+    }
+
+    /// From now on rows are looked up by key here. What is counted of that.
+    pub(super) fn start_look_ups(&self) -> &crate::metrics::Metrics {
+        self.0.look_ups.get_or_init(|| crate::metrics::Metrics::new(&self.0.topology))
     }
 
     /// Who shows `token`: a bearer token, or the password of the PostgreSQL protocol.

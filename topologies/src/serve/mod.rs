@@ -16,10 +16,12 @@ mod engine;
 mod gate;
 mod http;
 mod metrics;
+mod online;
 mod refusal;
 mod tls;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
@@ -34,6 +36,7 @@ pub use self::access::Caller;
 pub use self::engine::{Engine, Prepared, Question, TableInfo};
 pub use self::refusal::Refusal;
 use crate::error::Error;
+use crate::online::OnlineViews;
 use crate::spec::Topology;
 use crate::start::open_clouds;
 
@@ -46,12 +49,14 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// The clouds, where they are open already.
     pub clouds: Option<Vec<Cloud>>,
+    /// The folder for the stores of look-ups; `None`: there are no look-ups.
+    pub online: Option<PathBuf>,
 }
 
 impl ServeOptions {
     /// HTTP at `listen`; ten seconds of grace.
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, grace: Duration::from_secs(10), clouds: None }
+        Self { listen, grace: Duration::from_secs(10), clouds: None, online: None }
     }
 }
 
@@ -78,8 +83,8 @@ impl Server {
         options: ServeOptions,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
-        let clouds = match options.clouds {
-            Some(clouds) => clouds,
+        let clouds = match &options.clouds {
+            Some(clouds) => clouds.clone(),
             None => open_clouds(topology)?,
         };
         let engine = Engine::open(topology, &clouds)?;
@@ -90,9 +95,17 @@ impl Server {
             |error| Error::Configuration(format!("cannot listen on --listen {}: {error}", options.listen));
         let listener = TcpListener::bind(options.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let app = app(&engine);
-        // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
         let mut listeners = Vec::new();
+        let views = look_ups(topology, &options, &engine);
+        let app = app(&engine, views.as_ref().map(|(views, _)| views));
+        if let Some((views, folder)) = views {
+            let (memory, interval) = (topology.memory_bytes_max, topology.serve.refresh);
+            let stop = shutdown.clone();
+            listeners.push(tokio::spawn(async move {
+                views.follow(&clouds, &folder, memory, interval, stop).await;
+            }));
+        }
+        // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
         listeners.push(match tls {
             Some(tls) => {
                 let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
@@ -115,9 +128,25 @@ impl Server {
     }
 }
 
+/// The look-ups of `topology`, and the folder of their stores.
+fn look_ups(topology: &Topology, options: &ServeOptions, engine: &Engine) -> Option<(OnlineViews, PathBuf)> {
+    if topology.online.is_empty() {
+        return None;
+    }
+    let Some(folder) = &options.online else {
+        info!("there are no look-ups: they need --online-directory, a folder that they keep rows in");
+        return None;
+    };
+    Some((OnlineViews::new(topology, engine.start_look_ups()), folder.clone()))
+}
+
 /// Everything that HTTP answers. Routers of further parts are merged here.
-fn app(engine: &Engine) -> Router {
-    http::router(engine.clone())
+fn app(engine: &Engine, views: Option<&OnlineViews>) -> Router {
+    let app = http::router(engine.clone());
+    match views {
+        Some(views) => app.merge(online::router(engine, views.clone())),
+        None => app,
+    }
 }
 
 fn serve_http<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>

@@ -1,13 +1,13 @@
 //! Looks at logs that grow, at clouds that are behind and at clouds that are away.
 
-use isobar_connectors::clouds::{Fault, FaultSwitch};
+use isobar_connectors::clouds::{Cloud, Fault, FaultSwitch};
 use object_store::ObjectStoreExt;
 
-use super::super::replicas::Reading;
 use super::*;
 use crate::commit::format::published_path;
 use crate::prove::log::DataFile;
 use crate::prove::testing::{DATASET, History, QUARANTINE};
+use crate::query::Reading;
 use crate::query::history::pinned_snapshot;
 
 const HOUR: Duration = Duration::from_secs(3600);

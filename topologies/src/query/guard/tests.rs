@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use super::*;
 use crate::prove::testing::{DATASET, History};
 use crate::query::snapshot::newest_snapshots;
-use crate::query::{Answer, RowsFormat, session, start};
+use crate::query::{Answer, QueryLimits, Reading, Replicas, RowsFormat, Watch, session, start};
 
 fn columns(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -16,9 +16,10 @@ fn columns(names: &[&str]) -> BTreeSet<String> {
 /// A session with the dataset of a good history behind `guard`: `month` and `x`, 15 rows.
 async fn guarded(guard: &Guard) -> SessionContext {
     let clouds = History::good().store(1).await;
-    let context = session(&clouds, 64 << 20).unwrap();
+    let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
+    let context = session(&replicas, 64 << 20).unwrap();
     let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    let table = Arc::new(SnapshotTable::new(snapshot).unwrap());
+    let table = Arc::new(SnapshotTable::new(snapshot, replicas).unwrap());
     let table = guard.around(table, &context.state()).unwrap();
     assert_eq!(table.version.version, 3);
     context.register_table(DATASET, table.provider).unwrap();
@@ -27,7 +28,9 @@ async fn guarded(guard: &Guard) -> SessionContext {
 
 async fn answer(context: &SessionContext, sql: &str) -> Result<Answer, String> {
     let plan = context.state().create_logical_plan(sql).await.map_err(|error| error.to_string())?;
-    start(&context.state(), plan).await.map_err(|error| crate::chain_of(&error))
+    let (limits, replicas) = (QueryLimits::default(), Replicas::new(&[], &Reading::default()).unwrap());
+    let answer = start(context.state(), plan, &replicas, &limits, Watch::start(&limits)).await;
+    answer.map_err(|error| crate::chain_of(&error))
 }
 
 async fn csv(context: &SessionContext, sql: &str) -> String {
@@ -176,9 +179,10 @@ async fn hashed_columns_keep_what_is_equal_and_show_nothing_else() {
 #[tokio::test]
 async fn a_guard_that_does_not_fit_is_refused() {
     let clouds = History::good().store(1).await;
-    let context = session(&clouds, 64 << 20).unwrap();
+    let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
+    let context = session(&replicas, 64 << 20).unwrap();
     let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    let table = Arc::new(SnapshotTable::new(snapshot).unwrap());
+    let table = Arc::new(SnapshotTable::new(snapshot, replicas).unwrap());
     for rows in ["y = 1", "x >", "x + 1", "random() > 0.5", "nothing(x)"] {
         let guard = Guard { rows: Some(rows.to_owned()), ..Guard::default() };
         assert!(guard.around(table.clone(), &context.state()).is_err(), "{rows}");

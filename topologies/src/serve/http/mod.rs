@@ -49,7 +49,7 @@ fn routes() -> Vec<Route> {
         route("post", "/v1/query", post(query::query)),
         route("get", "/v1/datasets", get(datasets)),
         route("get", "/v1/datasets/{name}", get(dataset)),
-        route("get", "/openapi.json", get(|| async { Json(openapi::document()) })),
+        route("get", "/openapi.json", get(description)),
         route("get", "/healthz", get(|| async { "ok\n" })),
         route("get", "/readyz", get(ready)),
         route("get", "/metrics", get(metrics)),
@@ -82,17 +82,23 @@ async fn harmless(request: Request, next: Next) -> Response {
 
 /// Who asks, by the headers of a request.
 pub(crate) async fn caller(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Problem> {
-    if engine.is_open() && !is_for_this_machine(headers) {
-        // A page elsewhere could have its own name point to this machine, and read the answer.
-        let why = "without tokens this server answers only to its loopback addresses and localhost";
-        return Err(Problem(Refusal::Forbidden(why.to_owned())));
-    }
+    refuse_other_hosts(engine, headers)?;
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = authorization.and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     Ok(engine.authenticate(token).await?)
+}
+
+/// Without tokens, refuses what was not asked of this machine by its own name: a page elsewhere could have its name point here,
+/// and read the answer.
+pub(super) fn refuse_other_hosts(engine: &Engine, headers: &HeaderMap) -> Result<(), Problem> {
+    if engine.is_open() && !is_for_this_machine(headers) {
+        let why = "without tokens this server answers only to its loopback addresses and localhost";
+        return Err(Problem(Refusal::Forbidden(why.to_owned())));
+    }
+    Ok(())
 }
 
 fn is_for_this_machine(headers: &HeaderMap) -> bool {
@@ -103,6 +109,10 @@ fn is_for_this_machine(headers: &HeaderMap) -> bool {
     };
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+async fn description(State(engine): State<Engine>) -> Json<Value> {
+    Json(openapi::document(engine.has_look_ups()))
 }
 
 async fn page() -> Response {

@@ -5,8 +5,72 @@ use serde_json::{Value, json};
 use super::problem::PROBLEM_TYPE;
 use super::query::Format;
 
-/// The document.
-pub(super) fn document() -> Value {
+/// The document, with look-ups or without.
+pub(super) fn document(has_look_ups: bool) -> Value {
+    let mut document = queries();
+    if has_look_ups && let Some(paths) = document["paths"].as_object_mut() {
+        paths.extend(look_ups());
+    }
+    document
+}
+
+/// What is there where the topology has `online`.
+fn look_ups() -> serde_json::Map<String, Value> {
+    let name = json!({ "name": "name", "in": "path", "required": true, "schema": { "type": "string" } });
+    let found = || {
+        with_problems(json!({ "200": {
+            "description": "Rows in the order of the keys, with the version that they are of",
+            "content": { "application/json": { "schema": { "type": "object" } } },
+        } }))
+    };
+    let body =
+        |schema: Value| json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+    let keys = json!({ "type": "array", "maxItems": 1000, "items": { "type": "object" } });
+    let of_one = json!({
+        "type": "object",
+        "required": ["keys"],
+        "properties": {
+            "keys": keys,
+            "min_version": { "type": "integer" },
+            "ttl": { "type": "string" },
+            "features": { "type": "array", "items": { "type": "string" } },
+        },
+    });
+    let paths = json!({
+        "/v1/datasets/{name}/features": {
+            "get": {
+                "summary": "The newest row of one key; each column of the key is a parameter",
+                "parameters": [name],
+                "responses": found(),
+            },
+            "post": {
+                "summary": "The newest rows of up to 1,000 keys",
+                "parameters": [name],
+                "requestBody": body(of_one.clone()),
+                "responses": found(),
+            },
+        },
+        "/v1/features": { "post": {
+            "summary": "The newest rows of keys of several datasets",
+            "requestBody": body(json!({
+                "type": "object",
+                "required": ["datasets"],
+                "properties": { "datasets": { "type": "object", "additionalProperties": of_one } },
+            })),
+            "responses": found(),
+        } },
+        "/v1/online": { "get": {
+            "summary": "The datasets that have look-ups, and the versions that these are of",
+            "responses": found(),
+        } },
+    });
+    match paths {
+        Value::Object(paths) => paths,
+        _ => serde_json::Map::new(),
+    }
+}
+
+fn queries() -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
