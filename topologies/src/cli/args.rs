@@ -278,7 +278,7 @@ Exit codes: 0 no leaks, 1 a failure, 2 the file, the topology or the command lin
     /// Compare online look-ups with what a query says at the same version
     #[command(after_help = "Examples:
   isobar verify-online topology.yaml --directory /var/lib/isobar/online
-  isobar verify-online topology.yaml flight_features --url http://localhost:8080 --sample 5000
+  isobar verify-online topology.yaml flight_features --url http://localhost:8181 --sample 5000
   isobar verify-online topology.yaml --directory ./online --format json | jq '.datasets[].different'
 
 A folder of stores is compared whole, or a sample of it; no process may have it open. A server is

@@ -123,7 +123,7 @@ impl QueryLimits {
             return Ok(());
         }
         Err(exceeded(
-            "sql_bytes",
+            "sql",
             format!("the query has {} bytes, more than {}", sql.len(), self.sql_bytes_max),
         ))
     }
