@@ -211,14 +211,14 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
 
     /// Serve the datasets of a topology to programs: SQL by HTTP
     #[command(after_help = "Examples:
-  isobar serve topology.yaml                              for this machine; open http://127.0.0.1:8181
-  isobar serve topology.yaml --listen 0.0.0.0:8181        needs tokens: see `serve` of the spec
+  isobar serve topology.yaml                          for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml --listen 0.0.0.0:8181    needs tokens: see `serve` of the spec
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
   curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
 
-Neither Kafka nor a leader is needed, nothing is written, and there may be as many servers as needed.
-`GET /openapi.json` describes the interface. Who may read what, limits of queries and TLS stand under
+It needs neither Kafka nor a leader and writes nothing; there may be as many servers as needed.
+`GET /openapi.json` describes the interface. Who may read what, limits of queries and TLS are under
 `serve` in the spec.
 
 SIGINT or SIGTERM stops: new queries are refused, those that run have --grace to end.")]
@@ -247,7 +247,7 @@ that came and below zero for rows that left.")]
 
     /// Make a training set: rows with what was known of them at their time, the same bytes from every cloud
     #[command(after_help = "Examples:
-  isobar training-set late.yaml --out ./sets              the newest versions, which are written down
+  isobar training-set late.yaml --out ./sets            the newest versions, which are written down
   isobar training-set late.yaml --at flights=42,weather=17 --out ./sets
   isobar training-set late.yaml --at 2026-05-01T00:00:00Z --out cloud://aws/training/late
   isobar training-set late.yaml --verify sets/late-0c2f4b7d9a11e5d8.json

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use isobar_connectors::delta::body::INFO_FORMAT;
+use isobar_connectors::delta::body::{INFO_FORMAT, NO_PREVIOUS_SHA256};
 use isobar_connectors::delta::{
     CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork, TableDefinition,
 };
@@ -69,7 +69,8 @@ fn created(number: u64, features: &[&str]) -> Version {
         partition_by: Vec::new(),
         created_ms: 0,
     };
-    let body = CommitBody::new(CommitInfo::new(CommitInfo::CREATE, 5, info(0)));
+    let first = IsobarInfo { previous_sha256: NO_PREVIOUS_SHA256.to_owned(), ..info(0) };
+    let body = CommitBody::new(CommitInfo::new(CommitInfo::CREATE, 5, first));
     version(number, &body.create(&definition).unwrap())
 }
 
