@@ -50,7 +50,8 @@ impl NamedStore {
                 Err(_) => Some((Err(no_answer(deadline)), None)),
             }
         };
-        stream::unfold(Some(items), step).boxed()
+        // Whoever reads all of a body asks once more after its end.
+        stream::unfold(Some(items), step).fuse().boxed()
     }
 }
 
@@ -193,6 +194,17 @@ mod tests {
         assert_eq!(body.next().await.unwrap().unwrap(), "ab");
         let error = body.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("no answer within 50 ms"), "{error}");
+        assert!(body.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_read_to_its_end() {
+        let store = NamedStore::new("aws", Arc::new(InMemory::new()), Some(Duration::from_secs(60)));
+        let path = Path::from("empty");
+        store.put(&path, PutPayload::new()).await.unwrap();
+        assert!(store.get(&path).await.unwrap().bytes().await.unwrap().is_empty());
+        let mut body = store.get(&path).await.unwrap().into_stream();
+        while body.next().await.is_some() {}
         assert!(body.next().await.is_none());
     }
 

@@ -269,7 +269,8 @@ pub(super) fn limited(
             Err(error) => Some((Err(error), None)),
         }
     });
-    Box::pin(RecordBatchStreamAdapter::new(schema, limited))
+    // Whoever asks after the end is told so again.
+    Box::pin(RecordBatchStreamAdapter::new(schema, limited.fuse()))
 }
 
 /// Sends batches until there are no more, or nobody takes them.
