@@ -615,6 +615,12 @@ async fn what_the_lost_cloud_had_decided_with_one_other_survives_and_any_two_go_
             wait_published(&lab, 1).await;
             lab.clouds[absent].switch.set(Fault::RefuseAll);
             must_commit(&mut leader, reading(10, 20)).await;
+            // What is still on its way would be written after the loss.
+            until("the others have published the decision", async || {
+                let latest = lab.versions(leader::TABLE).await;
+                (0..3).filter(|cloud| *cloud != absent).all(|cloud| latest[cloud] == Some(2))
+            })
+            .await;
             drop(leader);
             lab.clouds[absent].switch.set(Fault::Off);
             wipe(&*lab.clouds[lost].store()).await;
