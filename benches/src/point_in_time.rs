@@ -15,17 +15,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema, SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::Session;
 use datafusion::dataframe::DataFrame;
-use datafusion::error::Result as QueryResult;
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::functions_aggregate::expr_fn::{count, sum};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col, lit};
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use isobar_transforms::point_in_time::{FeatureView, Matching, PointInTimeJoin, PointInTimePlanner};
 use parquet::arrow::ArrowWriter;
@@ -263,7 +257,7 @@ fn session(memory_bytes_max: Option<usize>) -> Result<SessionContext> {
         .with_config(SessionConfig::new())
         .with_runtime_env(runtime.build_arc()?)
         .with_default_features()
-        .with_query_planner(Arc::new(Planner))
+        .with_query_planner(Arc::new(PointInTimePlanner))
         .build();
     Ok(SessionContext::new_with_state(state))
 }
@@ -297,20 +291,4 @@ async fn table(context: &SessionContext, directory: &Path, name: &str) -> Result
     let path = path.to_str().context("the directory has a UTF-8 name")?;
     context.register_parquet(name, path, ParquetReadOptions::default()).await?;
     Ok(context.table(name).await?.into_unoptimized_plan())
-}
-
-/// DataFusion's planner, which knows the join too.
-#[derive(Debug)]
-struct Planner;
-
-#[async_trait]
-impl QueryPlanner for Planner {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        session: &dyn Session,
-    ) -> QueryResult<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(PointInTimePlanner)]);
-        planner.create_physical_plan(plan, session).await
-    }
 }

@@ -30,17 +30,17 @@ const COMPACT: &str = "{ compact: { min_files: 4 } }";
 const VACUUM: &str = "{ compact: { min_files: 4 }, keep_versions: 1 }";
 
 /// Records that become a small file of their own.
-const FILE_RECORDS: usize = 40;
+pub(crate) const FILE_RECORDS: usize = 40;
 
-fn spec(lab: &Lab, maintenance: &str) -> Spec {
+pub(crate) fn spec(lab: &Lab, maintenance: &str) -> Spec {
     lab.spec(events::SOURCE, &maintained_features(maintenance))
 }
 
-async fn log(cloud: &LabCloud) -> Log {
+pub(crate) async fn log(cloud: &LabCloud) -> Log {
     Log::read(&*cloud.store(), FEATURES).await
 }
 
-fn entries(log: &Log, operation: &str) -> usize {
+pub(crate) fn entries(log: &Log, operation: &str) -> usize {
     log.versions.iter().filter(|version| version.info()["operation"] == operation).count()
 }
 

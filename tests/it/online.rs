@@ -16,7 +16,6 @@ use isobar_tests::lab::{Lab, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::wait::{in_time, until};
-use isobar_topologies::metrics::Metrics;
 use isobar_topologies::online::http::{Access, Anyone, Denied, router, serve};
 use isobar_topologies::online::verify::{Report, Sample, verify_server, verify_store};
 use isobar_topologies::online::{OnlineViews, ViewStatus};
@@ -52,7 +51,7 @@ struct Following {
 
 impl Following {
     fn start(topology: &Topology, clouds: Vec<Cloud>, folder: &Path) -> Self {
-        let views = OnlineViews::new(topology, &Metrics::new(&topology.name));
+        let views = OnlineViews::new(topology);
         let shutdown = CancellationToken::new();
         let (followed, folder, token) = (views.clone(), folder.to_owned(), shutdown.clone());
         let task = tokio::spawn(async move {

@@ -30,6 +30,14 @@ const ARROW: &str = "application/vnd.apache.arrow.stream";
 /// All rows in the order of their positions.
 const ROWS: &str = "SELECT * FROM features ORDER BY kafka_partition, kafka_offset";
 
+/// An analyst who sees a part of the dataset, and somebody who sees all of it.
+const ROLES: &str = "{ callers: { analyst: { token: \"${file:analyst}\", role: analyst }, admin: { token: \"${file:admin}\" } }, \
+                     roles: { analyst: { datasets: { features: { rows: \"id % 2 = 0\", hide: [amount], hash: [city] } } } } }";
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
 /// What came back.
 #[derive(Debug)]
 struct Reply {
@@ -146,8 +154,11 @@ impl Served {
         lab.wait_until_equal(FEATURES).await;
         running.stop().await.unwrap();
         let shutdown = CancellationToken::new();
-        let options =
-            ServeOptions { clouds: Some(lab.opened()), ..ServeOptions::new("127.0.0.1:0".parse().unwrap()) };
+        let options = ServeOptions {
+            clouds: Some(lab.opened()),
+            online: Some(lab.directory.path().join("online")),
+            ..ServeOptions::new("127.0.0.1:0".parse().unwrap())
+        };
         let server = Server::start(&topology, options, shutdown.clone()).await.unwrap();
         Self { lab, spec, topology, address: server.address, shutdown, server }
     }
@@ -269,10 +280,7 @@ async fn versions_are_pinned_and_waited_for_by_the_question() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_see_what_their_role_says_and_nothing_gets_around_it() {
-    let serve = "{ callers: { analyst: { token: \"${file:analyst}\", role: analyst }, admin: { token: \"${file:admin}\" } }, \
-                 roles: { analyst: { datasets: { features: { rows: \"id % 2 = 0\", hide: [amount], hash: [city] } } } } }";
-    let served = Served::start("serve-roles", serve).await;
-    let bearer = |token: &str| format!("Bearer {token}");
+    let served = Served::start("serve-roles", ROLES).await;
     for path in ["/v1/datasets", "/v1/datasets/features"] {
         for headers in
             [&[][..], &[("Authorization", "Bearer wrong-token-wrong-token")], &[("Authorization", ANALYST)]]
@@ -345,6 +353,40 @@ async fn callers_see_what_their_role_says_and_nothing_gets_around_it() {
         served.get("/v1/datasets/features.quarantine", &[("Authorization", &admin)]).await.status,
         200
     );
+    served.stop().await;
+}
+
+/// A look-up shows a row as it is, so that it is only for those who may see all of the dataset.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_looked_up_by_callers_who_see_all_of_them() {
+    let online =
+        "online: [{ dataset: features, keys: [city], time: at, sequence: [kafka_partition, kafka_offset] }]";
+    let served = Served::start("serve-look-ups", &format!("{ROLES}\n{online}")).await;
+    let (analyst, admin) = (bearer(ANALYST), bearer(ADMIN));
+    let newest = served.newest().await;
+    let path = "/v1/datasets/features/features?city=Lima";
+    until("the rows of the newest version can be looked up", async || {
+        let reply = served.get("/v1/online", &[("Authorization", &admin)]).await;
+        reply.status == 200 && reply.json()["views"][0]["version"] == newest
+    })
+    .await;
+    let found = served.get(path, &[("Authorization", &admin)]).await;
+    assert_eq!(found.status, 200, "{}", found.text());
+    assert_eq!(found.json()["version"], newest);
+    assert_eq!(served.get(path, &[]).await.problem().0, 401);
+    assert_eq!(
+        served.get(path, &[("Authorization", "Bearer wrong-token-wrong-token")]).await.problem().0,
+        401
+    );
+    let (status, refused) = served.get(path, &[("Authorization", &analyst)]).await.problem();
+    assert_eq!(status, 403);
+    assert!(refused["detail"].as_str().unwrap().contains("ask with SQL"), "{refused}");
+    let text = served.get("/metrics", &[("Authorization", &admin)]).await.text();
+    for metric in ["isobar_online_version{dataset=\"features\"", "isobar_serve_queries_running"] {
+        assert!(text.contains(metric), "{metric}: {text}");
+    }
+    let described = served.get("/openapi.json", &[]).await.json();
+    assert!(described["paths"]["/v1/datasets/{name}/features"]["get"].is_object());
     served.stop().await;
 }
 

@@ -17,25 +17,12 @@ use isobar_topologies::spec::Topology;
 use object_store::ObjectStoreExt;
 use serde_json::Value as Json;
 
+use crate::maintenance::{FILE_RECORDS, entries, log, spec};
+
 /// Four files are enough to combine them; nothing is deleted, and every fifth version has a checkpoint.
 const COMPACT: &str = "{ compact: { min_files: 4 }, checkpoint_every: 5 }";
 /// The same, and only the version before the newest one is kept.
 const VACUUM: &str = "{ compact: { min_files: 4 }, keep_versions: 1, checkpoint_every: 5 }";
-
-/// Records that become a small file of their own.
-const FILE_RECORDS: usize = 40;
-
-fn spec(lab: &Lab, maintenance: &str) -> Spec {
-    lab.spec(events::SOURCE, &maintained_features(maintenance))
-}
-
-async fn log(cloud: &LabCloud) -> Log {
-    Log::read(&*cloud.store(), FEATURES).await
-}
-
-fn entries(log: &Log, operation: &str) -> usize {
-    log.versions.iter().filter(|version| version.info()["operation"] == operation).count()
-}
 
 /// A table with several commits and whatever `done` waits for, the same in every cloud.
 async fn committed(

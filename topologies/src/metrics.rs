@@ -63,22 +63,6 @@ pub struct Metrics {
     pub dead_letter_rows: IntCounterVec,
     /// Attempts to send to the dead-letter topic that did not work and are repeated, by dataset.
     pub dead_letter_failures: IntCounterVec,
-    /// The version of the dataset that online look-ups are answered from, by dataset.
-    pub online_version: IntGaugeVec,
-    /// The newest version that a cloud had when it was last asked, by dataset.
-    pub online_newest_version: IntGaugeVec,
-    /// When the version of online look-ups was committed, seconds since the Unix epoch, by dataset.
-    pub online_commit_time: GaugeVec,
-    /// Entities with a row in the online store, by dataset.
-    pub online_entities: IntGaugeVec,
-    /// Bytes of the online store, by dataset.
-    pub online_bytes: IntGaugeVec,
-    /// Keys looked up, by dataset and what became of them.
-    pub online_keys_looked_up: IntCounterVec,
-    /// Steps of an online view that did not work and are tried again, by dataset.
-    pub online_failures: IntCounterVec,
-    /// Online stores that were built again because they could not be followed, by dataset.
-    pub online_rebuilds: IntCounterVec,
     /// The epoch led.
     pub epoch: IntGauge,
     /// Workers that this leader hears.
@@ -96,11 +80,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers all metrics of `topology`.
     pub fn new(topology: &str) -> Self {
-        let registry = Registry::new_custom(
-            Some("isobar".to_owned()),
-            Some([("topology".to_owned(), topology.to_owned())].into_iter().collect()),
-        )
-        .expect("the prefix and the label are fixed and valid");
+        let registry = registry_of("isobar", topology);
         let counters = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
@@ -201,47 +181,6 @@ impl Metrics {
                 "Attempts to send to the dead-letter topic that did not work and are repeated.",
                 &["dataset"],
             ),
-            online_version: gauges(
-                "online_version",
-                "The version of the dataset that online look-ups are answered from.",
-                &["dataset"],
-            ),
-            online_newest_version: gauges(
-                "online_newest_version",
-                "The newest version of the dataset that a cloud had when it was last asked.",
-                &["dataset"],
-            ),
-            online_commit_time: register(
-                &registry,
-                GaugeVec::new(
-                    Opts::new(
-                        "online_commit_timestamp_seconds",
-                        "When the version that online look-ups are answered from was committed.",
-                    ),
-                    &["dataset"],
-                ),
-            ),
-            online_entities: gauges(
-                "online_entities",
-                "Entities with a row in the online store.",
-                &["dataset"],
-            ),
-            online_bytes: gauges("online_store_bytes", "Bytes of the online store.", &["dataset"]),
-            online_keys_looked_up: counters(
-                "online_keys_looked_up_total",
-                "Keys looked up, by what became of them: `found`, `expired` or `not_found`.",
-                &["dataset", "status"],
-            ),
-            online_failures: counters(
-                "online_failures_total",
-                "Attempts to read what is new that did not work and are repeated.",
-                &["dataset"],
-            ),
-            online_rebuilds: counters(
-                "online_rebuilds_total",
-                "Online stores built again because they could not be followed.",
-                &["dataset"],
-            ),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),
             workers: register(&registry, IntGauge::new("workers", "Workers that this leader hears.")),
             workers_waiting: register(
@@ -270,15 +209,28 @@ impl Metrics {
 
     /// The exposition text.
     pub fn render(&self) -> String {
-        let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
-            .expect("metrics with registered names encode into memory");
-        String::from_utf8(text).expect("the text encoder writes UTF-8")
+        rendered(&self.registry)
     }
 }
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(
+/// A registry for metrics whose names begin with `prefix`, all of them labelled with the name of `topology`.
+pub(crate) fn registry_of(prefix: &str, topology: &str) -> Registry {
+    let labels = [("topology".to_owned(), topology.to_owned())].into_iter().collect();
+    Registry::new_custom(Some(prefix.to_owned()), Some(labels))
+        .expect("the prefix and the label are fixed and valid")
+}
+
+/// The exposition text of all metrics in `registry`.
+pub(crate) fn rendered(registry: &Registry) -> String {
+    let mut text = Vec::new();
+    TextEncoder::new()
+        .encode(&registry.gather(), &mut text)
+        .expect("metrics with registered names encode into memory");
+    String::from_utf8(text).expect("the text encoder writes UTF-8")
+}
+
+/// Puts a new metric into `registry`.
+pub(crate) fn register<C: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     collector: prometheus::Result<C>,
 ) -> C {

@@ -144,7 +144,7 @@ impl Follower {
 
     async fn rebuild(&mut self, why: &str) -> Result<bool, Error> {
         info!(dataset = self.table(), why, "building the online view again");
-        self.view.metrics.online_rebuilds.with_label_values(&[self.table()]).inc();
+        self.view.metrics.rebuilds.with_label_values(&[self.table()]).inc();
         // What an earlier run has begun may have what this one must not.
         self.forget_building()?;
         self.is_rebuilding = true;

@@ -185,7 +185,7 @@ impl View {
             let count = found.iter().filter(|found| is_it(found)).count() as u64;
             if count > 0 {
                 let labels = [self.spec.dataset.as_str(), status];
-                self.metrics.online_keys_looked_up.with_label_values(&labels).inc_by(count);
+                self.metrics.keys_looked_up.with_label_values(&labels).inc_by(count);
             }
         };
         count("found", |found| matches!(found, Found::Row(_)));

@@ -21,6 +21,7 @@ mod follower;
 pub mod http;
 mod layout;
 mod lookup;
+mod metrics;
 mod reading;
 pub mod standalone;
 mod store;
@@ -44,8 +45,8 @@ pub use self::lookup::{Answer, Found, KEYS_MAX, LookupError, Options, key_column
 pub use self::store::{Applied, Reader};
 
 use self::follower::Follower;
+use self::metrics::Metrics;
 use crate::backoff::Backoff;
-use crate::metrics::Metrics;
 use crate::spec::{OnlineSpec, Topology};
 
 /// Pauses after a step that did not work: the first, and the longest.
@@ -55,7 +56,10 @@ const CACHE_BYTES_MIN: u64 = 16 << 20;
 
 /// The views of a topology. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct OnlineViews(Arc<[Arc<View>]>);
+pub struct OnlineViews {
+    views: Arc<[Arc<View>]>,
+    metrics: Metrics,
+}
 
 /// The online view of one dataset: what look-ups share with what keeps it new.
 #[derive(Debug)]
@@ -104,19 +108,25 @@ pub struct ViewStatus {
 
 impl OnlineViews {
     /// The views of `topology`. They are empty until they are [followed](Self::follow).
-    pub fn new(topology: &Topology, metrics: &Metrics) -> Self {
-        let view = |spec: &OnlineSpec| Arc::new(View::new(spec, metrics));
-        Self(topology.online.iter().map(view).collect())
+    pub fn new(topology: &Topology) -> Self {
+        let metrics = Metrics::new(&topology.name);
+        let view = |spec: &OnlineSpec| Arc::new(View::new(spec, &metrics));
+        Self { views: topology.online.iter().map(view).collect(), metrics }
+    }
+
+    /// The metrics as text.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
     }
 
     /// The view of `dataset`, if there is one.
     pub fn view(&self, dataset: &str) -> Option<Arc<View>> {
-        self.0.iter().find(|view| view.spec.dataset == dataset).cloned()
+        self.views.iter().find(|view| view.spec.dataset == dataset).cloned()
     }
 
     /// All of them, in the order of the topology.
     pub fn all(&self) -> impl Iterator<Item = &Arc<View>> {
-        self.0.iter()
+        self.views.iter()
     }
 
     /// Keeps every view as new as its dataset until `shutdown`, with stores in `folder`. The `clouds` are asked in this order,
@@ -132,7 +142,7 @@ impl OnlineViews {
         interval: Duration,
         shutdown: CancellationToken,
     ) {
-        let share = memory_bytes_max / 4 / (self.0.len() as u64).max(1);
+        let share = memory_bytes_max / 4 / (self.views.len() as u64).max(1);
         let cache_bytes = usize::try_from(share.max(CACHE_BYTES_MIN)).unwrap_or(usize::MAX);
         let mut followers = JoinSet::new();
         for view in self.all() {
@@ -216,12 +226,12 @@ impl View {
         let dataset = [self.spec.dataset.as_str()];
         if let Some(reader) = &reader {
             let Applied { version, committed_ms, .. } = reader.applied();
-            self.metrics.online_version.with_label_values(&dataset).set(clamped(*version));
-            self.metrics.online_commit_time.with_label_values(&dataset).set(*committed_ms as f64 / 1000.0);
-            self.metrics.online_entities.with_label_values(&dataset).set(clamped(reader.keys()));
+            self.metrics.version.with_label_values(&dataset).set(clamped(*version));
+            self.metrics.commit_time.with_label_values(&dataset).set(*committed_ms as f64 / 1000.0);
+            self.metrics.entities.with_label_values(&dataset).set(clamped(reader.keys()));
             self.looked(*version);
         }
-        self.metrics.online_bytes.with_label_values(&dataset).set(clamped(bytes));
+        self.metrics.bytes.with_label_values(&dataset).set(clamped(bytes));
         self.progress().bytes = bytes;
         *self.reader.write().unwrap_or_else(PoisonError::into_inner) = reader.map(Arc::new);
     }
@@ -230,13 +240,13 @@ impl View {
     fn looked(&self, version: u64) {
         let mut progress = self.progress();
         progress.newest = progress.newest.max(version);
-        let newest = self.metrics.online_newest_version.with_label_values(&[self.spec.dataset.as_str()]);
+        let newest = self.metrics.newest_version.with_label_values(&[self.spec.dataset.as_str()]);
         newest.set(clamped(progress.newest));
     }
 
     fn stepped(&self, failure: Option<String>) {
         if failure.is_some() {
-            self.metrics.online_failures.with_label_values(&[self.spec.dataset.as_str()]).inc();
+            self.metrics.failures.with_label_values(&[self.spec.dataset.as_str()]).inc();
         }
         self.progress().failure = failure;
     }

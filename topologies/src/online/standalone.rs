@@ -7,10 +7,10 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::Schema;
 
 use super::layout::Layout;
+use super::metrics::Metrics;
 use super::store::{Applied, State, Store, Unopened, store_failed};
 use super::{OnlineViews, View};
 use crate::error::Error;
-use crate::metrics::Metrics;
 use crate::spec::OnlineSpec;
 
 fn open_store(path: &Path, cache_bytes: usize) -> Result<Store, Error> {
@@ -69,7 +69,8 @@ pub fn open(
 ) -> Result<OnlineViews, Error> {
     let layout = Layout::new(spec, schema).map_err(Error::Configuration)?;
     let store = open_store(path, cache_bytes)?;
-    let view = View::new(spec, &Metrics::new("standalone"));
+    let metrics = Metrics::new("standalone");
+    let view = View::new(spec, &metrics);
     view.publish(store.reader(Arc::new(layout))?, store.bytes());
-    Ok(OnlineViews([Arc::new(view)].into()))
+    Ok(OnlineViews { views: [Arc::new(view)].into(), metrics })
 }

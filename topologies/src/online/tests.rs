@@ -19,7 +19,6 @@ use super::lookup::{Found, KEYS_MAX, LookupError, Options, key_column};
 use super::store::{Applied, State, Store};
 use super::verify::newest_rows_sql;
 use super::{View, not_a_feature};
-use crate::metrics::Metrics;
 use crate::spec::OnlineSpec;
 
 const CACHE_BYTES: usize = 1 << 20;

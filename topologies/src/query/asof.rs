@@ -21,17 +21,11 @@ mod tests;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use datafusion::catalog::Session;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::context::QueryPlanner;
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Join, JoinOperator, Select, TableFactor, TableWithJoins, VisitMut, VisitorMut,
@@ -40,7 +34,7 @@ use isobar_transforms::point_in_time::PointInTimePlanner;
 
 /// A session that can plan point-in-time joins.
 pub(super) fn extended(session: SessionStateBuilder) -> SessionStateBuilder {
-    session.with_query_planner(Arc::new(Planner)).with_relation_planners(vec![Arc::new(Relations)])
+    session.with_query_planner(Arc::new(PointInTimePlanner)).with_relation_planners(vec![Arc::new(Relations)])
 }
 
 /// Brackets around as-of joins, and queries for names of tables in [`function`]s, everywhere in `statement`.
@@ -144,21 +138,5 @@ impl RelationPlanner for Relations {
             other => return Ok(RelationPlanning::Original(Box::new(other))),
         };
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
-    }
-}
-
-/// DataFusion's planner, which knows point-in-time joins too.
-#[derive(Debug)]
-struct Planner;
-
-#[async_trait]
-impl QueryPlanner for Planner {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        session: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(PointInTimePlanner)]);
-        planner.create_physical_plan(plan, session).await
     }
 }

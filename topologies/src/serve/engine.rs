@@ -27,6 +27,7 @@ use super::gate::{Counted, Gate};
 use super::metrics::Metrics;
 use crate::commit::quarantine_of;
 use crate::error::Error;
+use crate::online::OnlineViews;
 use crate::query::{
     Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
     SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start, state_of,
@@ -39,8 +40,6 @@ const PARTITIONS_MAX: usize = 4;
 const SPILL_RESERVE: u64 = 16;
 /// What a sort keeps back unless that is too much.
 const SPILL_RESERVE_BYTES_MAX: u64 = 10 << 20;
-/// What a line of metrics may begin with, before the name.
-const COMMENTS: &[char] = &['#', ' ', 'H', 'E', 'L', 'P', 'T', 'Y'];
 /// How long a look answers whether tables can be read at all.
 const READY_FOR: Duration = Duration::from_secs(5);
 
@@ -61,8 +60,8 @@ struct Inner {
     refresh: Duration,
     gate: Gate,
     metrics: Metrics,
-    /// Metrics of look-ups, where there are any.
-    look_ups: OnceLock<crate::metrics::Metrics>,
+    /// Rows that are looked up by key, where there are any.
+    look_ups: OnceLock<OnlineViews>,
     /// What is said of tables.
     comments: BTreeMap<String, String>,
 }
@@ -194,25 +193,18 @@ impl Engine {
 
     /// The metrics as text.
     pub fn metrics(&self) -> String {
-        let mut text = self.0.metrics.render();
-        if let Some(metrics) = self.0.look_ups.get() {
-            // The rest of them is about a topology that runs.
-            let is_of_look_ups =
-                |line: &&str| line.trim_start_matches(COMMENTS).starts_with("isobar_online_");
-            let rendered = metrics.render();
-            text.extend(rendered.lines().filter(is_of_look_ups).flat_map(|line| [line, "\n"]));
-        }
-        text
+        let look_ups = self.look_ups().map(OnlineViews::metrics);
+        self.0.metrics.render() + &look_ups.unwrap_or_default()
     }
 
-    /// Whether rows are looked up by key here.
-    pub(super) fn has_look_ups(&self) -> bool {
-        self.0.look_ups.get().is_some()
+    /// Rows that are looked up by key here.
+    pub(super) fn look_ups(&self) -> Option<&OnlineViews> {
+        self.0.look_ups.get()
     }
 
-    /// From now on rows are looked up by key here. What is counted of that.
-    pub(super) fn start_look_ups(&self) -> &crate::metrics::Metrics {
-        self.0.look_ups.get_or_init(|| crate::metrics::Metrics::new(&self.0.topology))
+    /// From now on rows are looked up by key here.
+    pub(super) fn look_up_in(&self, views: OnlineViews) {
+        self.0.look_ups.get_or_init(|| views);
     }
 
     /// Who shows `token`: a bearer token, or the password of the PostgreSQL protocol.

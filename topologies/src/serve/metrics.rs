@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::metrics::{register, registry_of, rendered};
 
 /// Upper bounds of the histogram, seconds.
 const SECONDS: [f64; 14] =
@@ -24,9 +24,7 @@ pub(super) struct Metrics {
 impl Metrics {
     /// Registers all metrics of a server of `topology`.
     pub(super) fn new(topology: &str) -> Self {
-        let labels = [("topology".to_owned(), topology.to_owned())].into_iter().collect();
-        let registry = Registry::new_custom(Some("isobar_serve".to_owned()), Some(labels))
-            .expect("the prefix and the label are fixed and valid");
+        let registry = registry_of("isobar_serve", topology);
         let queries = Opts::new(
             "queries_total",
             "Queries by how they ended: `ok`, `cancelled` by the client, or why there was no answer.",
@@ -61,21 +59,8 @@ impl Metrics {
 
     /// The exposition text.
     pub(super) fn render(&self) -> String {
-        let mut text = Vec::new();
-        TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
-            .expect("metrics with registered names encode into memory");
-        String::from_utf8(text).expect("the text encoder writes UTF-8")
+        rendered(&self.registry)
     }
-}
-
-fn register<C: prometheus::core::Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: prometheus::Result<C>,
-) -> C {
-    let collector = collector.expect("names and labels are fixed and valid");
-    registry.register(Box::new(collector.clone())).expect("every name is registered once");
-    collector
 }
 
 /// A query that runs. One that is dropped before it has ended was cancelled.

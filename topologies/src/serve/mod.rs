@@ -96,15 +96,15 @@ impl Server {
         let listener = TcpListener::bind(options.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let mut listeners = Vec::new();
-        let views = look_ups(topology, &options, &engine);
-        let app = app(&engine, views.as_ref().map(|(views, _)| views));
-        if let Some((views, folder)) = views {
+        if let Some((views, folder)) = look_ups(topology, &options) {
+            engine.look_up_in(views.clone());
             let (memory, interval) = (topology.memory_bytes_max, topology.serve.refresh);
             let stop = shutdown.clone();
             listeners.push(tokio::spawn(async move {
                 views.follow(&clouds, &folder, memory, interval, stop).await;
             }));
         }
+        let app = app(&engine);
         // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
         listeners.push(match tls {
             Some(tls) => {
@@ -129,7 +129,7 @@ impl Server {
 }
 
 /// The look-ups of `topology`, and the folder of their stores.
-fn look_ups(topology: &Topology, options: &ServeOptions, engine: &Engine) -> Option<(OnlineViews, PathBuf)> {
+fn look_ups(topology: &Topology, options: &ServeOptions) -> Option<(OnlineViews, PathBuf)> {
     if topology.online.is_empty() {
         return None;
     }
@@ -137,13 +137,13 @@ fn look_ups(topology: &Topology, options: &ServeOptions, engine: &Engine) -> Opt
         info!("there are no look-ups: they need --online-directory, a folder that they keep rows in");
         return None;
     };
-    Some((OnlineViews::new(topology, engine.start_look_ups()), folder.clone()))
+    Some((OnlineViews::new(topology), folder.clone()))
 }
 
 /// Everything that HTTP answers. Routers of further parts are merged here.
-fn app(engine: &Engine, views: Option<&OnlineViews>) -> Router {
+fn app(engine: &Engine) -> Router {
     let app = http::router(engine.clone());
-    match views {
+    match engine.look_ups() {
         Some(views) => app.merge(online::router(engine, views.clone())),
         None => app,
     }

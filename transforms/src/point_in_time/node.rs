@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::{DFSchema, DFSchemaRef, JoinType, internal_err, plan_err};
 use datafusion::error::Result;
+use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::binary::comparison_coercion;
 use datafusion::logical_expr::builder::build_join_schema;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -17,7 +18,7 @@ use datafusion::logical_expr::{
     Expr, ExprSchemable, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
 };
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use super::exec::{Described, JoinedView, PointInTimeJoinExec};
 use super::time::Matching;
@@ -234,12 +235,27 @@ impl UserDefinedLogicalNodeCore for PointInTimeJoin {
     }
 }
 
-/// Plans [`PointInTimeJoin`] as [`PointInTimeJoinExec`].
+/// DataFusion's planner, which knows [`PointInTimeJoin`] too.
 #[derive(Debug, Default)]
 pub struct PointInTimePlanner;
 
 #[async_trait]
-impl ExtensionPlanner for PointInTimePlanner {
+impl QueryPlanner for PointInTimePlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Joins)]);
+        planner.create_physical_plan(plan, session).await
+    }
+}
+
+/// Plans [`PointInTimeJoin`] as [`PointInTimeJoinExec`].
+struct Joins;
+
+#[async_trait]
+impl ExtensionPlanner for Joins {
     async fn plan_extension(
         &self,
         planner: &dyn PhysicalPlanner,

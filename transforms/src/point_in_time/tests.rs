@@ -14,23 +14,20 @@ use arrow::array::{
 };
 use arrow::compute::{SortOptions, cast, concat_batches, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
-use async_trait::async_trait;
-use datafusion::catalog::{MemTable, Session};
+use datafusion::catalog::MemTable;
 use datafusion::common::stats::Precision;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col};
+use datafusion::logical_expr::{LogicalPlanBuilder, col};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{
     ExecutionPlan, ExecutionPlanProperties, StatisticsArgs, StatisticsContext, displayable,
 };
-use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::{StreamExt, TryStreamExt};
 
@@ -598,28 +595,12 @@ fn a_plan_knows_rows_order_and_what_it_does() {
     );
 }
 
-/// Plans point-in-time joins, and everything else as usual.
-#[derive(Debug)]
-struct Planner;
-
-#[async_trait]
-impl QueryPlanner for Planner {
-    async fn create_physical_plan(
-        &self,
-        plan: &LogicalPlan,
-        session: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(PointInTimePlanner)]);
-        planner.create_physical_plan(plan, session).await
-    }
-}
-
 #[tokio::test]
 async fn a_logical_plan_brings_keys_to_one_type_and_reads_what_is_wanted() {
     let state = SessionStateBuilder::new()
         .with_default_features()
         .with_config(SessionConfig::new().with_target_partitions(2))
-        .with_query_planner(Arc::new(Planner))
+        .with_query_planner(Arc::new(PointInTimePlanner))
         .build();
     let context = SessionContext::new_with_state(state);
     // Keys of the spine are texts here, and stored as a dictionary.

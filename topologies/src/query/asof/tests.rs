@@ -1,5 +1,6 @@
 use arrow::util::display::array_value_to_string;
 use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::*;

@@ -112,7 +112,7 @@ fn is_for_this_machine(headers: &HeaderMap) -> bool {
 }
 
 async fn description(State(engine): State<Engine>) -> Json<Value> {
-    Json(openapi::document(engine.has_look_ups()))
+    Json(openapi::document(engine.look_ups().is_some()))
 }
 
 async fn page() -> Response {
