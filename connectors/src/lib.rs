@@ -5,6 +5,7 @@ pub mod clouds;
 pub mod copy;
 pub mod dataset;
 pub mod delta;
+pub mod digesting;
 pub mod error;
 pub mod failpoint;
 pub mod kafka;

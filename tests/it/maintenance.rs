@@ -50,7 +50,7 @@ async fn is_there(cloud: &LabCloud, log: &Log, path: &str) -> bool {
 }
 
 /// In every cloud a VACUUM is published, and none of the files that the last one lets go is there.
-async fn is_vacuumed(lab: &Lab) -> bool {
+pub(crate) async fn is_vacuumed(lab: &Lab) -> bool {
     for cloud in &lab.clouds {
         let log = log(cloud).await;
         let files = log.vacuumed_files();

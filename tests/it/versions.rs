@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use isobar_connectors::clouds::{Cloud, Fault};
 use isobar_tests::delta::Log;
-use isobar_tests::events::{self, FEATURES, Generator, maintained_features};
-use isobar_tests::lab::{Lab, LabCloud, Spec};
+use isobar_tests::events::{FEATURES, Generator};
+use isobar_tests::lab::Lab;
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{Output, run_isobar};
 use isobar_tests::services::oracle;
@@ -14,10 +14,9 @@ use isobar_tests::wait::until;
 use isobar_topologies::Error;
 use isobar_topologies::query::{RowsFormat, catalog_in, diff_in, snapshots_in};
 use isobar_topologies::spec::Topology;
-use object_store::ObjectStoreExt;
 use serde_json::Value as Json;
 
-use crate::maintenance::{FILE_RECORDS, entries, log, spec};
+use crate::maintenance::{FILE_RECORDS, entries, is_vacuumed, log, spec};
 
 /// Four files are enough to combine them; nothing is deleted, and every fifth version has a checkpoint.
 const COMPACT: &str = "{ compact: { min_files: 4 }, checkpoint_every: 5 }";
@@ -146,23 +145,6 @@ async fn a_time_means_the_same_version_in_every_cloud_and_a_cloud_that_is_away_n
     let error = answer(&topology, &lab.opened(), &rows_at(missing), RowsFormat::Csv).await.unwrap_err();
     assert_eq!(error.exit_code(), 2, "{error}");
     assert!(error.to_string().contains(&format!("there is 0 to {}", newest.number)), "{error}");
-}
-
-/// In every cloud a VACUUM is published, and none of the files that the last one lets go is there.
-async fn is_vacuumed(lab: &Lab) -> bool {
-    for cloud in &lab.clouds {
-        let log = log(cloud).await;
-        let files = log.vacuumed_files();
-        if files.is_empty() {
-            return false;
-        }
-        for path in &files {
-            if cloud.store().head(&log.object_path(path)).await.is_ok() {
-                return false;
-            }
-        }
-    }
-    true
 }
 
 #[tokio::test(flavor = "multi_thread")]

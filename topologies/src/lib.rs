@@ -5,6 +5,7 @@
 //! spec ─▶ pipeline ─▶ stage (decode, expectations, SQL, Parquet) ─▶ commit (decide, publish) ─▶ prove, query
 //! ```
 
+mod aside;
 mod backoff;
 pub mod cli;
 pub mod commit;

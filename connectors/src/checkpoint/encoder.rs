@@ -1,16 +1,16 @@
 //! Rows to Parquet, such that the bytes depend on the rows and not on the batches they come in.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use sha2::{Digest, Sha256};
 
 use super::layout::{self, FileActions};
 use super::{CheckpointSummary, encode_error};
 use crate::Error;
+use crate::digesting::Digesting;
 
 /// Most rows encoded at once.
 pub(super) const BATCH_ROWS: usize = 4096;
@@ -41,7 +41,7 @@ pub(super) struct Encoder<W: Write + Send> {
 
 impl<W: Write + Send> Encoder<W> {
     pub(super) fn new(sink: W) -> Result<Self, Error> {
-        let sink = Digesting { sink, digest: Sha256::new(), bytes: 0 };
+        let sink = Digesting::new(sink);
         // The Arrow schema in the metadata says nothing that the Parquet schema does not.
         let options = ArrowWriterOptions::new()
             .with_properties(layout::properties())
@@ -93,33 +93,8 @@ impl<W: Write + Send> Encoder<W> {
     /// Writes the rest and the footer.
     pub(super) fn finish(mut self) -> Result<CheckpointSummary, Error> {
         self.encode_batch()?;
-        let mut sink = self.writer.into_inner().map_err(encode_error)?;
-        sink.flush().map_err(encode_error)?;
-        Ok(CheckpointSummary {
-            actions: self.actions,
-            adds: self.adds,
-            size: sink.bytes,
-            sha256: hex::encode(sink.digest.finalize()),
-        })
-    }
-}
-
-/// Digests what goes through it.
-struct Digesting<W> {
-    sink: W,
-    digest: Sha256,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Digesting<W> {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let written = self.sink.write(buffer)?;
-        self.digest.update(&buffer[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
+        let sink = self.writer.into_inner().map_err(encode_error)?;
+        let (_, sha256, size) = sink.finish().map_err(encode_error)?;
+        Ok(CheckpointSummary { actions: self.actions, adds: self.adds, size, sha256 })
     }
 }

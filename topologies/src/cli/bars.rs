@@ -2,11 +2,14 @@
 //!
 //! Logs go to the same place, so [`LogWriter`] takes the line away while it writes.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use anyhow::Context;
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
@@ -14,6 +17,9 @@ use crate::query::Scanned;
 
 /// How often the line is redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a query runs before its progress is shown.
+const QUERY_PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// How often a line is written where nothing can be redrawn.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -58,10 +64,36 @@ pub(super) async fn show(progress: Arc<Progress>, topology: String, done: Cancel
     bar.finish_and_clear();
 }
 
-/// Shows how much a query has read, once it has run for `after` and until `done`.
-pub(super) async fn show_query(scanned: Scanned, after: Duration, done: CancellationToken) {
+/// How much a query has read, on a terminal, once that takes long.
+#[derive(Default)]
+pub(super) struct QueryProgress {
+    done: CancellationToken,
+    bar: Cell<Option<JoinHandle<()>>>,
+}
+
+impl QueryProgress {
+    /// Shows it from now on, if this takes long.
+    pub(super) fn show(&self, scanned: Scanned) {
+        if io::stderr().is_terminal() {
+            let shown = show_query(scanned, self.done.clone());
+            self.bar.set(Some(tokio::spawn(shown)));
+        }
+    }
+
+    /// Shows nothing any more.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        self.done.cancel();
+        match self.bar.into_inner() {
+            Some(bar) => bar.await.context("show progress"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Shows how much a query has read, once it has run for a while and until `done`.
+async fn show_query(scanned: Scanned, done: CancellationToken) {
     tokio::select! {
-        () = tokio::time::sleep(after) => {}
+        () = tokio::time::sleep(QUERY_PROGRESS_AFTER) => {}
         () = done.cancelled() => return,
     }
     let bar = BARS.add(ProgressBar::no_length());

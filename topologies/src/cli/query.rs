@@ -3,20 +3,16 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context;
-use tempfile::NamedTempFile;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::args::{CloudPreference, DiffArgs, QueryArgs, ReportFormat, RowFormat, SnapshotsArgs};
+use super::bars::QueryProgress;
 use super::{Exit, Misconfigured, bars, output, runtime, shell};
+use crate::aside::new_file;
 use crate::query::{self, Answer, Freshness, QueryLimits, Reading, RowsFormat};
 use crate::spec::{self, Prefer, Topology};
-
-/// How long a query runs before its progress is shown.
-const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// Prints rows, or writes them to a file.
 pub(super) fn query(args: &QueryArgs) -> anyhow::Result<Exit> {
@@ -98,18 +94,13 @@ async fn answer(
     for table in answer.from() {
         debug!(table = %table.table, version = table.version, cloud = %table.cloud, "reading");
     }
-    let is_shown = io::stderr().is_terminal();
-    let done = CancellationToken::new();
-    let bar =
-        is_shown.then(|| tokio::spawn(bars::show_query(answer.scanned(), PROGRESS_AFTER, done.clone())));
+    let progress = QueryProgress::default();
+    progress.show(answer.scanned());
     let written = match &args.output {
         Some(file) => write_file(&mut answer, format, file).await,
         None => write_stdout(&mut answer, format).await,
     };
-    done.cancel();
-    if let Some(bar) = bar {
-        bar.await.context("show progress")?;
-    }
+    progress.end().await?;
     if args.stats {
         bars::suspended(|| write_stats(&answer))?;
     }
@@ -173,24 +164,12 @@ async fn write_stdout(answer: &mut Answer, format: RowsFormat) -> anyhow::Result
 async fn write_file(answer: &mut Answer, format: RowsFormat, file: &Path) -> anyhow::Result<()> {
     let action = || format!("write {}", file.display());
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut aside = new_file(folder).with_context(action)?;
+    let mut aside = new_file(folder, ".isobar-query-").with_context(action)?;
     while let Some(piece) = answer.next_bytes(format).await? {
         aside.write_all(&piece).with_context(action)?;
     }
     aside.persist(file).with_context(action)?;
     Ok(())
-}
-
-/// A file with the permissions that any other new file gets.
-fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".isobar-query-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
 }
 
 /// Prints the versions of a table.

@@ -1,24 +1,15 @@
 //! `isobar training-set` and `isobar leak-check`.
 
-use std::cell::Cell;
-use std::io::{self, IsTerminal};
-use std::time::Duration;
-
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use indicatif::{HumanBytes, HumanCount};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::args::{LeakCheckArgs, ReportFormat, TrainingSetArgs};
-use super::{Exit, Misconfigured, bars, output, runtime};
-use crate::query::Scanned;
+use super::bars::QueryProgress;
+use super::{Exit, Misconfigured, output, runtime};
 use crate::spec::training::{TrainingSet, load};
 use crate::training::{self, Input, MadeSet, Manifest, SetClouds, SetVersions};
-
-/// How long a set is made before its progress is shown.
-const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
 /// Makes a training set, or makes one again and compares.
 pub(super) fn training_set(args: &TrainingSetArgs) -> anyhow::Result<Exit> {
@@ -36,7 +27,7 @@ pub(super) fn training_set(args: &TrainingSetArgs) -> anyhow::Result<Exit> {
 async fn make(set: &TrainingSet, args: &TrainingSetArgs, out: &str) -> anyhow::Result<Exit> {
     let clouds = SetClouds::open(set, args.cloud.as_deref())?;
     let versions = args.at.clone().unwrap_or_default();
-    let progress = Progress::default();
+    let progress = QueryProgress::default();
     let made = training::make(set, &clouds, &versions, out, &|scanned| progress.show(scanned)).await;
     progress.end().await?;
     let made = made?;
@@ -60,7 +51,7 @@ async fn make(set: &TrainingSet, args: &TrainingSetArgs, out: &str) -> anyhow::R
 
 async fn verify(set: &TrainingSet, args: &TrainingSetArgs, manifest: &Manifest) -> anyhow::Result<Exit> {
     let clouds = SetClouds::open(set, args.cloud.as_deref())?;
-    let progress = Progress::default();
+    let progress = QueryProgress::default();
     let differences = training::verify(set, &clouds, manifest, &|scanned| progress.show(scanned)).await;
     progress.end().await?;
     let differences = differences?;
@@ -118,7 +109,7 @@ pub(super) fn leak_check(args: &LeakCheckArgs) -> anyhow::Result<Exit> {
     };
     let clouds = SetClouds::open(&set, args.cloud.as_deref())?;
     let report = runtime()?.block_on(async {
-        let progress = Progress::default();
+        let progress = QueryProgress::default();
         let limit = args.limit as usize;
         let file = args.file.as_deref();
         let show = |scanned| progress.show(scanned);
@@ -134,28 +125,4 @@ pub(super) fn leak_check(args: &LeakCheckArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(if report.is_clean() { Exit::Success } else { Exit::Leaks })
-}
-
-/// How much was read, on a terminal.
-#[derive(Default)]
-struct Progress {
-    done: CancellationToken,
-    bar: Cell<Option<JoinHandle<()>>>,
-}
-
-impl Progress {
-    fn show(&self, scanned: Scanned) {
-        if io::stderr().is_terminal() {
-            let shown = bars::show_query(scanned, PROGRESS_AFTER, self.done.clone());
-            self.bar.set(Some(tokio::spawn(shown)));
-        }
-    }
-
-    async fn end(self) -> anyhow::Result<()> {
-        self.done.cancel();
-        match self.bar.into_inner() {
-            Some(bar) => bar.await.context("show progress"),
-            None => Ok(()),
-        }
-    }
 }

@@ -16,6 +16,7 @@ use rand::{Rng, SeedableRng};
 
 use super::layout::Layout;
 use super::lookup::{Found, KEYS_MAX, LookupError, Options, key_column};
+use super::metrics::Metrics;
 use super::store::{Applied, State, Store};
 use super::verify::newest_rows_sql;
 use super::{View, not_a_feature};

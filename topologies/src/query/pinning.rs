@@ -96,21 +96,28 @@ impl Catalog {
     }
 }
 
-/// SHA-256 of the entry that made each of `versions`, in their order, from the clouds they were read from. Entries are chained by their
-/// hashes, so that one of them stands for all the table held.
+/// SHA-256 of the entry that made each of `versions`, in their order, from the clouds they were read from, or from another one, where
+/// it is the same. Entries are chained by their hashes, so that one of them stands for all the table held.
 ///
 /// # Errors
-/// [`Error::NoMajority`] if a cloud no longer answers.
+/// [`Error::NoMajority`] if no cloud has it any more.
 pub(crate) async fn entry_hashes(clouds: &[Cloud], versions: &[TableVersion]) -> Result<Vec<String>, Error> {
     let mut hashes = Vec::with_capacity(versions.len());
     for TableVersion { table, version, cloud, .. } in versions {
+        let (first, others): (Vec<&Cloud>, Vec<&Cloud>) = clouds.iter().partition(|from| from.name == *cloud);
+        let mut reasons = Vec::new();
+        let mut found = None;
+        for from in first.into_iter().chain(others) {
+            match entry_sha256(from, table, *version).await {
+                Ok(hash) => {
+                    found = Some(hash);
+                    break;
+                }
+                Err(why) => reasons.push(format!("{}: {why}", from.name)),
+            }
+        }
         let action = format!("read the entry of version {version} of {table}");
-        let from = clouds.iter().find(|from| from.name == *cloud);
-        let from = from.ok_or_else(|| Error::Bug(format!("{action}: there is no cloud {cloud}")))?;
-        let hash = entry_sha256(from, table, *version).await;
-        let hash = hash
-            .map_err(|why| Error::no_majority(&action, 1, clouds.len(), vec![format!("{cloud}: {why}")]))?;
-        hashes.push(hash);
+        hashes.push(found.ok_or_else(|| Error::no_majority(&action, 1, clouds.len(), reasons))?);
     }
     Ok(hashes)
 }

@@ -315,8 +315,10 @@ impl Resolver<'_> {
         let mut serve = ServeSpec::within(memory_bytes);
         serve.roles = self.roles(datasets);
         serve.callers = self.callers(&serve.roles);
-        serve.jwt = if self.is_given("/serve/jwt") { Some(self.jwt()?) } else { None };
-        if !serve.roles.is_empty() && serve.callers.is_empty() && serve.jwt.is_none() {
+        let jwt = self.is_given("/serve/jwt").then(|| self.jwt());
+        // As they are written: one that is wrong is somebody too.
+        let is_for_nobody = jwt.is_none() && self.names("/serve/callers").is_empty();
+        if !serve.roles.is_empty() && is_for_nobody {
             let message = "nobody has these roles: there is neither a caller nor `jwt`";
             let suggestion = "add `callers: { dashboards: { token: \"${env:DASHBOARDS_TOKEN}\", role: … } }`";
             self.report("/serve/roles", Place::Key, message, Some(suggestion.to_owned()));
@@ -330,6 +332,10 @@ impl Resolver<'_> {
             serve.hash_key = self.option_text("/serve/hash_key", "hash_key", &key);
         }
         serve.tls = self.tls();
+        serve.jwt = match jwt {
+            Some(jwt) => Some(jwt?),
+            None => None,
+        };
         Some(serve)
     }
 

@@ -5,16 +5,18 @@
 //! complete.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use isobar_connectors::clouds::{Cloud, PutOnce, put_once};
+use isobar_connectors::delta::sha256_hex;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, WriteMultipart};
 use tempfile::NamedTempFile;
 
-use super::file::sha256_of;
+use super::hashed;
+use crate::aside::new_file;
 use crate::error::Error;
 
 /// The scheme of a cloud of the topology: `cloud://aws/training/…`.
@@ -90,20 +92,15 @@ impl Destination {
 
     /// A file to write to, in the same file system if the destination is local.
     pub(super) fn temporary(&self) -> Result<NamedTempFile, Error> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".isobar-training-set-");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
         match self {
             Self::Local(folder) => std::fs::create_dir_all(folder)
-                .and_then(|()| builder.tempfile_in(folder))
+                .and_then(|()| new_file(folder, ".isobar-training-set-"))
                 .map_err(|source| local(format!("write to {}", folder.display()), source)),
-            Self::Cloud(..) => {
-                builder.tempfile().map_err(|source| local("write a temporary file".to_owned(), source))
-            }
+            // Its rows are nobody else's business on the way.
+            Self::Cloud(..) => tempfile::Builder::new()
+                .prefix("isobar-training-set-")
+                .tempfile()
+                .map_err(|source| local("write a temporary file".to_owned(), source)),
         }
     }
 
@@ -126,7 +123,7 @@ impl Destination {
                 match file.persist_noclobber(&path) {
                     Ok(_) => {}
                     Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-                        let found = sha256_of(&path)?;
+                        let found = hashed(&path).await?;
                         if found != (sha256.to_owned(), bytes) {
                             return Err(Error::damaged(&path.display().to_string(), OTHER_BYTES));
                         }
@@ -155,24 +152,11 @@ impl Destination {
     /// As [`Destination::put_file`].
     pub(super) async fn put_text(&self, name: &str, text: String) -> Result<String, Error> {
         match self {
-            Self::Local(folder) => {
-                let path = folder.join(name);
-                let action = || format!("write {}", path.display());
+            Self::Local(_) => {
                 let mut file = self.temporary()?;
-                std::io::Write::write_all(&mut file, text.as_bytes())
-                    .map_err(|source| local(action(), source))?;
-                file.as_file().sync_all().map_err(|source| local(action(), source))?;
-                match file.persist_noclobber(&path) {
-                    Ok(_) => {}
-                    Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-                        let found = std::fs::read(&path).map_err(|source| local(action(), source))?;
-                        if found != text.as_bytes() {
-                            return Err(Error::damaged(&path.display().to_string(), OTHER_BYTES));
-                        }
-                    }
-                    Err(error) => return Err(local(action(), error.error)),
-                }
-                Ok(path.display().to_string())
+                let action = || format!("write {name}");
+                file.write_all(text.as_bytes()).map_err(|source| local(action(), source))?;
+                self.put_file(file, name, text.len() as u64, &sha256_hex(text.as_bytes())).await
             }
             Self::Cloud(cloud, folder) => {
                 let path = folder.clone().join(name);
@@ -205,7 +189,7 @@ async fn upload(cloud: &Cloud, path: &Path, file: &NamedTempFile) -> Result<(), 
     let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
     loop {
         let mut part = Vec::with_capacity(PART_BYTES);
-        let read = opened.by_ref().take(PART_BYTES as u64).read_to_end(&mut part);
+        let read = Read::by_ref(&mut opened).take(PART_BYTES as u64).read_to_end(&mut part);
         let sent = match read {
             Ok(0) => break,
             Ok(_) => {

@@ -4,7 +4,7 @@
 //! file, which is read here. It is read piece by piece, so that its size does not matter, and may be asked for a range of rows.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
+use isobar_connectors::digesting::Digesting;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::Sender;
 
 use super::columns::{stored, stored_field};
@@ -231,21 +231,13 @@ impl PartitionStream for LocalFile {
 /// # Errors
 /// [`Error::Configuration`] if it cannot be read.
 pub(super) fn sha256_of(path: &Path) -> Result<(String, u64), Error> {
-    let hash = || -> std::io::Result<(String, u64)> {
-        let mut file = File::open(path)?;
-        let (mut digest, mut bytes) = (Sha256::new(), 0);
-        let mut piece = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut piece)? {
-                0 => return Ok((hex::encode(digest.finalize()), bytes)),
-                read => {
-                    digest.update(&piece[..read]);
-                    bytes += read as u64;
-                }
-            }
-        }
+    let hash = || {
+        let mut sink = Digesting::new(io::sink());
+        io::copy(&mut BufReader::with_capacity(1 << 20, File::open(path)?), &mut sink)?;
+        let (_, sha256, bytes) = sink.finish()?;
+        Ok((sha256, bytes))
     };
-    hash().map_err(|error| wrong(path, error))
+    hash().map_err(|error: io::Error| wrong(path, error))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use isobar_connectors::delta::sha256_hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::spec::training::Request;
@@ -128,7 +128,7 @@ impl Manifest {
     pub(super) fn names(&self) -> Result<(String, String), Error> {
         let mut nameless = self.clone();
         nameless.file.name.clear();
-        let digest = hex::encode(Sha256::digest(nameless.to_text()?));
+        let digest = sha256_hex(nameless.to_text()?.as_bytes());
         let stem = format!("{}-{}", self.training_set, &digest[..NAME_DIGITS]);
         Ok((format!("{stem}.parquet"), format!("{stem}.json")))
     }
@@ -185,5 +185,5 @@ pub(super) fn request_sha256(request: &Request) -> Result<(serde_json::Value, St
     let bug = |error: serde_json::Error| Error::Bug(format!("write a request: {error}"));
     let value = serde_json::to_value(request).map_err(bug)?;
     let text = serde_json::to_string(&value).map_err(bug)?;
-    Ok((value, hex::encode(Sha256::digest(text))))
+    Ok((value, sha256_hex(text.as_bytes())))
 }

@@ -6,17 +6,17 @@
 //!
 //! That rows come in the order of the spine is checked, not believed: each carries its number, which must rise.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
+use isobar_connectors::digesting::Digesting;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-use sha2::{Digest, Sha256};
 
 use super::columns::{stored, without_idle_bits};
 use super::digest::{Digested, SetDigest};
@@ -38,7 +38,7 @@ pub(super) struct SetWriter<W: Write + Send> {
     places: Vec<usize>,
     digest: SetDigest,
     pieces: BatchCoalescer,
-    file: ArrowWriter<Hashed<W>>,
+    file: ArrowWriter<Digesting<W>>,
     /// The number of the last row.
     last: Option<i64>,
 }
@@ -66,7 +66,7 @@ impl<W: Write + Send> SetWriter<W> {
             places: (0..schema.fields().len()).collect(),
             digest: SetDigest::new(schema.clone()),
             pieces: BatchCoalescer::new(schema.clone(), PIECE_ROWS),
-            file: ArrowWriter::try_new_with_options(Hashed::new(output), schema.clone(), options)?,
+            file: ArrowWriter::try_new_with_options(Digesting::new(output), schema.clone(), options)?,
             schema,
             last: None,
         })
@@ -136,37 +136,6 @@ fn properties() -> WriterProperties {
         .build()
 }
 
-/// An output whose bytes are hashed and counted.
-struct Hashed<W> {
-    output: W,
-    digest: Sha256,
-    bytes: u64,
-}
-
-impl<W: Write> Hashed<W> {
-    fn new(output: W) -> Self {
-        Self { output, digest: Sha256::new(), bytes: 0 }
-    }
-
-    fn finish(mut self) -> io::Result<(W, String, u64)> {
-        self.output.flush()?;
-        Ok((self.output, hex::encode(self.digest.finalize()), self.bytes))
-    }
-}
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.output.write(bytes)?;
-        self.digest.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -174,6 +143,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, StringArray, StringViewArray};
     use arrow::datatypes::{DataType, Field, Schema};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use sha2::{Digest, Sha256};
 
     use super::*;
 

@@ -126,3 +126,24 @@ fn what_is_wrong_is_said() {
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    for (serve, expected) in [
+        (
+            "  jwt: { issuer: i, jwks: f }\n  limits: { rows: 0 }\n  refresh: 2h\n",
+            &["missing field `audience`", "`rows` is 0", "`refresh` is 2h"][..],
+        ),
+        // Somebody has the role, though the token is wrong.
+        (
+            "  callers: { a: { token: hunter2-hunter2-hunter2, role: r } }\n  roles: { r: { all: true } }\n",
+            &["`token` is a secret"][..],
+        ),
+    ] {
+        let found = problems(serve);
+        assert_eq!(found.len(), expected.len(), "{serve}{found:#?}");
+        for part in expected {
+            assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {serve}{found:#?}");
+        }
+    }
+}
