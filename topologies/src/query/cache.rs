@@ -1,8 +1,9 @@
 //! Snapshots that are kept, so that many queries do not each read the log.
 //!
 //! Of every table the newest version that was seen is kept. It is looked for again when the last look is older than a query
-//! allows; then only the entries after it are read, from the cloud that it came from. Others that ask meanwhile wait for the
-//! same look. What was seen once does not go back: a cloud that is behind is passed over while another is further.
+//! allows; then only the entries after it are read, from the first cloud that has it, so that a table returns to the cloud that
+//! is preferred when that one works again. Others that ask meanwhile wait for the same look. What was seen once does not go back:
+//! a cloud that is behind is passed over while another is further.
 //!
 //! Versions that queries name are kept too, the ones used last, as many as [`FILES_MAX`] allows. A vacuum may let go of one of
 //! them; it is noticed within [`PINNED_FOR`], and until then by a file that is gone, which is an error.
@@ -13,12 +14,13 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::debug;
 
+use super::freshness::Freshness;
 use super::history::{Pin, pinned_snapshot};
 use super::provider::SnapshotTable;
 use super::replicas::Replicas;
-use super::snapshot::{Snapshot, follow, newest_snapshots};
+use super::snapshot::{Snapshot, follow, fresh_snapshots, newest_snapshots};
 use crate::error::Error;
 
 /// Files of all versions together that queries named.
@@ -96,64 +98,45 @@ impl SnapshotCache {
         Ok(table)
     }
 
-    /// The newest version after `known`, from the first cloud that has one as new: its own first. `None` if there is none.
+    /// What is newer than `known`: a later version, or the same one in a cloud that is to be asked before the one of `known`. `None`
+    /// if there is neither.
     async fn newer_than(&self, known: &Snapshot) -> Result<Option<Snapshot>, Error> {
         let (table, version) = (&known.table, known.version);
         let clouds = self.replicas.in_order(Some(table)).await;
-        if let Some(cloud) = clouds.iter().find(|cloud| cloud.name == known.cloud) {
+        for cloud in &clouds {
             match follow(cloud, known).await {
                 Ok(newer) => return Ok(newer),
                 Err(why) => {
-                    warn!(cloud = %cloud.name, %table, version, why, "cloud cannot say whether there is a newer version, asking all");
+                    debug!(cloud = %cloud.name, %table, version, why, "cloud does not lead on from what is known, asking the next");
                 }
             }
         }
-        let mut reasons = Vec::new();
-        for cloud in &clouds {
-            match newest_snapshots(std::slice::from_ref(cloud), std::slice::from_ref(table)).await {
-                // The same version from a cloud that answers is better than one from a cloud that does not.
-                Ok(mut found) => match found.remove(table) {
-                    Some(snapshot) if snapshot.version >= version => return Ok(Some(snapshot)),
-                    Some(snapshot) => {
-                        reasons.push(format!("{}: it is at version {}", cloud.name, snapshot.version));
-                    }
-                    None => reasons.push(format!("{}: it has no version", cloud.name)),
-                },
-                Err(Error::NoMajority { reasons: of_cloud, .. }) => reasons.extend(of_cloud),
-                Err(error) => return Err(error),
-            }
-        }
-        let action = format!("read table {table} at version {version} or later");
-        Err(Error::no_majority(&action, 1, clouds.len(), reasons))
+        let found = fresh_snapshots(&clouds, std::slice::from_ref(table), &at_least(table, version)).await;
+        Ok(found?.remove(table))
     }
 
-    /// The newest version in whichever cloud is furthest, where that is after `version`; a cloud that is behind others does not
-    /// hide what they have.
+    /// `table` at `version` or a later one, from the first cloud that has one; a cloud that is behind others does not hide what they
+    /// have. `None` if no cloud that answers is that far.
     ///
     /// # Errors
-    /// [`Error::NoMajority`] if no cloud can serve it.
+    /// If what a cloud has is no table.
     pub(crate) async fn furthest(
         &self,
         table: &str,
         version: u64,
     ) -> Result<Option<Arc<SnapshotTable>>, Error> {
         let Some(known) = self.newest.get(table) else { return Ok(None) };
-        for cloud in &self.replicas.in_order(Some(table)).await {
-            let found = newest_snapshots(std::slice::from_ref(cloud), &[table.to_owned()]).await;
-            let Some(snapshot) = found.ok().and_then(|mut found| found.remove(table)) else { continue };
-            if snapshot.version < version {
-                continue;
-            }
-            let at = Instant::now();
-            let built = self.built(snapshot)?;
-            let mut known = known.lock().await;
-            let is_newer = known.as_ref().and_then(Look::version).is_none_or(|known| known < built.0.version);
-            if is_newer {
-                *known = Some(Look { at, found: Some(built.clone()) });
-            }
-            return Ok(Some(built.1));
+        let at = Instant::now();
+        let clouds = self.replicas.in_order(Some(table)).await;
+        let found = fresh_snapshots(&clouds, &[table.to_owned()], &at_least(table, version)).await;
+        let Some(snapshot) = found.ok().and_then(|mut found| found.remove(table)) else { return Ok(None) };
+        let built = self.built(snapshot)?;
+        let mut known = known.lock().await;
+        let is_newer = known.as_ref().and_then(Look::version).is_none_or(|known| known < built.0.version);
+        if is_newer {
+            *known = Some(Look { at, found: Some(built.clone()) });
         }
-        Ok(None)
+        Ok(Some(built.1))
     }
 
     /// `table` at the version that `pin` means.
@@ -191,6 +174,11 @@ impl SnapshotCache {
         let table = SnapshotTable::new(snapshot.clone(), self.replicas.clone())?;
         Ok((Arc::new(snapshot), Arc::new(table)))
     }
+}
+
+/// What a query that has to have `version` of `table` asks for.
+fn at_least(table: &str, version: u64) -> Freshness {
+    Freshness { min_versions: BTreeMap::from([(table.to_owned(), version)]), max_staleness: None }
 }
 
 impl Look {

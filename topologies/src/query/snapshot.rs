@@ -278,12 +278,13 @@ pub(super) async fn load(
     replay(cloud, log)
 }
 
-/// The newest version in the cloud of `known`, by the entries after it alone; `None` if there is none after it.
+/// The newest version in `cloud`, by the entry of `known`, which must be there, and those after it alone. It may be the same one, from
+/// another cloud; `None` if nothing is newer in the cloud of `known` itself.
 pub(super) async fn follow(cloud: &Cloud, known: &Snapshot) -> Result<Option<Snapshot>, String> {
     let table = &known.table;
     let listing = Listing::since(cloud, table, known.version).await?;
     let newest = listing.newest().ok_or_else(|| format!("{table}: version {} is gone", known.version))?;
-    if newest == known.version {
+    if newest == known.version && cloud.name == known.cloud {
         return Ok(None);
     }
     if newest - known.version > FOLLOWED_MAX {

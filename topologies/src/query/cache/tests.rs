@@ -112,11 +112,61 @@ async fn what_was_seen_once_does_not_go_back() {
     // What is kept needs no cloud.
     assert_eq!(version(&cache, HOUR).await.unwrap(), (3, "b".to_owned()));
     let error = version(&cache, Duration::ZERO).await.unwrap_err().to_string();
-    for reason in ["a: it is at version 1", "b: ", "injected fault"] {
+    for reason in ["at version 3 or later", "a: its newest version is 1", "b: ", "injected fault"] {
         assert!(error.contains(reason), "{error}");
     }
     publish(&history, &clouds[0], 2..4).await;
     assert_eq!(version(&cache, Duration::ZERO).await.unwrap(), (3, "a".to_owned()));
+}
+
+/// Makes what `cloud` holds of version 3 one that is not understood, and says what it was.
+async fn damage(cloud: &Cloud) -> bytes::Bytes {
+    let path = published_path(DATASET, 3);
+    let body = cloud.data.get(&path).await.unwrap().bytes().await.unwrap();
+    cloud.data.put(&path, "damaged".into()).await.unwrap();
+    body
+}
+
+#[tokio::test]
+async fn a_table_returns_to_the_preferred_cloud_when_that_works_again() {
+    let history = History::good();
+    let clouds = history.store(2).await;
+    let cache = cache(&clouds);
+    let whole = damage(&clouds[0]).await;
+    assert_eq!(version(&cache, HOUR).await.unwrap(), (3, "b".to_owned()));
+    assert_eq!(version(&cache, Duration::ZERO).await.unwrap(), (3, "b".to_owned()));
+    // A log that is another one is not believed, though it is as long.
+    let mut other = History::good();
+    other.version(3).info.isobar.commit_id = "another".into();
+    publish(&other, &clouds[0], 3..4).await;
+    assert_eq!(version(&cache, Duration::ZERO).await.unwrap(), (3, "b".to_owned()));
+    clouds[0].data.put(&published_path(DATASET, 3), whole.into()).await.unwrap();
+    assert_eq!(version(&cache, Duration::ZERO).await.unwrap(), (3, "a".to_owned()));
+    // From then on nothing is new, and the table is the same.
+    let table = cache.newest(DATASET, Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(table.file_count(), 4);
+    let again = cache.newest(DATASET, Duration::ZERO).await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&table, &again));
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_for_does_not_move_a_table_for_good() {
+    let history = History::good();
+    let mut clouds = history.store(2).await;
+    let switch = FaultSwitch::default();
+    clouds[0] = clouds[0].clone().with_faults(&switch);
+    let cache = cache(&clouds);
+    assert_eq!(version(&cache, HOUR).await.unwrap(), (3, "a".to_owned()));
+    switch.set(Fault::RefuseAll);
+    assert_eq!(version(&cache, Duration::ZERO).await.unwrap(), (3, "b".to_owned()));
+    switch.set(Fault::Off);
+    // It is left alone for a pause first.
+    let returned = async {
+        while version(&cache, Duration::ZERO).await.unwrap().1 != "a" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), returned).await.expect("the cloud is read again");
 }
 
 #[tokio::test]
