@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::freshness::Freshness;
-use super::history::{Pin, pinned_snapshot};
+use super::history::{Pin, pinned_snapshot, version_at};
 use super::provider::SnapshotTable;
 use super::replicas::Replicas;
 use super::snapshot::{Snapshot, follow, fresh_snapshots, newest_snapshots};
@@ -144,11 +144,15 @@ impl SnapshotCache {
     /// # Errors
     /// As [`pinned_snapshot`].
     pub(crate) async fn pinned(&self, table: &str, pin: Pin) -> Result<Arc<SnapshotTable>, Error> {
-        let Pin::Version(version) = pin else { return self.read(table, pin).await };
+        let version = match pin {
+            Pin::Version(version) => version,
+            Pin::Time(at_ms) => version_at(&self.replicas.in_order(Some(table)).await, table, at_ms).await?,
+        };
         let now = Instant::now();
-        // What was newest a moment ago has not been let go.
+        // What was newest a moment ago has not been let go. While it is looked for, that is not waited for.
         if let Some(newest) = self.newest.get(table)
-            && let Some(look) = newest.lock().await.as_ref()
+            && let Ok(look) = newest.try_lock()
+            && let Some(look) = look.as_ref()
             && look.version() == Some(version)
             && now.duration_since(look.at) < PINNED_FOR
             && let Some(table) = look.table()
@@ -159,15 +163,11 @@ impl SnapshotCache {
         if let Some(table) = self.pinned.lock().await.get(&key, now) {
             return Ok(table);
         }
-        let table = self.read(table, pin).await?;
+        let clouds = self.replicas.in_order(Some(table)).await;
+        let snapshot = pinned_snapshot(&clouds, table, Pin::Version(version)).await?;
+        let table = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
         self.pinned.lock().await.put(key, table.clone(), now);
         Ok(table)
-    }
-
-    async fn read(&self, table: &str, pin: Pin) -> Result<Arc<SnapshotTable>, Error> {
-        let clouds = self.replicas.in_order(Some(table)).await;
-        let snapshot = pinned_snapshot(&clouds, table, pin).await?;
-        SnapshotTable::new(snapshot, self.replicas.clone()).map(Arc::new)
     }
 
     fn built(&self, snapshot: Snapshot) -> Result<(Arc<Snapshot>, Arc<SnapshotTable>), Error> {

@@ -192,7 +192,6 @@ async fn versions_that_queries_name_are_kept() {
         let found = cache.pinned(DATASET, Pin::Version(version)).await.unwrap();
         assert_eq!(found.version().version, version);
     }
-    assert_eq!(cache.pinned(DATASET, Pin::Time(3000)).await.unwrap().version().version, 2);
     assert_eq!(version(&cache, HOUR).await.unwrap().0, 3);
     let missing = cache.pinned(DATASET, Pin::Version(9)).await.unwrap_err();
     assert!(matches!(missing, Error::Configuration(_)), "{missing}");
@@ -202,6 +201,18 @@ async fn versions_that_queries_name_are_kept() {
         assert_eq!(found.version().version, version);
     }
     assert!(cache.pinned(DATASET, Pin::Version(2)).await.is_err());
+    // A time stands for a version, which is kept as well.
+    switch.set(Fault::Off);
+    let at_time = cache.pinned(DATASET, Pin::Time(3000)).await.unwrap();
+    assert_eq!(at_time.version().version, 2);
+    let again = cache.pinned(DATASET, Pin::Time(3000)).await.unwrap();
+    assert!(Arc::ptr_eq(&at_time, &again));
+    // Nobody waits for a look that has not ended.
+    let looking = cache.newest[DATASET].lock().await;
+    switch.set(Fault::RefuseAll);
+    assert!(Arc::ptr_eq(&at_time, &cache.pinned(DATASET, Pin::Version(2)).await.unwrap()));
+    drop(looking);
+    assert!(cache.pinned(DATASET, Pin::Time(3000)).await.is_err(), "which version a time means is looked up");
 }
 
 #[tokio::test]
