@@ -425,7 +425,8 @@ impl Follower {
 
     async fn build_from(&self, snapshot: &Snapshot) -> Result<Open, Stopped> {
         let layout = Arc::new(self.layout_of(snapshot)?);
-        let applied = self.applied_of(snapshot).await?;
+        let Snapshot { version, sha256, committed_ms, .. } = snapshot;
+        let applied = Applied { version: *version, sha256: sha256.clone(), committed_ms: *committed_ms };
         let (mut store, state) = self.store_to_build(&layout, snapshot).await?;
         let mut files: Vec<&DataFile> = snapshot.files.iter().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -446,19 +447,6 @@ impl Follower {
         self.commit(&store, writing, state.clone()).await?;
         store.rename(&self.store_path())?;
         Ok(Open { store, layout, state, applied })
-    }
-
-    /// The version of `snapshot`, with its hash.
-    async fn applied_of(&self, snapshot: &Snapshot) -> Result<Applied, Error> {
-        let refuse = |why: String| {
-            let action = format!("read version {} of {}", snapshot.version, snapshot.table);
-            Error::no_majority(&action, 1, self.clouds.len(), vec![why])
-        };
-        let cloud = self.clouds.iter().find(|cloud| cloud.name == snapshot.cloud);
-        let cloud = cloud.ok_or_else(|| refuse(format!("there is no cloud {}", snapshot.cloud)))?;
-        let version = read_version(cloud, &snapshot.table, snapshot.version).await.map_err(refuse)?;
-        let version = version.ok_or_else(|| refuse(format!("{}: it is gone", cloud.name)))?;
-        Ok(version.applied)
     }
 
     /// A store for the rows of `snapshot`: the one that was being built, if all that is in it is in the snapshot too, or else an

@@ -165,13 +165,13 @@ impl SnapshotCache {
         }
         let clouds = self.replicas.in_order(Some(table)).await;
         let snapshot = pinned_snapshot(&clouds, table, Pin::Version(version)).await?;
-        let table = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
+        let table = Arc::new(SnapshotTable::new(&snapshot, self.replicas.clone())?);
         self.pinned.lock().await.put(key, table.clone(), now);
         Ok(table)
     }
 
     fn built(&self, snapshot: Snapshot) -> Result<(Arc<Snapshot>, Arc<SnapshotTable>), Error> {
-        let table = SnapshotTable::new(snapshot.clone(), self.replicas.clone())?;
+        let table = SnapshotTable::new(&snapshot, self.replicas.clone())?;
         Ok((Arc::new(snapshot), Arc::new(table)))
     }
 }

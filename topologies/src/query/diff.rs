@@ -368,7 +368,7 @@ async fn rows_between(
     let sql = difference_sql(&earlier.schema, &later.schema, limit.min(DIFF_ROWS_MAX));
     let context = session(replicas, memory_bytes_max)?;
     for (name, snapshot) in [("before", earlier), ("after", later)] {
-        let provider = Arc::new(SnapshotTable::new(snapshot, replicas.clone())?);
+        let provider = Arc::new(SnapshotTable::new(&snapshot, replicas.clone())?);
         let registered = context.register_table(TableReference::bare(name), provider);
         registered.map_err(|error| Error::Configuration(format!("{table}: {error}")))?;
     }

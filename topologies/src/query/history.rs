@@ -239,15 +239,6 @@ pub(super) async fn read_entries(
     entries.collect()
 }
 
-/// SHA-256 of the entry of a version, which is understood.
-pub(super) async fn entry_sha256(cloud: &Cloud, table: &str, version: u64) -> Result<String, String> {
-    let log = Bodies::default().read_log(cloud, table, &[version]).await;
-    let log = log.map_err(|error| crate::chain_of(&error))?;
-    let found = log.versions.get(&version).ok_or("it is gone")?;
-    found.entry.as_ref().map_err(Clone::clone)?;
-    found.sha256.clone().ok_or_else(|| "it is gone".to_owned())
-}
-
 /// A time, for people.
 pub(crate) fn shown(ms: i64) -> String {
     let time = DateTime::from_timestamp_millis(ms);

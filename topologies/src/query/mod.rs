@@ -73,7 +73,7 @@ pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
-pub(crate) use self::pinning::{entry_hashes, refuse_unrepeatable};
+pub(crate) use self::pinning::refuse_unrepeatable;
 pub(crate) use self::provider::SnapshotTable;
 pub(crate) use self::replicas::Replicas;
 pub use self::replicas::{ANSWER_WITHIN, Reading};
@@ -105,6 +105,8 @@ pub struct TableVersion {
     pub cloud: String,
     /// When the version was committed, in milliseconds since the Unix epoch.
     pub committed_ms: i64,
+    /// SHA-256 of the version's entry in the log. Entries are chained by their hashes, so that it stands for all the table held.
+    pub sha256: String,
 }
 
 impl TableVersion {
@@ -193,20 +195,24 @@ impl Catalog {
         let Some(first) = unknown.first() else { return Ok(()) };
         if let Some(at_ms) = self.newest_at_ms {
             for table in &unknown {
-                self.register(self.pinned(table, Pin::Time(at_ms)).await?, &mut newest)?;
+                self.register(&self.pinned(table, Pin::Time(at_ms)).await?, &mut newest)?;
             }
             return Ok(());
         }
         let clouds = self.replicas.in_order(Some(first)).await;
         let snapshots = fresh_snapshots(&clouds, &unknown, freshness).await?;
         let _alone = self.planning.write().await;
-        for snapshot in snapshots.into_values() {
+        for snapshot in snapshots.values() {
             self.register(snapshot, &mut newest)?;
         }
         Ok(())
     }
 
-    fn register(&self, snapshot: Snapshot, newest: &mut BTreeMap<String, TableVersion>) -> Result<(), Error> {
+    fn register(
+        &self,
+        snapshot: &Snapshot,
+        newest: &mut BTreeMap<String, TableVersion>,
+    ) -> Result<(), Error> {
         let provider = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
         let version = provider.version().clone();
         for name in self.names.of_table(&version.table) {
@@ -311,7 +317,7 @@ impl Catalog {
         let mut pinned = Vec::with_capacity(asked.pinned.len());
         for (_, pin, table) in &asked.pinned {
             let snapshot = watch.within(self.pinned(table, *pin)).await??;
-            pinned.push(SnapshotTable::new(snapshot, self.replicas.clone()).map(Arc::new)?.into());
+            pinned.push(SnapshotTable::new(&snapshot, self.replicas.clone()).map(Arc::new)?.into());
         }
         let _planning = self.planning.read().await;
         Ok(asked.plan(state, pinned, limits, watch).await?)

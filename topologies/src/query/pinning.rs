@@ -11,7 +11,7 @@ use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
 use isobar_connectors::clouds::Cloud;
 
-use super::history::{Pin, entry_sha256, pinned_snapshot, version_at};
+use super::history::{Pin, pinned_snapshot, version_at};
 use super::snapshot::Snapshot;
 use super::{Catalog, TableVersion};
 use crate::error::Error;
@@ -60,15 +60,9 @@ impl Catalog {
             At::TimeMs(at_ms) => Pin::Time(at_ms),
         };
         let snapshot = self.pinned(table, pin).await?;
-        let version = TableVersion {
-            table: table.to_owned(),
-            version: snapshot.version,
-            cloud: snapshot.cloud.clone(),
-            committed_ms: snapshot.committed_ms,
-        };
         let mut newest = self.newest.lock().await;
-        self.register(snapshot, &mut newest)?;
-        Ok(version)
+        self.register(&snapshot, &mut newest)?;
+        Ok(snapshot.table_version())
     }
 
     /// The versions that tables are at where a query does not say otherwise, as far as they were named.
@@ -94,32 +88,6 @@ impl Catalog {
         let removed = self.context.deregister_table(TableReference::bare(name));
         removed.map(drop).map_err(|error| Error::Configuration(format!("table {name}: {error}")))
     }
-}
-
-/// SHA-256 of the entry that made each of `versions`, in their order, from the clouds they were read from, or from another one, where
-/// it is the same. Entries are chained by their hashes, so that one of them stands for all the table held.
-///
-/// # Errors
-/// [`Error::NoMajority`] if no cloud has it any more.
-pub(crate) async fn entry_hashes(clouds: &[Cloud], versions: &[TableVersion]) -> Result<Vec<String>, Error> {
-    let mut hashes = Vec::with_capacity(versions.len());
-    for TableVersion { table, version, cloud, .. } in versions {
-        let (first, others): (Vec<&Cloud>, Vec<&Cloud>) = clouds.iter().partition(|from| from.name == *cloud);
-        let mut reasons = Vec::new();
-        let mut found = None;
-        for from in first.into_iter().chain(others) {
-            match entry_sha256(from, table, *version).await {
-                Ok(hash) => {
-                    found = Some(hash);
-                    break;
-                }
-                Err(why) => reasons.push(format!("{}: {why}", from.name)),
-            }
-        }
-        let action = format!("read the entry of version {version} of {table}");
-        hashes.push(found.ok_or_else(|| Error::no_majority(&action, 1, clouds.len(), reasons))?);
-    }
-    Ok(hashes)
 }
 
 /// Refuses a query whose rows may be others the next time, over the same rows.

@@ -135,7 +135,7 @@ pub(crate) struct SnapshotTable {
 
 impl SnapshotTable {
     /// A table that reads `snapshot` from the cloud it was found in, or from another one of `replicas`.
-    pub(super) fn new(snapshot: Snapshot, replicas: Arc<Replicas>) -> std::result::Result<Self, Error> {
+    pub(super) fn new(snapshot: &Snapshot, replicas: Arc<Replicas>) -> std::result::Result<Self, Error> {
         let damaged = |detail: String| Error::damaged(&format!("the log of {}", snapshot.table), detail);
         let is_partition = |field: &&FieldRef| snapshot.metadata.partition_columns.contains(field.name());
         let stored: Vec<FieldRef> =
@@ -158,14 +158,8 @@ impl SnapshotTable {
         let store =
             ObjectStoreUrl::parse(store_url(&snapshot.cloud)).map_err(|error| damaged(error.to_string()))?;
         let file_schema = Arc::new(Schema::new(stored));
-        let version = TableVersion {
-            table: snapshot.table,
-            version: snapshot.version,
-            cloud: snapshot.cloud,
-            committed_ms: snapshot.committed_ms,
-        };
         Ok(Self {
-            version,
+            version: snapshot.table_version(),
             file_schema,
             partition_fields,
             places,
@@ -173,8 +167,8 @@ impl SnapshotTable {
             statistics,
             store,
             replicas,
-            table_id: snapshot.metadata.id.into(),
-            schema: snapshot.schema,
+            table_id: snapshot.metadata.id.as_str().into(),
+            schema: snapshot.schema.clone(),
         })
     }
 

@@ -18,6 +18,7 @@ use object_store::ObjectStore;
 use serde::Deserialize;
 use tracing::warn;
 
+use super::TableVersion;
 use super::freshness::Freshness;
 use crate::commit::format::{
     checkpoint_path, checkpoint_version, last_checkpoint_path, log_folder, published_path, published_version,
@@ -48,10 +49,21 @@ pub(crate) struct Snapshot {
     /// Files of this version.
     pub(crate) files: Vec<DataFile>,
     /// SHA-256 of the version's entry in the log.
-    sha256: Option<String>,
+    pub(crate) sha256: String,
 }
 
 impl Snapshot {
+    /// Which version this is.
+    pub(super) fn table_version(&self) -> TableVersion {
+        TableVersion {
+            table: self.table.clone(),
+            version: self.version,
+            cloud: self.cloud.clone(),
+            committed_ms: self.committed_ms,
+            sha256: self.sha256.clone(),
+        }
+    }
+
     /// Rows, by the log; `None` if it does not say so of every file.
     pub(super) fn rows(&self) -> Option<u64> {
         self.files.iter().map(|file| file.rows).sum()
@@ -293,7 +305,7 @@ pub(super) async fn follow(cloud: &Cloud, known: &Snapshot) -> Result<Option<Sna
     let log = read_log(cloud, table, &listing.run(table, known.version, newest)?).await?;
     refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
     let found = log.versions.get(&known.version).and_then(|entry| entry.sha256.as_ref());
-    if found.is_none() || found != known.sha256.as_ref() {
+    if found != Some(&known.sha256) {
         return Err(format!("{table}: version {} is another one than before", known.version));
     }
     let later = log.steps().filter(|step| step.version > known.version);
@@ -395,6 +407,7 @@ fn snapshot(
     let committed_ms = newest.entry.commit.in_commit_timestamp_ms;
     let schema = to_arrow(&metadata.schema_string).map_err(|error| format!("{table}: {error}"))?;
     let sha256 = log.versions.get(&version).and_then(|entry| entry.sha256.clone());
+    let sha256 = sha256.ok_or_else(|| format!("{table}: version {version} could not be read"))?;
     let (cloud, schema) = (cloud.name.clone(), undocumented(&schema));
     Ok(Snapshot { table, version, cloud, committed_ms, schema, metadata, files, sha256 })
 }

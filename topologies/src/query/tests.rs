@@ -75,6 +75,11 @@ async fn quarantines_have_two_names() {
     let from: Vec<(&str, u64, &str)> =
         answer.from().iter().map(|from| (from.table.as_str(), from.version, from.cloud.as_str())).collect();
     assert_eq!(from, [(DATASET, 3, "a"), (QUARANTINE, 2, "a")]);
+    let objects = History::good().objects();
+    for (from, version) in answer.from().iter().zip([3, 2]) {
+        let entry = &objects[&published_path(&from.table, version)];
+        assert_eq!(from.sha256, isobar_connectors::delta::sha256_hex(entry));
+    }
 }
 
 #[tokio::test]

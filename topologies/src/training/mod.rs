@@ -44,9 +44,7 @@ use self::file::{LocalFile, sha256_of};
 use self::manifest::{FORMAT, request_sha256};
 use self::writer::{CREATED_BY, SetWriter, WrittenFile};
 use crate::error::Error;
-use crate::query::{
-    Answer, Catalog, Scanned, TableVersion, catalog_in, entry_hashes, refuse_unrepeatable, time_ms,
-};
+use crate::query::{Answer, Catalog, Scanned, TableVersion, catalog_in, refuse_unrepeatable, time_ms};
 use crate::spec::training::{At, TrainingSet};
 use crate::start::open_clouds;
 
@@ -285,7 +283,7 @@ async fn run<W: Write + Send + 'static>(
     {
         return Err(Error::Configuration(format!("{} was changed while it was read", path.display())));
     }
-    let mut inputs = inputs(&clouds.read, &from).await?;
+    let mut inputs = inputs(&from);
     if let Some((path, (sha256, bytes))) = spine_file {
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         inputs.push(Input::File { file, bytes, sha256 });
@@ -333,14 +331,13 @@ fn manifest_of(
 }
 
 /// The tables that were read, with the hashes of their versions.
-async fn inputs(clouds: &[Cloud], from: &[TableVersion]) -> Result<Vec<Input>, Error> {
-    let hashes = entry_hashes(clouds, from).await?;
-    let inputs = from.iter().zip(hashes).map(|(read, sha256)| Input::Table {
+fn inputs(from: &[TableVersion]) -> Vec<Input> {
+    let input = |read: &TableVersion| Input::Table {
         table: read.table.clone(),
         version: read.version,
-        sha256,
-    });
-    Ok(inputs.collect())
+        sha256: read.sha256.clone(),
+    };
+    from.iter().map(input).collect()
 }
 
 /// The columns of the file: those of the answer but for the number of the row. All can be null, so that the file does not depend on what a

@@ -19,7 +19,7 @@ async fn guarded(guard: &Guard) -> SessionContext {
     let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
     let context = session(&replicas, 64 << 20).unwrap();
     let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    let table = Arc::new(SnapshotTable::new(snapshot, replicas).unwrap());
+    let table = Arc::new(SnapshotTable::new(&snapshot, replicas).unwrap());
     let table = guard.around(table, &context.state()).unwrap();
     assert_eq!(table.version.version, 3);
     context.register_table(DATASET, table.provider).unwrap();
@@ -183,7 +183,7 @@ async fn a_guard_that_does_not_fit_is_refused() {
     let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
     let context = session(&replicas, 64 << 20).unwrap();
     let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    let table = Arc::new(SnapshotTable::new(snapshot, replicas).unwrap());
+    let table = Arc::new(SnapshotTable::new(&snapshot, replicas).unwrap());
     for rows in ["y = 1", "x >", "x + 1", "random() > 0.5", "nothing(x)"] {
         let guard = Guard { rows: Some(rows.to_owned()), ..Guard::default() };
         assert!(guard.around(table.clone(), &context.state()).is_err(), "{rows}");
