@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use isobar_connectors::clouds::Cloud;
-use isobar_connectors::delta::path::decode_log_path;
 use isobar_connectors::delta::schema::to_arrow;
 use object_store::ObjectStoreExt;
 use redb::WriteTransaction;
@@ -33,7 +32,7 @@ use super::reading::{Unread, fetch, read};
 use super::store::{Applied, State, Store, Unopened, store_failed};
 use crate::commit::format::published_path;
 use crate::error::Error;
-use crate::prove::log::{AddedFile, Bodies, DataFile, Entry, list_versions};
+use crate::prove::log::{AddedFile, Bodies, DataFile, Entry, data_file, list_versions};
 use crate::query::{Snapshot, newest_snapshots};
 use crate::spec::OnlineSpec;
 
@@ -589,21 +588,8 @@ fn added_files(entry: &Entry) -> Result<Vec<DataFile>, Error> {
         return Ok(Vec::new());
     }
     let file = |add: &AddedFile| {
-        let path = decode_log_path(&add.path).map_err(|error| {
-            Error::damaged(&format!("the path {} in the log", add.path), error.to_string())
-        })?;
-        let size = u64::try_from(add.size)
-            .map_err(|_| Error::damaged(&format!("the size of {path} in the log"), add.size.to_string()))?;
-        let digest = entry.commit.isobar.files.iter().find(|digest| digest.path == add.path);
-        Ok(DataFile {
-            path,
-            size,
-            rows: digest.map(|digest| digest.rows).or(add.rows),
-            sha256: digest.map(|digest| digest.sha256.clone()),
-            partition_values: add.partition_values.clone(),
-            statistics: add.statistics.clone(),
-            metadata: None,
-        })
+        let not_a_file = || format!("{}, of {} bytes: not a file of a table", add.path, add.size);
+        data_file(add, Some(entry), None).ok_or_else(|| Error::damaged("an entry of the log", not_a_file()))
     };
     entry.adds.iter().map(file).collect()
 }

@@ -25,7 +25,11 @@ const BODIES_IN_FLIGHT: usize = 16;
 
 /// Bodies that are being read or were read, by SHA-256: the same body in three clouds is understood and kept once.
 #[derive(Debug, Default)]
-pub(crate) struct Bodies(Mutex<HashMap<String, Result<Arc<Entry>, String>>>);
+pub(crate) struct Bodies {
+    entries: Mutex<HashMap<String, Result<Arc<Entry>, String>>>,
+    /// Whether the statistics of files are kept; whoever reads a long log and needs none of them has no memory for all.
+    keeps_statistics: bool,
+}
 
 /// One understood body.
 #[derive(Debug, Clone)]
@@ -53,7 +57,7 @@ pub(crate) struct AddedFile {
     pub(crate) size: i64,
     /// `numRecords` of the statistics.
     pub(crate) rows: Option<u64>,
-    /// The statistics, as JSON text.
+    /// The statistics, as JSON text, where they are kept.
     pub(crate) statistics: Option<Arc<str>>,
     /// The text of every partition column; `None` is SQL's null.
     pub(crate) partition_values: BTreeMap<String, Option<String>>,
@@ -122,7 +126,7 @@ pub(crate) struct DataFile {
     pub(crate) sha256: Option<String>,
     /// Partition values as text.
     pub(crate) partition_values: BTreeMap<String, Option<String>>,
-    /// Statistics of its columns, as the log has them: JSON text.
+    /// Statistics of its columns, as the log has them, where they are kept: JSON text.
     pub(crate) statistics: Option<Arc<str>>,
     /// What the table is at the version that adds the file, where that is known.
     pub(crate) metadata: Option<Arc<Metadata>>,
@@ -229,8 +233,13 @@ fn files_after<'a>(base: &'a [AddedFile], steps: impl Iterator<Item = Step<'a>>)
     live.into_values().collect()
 }
 
-/// `entry` is the body that adds the file; a checkpoint does not say which that was.
-fn data_file(add: &AddedFile, entry: Option<&Entry>, metadata: Option<&Arc<Metadata>>) -> Option<DataFile> {
+/// `entry` is the body that adds the file; a checkpoint does not say which that was. `None` if it is not a file of a table: its path
+/// leaves the table, or its size is none.
+pub(crate) fn data_file(
+    add: &AddedFile,
+    entry: Option<&Entry>,
+    metadata: Option<&Arc<Metadata>>,
+) -> Option<DataFile> {
     let digest = entry.and_then(|entry| entry.commit.isobar.files.iter().find(|file| file.path == add.path));
     Some(DataFile {
         path: decode_log_path(&add.path).ok()?,
@@ -250,12 +259,16 @@ struct FileStatistics {
     num_records: Option<u64>,
 }
 
-/// Reads a body.
+/// Reads a body. The statistics of its files are checked and not kept.
 ///
 /// # Errors
 /// What is wrong with it: not JSON lines, no `commitInfo` of isobar as the first line, an unknown action, a deletion
 /// vector, statistics that are not JSON.
 pub(crate) fn parse_entry(body: &[u8]) -> Result<Entry, String> {
+    parse(body, false)
+}
+
+fn parse(body: &[u8], keeps_statistics: bool) -> Result<Entry, String> {
     let text = std::str::from_utf8(body).map_err(|_| "not UTF-8".to_owned())?;
     let mut lines = text.lines().enumerate().map(|(index, line)| {
         serde_json::from_str::<Action>(line).map_err(|error| format!("line {}: {error}", index + 1))
@@ -277,7 +290,11 @@ pub(crate) fn parse_entry(body: &[u8]) -> Result<Entry, String> {
             Action::Protocol(_) => {}
             Action::MetaData(metadata) => entry.metadata = Some(Arc::new(metadata)),
             Action::Txn(txn) => entry.txns.push(txn),
-            Action::Add(add) => entry.adds.push(added_file(add)?),
+            Action::Add(add) => {
+                let mut file = added_file(add)?;
+                file.statistics = file.statistics.filter(|_| keeps_statistics);
+                entry.adds.push(file);
+            }
             Action::Remove(remove) => {
                 let bytes = remove.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
                 entry.removed_bytes = entry.removed_bytes.saturating_add(bytes);
@@ -325,6 +342,11 @@ pub(crate) async fn list_versions(
 }
 
 impl Bodies {
+    /// Keeps the statistics of files as well.
+    pub(crate) fn with_statistics() -> Self {
+        Self { keeps_statistics: true, ..Self::default() }
+    }
+
     /// Reads the given versions of `table` from `cloud`, some at once.
     pub(crate) async fn read_log(
         &self,
@@ -354,8 +376,9 @@ impl Bodies {
         }
         let body = found.bytes().await?;
         let sha256 = sha256_hex(&body);
-        let mut bodies = self.0.lock().expect("no code panics while it holds the bodies");
-        let entry = bodies.entry(sha256.clone()).or_insert_with(|| parse_entry(&body).map(Arc::new)).clone();
+        let mut entries = self.entries.lock().expect("no code panics while it holds the bodies");
+        let parsed = || parse(&body, self.keeps_statistics).map(Arc::new);
+        let entry = entries.entry(sha256.clone()).or_insert_with(parsed).clone();
         Ok(Version { sha256: Some(sha256), entry })
     }
 }
@@ -363,5 +386,24 @@ impl Bodies {
 impl Version {
     fn unread(why: impl Into<String>) -> Self {
         Self { sha256: None, entry: Err(why.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prove::testing::{DATASET, History};
+
+    /// Rows and statistics of the files that version 1 adds.
+    async fn facts(cloud: &Cloud, bodies: Bodies) -> Vec<(Option<u64>, bool)> {
+        let log = bodies.read_log(cloud, DATASET, &[1]).await.unwrap();
+        log.files().iter().map(|file| (file.rows, file.statistics.is_some())).collect()
+    }
+
+    #[tokio::test]
+    async fn statistics_are_kept_only_where_they_are_asked_for() {
+        let clouds = History::good().store(1).await;
+        assert_eq!(facts(&clouds[0], Bodies::default()).await, [(Some(3), false), (Some(5), false)]);
+        assert_eq!(facts(&clouds[0], Bodies::with_statistics()).await, [(Some(3), true), (Some(5), true)]);
     }
 }

@@ -18,7 +18,7 @@ use isobar_connectors::delta::MaintenanceWork;
 use isobar_connectors::delta::path::decode_log_path;
 use tracing::warn;
 
-use super::snapshot::{Listing, Snapshot, load, read_state};
+use super::snapshot::{Listing, Snapshot, load, read_log, read_state};
 use crate::error::Error;
 use crate::prove::log::{Bodies, Entry};
 
@@ -229,8 +229,7 @@ pub(super) async fn read_entries(
     table: &str,
     versions: &[u64],
 ) -> Result<Vec<Arc<Entry>>, String> {
-    let log = Bodies::default().read_log(cloud, table, versions).await;
-    let log = log.map_err(|error| crate::chain_of(&error))?;
+    let log = read_log(Bodies::default(), cloud, table, versions).await?;
     let entries = log.versions.into_iter().map(|(version, found)| match found.entry {
         Ok(entry) if entry.commit.isobar.dataset == table => Ok(entry),
         Ok(entry) => Err(format!("{table}: version {version} is of {}", entry.commit.isobar.dataset)),

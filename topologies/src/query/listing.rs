@@ -11,7 +11,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::history::{Removals, shown};
-use super::snapshot::{Listing, load};
+use super::snapshot::{Listing, load, read_log};
 use crate::error::Error;
 use crate::prove::checks::short;
 use crate::prove::log::{Bodies, Entry, Version};
@@ -127,8 +127,7 @@ async fn list(cloud: &Cloud, table: &str, limit: usize) -> Result<Option<Snapsho
     let mut versions = Vec::new();
     let wanted: Vec<u64> = (first..=newest).rev().collect();
     for some in wanted.chunks(VERSIONS_AT_ONCE) {
-        let log = Bodies::default().read_log(cloud, table, some).await;
-        let log = log.map_err(|error| crate::chain_of(&error))?;
+        let log = read_log(Bodies::default(), cloud, table, some).await?;
         for (version, found) in log.versions.iter().rev() {
             let mut summary = summary(*version, found).map_err(|why| format!("version {version}: {why}"))?;
             summary.rows_total = total;

@@ -286,7 +286,7 @@ pub(super) async fn load(
     let whole = if listing.from > 0 { Some(Listing::since(cloud, table, 0).await?) } else { None };
     let versions = &whole.as_ref().unwrap_or(listing).versions;
     let versions: Vec<u64> = versions.iter().copied().filter(|other| *other <= version).collect();
-    let log = read_log(cloud, table, &versions).await?;
+    let log = read_log(Bodies::with_statistics(), cloud, table, &versions).await?;
     replay(cloud, log)
 }
 
@@ -302,7 +302,8 @@ pub(super) async fn follow(cloud: &Cloud, known: &Snapshot) -> Result<Option<Sna
     if newest - known.version > FOLLOWED_MAX {
         return newest_snapshot(cloud, table).await;
     }
-    let log = read_log(cloud, table, &listing.run(table, known.version, newest)?).await?;
+    let log = read_log(Bodies::with_statistics(), cloud, table, &listing.run(table, known.version, newest)?)
+        .await?;
     refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
     let found = log.versions.get(&known.version).and_then(|entry| entry.sha256.as_ref());
     if found != Some(&known.sha256) {
@@ -327,9 +328,14 @@ fn as_added(file: &DataFile) -> Option<AddedFile> {
     })
 }
 
-async fn read_log(cloud: &Cloud, table: &str, versions: &[u64]) -> Result<TableLog, String> {
-    let log = Bodies::default().read_log(cloud, table, versions).await;
-    log.map_err(|error| crate::chain_of(&error))
+/// Some versions of a table, with what is asked of `bodies`.
+pub(super) async fn read_log(
+    bodies: Bodies,
+    cloud: &Cloud,
+    table: &str,
+    versions: &[u64],
+) -> Result<TableLog, String> {
+    bodies.read_log(cloud, table, versions).await.map_err(|error| crate::chain_of(&error))
 }
 
 /// The snapshot that a whole log ends with.
@@ -353,7 +359,7 @@ async fn load_since(
 ) -> Result<Snapshot, String> {
     let versions = listing.run(table, checkpoint, version)?;
     let (state, base) = read_state(cloud, table, checkpoint).await?;
-    let log = read_log(cloud, table, &versions).await?;
+    let log = read_log(Bodies::with_statistics(), cloud, table, &versions).await?;
     refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
     let later = log.steps().filter(|step| step.version > checkpoint);
     let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
