@@ -152,11 +152,11 @@ impl TableLog {
     /// The files of the table after its last version: added and not removed, by path. A path that leaves the table
     /// is left out; the check on paths reports it.
     pub(crate) fn files(&self) -> Vec<DataFile> {
-        files_after(&[], self.steps())
+        files_after(Vec::new(), self.steps())
     }
 
     /// The same for a log that begins with version `from`, after which the table had the files of `base`.
-    pub(crate) fn files_since(&self, from: u64, base: &[AddedFile]) -> Vec<DataFile> {
+    pub(crate) fn files_since(&self, from: u64, base: Vec<DataFile>) -> Vec<DataFile> {
         files_after(base, self.steps().filter(|step| step.version > from))
     }
 
@@ -164,7 +164,7 @@ impl TableLog {
     pub(crate) fn file_count_at(&self, version: u64) -> Option<u64> {
         let up_to = || self.steps().take_while(|step| step.version <= version);
         let is_whole = up_to().count() as u64 == version.checked_add(1)?;
-        is_whole.then(|| files_after(&[], up_to()).len() as u64)
+        is_whole.then(|| files_after(Vec::new(), up_to()).len() as u64)
     }
 
     /// Every path the log ever named and no VACUUM let go, decoded.
@@ -214,19 +214,22 @@ impl Entry {
 }
 
 /// The files that are left of `base` after `steps`, by path.
-fn files_after<'a>(base: &'a [AddedFile], steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
-    let known = base.iter().filter_map(|add| Some((add.path.as_str(), data_file(add, None, None)?)));
-    let mut live: BTreeMap<&str, DataFile> = known.collect();
+fn files_after<'a>(base: Vec<DataFile>, steps: impl Iterator<Item = Step<'a>>) -> Vec<DataFile> {
+    // Decoded, so that it does not matter how a path is written.
+    let mut live: BTreeMap<String, DataFile> =
+        base.into_iter().map(|file| (file.path.clone(), file)).collect();
     let mut metadata: Option<&Arc<Metadata>> = None;
     for step in steps {
         // A version that is missing may have changed the schema.
         metadata = step.entry.metadata.as_ref().or(metadata.filter(|_| step.continues()));
         for removed in &step.entry.removes {
-            live.remove(removed.as_str());
+            if let Ok(path) = decode_log_path(removed) {
+                live.remove(&path);
+            }
         }
         for add in &step.entry.adds {
             if let Some(file) = data_file(add, Some(step.entry), metadata) {
-                live.insert(&add.path, file);
+                live.insert(file.path.clone(), file);
             }
         }
     }

@@ -18,7 +18,7 @@ use isobar_connectors::delta::MaintenanceWork;
 use isobar_connectors::delta::path::decode_log_path;
 use tracing::warn;
 
-use super::snapshot::{Listing, Snapshot, load, read_log, read_state};
+use super::snapshot::{Listing, Snapshot, load, read_log, removed_before};
 use crate::error::Error;
 use crate::prove::log::{Bodies, Entry};
 
@@ -305,8 +305,7 @@ impl<'a> Removals<'a> {
         let mut floor = floor;
         // A table from which nothing was removed up to its last checkpoint needs looking at from there only.
         if let Some(checkpoint) = listing.checkpoint_after(floor)
-            && let Ok((state, _)) = read_state(cloud, table, checkpoint).await
-            && state.removed == 0
+            && removed_before(cloud, table, checkpoint).await == Ok(0)
         {
             floor = checkpoint;
         }

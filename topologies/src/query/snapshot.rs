@@ -12,7 +12,6 @@ use futures::TryStreamExt;
 use isobar_connectors::checkpoint::{CHECKPOINT_BYTES_MAX, CheckpointState, read_checkpoint};
 use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
 use isobar_connectors::delta::Metadata;
-use isobar_connectors::delta::path::{decode_log_path, encode_log_path};
 use isobar_connectors::delta::schema::to_arrow;
 use object_store::ObjectStore;
 use serde::Deserialize;
@@ -25,7 +24,7 @@ use crate::commit::format::{
 };
 use crate::error::Error;
 use crate::prove::checks;
-use crate::prove::log::{AddedFile, Bodies, DataFile, TableLog, added_file};
+use crate::prove::log::{Bodies, DataFile, TableLog, added_file, data_file};
 use crate::prove::tally::Tally;
 
 /// Entries that are read to get from a version that is known to the newest; where there are more, a checkpoint is nearer.
@@ -312,20 +311,8 @@ pub(super) async fn follow(cloud: &Cloud, known: &Snapshot) -> Result<Option<Sna
     let later = log.steps().filter(|step| step.version > known.version);
     let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
     let metadata = metadata.map_or_else(|| known.metadata.clone(), |metadata| metadata.as_ref().clone());
-    let base: Option<Vec<AddedFile>> = known.files.iter().map(as_added).collect();
-    let base = base.ok_or_else(|| format!("{table}: a file is too large"))?;
-    snapshot(cloud, &log, metadata, log.files_since(known.version, &base)).map(Some)
-}
-
-/// The action that a file is in the log.
-fn as_added(file: &DataFile) -> Option<AddedFile> {
-    Some(AddedFile {
-        path: encode_log_path(&file.path),
-        size: i64::try_from(file.size).ok()?,
-        rows: file.rows,
-        partition_values: file.partition_values.clone(),
-        statistics: file.statistics.clone(),
-    })
+    let files = log.files_since(known.version, known.files.clone());
+    snapshot(cloud, &log, metadata, files).map(Some)
 }
 
 /// Some versions of a table, with what is asked of `bodies`.
@@ -358,35 +345,43 @@ async fn load_since(
     listing: &Listing,
 ) -> Result<Snapshot, String> {
     let versions = listing.run(table, checkpoint, version)?;
-    let (state, base) = read_state(cloud, table, checkpoint).await?;
+    let (state, base) = with_checkpoint(cloud, table, checkpoint, parse_state).await?;
     let log = read_log(Bodies::with_statistics(), cloud, table, &versions).await?;
     refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
     let later = log.steps().filter(|step| step.version > checkpoint);
     let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
     let metadata = metadata.map_or(state.metadata, |metadata| metadata.as_ref().clone());
-    snapshot(cloud, &log, metadata, log.files_since(checkpoint, &base))
+    snapshot(cloud, &log, metadata, log.files_since(checkpoint, base))
 }
 
-/// What a checkpoint says, and the files that it names.
-pub(super) async fn read_state(
+/// How many files a checkpoint says were removed from the table before, and not added again.
+pub(super) async fn removed_before(cloud: &Cloud, table: &str, checkpoint: u64) -> Result<u64, String> {
+    let count = |bytes: Bytes| read_checkpoint(bytes, |_| ()).map_err(|error| crate::chain_of(&error));
+    Ok(with_checkpoint(cloud, table, checkpoint, count).await?.removed)
+}
+
+/// What `read` makes of the bytes of a checkpoint, on a thread that may be kept busy.
+async fn with_checkpoint<T: Send + 'static>(
     cloud: &Cloud,
     table: &str,
     checkpoint: u64,
-) -> Result<(CheckpointState, Vec<AddedFile>), String> {
+    read: impl FnOnce(Bytes) -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     let path = checkpoint_path(table, checkpoint);
-    let read = read_register(&*cloud.data, &path, CHECKPOINT_BYTES_MAX).await;
-    let bytes = read.map_err(|error| crate::chain_of(&error))?.ok_or("it is gone")?;
-    tokio::task::spawn_blocking(move || parse_state(bytes)).await.map_err(|died| died.to_string())?
+    let found = read_register(&*cloud.data, &path, CHECKPOINT_BYTES_MAX).await;
+    let bytes = found.map_err(|error| crate::chain_of(&error))?.ok_or("it is gone")?;
+    tokio::task::spawn_blocking(move || read(bytes)).await.map_err(|died| died.to_string())?
 }
 
-fn parse_state(bytes: Bytes) -> Result<(CheckpointState, Vec<AddedFile>), String> {
+/// What a checkpoint says, and the files that it names.
+fn parse_state(bytes: Bytes) -> Result<(CheckpointState, Vec<DataFile>), String> {
     let mut files = Vec::new();
     let mut problem = None;
     let state = read_checkpoint(bytes, |add| match added_file(add) {
-        Ok(file) if decode_log_path(&file.path).is_err() || file.size < 0 => {
-            problem.get_or_insert(format!("{}: not a file of a table", file.path));
-        }
-        Ok(file) => files.push(file),
+        Ok(added) => match data_file(&added, None, None) {
+            Some(file) => files.push(file),
+            None => _ = problem.get_or_insert(format!("{}: not a file of a table", added.path)),
+        },
         Err(why) => _ = problem.get_or_insert(why),
     });
     let state = state.map_err(|error| crate::chain_of(&error))?;

@@ -1,6 +1,7 @@
 //! Looks at logs that grow, at clouds that are behind and at clouds that are away.
 
 use isobar_connectors::clouds::{Cloud, Fault, FaultSwitch};
+use isobar_connectors::delta::{MaintenanceWork, Remove};
 use object_store::ObjectStoreExt;
 
 use super::*;
@@ -76,6 +77,31 @@ async fn following_a_log_is_the_same_as_reading_it() {
             assert_eq!(described(&followed.files), described(&whole.files), "from version {version}");
             // And from there nothing follows.
             assert!(follow(&clouds[0], &followed).await.unwrap().is_none());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_removed_file_is_gone_however_its_path_is_written() {
+    for path in ["month=a%2520b/d.parquet", "month=a%2520b/%64.parquet"] {
+        let mut history = History::good();
+        let removed = Remove {
+            path: path.into(),
+            deletion_timestamp: Some(1),
+            data_change: false,
+            extended_file_metadata: None,
+            partition_values: None,
+            size: None,
+        };
+        history.maintain(0, MaintenanceWork::Optimize { rows: 2 }).removes.push(removed);
+        let clouds = history.store(1).await;
+        let known = pinned_snapshot(&clouds, DATASET, Pin::Version(3)).await.unwrap();
+        assert_eq!(known.files.len(), 4);
+        let whole = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
+        let followed = follow(&clouds[0], &known).await.unwrap().unwrap();
+        for snapshot in [whole, followed] {
+            let paths: Vec<&str> = snapshot.files.iter().map(|file| file.path.as_str()).collect();
+            assert_eq!(paths, ["month=1/a.parquet", "month=2/b.parquet", "month=2/c.parquet"], "{path}");
         }
     }
 }
