@@ -18,6 +18,8 @@ mod http;
 mod metrics;
 mod online;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::net::SocketAddr;
@@ -39,6 +41,9 @@ use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::spec::Topology;
 use crate::start::open_clouds;
+
+/// Views that are caught up look for newer versions no more often than that, however new queries want their tables.
+const FOLLOW_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -98,7 +103,7 @@ impl Server {
         let mut listeners = Vec::new();
         if let Some((views, folder)) = look_ups(topology, &options) {
             engine.look_up_in(views.clone());
-            let (memory, interval) = (topology.memory_bytes_max, topology.serve.refresh);
+            let (memory, interval) = (topology.memory_bytes_max, follow_interval(topology));
             let stop = shutdown.clone();
             listeners.push(tokio::spawn(async move {
                 views.follow(&clouds, &folder, memory, interval, stop).await;
@@ -126,6 +131,12 @@ impl Server {
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
     }
+}
+
+/// How often views that are caught up look for newer versions. For a query `refresh: 0s` means a look for each; here it would
+/// be one after the other.
+fn follow_interval(topology: &Topology) -> Duration {
+    topology.serve.refresh.max(FOLLOW_INTERVAL_MIN)
 }
 
 /// The look-ups of `topology`, and the folder of their stores.
