@@ -16,9 +16,10 @@ use isobar_tests::lab::{Lab, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::wait::{in_time, until};
-use isobar_topologies::online::http::{Access, Anyone, Denied, router, serve};
+use isobar_topologies::online::http::{Access, Anyone, Denied, router};
 use isobar_topologies::online::verify::{Report, Sample, verify_server, verify_store};
 use isobar_topologies::online::{OnlineViews, ViewStatus};
+use isobar_topologies::serve::serve_http;
 use isobar_topologies::spec::Topology;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
@@ -124,7 +125,7 @@ struct Server {
     url: String,
     http: reqwest::Client,
     shutdown: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Server {
@@ -132,7 +133,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router(views.clone(), access), shutdown.clone()));
+        let task = serve_http(listener, router(views.clone(), access), shutdown.clone());
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { url, http, shutdown, task }
     }
@@ -141,7 +142,7 @@ impl Server {
     async fn stop(self) {
         self.shutdown.cancel();
         drop(self.http);
-        in_time("stopping to serve", self.task).await.unwrap().unwrap();
+        in_time("stopping to serve", self.task).await.unwrap();
     }
 
     async fn get(&self, path: &str) -> (u16, Json) {

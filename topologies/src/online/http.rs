@@ -26,12 +26,9 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::lookup::{Answer, Found, KEYS_MAX, LookupError, Options, key_column};
 use super::store::Reader;
@@ -91,24 +88,6 @@ pub fn router(views: OnlineViews, access: Arc<dyn Access>) -> Router {
         .route("/v1/online", get(listed))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Shared { views, access })
-}
-
-/// Serves `router` at `listener` until `shutdown`.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    // The end of an answer must not wait until its beginning is acknowledged.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps back small pieces");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 /// Why a request has no answer, as a problem document.

@@ -27,9 +27,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
+use axum::serve::{Listener, ListenerExt};
 use isobar_connectors::clouds::Cloud;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -114,7 +114,7 @@ impl Server {
         listeners.push(match tls {
             Some(tls) => {
                 let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
-                serve_http(listener, app, shutdown.clone())
+                spawn(listener, app, shutdown.clone())
             }
             None => serve_http(listener, app, shutdown.clone()),
         });
@@ -160,7 +160,25 @@ fn app(engine: &Engine) -> Router {
     }
 }
 
-fn serve_http<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
+/// Answers by `app` whoever connects to `listener`, until `shutdown`: what `isobar serve` does, for whatever is asked in the
+/// same way.
+pub fn serve_http(listener: TcpListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
+    spawn(prompt(listener), app, shutdown)
+}
+
+/// `listener`, with connections that send what they are given at once.
+fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|connection| send_at_once(connection))
+}
+
+/// The end of an answer must not wait until its beginning is acknowledged.
+fn send_at_once(connection: &TcpStream) {
+    if let Err(error) = connection.set_nodelay(true) {
+        tracing::debug!(%error, "a connection keeps back small pieces");
+    }
+}
+
+fn spawn<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
 where
     L: Listener,
     L::Addr: std::fmt::Debug,
