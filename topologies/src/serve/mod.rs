@@ -36,6 +36,7 @@ use tracing::{info, warn};
 
 pub use self::access::Caller;
 pub use self::engine::{Engine, Prepared, Question, TableInfo};
+pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
 use crate::error::Error;
 use crate::online::OnlineViews;
@@ -154,10 +155,12 @@ fn look_ups(topology: &Topology, options: &ServeOptions) -> Option<(OnlineViews,
 /// Everything that HTTP answers. Routers of further parts are merged here.
 fn app(engine: &Engine) -> Router {
     let app = http::router(engine.clone());
-    match engine.look_ups() {
+    let app = match engine.look_ups() {
         Some(views) => app.merge(online::router(engine, views.clone())),
         None => app,
-    }
+    };
+    // After the merge: a layer is around the routes that are there already.
+    app.layer(axum::middleware::from_fn(http::harmless))
 }
 
 /// Answers by `app` whoever connects to `listener`, until `shutdown`: what `isobar serve` does, for whatever is asked in the
