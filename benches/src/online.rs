@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use isobar_topologies::online::http::{Anyone, router, serve};
+use isobar_topologies::online::http::{Anyone, router};
 use isobar_topologies::online::{Found, Options, standalone};
+use isobar_topologies::serve::serve_http;
 use isobar_topologies::spec::OnlineSpec;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -247,7 +248,7 @@ pub(crate) async fn answer(path: &Path) -> Result<()> {
     let views = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    serve(listener, router(views, Arc::new(Anyone)), CancellationToken::new()).await?;
+    serve_http(listener, router(views, Arc::new(Anyone)), CancellationToken::new()).await?;
     Ok(())
 }
 

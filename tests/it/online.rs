@@ -16,10 +16,12 @@ use isobar_tests::lab::{Lab, Spec};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::wait::{in_time, until};
-use isobar_topologies::online::http::{Access, Anyone, Denied, router, serve};
+use isobar_topologies::online::http::{Access, Anyone, Reads, router};
 use isobar_topologies::online::verify::{Report, Sample, verify_server, verify_store};
 use isobar_topologies::online::{OnlineViews, ViewStatus};
+use isobar_topologies::serve::{Refusal, serve_http};
 use isobar_topologies::spec::Topology;
+use reqwest::header::HeaderMap;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -124,7 +126,7 @@ struct Server {
     url: String,
     http: reqwest::Client,
     shutdown: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Server {
@@ -132,7 +134,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router(views.clone(), access), shutdown.clone()));
+        let task = serve_http(listener, router(views.clone(), access), shutdown.clone());
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { url, http, shutdown, task }
     }
@@ -141,7 +143,7 @@ impl Server {
     async fn stop(self) {
         self.shutdown.cancel();
         drop(self.http);
-        in_time("stopping to serve", self.task).await.unwrap().unwrap();
+        in_time("stopping to serve", self.task).await.unwrap();
     }
 
     async fn get(&self, path: &str) -> (u16, Json) {
@@ -301,13 +303,27 @@ async fn a_view_is_built_again_when_its_columns_change() {
 /// Who has the token `reader` may read the features, and nobody else anything.
 struct Readers;
 
+/// What was shown: `Bearer` and the token.
+struct Shown(String);
+
 #[async_trait]
 impl Access for Readers {
-    async fn may_read(&self, token: Option<&str>, dataset: &str) -> Result<(), Denied> {
-        match (token, dataset) {
-            (None, _) => Err(Denied::Unauthenticated("show a token".to_owned())),
-            (Some("reader"), FEATURES) => Ok(()),
-            _ => Err(Denied::NotFound("there is nothing of this name for you".to_owned())),
+    async fn reader(&self, headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal> {
+        match headers.get("authorization") {
+            None => Err(Refusal::Unauthenticated("show a token".to_owned())),
+            Some(shown) if shown == "Bearer stranger" => {
+                Err(Refusal::Forbidden("you have no role".to_owned()))
+            }
+            Some(shown) => Ok(Box::new(Shown(shown.to_str().unwrap().to_owned()))),
+        }
+    }
+}
+
+impl Reads for Shown {
+    fn may_read(&self, dataset: &str) -> Result<(), Refusal> {
+        match (self.0.as_str(), dataset) {
+            ("Bearer reader", FEATURES) => Ok(()),
+            _ => Err(Refusal::NotFound("there is nothing of this name for you".to_owned())),
         }
     }
 }
@@ -369,6 +385,8 @@ async fn requests_are_answered_or_refused_with_what_is_wrong() {
     }
     let (_, answer) = server.post(path, &json!({ "keys": [key], "min_version": newest + 1 })).await;
     assert_eq!(answer["version"], newest);
+    let (_, answer) = server.post(path, &json!({ "keys": many })).await;
+    assert_eq!((&answer["limit"], &answer["type"]), (&json!("keys"), &json!("urn:isobar:problem:too_much")));
     for (path, status) in [
         ("/v1/datasets/nothing/features?city=Oslo&items=3", 404),
         ("/v1/datasets/features/features?city=Oslo&items=3&items=4", 400),
@@ -390,6 +408,13 @@ async fn requests_are_answered_or_refused_with_what_is_wrong() {
     assert_eq!(answered(asked(path, Some("reader"))).await.0, 200);
     assert_eq!(answered(asked(path, Some("other"))).await.0, 404);
     assert_eq!(answered(asked("/v1/datasets/nothing/features", Some("reader"))).await.0, 404);
+    // Who may read nothing here has an empty list; who may not even ask is told so.
+    let listed = async |token: &str| {
+        answered(guarded.http.get(format!("{}/v1/online", guarded.url)).bearer_auth(token)).await
+    };
+    assert_eq!(listed("reader").await.1["views"].as_array().unwrap().len(), 1);
+    assert_eq!(listed("other").await, (200, json!({ "views": [] })));
+    assert_eq!(listed("stranger").await.0, 403);
     guarded.stop().await;
     server.stop().await;
     following.stop().await;

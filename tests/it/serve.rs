@@ -34,6 +34,10 @@ const ROWS: &str = "SELECT * FROM features ORDER BY kafka_partition, kafka_offse
 const ROLES: &str = "{ callers: { analyst: { token: \"${file:analyst}\", role: analyst }, admin: { token: \"${file:admin}\" } }, \
                      roles: { analyst: { datasets: { features: { rows: \"id % 2 = 0\", hide: [amount], hash: [city] } } } } }";
 
+/// Rows that are looked up by key.
+const ONLINE: &str =
+    "online: [{ dataset: features, keys: [city], time: at, sequence: [kafka_partition, kafka_offset] }]";
+
 fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
@@ -359,9 +363,7 @@ async fn callers_see_what_their_role_says_and_nothing_gets_around_it() {
 /// A look-up shows a row as it is, so that it is only for those who may see all of the dataset.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_looked_up_by_callers_who_see_all_of_them() {
-    let online =
-        "online: [{ dataset: features, keys: [city], time: at, sequence: [kafka_partition, kafka_offset] }]";
-    let served = Served::start("serve-look-ups", &format!("{ROLES}\n{online}")).await;
+    let served = Served::start("serve-look-ups", &format!("{ROLES}\n{ONLINE}")).await;
     let (analyst, admin) = (bearer(ANALYST), bearer(ADMIN));
     let newest = served.newest().await;
     let path = "/v1/datasets/features/features?city=Lima";
@@ -381,12 +383,72 @@ async fn rows_are_looked_up_by_callers_who_see_all_of_them() {
     let (status, refused) = served.get(path, &[("Authorization", &analyst)]).await.problem();
     assert_eq!(status, 403);
     assert!(refused["detail"].as_str().unwrap().contains("ask with SQL"), "{refused}");
+    let listed = served.get("/v1/online", &[("Authorization", &analyst)]).await;
+    assert_eq!((listed.status, listed.json()), (200, json!({ "views": [] })));
+
+    // Whoever shows no token is asked for one, whatever there is to be said about the rest.
+    let post = async |path: &str, headers: &[(&str, &str)], body: &str| {
+        send(served.address, &message("POST", path, headers, body)).await
+    };
+    let of_one = "/v1/datasets/features/features";
+    let admins = [("Authorization", admin.as_str())];
+    let too_long = "x".repeat((1 << 20) + 1);
+    for (path, body) in [
+        ("/v1/features", r#"{"datasets": {}}"#),
+        ("/v1/features", "no question"),
+        ("/v1/features", ""),
+        (of_one, "no question"),
+        ("/v1/datasets/%FF/features", "no question"),
+    ] {
+        assert_eq!(post(path, &[], body).await.problem().0, 401, "{path}: {body}");
+    }
+    for (path, body, status) in [
+        ("/v1/features", "no question", 400),
+        (of_one, "no question", 400),
+        ("/v1/datasets/%FF/features", r#"{"keys": ["Lima"]}"#, 400),
+        ("/v1/features", too_long.as_str(), 413),
+        (of_one, too_long.as_str(), 413),
+    ] {
+        let (found, problem) = post(path, &admins, body).await.problem();
+        assert_eq!(found, status, "{path}: {problem}");
+        assert_eq!(problem["limit"], if status == 413 { json!("body") } else { Json::Null }, "{problem}");
+    }
+    // Without `Content-Type`, as `curl -d` does not send that of JSON.
+    let several = r#"{"datasets": {"features": {"keys": ["Lima"]}}}"#;
+    let several = post("/v1/features", &admins, several).await;
+    assert_eq!(several.json()["answers"]["features"]["version"], newest, "{}", several.text());
+    for answer in [&found, &several, &post(of_one, &[], "").await] {
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        assert!(answer.headers["content-security-policy"].contains("default-src 'none'"));
+    }
     let text = served.get("/metrics", &[("Authorization", &admin)]).await.text();
     for metric in ["isobar_online_version{dataset=\"features\"", "isobar_serve_queries_running"] {
         assert!(text.contains(metric), "{metric}: {text}");
     }
     let described = served.get("/openapi.json", &[]).await.json();
     assert!(described["paths"]["/v1/datasets/{name}/features"]["get"].is_object());
+    served.stop().await;
+}
+
+/// A page elsewhere whose name leads here is not told anything by look-ups either.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tokens_rows_are_looked_up_on_this_machine_only() {
+    let served = Served::start("serve-look-ups-open", &format!("{{}}\n{ONLINE}")).await;
+    let of_one = "/v1/datasets/features/features";
+    for (method, path, body) in [
+        ("GET", "/v1/online", ""),
+        ("GET", "/v1/datasets/features/features?city=Lima", ""),
+        ("POST", of_one, r#"{"keys": ["Lima"]}"#),
+        ("POST", "/v1/features", r#"{"datasets": {}}"#),
+        ("POST", "/v1/features", "no question"),
+    ] {
+        let elsewhere = message(method, path, &[("Host", "attacker.example")], body);
+        assert_eq!(send(served.address, &elsewhere).await.problem().0, 403, "{method} {path}");
+        let here = send(served.address, &message(method, path, &[], body)).await;
+        // 503 until the view is built.
+        assert!([200, 400, 503].contains(&here.status), "{method} {path}: {}", here.text());
+    }
+    assert_eq!(served.get("/v1/online", &[]).await.status, 200);
     served.stop().await;
 }
 

@@ -7,8 +7,9 @@
 //! | `POST /v1/features` | several datasets: `{"datasets": {"flights": {"keys": […]}, …}}`, as many keys altogether |
 //! | `GET /v1/online` | which views there are, at which versions |
 //!
-//! Each may say `min_version`, `ttl` and `features`; see [`Options`]. Errors are problem documents (RFC 9457). Who may ask is for
-//! [`Access`] to say, which whoever puts the router up brings along.
+//! Each may say `min_version`, `ttl` and `features`; see [`Options`]. Errors are the problem documents of `isobar serve` (RFC 9457).
+//! Who may ask is for [`Access`] to say, which whoever puts the router up brings along: once for each request, and before anything
+//! of its body is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -21,21 +22,19 @@ use arrow::json::LineDelimitedWriter;
 use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use async_trait::async_trait;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::lookup::{Answer, Found, KEYS_MAX, LookupError, Options, key_column};
 use super::store::Reader;
 use super::{OnlineViews, View};
+use crate::serve::{NamedPath, Problem, Refusal, body_of, name_in};
 use crate::spec::units::HumanDuration;
 
 /// Most bytes of a request.
@@ -46,23 +45,21 @@ const KEYS_INLINE_MAX: usize = 32;
 /// Who may look up what.
 #[async_trait]
 pub trait Access: Send + Sync + 'static {
-    /// Whether whoever shows `token` may read all rows and columns of `dataset` as they are. A caller whose role filters rows
-    /// or masks columns may not: look-ups do neither.
-    async fn may_read(&self, token: Option<&str>, dataset: &str) -> Result<(), Denied>;
+    /// Whoever asks, by the headers of a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] and [`Refusal::Forbidden`] for somebody who may ask for nothing at all.
+    async fn reader(&self, headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal>;
 }
 
-/// Why somebody may not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Denied {
-    /// No token, or one that is not valid.
-    Unauthenticated(String),
-    /// A valid one that is not enough.
-    Forbidden(String),
-    /// The caller may not know whether there is such a dataset.
-    NotFound(String),
-    /// It cannot be told now.
-    Unavailable(String),
+/// Somebody who asks.
+pub trait Reads: Send + Sync {
+    /// Whether all rows and columns of `dataset` may be read as they are. A caller whose role filters rows or masks columns may
+    /// not: look-ups do neither.
+    ///
+    /// # Errors
+    /// [`Refusal::Forbidden`] if not; [`Refusal::NotFound`] if the caller may not know whether there is such a dataset.
+    fn may_read(&self, dataset: &str) -> Result<(), Refusal>;
 }
 
 /// Everybody may look up everything.
@@ -71,7 +68,13 @@ pub struct Anyone;
 
 #[async_trait]
 impl Access for Anyone {
-    async fn may_read(&self, _token: Option<&str>, _dataset: &str) -> Result<(), Denied> {
+    async fn reader(&self, _headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl Reads for Anyone {
+    fn may_read(&self, _dataset: &str) -> Result<(), Refusal> {
         Ok(())
     }
 }
@@ -89,58 +92,7 @@ pub fn router(views: OnlineViews, access: Arc<dyn Access>) -> Router {
         .route("/v1/datasets/{name}/features", get(one_key).post(many_keys))
         .route("/v1/features", post(several))
         .route("/v1/online", get(listed))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Shared { views, access })
-}
-
-/// Serves `router` at `listener` until `shutdown`.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    // The end of an answer must not wait until its beginning is acknowledged.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps back small pieces");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
-}
-
-/// Why a request has no answer, as a problem document.
-#[derive(Debug)]
-struct Refused {
-    status: StatusCode,
-    body: Json,
-}
-
-impl Refused {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        let (kind, title) = match status {
-            StatusCode::BAD_REQUEST => ("wrong", "the question is wrong"),
-            StatusCode::UNAUTHORIZED => ("unauthenticated", "a token is needed"),
-            StatusCode::FORBIDDEN => ("forbidden", "not allowed"),
-            StatusCode::NOT_FOUND => ("not_found", "there is no such thing"),
-            StatusCode::UNPROCESSABLE_ENTITY => ("too_much", "a limit was reached"),
-            StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "no answer now"),
-            _ => ("internal", "a fault of the server"),
-        };
-        let body = json!({
-            "type": format!("urn:isobar:problem:{kind}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": detail.into(),
-        });
-        Self { status, body }
-    }
-
-    fn wrong(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, detail)
-    }
 }
 
 /// Refuses more keys than one request takes.
@@ -151,60 +103,30 @@ fn check_count(keys: usize) -> Result<(), LookupError> {
     }
 }
 
-impl From<LookupError> for Refused {
+impl From<LookupError> for Problem {
     fn from(error: LookupError) -> Self {
-        let status = match &error {
-            LookupError::Wrong(_) => StatusCode::BAD_REQUEST,
-            LookupError::TooMuch(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            LookupError::NotFound(_) => StatusCode::NOT_FOUND,
-            LookupError::NotReady(_) | LookupError::Behind { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            LookupError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let mut refused = Self::new(status, error.to_string());
+        let message = error.to_string();
         match error {
-            LookupError::Behind { version, .. } => refused.body["version"] = version.into(),
+            LookupError::Wrong(_) => Refusal::Wrong(message).into(),
+            LookupError::TooMuch(_) => Refusal::TooMuch { limit: "keys", message }.into(),
+            LookupError::NotFound(_) => Refusal::NotFound(message).into(),
+            LookupError::NotReady(_) => Refusal::Unavailable(message).into(),
+            LookupError::Behind { version, .. } => {
+                Self { version: Some(version), ..Refusal::Unavailable(message).into() }
+            }
             // Paths and the like are for the logs.
             LookupError::Internal(why) => {
                 tracing::error!(why, "a look-up failed");
-                refused.body["detail"] = "the store cannot be read".into();
+                Refusal::Internal("the store cannot be read".to_owned()).into()
             }
-            _ => {}
         }
-        refused
-    }
-}
-
-impl From<Denied> for Refused {
-    fn from(denied: Denied) -> Self {
-        match denied {
-            Denied::Unauthenticated(why) => Self::new(StatusCode::UNAUTHORIZED, why),
-            Denied::Forbidden(why) => Self::new(StatusCode::FORBIDDEN, why),
-            Denied::NotFound(why) => Self::new(StatusCode::NOT_FOUND, why),
-            Denied::Unavailable(why) => Self::new(StatusCode::SERVICE_UNAVAILABLE, why),
-        }
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (self.status, content_type, format!("{}\n", self.body)).into_response();
-        let headers = response.headers_mut();
-        match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => _ = headers.insert(header::RETRY_AFTER, 1.into()),
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-            }
-            _ => {}
-        }
-        response
     }
 }
 
 /// What is asked of one dataset.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Request {
+struct KeysRequest {
     keys: Vec<Json>,
     #[serde(default)]
     min_version: Option<u64>,
@@ -214,7 +136,7 @@ struct Request {
     features: Option<Vec<String>>,
 }
 
-impl Request {
+impl KeysRequest {
     fn options(&self) -> Options {
         Options {
             min_version: self.min_version,
@@ -227,8 +149,8 @@ impl Request {
 /// What is asked of several.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Requests {
-    datasets: BTreeMap<String, Request>,
+struct SeveralRequest {
+    datasets: BTreeMap<String, KeysRequest>,
 }
 
 /// An answer as text.
@@ -237,32 +159,26 @@ fn json_text(text: String) -> Response {
 }
 
 impl Shared {
-    /// The view of `dataset`, if the caller may read it.
-    async fn view(&self, headers: &HeaderMap, dataset: &str) -> Result<Arc<View>, Refused> {
-        let view = self.views.view(dataset);
+    /// The view of `dataset`, if `reader` may read it.
+    fn view(&self, reader: &dyn Reads, dataset: &str) -> Result<Arc<View>, Problem> {
         // First, so that who may not read learns nothing, not even whether there is a view.
-        self.access.may_read(token(headers), dataset).await?;
-        view.ok_or_else(|| LookupError::NotFound(dataset.to_owned()).into())
+        reader.may_read(dataset)?;
+        self.views.view(dataset).ok_or_else(|| LookupError::NotFound(dataset.to_owned()).into())
     }
-}
-
-/// The bearer token, if there is one.
-fn token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 async fn one_key(
     State(shared): State<Shared>,
-    Path(dataset): Path<String>,
-    Query(parameters): Query<Vec<(String, String)>>,
-    headers: HeaderMap,
-) -> Result<Response, Refused> {
-    let view = shared.view(&headers, &dataset).await?;
+    path: NamedPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    let reader = shared.access.reader(request.headers()).await?;
+    let view = shared.view(&*reader, &name_in(path)?)?;
+    let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let Query(parameters) = parameters.map_err(|rejection| Refusal::Wrong(rejection.body_text()))?;
     let (mut options, mut key) = (Options::default(), serde_json::Map::new());
     for (name, value) in parameters {
-        let wrong = |what: &str| Refused::wrong(format!("{name}: {what}"));
+        let wrong = |what: &str| Refusal::Wrong(format!("{name}: {what}"));
         match name.as_str() {
             "min_version" => {
                 options.min_version = Some(value.parse().map_err(|_| wrong("not a whole number"))?);
@@ -272,7 +188,7 @@ async fn one_key(
                 options.ttl = Some(ttl.0);
             }
             "features" => options.features = Some(value.split(',').map(str::to_owned).collect()),
-            _ if key.contains_key(&name) => return Err(wrong("given twice")),
+            _ if key.contains_key(&name) => return Err(wrong("given twice").into()),
             _ => _ = key.insert(name.clone(), Json::String(value)),
         }
     }
@@ -281,24 +197,25 @@ async fn one_key(
 
 async fn many_keys(
     State(shared): State<Shared>,
-    Path(dataset): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    let view = shared.view(&headers, &dataset).await?;
-    let request: Request = parse(&body)?;
-    let options = request.options();
-    Ok(json_text(look_up(view, request.keys, options).await?))
+    path: NamedPath,
+    request: Request,
+) -> Result<Response, Problem> {
+    let reader = shared.access.reader(request.headers()).await?;
+    let view = shared.view(&*reader, &name_in(path)?)?;
+    let asked: KeysRequest = parsed(request).await?;
+    let options = asked.options();
+    Ok(json_text(look_up(view, asked.keys, options).await?))
 }
 
-async fn several(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
-    let requests: Requests = parse(&body)?;
+async fn several(State(shared): State<Shared>, request: Request) -> Result<Response, Problem> {
+    let reader = shared.access.reader(request.headers()).await?;
+    let requests: SeveralRequest = parsed(request).await?;
     let keys: usize = requests.datasets.values().map(|request| request.keys.len()).sum();
     check_count(keys)?;
     let mut text = String::from("{\"answers\":{");
     let mut comma = "";
     for (dataset, request) in requests.datasets {
-        let view = shared.view(&headers, &dataset).await?;
+        let view = shared.view(&*reader, &dataset)?;
         let options = request.options();
         let answer = look_up(view, request.keys, options).await?;
         // Writing to a String cannot fail.
@@ -310,20 +227,23 @@ async fn several(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
 }
 
 /// The views that the caller may read.
-async fn listed(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response, Refused> {
+async fn listed(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response, Problem> {
+    let reader = shared.access.reader(&headers).await?;
     let mut listed = Vec::new();
     for view in shared.views.all() {
-        match shared.access.may_read(token(&headers), &view.spec.dataset).await {
+        match reader.may_read(&view.spec.dataset) {
             Ok(()) => listed.push(view.status(now_ms())),
-            Err(Denied::Forbidden(_) | Denied::NotFound(_)) => {}
-            Err(denied) => return Err(denied.into()),
+            Err(Refusal::Forbidden(_) | Refusal::NotFound(_)) => {}
+            Err(refusal) => return Err(refusal.into()),
         }
     }
     Ok(axum::Json(json!({ "views": listed })).into_response())
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Refused> {
-    serde_json::from_slice(body).map_err(|error| Refused::wrong(format!("the body: {error}")))
+/// The body of `request`, whatever its type is said to be.
+async fn parsed<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
+    let body = body_of(request, BODY_BYTES_MAX).await?;
+    serde_json::from_slice(&body).map_err(|error| Refusal::Wrong(format!("the body: {error}")))
 }
 
 fn now_ms() -> i64 {
@@ -331,7 +251,7 @@ fn now_ms() -> i64 {
 }
 
 /// The answer for `keys` as JSON.
-async fn look_up(view: Arc<View>, keys: Vec<Json>, options: Options) -> Result<String, Refused> {
+async fn look_up(view: Arc<View>, keys: Vec<Json>, options: Options) -> Result<String, Problem> {
     check_count(keys.len())?;
     let is_small = keys.len() <= KEYS_INLINE_MAX;
     let answer = move || -> Result<String, LookupError> {

@@ -18,6 +18,8 @@ mod http;
 mod metrics;
 mod online;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::net::SocketAddr;
@@ -25,20 +27,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
+use axum::serve::{Listener, ListenerExt};
 use isobar_connectors::clouds::Cloud;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::access::Caller;
 pub use self::engine::{Engine, Prepared, Question, TableInfo};
+pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
 use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::spec::Topology;
 use crate::start::open_clouds;
+
+/// Views that are caught up look for newer versions no more often than that, however new queries want their tables.
+const FOLLOW_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -98,7 +104,7 @@ impl Server {
         let mut listeners = Vec::new();
         if let Some((views, folder)) = look_ups(topology, &options) {
             engine.look_up_in(views.clone());
-            let (memory, interval) = (topology.memory_bytes_max, topology.serve.refresh);
+            let (memory, interval) = (topology.memory_bytes_max, follow_interval(topology));
             let stop = shutdown.clone();
             listeners.push(tokio::spawn(async move {
                 views.follow(&clouds, &folder, memory, interval, stop).await;
@@ -109,7 +115,7 @@ impl Server {
         listeners.push(match tls {
             Some(tls) => {
                 let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
-                serve_http(listener, app, shutdown.clone())
+                spawn(listener, app, shutdown.clone())
             }
             None => serve_http(listener, app, shutdown.clone()),
         });
@@ -128,6 +134,12 @@ impl Server {
     }
 }
 
+/// How often views that are caught up look for newer versions. For a query `refresh: 0s` means a look for each; here it would
+/// be one after the other.
+fn follow_interval(topology: &Topology) -> Duration {
+    topology.serve.refresh.max(FOLLOW_INTERVAL_MIN)
+}
+
 /// The look-ups of `topology`, and the folder of their stores.
 fn look_ups(topology: &Topology, options: &ServeOptions) -> Option<(OnlineViews, PathBuf)> {
     if topology.online.is_empty() {
@@ -143,13 +155,33 @@ fn look_ups(topology: &Topology, options: &ServeOptions) -> Option<(OnlineViews,
 /// Everything that HTTP answers. Routers of further parts are merged here.
 fn app(engine: &Engine) -> Router {
     let app = http::router(engine.clone());
-    match engine.look_ups() {
+    let app = match engine.look_ups() {
         Some(views) => app.merge(online::router(engine, views.clone())),
         None => app,
+    };
+    // After the merge: a layer is around the routes that are there already.
+    app.layer(axum::middleware::from_fn(http::harmless))
+}
+
+/// Answers by `app` whoever connects to `listener`, until `shutdown`: what `isobar serve` does, for whatever is asked in the
+/// same way.
+pub fn serve_http(listener: TcpListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
+    spawn(prompt(listener), app, shutdown)
+}
+
+/// `listener`, with connections that send what they are given at once.
+fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
+    listener.tap_io(|connection| send_at_once(connection))
+}
+
+/// The end of an answer must not wait until its beginning is acknowledged.
+fn send_at_once(connection: &TcpStream) {
+    if let Err(error) = connection.set_nodelay(true) {
+        tracing::debug!(%error, "a connection keeps back small pieces");
     }
 }
 
-fn serve_http<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
+fn spawn<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
 where
     L: Listener,
     L::Addr: std::fmt::Debug,

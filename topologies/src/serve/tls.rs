@@ -112,6 +112,7 @@ async fn accept(
                 continue;
             }
         };
+        super::send_at_once(&connection);
         let (acceptor, done) = (acceptor.clone(), done.clone());
         tokio::spawn(async move {
             let _place = place;

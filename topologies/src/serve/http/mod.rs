@@ -4,6 +4,7 @@
 //! problem document with a status of its own; later, the connection is cut off without the last chunk, so that half an answer
 //! never looks like a whole one (in Arrow the mark of the end is missing too, in JSON the closing brackets are).
 
+mod body;
 mod openapi;
 mod problem;
 mod query;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
@@ -22,6 +24,7 @@ use serde_json::{Value, json};
 
 use arrow::datatypes::Schema;
 
+pub(crate) use self::body::body_of;
 pub(crate) use self::problem::Problem;
 use super::{Caller, Engine, Refusal, TableInfo};
 
@@ -64,14 +67,13 @@ pub(super) fn router(engine: Engine) -> Router {
     }
     router
         .fallback(|| async {
-            Problem(Refusal::NotFound("there is no such path; see /openapi.json".to_owned()))
+            Problem::from(Refusal::NotFound("there is no such path; see /openapi.json".to_owned()))
         })
-        .layer(axum::middleware::from_fn(harmless))
         .with_state(engine)
 }
 
-/// Headers that keep browsers from making more of an answer than it is.
-async fn harmless(request: Request, next: Next) -> Response {
+/// Headers that keep browsers from making more of an answer than it is. Everything that is answered goes through here.
+pub(super) async fn harmless(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -81,24 +83,20 @@ async fn harmless(request: Request, next: Next) -> Response {
 }
 
 /// Who asks, by the headers of a request.
-pub(crate) async fn caller(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Problem> {
-    refuse_other_hosts(engine, headers)?;
+///
+/// Without tokens, what was not asked of this machine by its own name is refused: a page elsewhere could have its name point
+/// here, and read the answer.
+pub(super) async fn caller(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Refusal> {
+    if engine.is_open() && !is_for_this_machine(headers) {
+        let why = "without tokens this server answers only to its loopback addresses and localhost";
+        return Err(Refusal::Forbidden(why.to_owned()));
+    }
     let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = authorization.and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    Ok(engine.authenticate(token).await?)
-}
-
-/// Without tokens, refuses what was not asked of this machine by its own name: a page elsewhere could have its name point here,
-/// and read the answer.
-pub(super) fn refuse_other_hosts(engine: &Engine, headers: &HeaderMap) -> Result<(), Problem> {
-    if engine.is_open() && !is_for_this_machine(headers) {
-        let why = "without tokens this server answers only to its loopback addresses and localhost";
-        return Err(Problem(Refusal::Forbidden(why.to_owned())));
-    }
-    Ok(())
+    engine.authenticate(token).await
 }
 
 fn is_for_this_machine(headers: &HeaderMap) -> bool {
@@ -109,6 +107,14 @@ fn is_for_this_machine(headers: &HeaderMap) -> bool {
     };
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The name in a path, or why it cannot be read: to be looked at after it was found out who asks.
+pub(crate) type NamedPath = Result<Path<String>, PathRejection>;
+
+/// The name in `path`.
+pub(crate) fn name_in(path: NamedPath) -> Result<String, Refusal> {
+    path.map(|Path(name)| name).map_err(|rejection| Refusal::Wrong(rejection.body_text()))
 }
 
 async fn description(State(engine): State<Engine>) -> Json<Value> {
@@ -128,10 +134,11 @@ async fn datasets(State(engine): State<Engine>, headers: HeaderMap) -> Result<Js
 
 async fn dataset(
     State(engine): State<Engine>,
-    Path(name): Path<String>,
+    path: NamedPath,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let caller = caller(&engine, &headers).await?;
+    let name = name_in(path)?;
     let tables = engine.tables(&caller).await?;
     let found = tables.iter().find(|table| table.name == name || table.version.table == name);
     let found = found.ok_or_else(|| {

@@ -145,6 +145,7 @@ fn queries() -> Value {
                         "status": { "type": "integer" },
                         "detail": { "type": "string" },
                         "limit": { "type": "string", "description": "The limit that was reached" },
+                        "version": { "type": "integer", "description": "The version that a look-up could be answered of" },
                     },
                 },
             },

@@ -11,17 +11,22 @@ pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
 
 /// A refusal on its way to a client.
 #[derive(Debug)]
-pub(crate) struct Problem(pub(crate) Refusal);
+pub(crate) struct Problem {
+    /// Why there is no answer.
+    pub(crate) refusal: Refusal,
+    /// The version that there is, where it is not as new as was asked for.
+    pub(crate) version: Option<u64>,
+}
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self(refusal)
+        Self { refusal, version: None }
     }
 }
 
 impl Problem {
     pub(super) fn status(&self) -> StatusCode {
-        match &self.0 {
+        match &self.refusal {
             Refusal::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
             Refusal::Wrong(_) => StatusCode::BAD_REQUEST,
@@ -35,7 +40,7 @@ impl Problem {
     }
 
     fn title(&self) -> &'static str {
-        match &self.0 {
+        match &self.refusal {
             Refusal::Unauthenticated(_) => "a token is needed",
             Refusal::Forbidden(_) => "not allowed",
             Refusal::Wrong(_) => "the question is wrong",
@@ -51,13 +56,16 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();
         let mut problem = json!({
-            "type": format!("urn:isobar:problem:{}", self.0.outcome()),
+            "type": format!("urn:isobar:problem:{}", self.refusal.outcome()),
             "title": self.title(),
             "status": status.as_u16(),
-            "detail": self.0.to_string(),
+            "detail": self.refusal.to_string(),
         });
-        if let Refusal::TooMuch { limit, .. } = &self.0 {
+        if let Refusal::TooMuch { limit, .. } = &self.refusal {
             problem["limit"] = json!(limit);
+        }
+        if let Some(version) = self.version {
+            problem["version"] = json!(version);
         }
         let mut response = (status, format!("{problem}\n")).into_response();
         let headers = response.headers_mut();

@@ -1,9 +1,8 @@
 //! `POST /v1/query`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -12,15 +11,13 @@ use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Problem, caller, columns};
+use super::{Problem, body_of, caller, columns};
 use crate::query::{Answer, RowsFormat, TableVersion};
 use crate::serve::{Engine, Question, Refusal};
 use crate::spec::units::HumanDuration;
 
 /// The header that says which versions an answer is of: `table=version@cloud`, several separated by commas.
 const VERSIONS: &str = "isobar-versions";
-/// How long a body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a body beside the text of the query.
 const BODY_BYTES_MAX: u64 = 1 << 20;
 /// Values for placeholders, at most.
@@ -133,12 +130,7 @@ async fn read(engine: &Engine, request: Request) -> Result<QueryRequest, Refusal
     // A character of JSON may take six bytes.
     let bytes_max = BODY_BYTES_MAX + 6 * engine.limits().sql_bytes;
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), bytes_max)).await;
-    let body = body.map_err(|_| Refusal::Wrong("the body did not arrive in time".to_owned()))?;
-    let body = body.map_err(|_| Refusal::TooMuch {
-        limit: "body",
-        message: format!("a question has at most {bytes_max} bytes, and all of them have to arrive"),
-    })?;
+    let body = body_of(request, bytes_max).await?;
     serde_json::from_slice(&body).map_err(|error| Refusal::Wrong(format!("the body is no question: {error}")))
 }
 

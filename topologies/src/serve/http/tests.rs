@@ -64,7 +64,7 @@ fn every_status_of_a_problem_is_described() {
     let described = document["paths"]["/v1/query"]["post"]["responses"].as_object().unwrap();
     let mut statuses = BTreeSet::from(["200".to_owned()]);
     for refusal in refusals {
-        let response = Problem(refusal).into_response();
+        let response = Problem::from(refusal).into_response();
         assert_eq!(response.headers()[header::CONTENT_TYPE], problem::PROBLEM_TYPE);
         statuses.insert(response.status().as_u16().to_string());
     }

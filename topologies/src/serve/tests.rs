@@ -1,0 +1,36 @@
+//! How a server is started, as far as that can be seen without one.
+
+use super::*;
+use crate::spec::{CheckOptions, check_text};
+
+fn topology(serve: &str) -> Topology {
+    let text = format!(
+        "
+topology: t
+kafka: {{ brokers: a:1 }}
+clouds: {{ a: {{ url: ./data }} }}
+serve: {serve}
+sources: {{ s: {{ topic: s, format: json, fields: {{ x: int64 }} }} }}
+datasets: {{ flights: {{ from: s, sql: 'SELECT x FROM s' }} }}
+"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    check_text(&text, "t.yaml", folder.path(), CheckOptions::default())
+        .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+}
+
+#[test]
+fn views_pause_between_looks_whatever_queries_want() {
+    assert_eq!(follow_interval(&topology("{ refresh: 0s }")), FOLLOW_INTERVAL_MIN);
+    assert_eq!(follow_interval(&topology("{ refresh: 1ms }")), FOLLOW_INTERVAL_MIN);
+    assert_eq!(follow_interval(&topology("{ refresh: 7s }")), Duration::from_secs(7));
+}
+
+#[tokio::test]
+async fn an_answer_does_not_wait_for_its_beginning_to_be_acknowledged() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut listener = prompt(listener);
+    let (client, (accepted, _)) = tokio::join!(TcpStream::connect(address), listener.accept());
+    assert!(accepted.nodelay().unwrap() && !client.unwrap().nodelay().unwrap());
+}
