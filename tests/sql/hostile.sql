@@ -304,6 +304,14 @@ SELECT value FROM range(1000000000) ORDER BY -value LIMIT 10 OFFSET 900000000
 -- expect: limit
 SELECT count(*) FROM features AS a{{200|| ASOF JOIN features AS t# MATCH_CONDITION (a.at >= t#.at) ON a.id = t#.id}}
 
+-- point-in-time joins that double
+-- expect: limit relations
+WITH a0 AS (SELECT id, at AS event_time FROM features){{40||, a#+ AS (SELECT id, event_time FROM point_in_time(a#, event_time, keys => id, a#))}} SELECT count(*) FROM a40
+
+-- a point-in-time join of thousands of views
+-- expect: limit relations
+SELECT count(*) FROM point_in_time(features, at, keys => id{{3000||, view(features, time => at, prefix => 'v#')}})
+
 -- a function given to a function
 -- expect: refused
 SELECT array_transform(range(0, 1000000), x -> repeat('x', 1000000))

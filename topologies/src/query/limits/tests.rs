@@ -142,6 +142,34 @@ async fn names_of_with_count_as_what_is_behind_them() {
     assert_eq!(first(unrelated).await.as_deref(), Ok("1"));
 }
 
+/// Its tables are arguments, which become queries before they are counted.
+#[test]
+fn tables_of_point_in_time_count_as_what_is_behind_them() {
+    let state = session().state();
+    let limits = QueryLimits::default();
+    let refused = |sql: &str| {
+        let error = crate::query::sql::parse(&state, sql, &limits).err().expect("it is too much");
+        limit_met(&error)
+    };
+    let doubled = |levels: usize| {
+        let mut sql = "WITH a0 AS (SELECT id, at AS event_time FROM features)".to_owned();
+        for level in 1..=levels {
+            let call = format!("point_in_time(a{0}, event_time, keys => id, a{0})", level - 1);
+            sql.push_str(&format!(", a{level} AS (SELECT id, event_time FROM {call})"));
+        }
+        format!("{sql} SELECT count(*) FROM a{levels}")
+    };
+    assert_eq!(refused(&doubled(40)), "relations");
+    let called = |views: usize| {
+        let views = times("view(features, time => at)", views, ", ");
+        format!("SELECT count(*) FROM point_in_time(features, at, keys => id, {views})")
+    };
+    assert_eq!(refused(&called(3_000)), "relations");
+    for sql in [doubled(3), called(100)] {
+        assert!(crate::query::sql::parse(&state, &sql, &limits).is_ok(), "{sql}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_that_double_are_counted_before_they_do() {
     let mut doubled = "WITH a0 AS (SELECT value AS x FROM range(1))".to_owned();
