@@ -208,6 +208,14 @@ SELECT array_length(range(0, 1000000000))
 -- expect: limit generate_series
 SELECT generate_series(TIMESTAMP '1700-01-01', TIMESTAMP '2200-01-01', INTERVAL '1 second')
 
+-- a list of the nanoseconds of one second
+-- expect: limit range
+SELECT range(TIMESTAMP '2026-01-01T00:00:00', TIMESTAMP '2026-01-01T00:00:00.999999999', INTERVAL '1 nanosecond')
+
+-- a list whose step adds up to nothing
+-- expect: refused forward or back
+SELECT generate_series(TIMESTAMP '1970-01-31', TIMESTAMP '2000-01-01', INTERVAL '1 month -28 days')
+
 -- lists of lists of lists
 -- expect: limit array_repeat
 SELECT array_repeat(array_repeat(array_repeat(1, 1000), 1000), 1000)

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Field, FieldRef, Float64Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit, Schema,
-    TimeUnit,
+    DataType, Field, FieldRef, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+    Schema, TimeUnit,
 };
-use datafusion::common::ScalarValue;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::binary::BinaryTypeCoercer;
@@ -52,6 +52,7 @@ const CHARACTER_BYTES_MAX: u64 = 4;
 const NUMBER_BYTES_MAX: u64 = 32;
 /// An element of a list, at least.
 const ELEMENT_BYTES_MIN: u64 = 16;
+const DAY_NANOSECONDS: i128 = 86_400 * 1_000_000_000;
 
 /// How large a result can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -359,19 +360,22 @@ impl Call<'_> {
     /// How many elements `range(stop)`, or `range(start, stop)` with or without a step, has.
     fn elements_of_range(&self) -> Result<Numbers> {
         let arrays = ColumnarValue::values_to_arrays(self.args)?;
-        let numbers: Vec<Vec<f64>> = arrays.iter().map(numbers_or_seconds).collect::<Result<_>>()?;
-        let is_time = arrays.first().is_some_and(|array| !array.data_type().is_integer());
-        let one = if is_time { 86_400.0 } else { 1.0 };
+        let first = arrays.first().map_or(&DataType::Null, |array| array.data_type());
+        let is_date = matches!(first, DataType::Date32 | DataType::Date64);
+        let one = if first.is_integer() { 1 } else { DAY_NANOSECONDS };
+        let numbers = arrays.iter().map(|array| numbers_or_nanoseconds(array, is_date));
+        let numbers: Vec<Vec<i128>> = numbers.collect::<Result<_>>()?;
         let rows = arrays.first().map_or(0, |array| array.len());
         let count = |row: usize| -> u64 {
             let number = |at: usize| numbers.get(at).and_then(|column| column.get(row)).copied();
             let (start, stop, step) = match numbers.len() {
-                0 => (0.0, 0.0, one),
-                1 => (0.0, number(0).unwrap_or(0.0), one),
-                _ => (number(0).unwrap_or(0.0), number(1).unwrap_or(0.0), number(2).unwrap_or(one)),
+                0 => (0, 0, one),
+                1 => (0, number(0).unwrap_or(0), one),
+                _ => (number(0).unwrap_or(0), number(1).unwrap_or(0), number(2).unwrap_or(one)),
             };
-            // A step of nothing is refused by the function. The cast saturates.
-            if step == 0.0 { 0 } else { ((stop - start) / step).max(0.0) as u64 + 1 }
+            // A step of nothing is refused by the function.
+            let steps = (stop - start).checked_div(step).map(|steps| steps.max(0));
+            steps.map_or(0, |steps| u64::try_from(steps).unwrap_or(u64::MAX).saturating_add(1))
         };
         Ok(Numbers::Each((0..rows).map(count).collect()))
     }
@@ -403,27 +407,36 @@ impl Call<'_> {
     }
 }
 
-/// Numbers as they are, times and intervals in seconds; a month is taken for 28 days, so that there are never too few steps.
-fn numbers_or_seconds(array: &ArrayRef) -> Result<Vec<f64>> {
-    let seconds = match array.data_type() {
-        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => {
-            let times = cast(array, &DataType::Timestamp(TimeUnit::Second, None))?;
-            cast(&times, &DataType::Int64)?
-        }
+/// Numbers as they are, times and intervals in nanoseconds, of any time there is.
+fn numbers_or_nanoseconds(array: &ArrayRef, of_dates: bool) -> Result<Vec<i128>> {
+    let unit = match array.data_type() {
         DataType::Interval(_) => {
             let intervals = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano))?;
             let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
-            let seconds = intervals.iter().map(|interval| {
-                let interval = interval.unwrap_or_default();
-                let days = f64::from(interval.months) * 28.0 + f64::from(interval.days);
-                days * 86_400.0 + interval.nanoseconds as f64 / 1e9
-            });
-            return Ok(seconds.collect());
+            return intervals.iter().map(|step| step_nanoseconds(step.unwrap_or_default(), of_dates)).collect();
         }
-        _ => array.clone(),
+        DataType::Date32 => DAY_NANOSECONDS,
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+        DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        _ => 1,
     };
-    let numbers = cast(&seconds, &DataType::Float64)?;
-    Ok(numbers.as_primitive::<Float64Type>().iter().map(|number| number.unwrap_or(0.0)).collect())
+    let numbers = cast(array, &DataType::Int64)?;
+    let numbers = numbers.as_primitive::<Int64Type>().iter();
+    Ok(numbers.map(|number| i128::from(number.unwrap_or(0)) * unit).collect())
+}
+
+/// A month is taken for 28 days, so that there are never too few steps. A step that goes forward by one part and back by another
+/// may not come nearer to the end at all.
+fn step_nanoseconds(step: IntervalMonthDayNano, of_dates: bool) -> Result<i128> {
+    let parts = [i64::from(step.months), i64::from(step.days), step.nanoseconds];
+    if parts.iter().any(|part| *part > 0) && parts.iter().any(|part| *part < 0) {
+        return exec_err!("a step of a range goes forward or back, and not both by its parts");
+    }
+    let [months, days, nanoseconds] = parts.map(i128::from);
+    // To a date, less than a day adds nothing.
+    let nanoseconds = if of_dates { nanoseconds - nanoseconds % DAY_NANOSECONDS } else { nanoseconds };
+    Ok((months * 28 + days) * DAY_NANOSECONDS + nanoseconds)
 }
 
 /// Bounds what the planner makes of operators and of syntax, which does not ask the registry.

@@ -105,6 +105,10 @@ async fn functions_make_no_more_than_they_may() {
         "SELECT rpad('x', 2000000000)",
         "SELECT range(0, 1000000000)",
         "SELECT generate_series(TIMESTAMP '1970-01-01', TIMESTAMP '2200-01-01', INTERVAL '1 second')",
+        "SELECT range(TIMESTAMP '2026-01-01T00:00:00', TIMESTAMP '2026-01-01T00:00:00.999999999', INTERVAL '1 nanosecond')",
+        "SELECT range(TIMESTAMP '2026-01-01T00:00:00.999999999', TIMESTAMP '2026-01-01T00:00:00', INTERVAL '-1 nanosecond')",
+        "SELECT range(DATE '0001-01-01', DATE '9999-12-31', INTERVAL '1 day')",
+        "SELECT generate_series(-9223372036854775807, 9223372036854775807)",
         "SELECT array_repeat(array_repeat(1, 10000), 10000)",
         "SELECT array_resize([1], 2000000000)",
         "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000))",
@@ -117,6 +121,23 @@ async fn functions_make_no_more_than_they_may() {
         assert_limit("value_bytes", sql).await;
     }
     assert_limit("steps", "SELECT levenshtein(repeat('x', 100000), repeat('y', 100000))").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_a_range_go_one_way() {
+    let of_times = |step: &str| {
+        format!(
+            "SELECT array_length(generate_series(TIMESTAMP '1970-01-31', TIMESTAMP '1970-03-31', INTERVAL '{step}'))"
+        )
+    };
+    for step in ["1 month -28 days", "1 month -31 days", "1 day -24 hours", "-1 month 1 nanosecond"] {
+        for sql in [of_times(step), of_times(step).replace("TIMESTAMP", "DATE")] {
+            let refusal = first(&sql).await.expect_err(&sql);
+            assert!(refusal.contains("forward or back"), "{sql}: {refusal}");
+        }
+    }
+    assert_eq!(first(&of_times("1 month")).await.as_deref(), Ok("3"));
+    assert_eq!(first(&of_times("12 days 12 hours")).await.as_deref(), Ok("5"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
