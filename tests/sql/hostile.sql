@@ -232,6 +232,18 @@ SELECT array_to_string(range(0, 100000), repeat('x', 100000))
 -- expect: limit list
 SELECT CAST(NULL AS BIGINT[1000000000])
 
+-- a null of eight gigabytes in a struct
+-- expect: limit list
+SELECT CAST(NULL AS STRUCT<x BIGINT[1000000000]>)
+
+-- a null of a million structs, each of a thousand numbers
+-- expect: limit list
+SELECT CAST(NULL AS STRUCT<x INT[1024]>[1024])
+
+-- a list of lists of lists, as a type
+-- expect: limit in one another
+SELECT CAST(NULL AS INT{{50000||[]}})
+
 -- a null of eight gigabytes by another name
 -- expect: refused fixed
 SELECT arrow_cast(NULL, 'FixedSizeList(1000000000, Int64)')

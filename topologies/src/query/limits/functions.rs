@@ -413,7 +413,10 @@ fn numbers_or_nanoseconds(array: &ArrayRef, of_dates: bool) -> Result<Vec<i128>>
         DataType::Interval(_) => {
             let intervals = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano))?;
             let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
-            return intervals.iter().map(|step| step_nanoseconds(step.unwrap_or_default(), of_dates)).collect();
+            return intervals
+                .iter()
+                .map(|step| step_nanoseconds(step.unwrap_or_default(), of_dates))
+                .collect();
         }
         DataType::Date32 => DAY_NANOSECONDS,
         DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,

@@ -217,7 +217,23 @@ async fn the_tree_of_a_query_is_bounded() {
     let keys: Vec<String> = (0..20).map(|key| format!("value + {key}")).collect();
     assert_limit("grouping_sets", &format!("SELECT 1 FROM range(1) GROUP BY CUBE ({})", keys.join(", ")))
         .await;
-    assert_limit("fixed_size", "SELECT CAST(NULL AS INT[1000000000])").await;
+    for large in [
+        "INT[1000000000]",
+        "INT[2000][]",
+        "STRUCT<x BIGINT[1000000000]>",
+        "STRUCT<a INT, x STRUCT<y BIGINT[1000000000]>>",
+        "STRUCT<x INT[1024], y INT[1024]>",
+        "STRUCT<x INT[1024]>[1024]",
+        "STRUCT<a INT, b INT>[1024]",
+        "STRUCT<x INT[2000]>[]",
+    ] {
+        assert_limit("fixed_size", &format!("SELECT CAST(NULL AS {large})")).await;
+    }
+    assert_limit("depth", &format!("SELECT CAST(NULL AS INT{})", "[]".repeat(1_000))).await;
+    for small in ["INT[1024]", "STRUCT<x INT[3], y STRUCT<z INT[4][]>>", "STRUCT<a INT, b INT>[2]"] {
+        let sql = format!("SELECT CAST(NULL AS {small})");
+        assert!(crate::query::sql::parse(&session().state(), &sql, &QueryLimits::default()).is_ok(), "{sql}");
+    }
     assert_limit(
         "centroids",
         "SELECT approx_percentile_cont(0.5, 1000000000) WITHIN GROUP (ORDER BY value) FROM range(9)",
