@@ -232,19 +232,13 @@ impl Numbers {
     }
 }
 
+/// How many bytes the result of a row has.
+type Estimate = Box<dyn Fn(usize) -> u64>;
+
 impl Call<'_> {
     fn check(&self, growth: Growth) -> Result<()> {
-        if matches!(growth, Growth::Pattern | Growth::ReplacePattern) {
-            self.check_patterns()?;
-        }
-        if growth == Growth::Pairs {
-            return self.check_steps();
-        }
-        if growth == Growth::Pattern {
-            return Ok(());
-        }
+        let Some(estimate) = self.estimate(growth)? else { return Ok(()) };
         let mut total = 0_u64;
-        let estimate = self.estimate(growth)?;
         for row in 0..self.rows {
             let bytes = estimate(row);
             total = total.saturating_add(bytes);
@@ -267,67 +261,92 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Bytes of the result of a row, never too few.
-    fn estimate(&self, growth: Growth) -> Result<Box<dyn Fn(usize) -> u64>> {
-        let (first, second, third) = (self.lengths(0)?, self.lengths(1)?, self.lengths(2)?);
-        Ok(match growth {
+    /// Bytes of the result of a row, never too few; `None` if they are no more than those of the arguments. What else is bounded by
+    /// arguments is checked here too.
+    fn estimate(&self, growth: Growth) -> Result<Option<Estimate>> {
+        let lengths = |at: usize| self.lengths(at);
+        let estimate: Estimate = match growth {
             Growth::Repeat => {
-                let count = self.counts(1)?;
-                Box::new(move |row| first.at(row).saturating_mul(count.at(row)))
+                let (text, count) = (lengths(0)?, self.counts(1)?);
+                Box::new(move |row| text.at(row).saturating_mul(count.at(row)))
             }
             Growth::Pad => {
-                let count = self.counts(1)?;
-                Box::new(move |row| first.at(row).max(count.at(row).saturating_mul(CHARACTER_BYTES_MAX)))
+                let (text, count) = (lengths(0)?, self.counts(1)?);
+                Box::new(move |row| text.at(row).max(count.at(row).saturating_mul(CHARACTER_BYTES_MAX)))
             }
             Growth::Sum | Growth::SumWithSeparator => {
-                let all: Vec<Numbers> =
-                    (0..self.args.len()).map(|at| self.lengths(at)).collect::<Result<_>>()?;
+                let all: Vec<Numbers> = (0..self.args.len()).map(lengths).collect::<Result<_>>()?;
                 let between = if growth == Growth::SumWithSeparator { all.len() as u64 } else { 0 };
                 Box::new(move |row| {
                     let sum: u64 = all.iter().map(|lengths| lengths.at(row)).fold(0, u64::saturating_add);
+                    let separator = all.first().map_or(0, |lengths| lengths.at(row));
                     // What `encode` makes of bytes has twice as many.
-                    sum.saturating_mul(2).saturating_add(first.at(row).saturating_mul(between))
+                    sum.saturating_mul(2).saturating_add(separator.saturating_mul(between))
                 })
             }
-            Growth::Replace => Box::new(move |row| {
-                let (text, from, to) = (first.at(row), second.at(row), third.at(row));
-                // An empty text is found before each character, and at the end.
-                let found = text.checked_div(from).unwrap_or(text + 1);
-                text.saturating_add(found.saturating_mul(to.saturating_sub(from)))
-            }),
-            Growth::ReplacePattern => Box::new(move |row| {
-                let (text, to) = (first.at(row), third.at(row));
-                // Each match is of one byte, or empty; and each part of it may stand in every two bytes of what replaces it.
-                let parts = text.saturating_mul(to / 2);
-                text.saturating_add((text + 1).saturating_mul(to)).saturating_add(parts)
-            }),
-            Growth::ListToText => Box::new(move |row| {
-                let each = NUMBER_BYTES_MAX + second.at(row) + third.at(row);
-                // Each element has its place beside its bytes.
-                (first.at(row) / PLACE_BYTES + 1).saturating_mul(each).saturating_add(first.at(row))
-            }),
-            Growth::TextToList => Box::new(move |row| first.at(row).saturating_mul(ELEMENT_BYTES_MIN)),
+            Growth::Replace => {
+                let (text, from, to) = (lengths(0)?, lengths(1)?, lengths(2)?);
+                Box::new(move |row| {
+                    let (text, from, to) = (text.at(row), from.at(row), to.at(row));
+                    // An empty text is found before each character, and at the end.
+                    let found = text.checked_div(from).unwrap_or(text + 1);
+                    text.saturating_add(found.saturating_mul(to.saturating_sub(from)))
+                })
+            }
+            Growth::ReplacePattern => {
+                self.check_patterns()?;
+                let (text, to) = (lengths(0)?, lengths(2)?);
+                Box::new(move |row| {
+                    let (text, to) = (text.at(row), to.at(row));
+                    // Each match is of one byte, or empty; and each part of it may stand in every two bytes of what replaces it.
+                    let parts = text.saturating_mul(to / 2);
+                    text.saturating_add((text + 1).saturating_mul(to)).saturating_add(parts)
+                })
+            }
+            Growth::ListToText => {
+                let (list, separator, null) = (lengths(0)?, lengths(1)?, lengths(2)?);
+                Box::new(move |row| {
+                    let each = NUMBER_BYTES_MAX + separator.at(row) + null.at(row);
+                    // Each element has its place beside its bytes.
+                    (list.at(row) / PLACE_BYTES + 1).saturating_mul(each).saturating_add(list.at(row))
+                })
+            }
+            Growth::TextToList => {
+                let text = lengths(0)?;
+                Box::new(move |row| text.at(row).saturating_mul(ELEMENT_BYTES_MIN))
+            }
             Growth::RepeatElement => {
-                let count = self.counts(1)?;
-                Box::new(move |row| first.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row)))
+                let (element, count) = (lengths(0)?, self.counts(1)?);
+                Box::new(move |row| element.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row)))
             }
             Growth::Resize => {
-                let count = self.counts(1)?;
+                let (list, count, element) = (lengths(0)?, self.counts(1)?, lengths(2)?);
                 Box::new(move |row| {
-                    let added = third.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row));
-                    first.at(row).saturating_add(added)
+                    let added = element.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row));
+                    list.at(row).saturating_add(added)
                 })
             }
-            Growth::ReplaceElement => Box::new(move |row| {
-                let elements = first.at(row) / PLACE_BYTES + 1;
-                first.at(row).saturating_add(elements.saturating_mul(third.at(row)))
-            }),
+            Growth::ReplaceElement => {
+                let (list, to) = (lengths(0)?, lengths(2)?);
+                Box::new(move |row| {
+                    let elements = list.at(row) / PLACE_BYTES + 1;
+                    list.at(row).saturating_add(elements.saturating_mul(to.at(row)))
+                })
+            }
             Growth::Range => {
                 let counts = self.elements_of_range()?;
                 Box::new(move |row| counts.at(row).saturating_mul(8))
             }
-            Growth::Pattern | Growth::Pairs => Box::new(|_| 0),
-        })
+            Growth::Pattern => {
+                self.check_patterns()?;
+                return Ok(None);
+            }
+            Growth::Pairs => {
+                self.check_steps()?;
+                return Ok(None);
+            }
+        };
+        Ok(Some(estimate))
     }
 
     /// Bytes of an argument; none if it is not there.
@@ -539,8 +558,7 @@ impl ScalarUDFImpl for ConcatOperator {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let is_scalar =
-            rows_of(&args) == 1 && args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let is_scalar = args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
         let call = Call { name: self.name(), args: &args.args, rows: rows_of(&args) };
         call.check(Growth::Sum)?;
         let columns = ColumnarValue::values_to_arrays(&args.args)?;

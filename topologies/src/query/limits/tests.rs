@@ -5,6 +5,7 @@ use arrow::datatypes::Int32Type;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::config::Dialect;
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
@@ -22,12 +23,13 @@ fn session() -> SessionContext {
 /// All rows of the answer.
 async fn answer(sql: &str, limits: &QueryLimits) -> Result<Vec<RecordBatch>> {
     let watch = Watch::start(limits);
-    let state = state_of(&session().state(), limits)?;
+    let state = session().state();
     let statement = state.sql_to_statement(sql, &Dialect::Generic)?;
     check_statement(&statement, limits)?;
     let plan = state.statement_to_plan(statement).await?;
     check_plan(&plan, limits)?;
-    let context = state.task_ctx();
+    let runtime = runtime_of(state.runtime_env(), limits)?;
+    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
     let frame = DataFrame::new(state, plan.clone());
     let physical = watched(frame.create_physical_plan().await?, &watch, limits.copied_bytes_max)?;
     let rows = execute_stream(physical, context)?;
