@@ -208,6 +208,14 @@ SELECT array_length(range(0, 1000000000))
 -- expect: limit generate_series
 SELECT generate_series(TIMESTAMP '1700-01-01', TIMESTAMP '2200-01-01', INTERVAL '1 second')
 
+-- a list of the nanoseconds of one second
+-- expect: limit range
+SELECT range(TIMESTAMP '2026-01-01T00:00:00', TIMESTAMP '2026-01-01T00:00:00.999999999', INTERVAL '1 nanosecond')
+
+-- a list whose step adds up to nothing
+-- expect: refused forward or back
+SELECT generate_series(TIMESTAMP '1970-01-31', TIMESTAMP '2000-01-01', INTERVAL '1 month -28 days')
+
 -- lists of lists of lists
 -- expect: limit array_repeat
 SELECT array_repeat(array_repeat(array_repeat(1, 1000), 1000), 1000)
@@ -223,6 +231,18 @@ SELECT array_to_string(range(0, 100000), repeat('x', 100000))
 -- a null of eight gigabytes
 -- expect: limit list
 SELECT CAST(NULL AS BIGINT[1000000000])
+
+-- a null of eight gigabytes in a struct
+-- expect: limit list
+SELECT CAST(NULL AS STRUCT<x BIGINT[1000000000]>)
+
+-- a null of a million structs, each of a thousand numbers
+-- expect: limit list
+SELECT CAST(NULL AS STRUCT<x INT[1024]>[1024])
+
+-- a list of lists of lists, as a type
+-- expect: limit in one another
+SELECT CAST(NULL AS INT{{50000||[]}})
 
 -- a null of eight gigabytes by another name
 -- expect: refused fixed
@@ -303,6 +323,14 @@ SELECT value FROM range(1000000000) ORDER BY -value LIMIT 10 OFFSET 900000000
 -- point-in-time joins without end
 -- expect: limit
 SELECT count(*) FROM features AS a{{200|| ASOF JOIN features AS t# MATCH_CONDITION (a.at >= t#.at) ON a.id = t#.id}}
+
+-- point-in-time joins that double
+-- expect: limit relations
+WITH a0 AS (SELECT id, at AS event_time FROM features){{40||, a#+ AS (SELECT id, event_time FROM point_in_time(a#, event_time, keys => id, a#))}} SELECT count(*) FROM a40
+
+-- a point-in-time join of thousands of views
+-- expect: limit relations
+SELECT count(*) FROM point_in_time(features, at, keys => id{{3000||, view(features, time => at, prefix => 'v#')}})
 
 -- a function given to a function
 -- expect: refused

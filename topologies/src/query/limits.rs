@@ -48,7 +48,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::dialect::BoundedDialect;
 pub(crate) use self::plan::check as check_plan;
-pub(crate) use self::pool::state_of;
+pub(super) use self::pool::runtime_of;
 pub use self::shown::told;
 pub(super) use self::survey::check as check_statement;
 pub(super) use self::watched::watched;

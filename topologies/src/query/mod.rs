@@ -52,7 +52,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -68,7 +68,7 @@ pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
 pub use self::limits::{QueryLimits, told};
-pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of, state_of};
+pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of};
 pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable};
@@ -310,7 +310,7 @@ impl Catalog {
         watch: &Watch,
     ) -> Result<(SessionState, LogicalPlan), Stopped> {
         let freshness = self.by_table(freshness)?;
-        let state = state_of(&self.context.state(), limits)?;
+        let state = self.context.state();
         let asked = Asked::parse(&state, &self.names, sql, limits, watch).await?;
         let newest = asked.newest.iter().map(String::as_str).collect();
         watch.within(self.find(&newest, &freshness)).await??;
@@ -372,7 +372,6 @@ impl From<Error> for Stopped {
 }
 
 /// Starts a query that was planned.
-/// Starts a query that was planned.
 pub(crate) async fn start(
     mut state: SessionState,
     plan: LogicalPlan,
@@ -383,7 +382,9 @@ pub(crate) async fn start(
     let meter = Arc::new(replicas.meter());
     state.config_mut().set_extension(meter.clone());
     let from = read_by(&plan);
-    let (context, logical, checks) = (state.task_ctx(), plan.clone(), watch.clone());
+    let runtime = limits::runtime_of(state.runtime_env(), limits).map_err(|error| failed(&from, error))?;
+    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
+    let (logical, checks) = (plan.clone(), watch.clone());
     let copied_bytes_max = limits.copied_bytes_max;
     let planned = async move {
         let frame = datafusion::dataframe::DataFrame::new(state, logical);

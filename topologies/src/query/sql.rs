@@ -90,6 +90,8 @@ pub(super) fn parse(state: &SessionState, sql: &str, limits: &QueryLimits) -> Re
     limits::check_statement(&statement, limits)?;
     // The tables that it names in its own ways are seen below.
     asof::rewrite(&mut statement)?;
+    // Tables in the arguments of functions are queries now, and count as what is behind them.
+    limits::check_statement(&statement, limits)?;
 
     let mut collected = Collect::new(options.enable_ident_normalization);
     collected.statement(&statement)?;

@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::query::{
     Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
-    SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start, state_of,
+    SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -503,7 +503,7 @@ impl Prepared {
         let watch = Watch::start(&inner.of_query);
         let place = inner.gate.enter(Instant::now() + inner.limits.time).await?;
         tracing::debug!(caller = %self.caller, versions = ?self.versions, "a query runs");
-        let mut state = state_of(&self.state, &inner.of_query).map_err(|error| cannot_set_up(&error))?;
+        let mut state = self.state.clone();
         state.mark_start_execution();
         let answer = start(state, plan, &inner.replicas, &inner.of_query, watch).await?;
         let running = inner.metrics.begin();

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    DataType, Field, FieldRef, Float64Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit, Schema,
-    TimeUnit,
+    DataType, Field, FieldRef, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+    Schema, TimeUnit,
 };
-use datafusion::common::ScalarValue;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::binary::BinaryTypeCoercer;
@@ -52,6 +52,7 @@ const CHARACTER_BYTES_MAX: u64 = 4;
 const NUMBER_BYTES_MAX: u64 = 32;
 /// An element of a list, at least.
 const ELEMENT_BYTES_MIN: u64 = 16;
+const DAY_NANOSECONDS: i128 = 86_400 * 1_000_000_000;
 
 /// How large a result can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -231,19 +232,13 @@ impl Numbers {
     }
 }
 
+/// How many bytes the result of a row has.
+type Estimate = Box<dyn Fn(usize) -> u64>;
+
 impl Call<'_> {
     fn check(&self, growth: Growth) -> Result<()> {
-        if matches!(growth, Growth::Pattern | Growth::ReplacePattern) {
-            self.check_patterns()?;
-        }
-        if growth == Growth::Pairs {
-            return self.check_steps();
-        }
-        if growth == Growth::Pattern {
-            return Ok(());
-        }
+        let Some(estimate) = self.estimate(growth)? else { return Ok(()) };
         let mut total = 0_u64;
-        let estimate = self.estimate(growth)?;
         for row in 0..self.rows {
             let bytes = estimate(row);
             total = total.saturating_add(bytes);
@@ -266,67 +261,92 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// Bytes of the result of a row, never too few.
-    fn estimate(&self, growth: Growth) -> Result<Box<dyn Fn(usize) -> u64>> {
-        let (first, second, third) = (self.lengths(0)?, self.lengths(1)?, self.lengths(2)?);
-        Ok(match growth {
+    /// Bytes of the result of a row, never too few; `None` if they are no more than those of the arguments. What else is bounded by
+    /// arguments is checked here too.
+    fn estimate(&self, growth: Growth) -> Result<Option<Estimate>> {
+        let lengths = |at: usize| self.lengths(at);
+        let estimate: Estimate = match growth {
             Growth::Repeat => {
-                let count = self.counts(1)?;
-                Box::new(move |row| first.at(row).saturating_mul(count.at(row)))
+                let (text, count) = (lengths(0)?, self.counts(1)?);
+                Box::new(move |row| text.at(row).saturating_mul(count.at(row)))
             }
             Growth::Pad => {
-                let count = self.counts(1)?;
-                Box::new(move |row| first.at(row).max(count.at(row).saturating_mul(CHARACTER_BYTES_MAX)))
+                let (text, count) = (lengths(0)?, self.counts(1)?);
+                Box::new(move |row| text.at(row).max(count.at(row).saturating_mul(CHARACTER_BYTES_MAX)))
             }
             Growth::Sum | Growth::SumWithSeparator => {
-                let all: Vec<Numbers> =
-                    (0..self.args.len()).map(|at| self.lengths(at)).collect::<Result<_>>()?;
+                let all: Vec<Numbers> = (0..self.args.len()).map(lengths).collect::<Result<_>>()?;
                 let between = if growth == Growth::SumWithSeparator { all.len() as u64 } else { 0 };
                 Box::new(move |row| {
                     let sum: u64 = all.iter().map(|lengths| lengths.at(row)).fold(0, u64::saturating_add);
+                    let separator = all.first().map_or(0, |lengths| lengths.at(row));
                     // What `encode` makes of bytes has twice as many.
-                    sum.saturating_mul(2).saturating_add(first.at(row).saturating_mul(between))
+                    sum.saturating_mul(2).saturating_add(separator.saturating_mul(between))
                 })
             }
-            Growth::Replace => Box::new(move |row| {
-                let (text, from, to) = (first.at(row), second.at(row), third.at(row));
-                // An empty text is found before each character, and at the end.
-                let found = text.checked_div(from).unwrap_or(text + 1);
-                text.saturating_add(found.saturating_mul(to.saturating_sub(from)))
-            }),
-            Growth::ReplacePattern => Box::new(move |row| {
-                let (text, to) = (first.at(row), third.at(row));
-                // Each match is of one byte, or empty; and each part of it may stand in every two bytes of what replaces it.
-                let parts = text.saturating_mul(to / 2);
-                text.saturating_add((text + 1).saturating_mul(to)).saturating_add(parts)
-            }),
-            Growth::ListToText => Box::new(move |row| {
-                let each = NUMBER_BYTES_MAX + second.at(row) + third.at(row);
-                // Each element has its place beside its bytes.
-                (first.at(row) / PLACE_BYTES + 1).saturating_mul(each).saturating_add(first.at(row))
-            }),
-            Growth::TextToList => Box::new(move |row| first.at(row).saturating_mul(ELEMENT_BYTES_MIN)),
+            Growth::Replace => {
+                let (text, from, to) = (lengths(0)?, lengths(1)?, lengths(2)?);
+                Box::new(move |row| {
+                    let (text, from, to) = (text.at(row), from.at(row), to.at(row));
+                    // An empty text is found before each character, and at the end.
+                    let found = text.checked_div(from).unwrap_or(text + 1);
+                    text.saturating_add(found.saturating_mul(to.saturating_sub(from)))
+                })
+            }
+            Growth::ReplacePattern => {
+                self.check_patterns()?;
+                let (text, to) = (lengths(0)?, lengths(2)?);
+                Box::new(move |row| {
+                    let (text, to) = (text.at(row), to.at(row));
+                    // Each match is of one byte, or empty; and each part of it may stand in every two bytes of what replaces it.
+                    let parts = text.saturating_mul(to / 2);
+                    text.saturating_add((text + 1).saturating_mul(to)).saturating_add(parts)
+                })
+            }
+            Growth::ListToText => {
+                let (list, separator, null) = (lengths(0)?, lengths(1)?, lengths(2)?);
+                Box::new(move |row| {
+                    let each = NUMBER_BYTES_MAX + separator.at(row) + null.at(row);
+                    // Each element has its place beside its bytes.
+                    (list.at(row) / PLACE_BYTES + 1).saturating_mul(each).saturating_add(list.at(row))
+                })
+            }
+            Growth::TextToList => {
+                let text = lengths(0)?;
+                Box::new(move |row| text.at(row).saturating_mul(ELEMENT_BYTES_MIN))
+            }
             Growth::RepeatElement => {
-                let count = self.counts(1)?;
-                Box::new(move |row| first.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row)))
+                let (element, count) = (lengths(0)?, self.counts(1)?);
+                Box::new(move |row| element.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row)))
             }
             Growth::Resize => {
-                let count = self.counts(1)?;
+                let (list, count, element) = (lengths(0)?, self.counts(1)?, lengths(2)?);
                 Box::new(move |row| {
-                    let added = third.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row));
-                    first.at(row).saturating_add(added)
+                    let added = element.at(row).max(ELEMENT_BYTES_MIN).saturating_mul(count.at(row));
+                    list.at(row).saturating_add(added)
                 })
             }
-            Growth::ReplaceElement => Box::new(move |row| {
-                let elements = first.at(row) / PLACE_BYTES + 1;
-                first.at(row).saturating_add(elements.saturating_mul(third.at(row)))
-            }),
+            Growth::ReplaceElement => {
+                let (list, to) = (lengths(0)?, lengths(2)?);
+                Box::new(move |row| {
+                    let elements = list.at(row) / PLACE_BYTES + 1;
+                    list.at(row).saturating_add(elements.saturating_mul(to.at(row)))
+                })
+            }
             Growth::Range => {
                 let counts = self.elements_of_range()?;
                 Box::new(move |row| counts.at(row).saturating_mul(8))
             }
-            Growth::Pattern | Growth::Pairs => Box::new(|_| 0),
-        })
+            Growth::Pattern => {
+                self.check_patterns()?;
+                return Ok(None);
+            }
+            Growth::Pairs => {
+                self.check_steps()?;
+                return Ok(None);
+            }
+        };
+        Ok(Some(estimate))
     }
 
     /// Bytes of an argument; none if it is not there.
@@ -359,19 +379,22 @@ impl Call<'_> {
     /// How many elements `range(stop)`, or `range(start, stop)` with or without a step, has.
     fn elements_of_range(&self) -> Result<Numbers> {
         let arrays = ColumnarValue::values_to_arrays(self.args)?;
-        let numbers: Vec<Vec<f64>> = arrays.iter().map(numbers_or_seconds).collect::<Result<_>>()?;
-        let is_time = arrays.first().is_some_and(|array| !array.data_type().is_integer());
-        let one = if is_time { 86_400.0 } else { 1.0 };
+        let first = arrays.first().map_or(&DataType::Null, |array| array.data_type());
+        let is_date = matches!(first, DataType::Date32 | DataType::Date64);
+        let one = if first.is_integer() { 1 } else { DAY_NANOSECONDS };
+        let numbers = arrays.iter().map(|array| numbers_or_nanoseconds(array, is_date));
+        let numbers: Vec<Vec<i128>> = numbers.collect::<Result<_>>()?;
         let rows = arrays.first().map_or(0, |array| array.len());
         let count = |row: usize| -> u64 {
             let number = |at: usize| numbers.get(at).and_then(|column| column.get(row)).copied();
             let (start, stop, step) = match numbers.len() {
-                0 => (0.0, 0.0, one),
-                1 => (0.0, number(0).unwrap_or(0.0), one),
-                _ => (number(0).unwrap_or(0.0), number(1).unwrap_or(0.0), number(2).unwrap_or(one)),
+                0 => (0, 0, one),
+                1 => (0, number(0).unwrap_or(0), one),
+                _ => (number(0).unwrap_or(0), number(1).unwrap_or(0), number(2).unwrap_or(one)),
             };
-            // A step of nothing is refused by the function. The cast saturates.
-            if step == 0.0 { 0 } else { ((stop - start) / step).max(0.0) as u64 + 1 }
+            // A step of nothing is refused by the function.
+            let steps = (stop - start).checked_div(step).map(|steps| steps.max(0));
+            steps.map_or(0, |steps| u64::try_from(steps).unwrap_or(u64::MAX).saturating_add(1))
         };
         Ok(Numbers::Each((0..rows).map(count).collect()))
     }
@@ -403,27 +426,39 @@ impl Call<'_> {
     }
 }
 
-/// Numbers as they are, times and intervals in seconds; a month is taken for 28 days, so that there are never too few steps.
-fn numbers_or_seconds(array: &ArrayRef) -> Result<Vec<f64>> {
-    let seconds = match array.data_type() {
-        DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => {
-            let times = cast(array, &DataType::Timestamp(TimeUnit::Second, None))?;
-            cast(&times, &DataType::Int64)?
-        }
+/// Numbers as they are, times and intervals in nanoseconds, of any time there is.
+fn numbers_or_nanoseconds(array: &ArrayRef, of_dates: bool) -> Result<Vec<i128>> {
+    let unit = match array.data_type() {
         DataType::Interval(_) => {
             let intervals = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano))?;
             let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
-            let seconds = intervals.iter().map(|interval| {
-                let interval = interval.unwrap_or_default();
-                let days = f64::from(interval.months) * 28.0 + f64::from(interval.days);
-                days * 86_400.0 + interval.nanoseconds as f64 / 1e9
-            });
-            return Ok(seconds.collect());
+            return intervals
+                .iter()
+                .map(|step| step_nanoseconds(step.unwrap_or_default(), of_dates))
+                .collect();
         }
-        _ => array.clone(),
+        DataType::Date32 => DAY_NANOSECONDS,
+        DataType::Timestamp(TimeUnit::Second, _) => 1_000_000_000,
+        DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        _ => 1,
     };
-    let numbers = cast(&seconds, &DataType::Float64)?;
-    Ok(numbers.as_primitive::<Float64Type>().iter().map(|number| number.unwrap_or(0.0)).collect())
+    let numbers = cast(array, &DataType::Int64)?;
+    let numbers = numbers.as_primitive::<Int64Type>().iter();
+    Ok(numbers.map(|number| i128::from(number.unwrap_or(0)) * unit).collect())
+}
+
+/// A month is taken for 28 days, so that there are never too few steps. A step that goes forward by one part and back by another
+/// may not come nearer to the end at all.
+fn step_nanoseconds(step: IntervalMonthDayNano, of_dates: bool) -> Result<i128> {
+    let parts = [i64::from(step.months), i64::from(step.days), step.nanoseconds];
+    if parts.iter().any(|part| *part > 0) && parts.iter().any(|part| *part < 0) {
+        return exec_err!("a step of a range goes forward or back, and not both by its parts");
+    }
+    let [months, days, nanoseconds] = parts.map(i128::from);
+    // To a date, less than a day adds nothing.
+    let nanoseconds = if of_dates { nanoseconds - nanoseconds % DAY_NANOSECONDS } else { nanoseconds };
+    Ok((months * 28 + days) * DAY_NANOSECONDS + nanoseconds)
 }
 
 /// Bounds what the planner makes of operators and of syntax, which does not ask the registry.
@@ -523,8 +558,7 @@ impl ScalarUDFImpl for ConcatOperator {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let is_scalar =
-            rows_of(&args) == 1 && args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let is_scalar = args.args.iter().all(|value| matches!(value, ColumnarValue::Scalar(_)));
         let call = Call { name: self.name(), args: &args.args, rows: rows_of(&args) };
         call.check(Growth::Sum)?;
         let columns = ColumnarValue::values_to_arrays(&args.args)?;

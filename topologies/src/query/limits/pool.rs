@@ -7,25 +7,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::disk_manager::DiskManagerBuilder;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use super::QueryLimits;
 
-/// The session of one query: as `state`, with memory and temporary files of its own.
-pub(crate) fn state_of(state: &SessionState, limits: &QueryLimits) -> Result<SessionState> {
-    let runtime = state.runtime_env();
+/// What one query runs in: as `shared`, with memory and temporary files of its own.
+pub(in crate::query) fn runtime_of(shared: &RuntimeEnv, limits: &QueryLimits) -> Result<Arc<RuntimeEnv>> {
     let pool = QueryPool {
-        shared: runtime.memory_pool.clone(),
+        shared: shared.memory_pool.clone(),
         used: AtomicUsize::new(0),
         bytes_max: usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX),
     };
     let files = DiskManagerBuilder::default().with_max_temp_directory_size(limits.spill_bytes_max);
-    let runtime = RuntimeEnvBuilder::from_runtime_env(runtime)
+    RuntimeEnvBuilder::from_runtime_env(shared)
         .with_memory_pool(Arc::new(pool))
         .with_disk_manager_builder(files)
-        .build_arc()?;
-    Ok(SessionStateBuilder::new_from_existing(state.clone()).with_runtime_env(runtime).build())
+        .build_arc()
 }
 
 /// The memory of one query, in the memory of all.

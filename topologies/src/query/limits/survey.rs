@@ -29,8 +29,10 @@ const DEPTH_MAX: usize = 400;
 const COLUMNS_MAX: usize = 2_000;
 /// Sets that a `GROUP BY` stands for.
 const GROUPING_SETS_MAX: u64 = 1_024;
-/// Elements of a list of a fixed length: each row has all of them, even if it is null.
+/// Elements of lists of a fixed length: each row has all of them, even if it is null.
 const FIXED_SIZE_MAX: u64 = 1_024;
+/// Types in one another.
+const TYPE_DEPTH_MAX: usize = 64;
 
 /// Functions that tell about the machine and what lies there.
 pub(super) const TELLING_FUNCTIONS: [&str; 3] = ["version", "input_file_name", "file_row_index"];
@@ -246,23 +248,76 @@ fn grouping_sets(group_by: &GroupByExpr) -> u64 {
     of_expressions.chain(of_modifiers).fold(1, u64::saturating_mul)
 }
 
-/// Refuses lists of a fixed length that is large, such as `INT[1000000000]`.
+/// Refuses lists of a fixed length that is large, such as `INT[1000000000]`, also in the fields of a struct.
 fn check_type(data_type: &DataType) -> Result<()> {
-    let DataType::Array(element) = data_type else { return Ok(()) };
-    match element {
-        ArrayElemTypeDef::SquareBracket(_, Some(size)) if *size > FIXED_SIZE_MAX => Err(exceeded(
-            "fixed_size",
-            format!("a list of {size} elements in every row is longer than {FIXED_SIZE_MAX}"),
-        )),
-        // In one another, lengths multiply.
-        ArrayElemTypeDef::SquareBracket(inner, Some(_)) if matches!(**inner, DataType::Array(_)) => {
-            Err(plan_datafusion_err!("`{data_type}`: leave out the length"))
+    shape(data_type, 0)?.check()
+}
+
+/// What every row has of a type, even if it is null.
+#[derive(Default)]
+struct Shape {
+    values: u64,
+    /// Whether there are lists of a fixed length in it.
+    has_lengths: bool,
+}
+
+impl Shape {
+    fn check(&self) -> Result<()> {
+        if !self.has_lengths || self.values <= FIXED_SIZE_MAX {
+            return Ok(());
         }
-        ArrayElemTypeDef::SquareBracket(inner, _)
-        | ArrayElemTypeDef::AngleBracket(inner)
-        | ArrayElemTypeDef::Parenthesis(inner) => check_type(inner),
-        ArrayElemTypeDef::None => Ok(()),
+        let values = self.values;
+        Err(exceeded(
+            "fixed_size",
+            format!("a list of {values} elements in every row is longer than {FIXED_SIZE_MAX}"),
+        ))
     }
+}
+
+fn shape(data_type: &DataType, depth: usize) -> Result<Shape> {
+    if depth > TYPE_DEPTH_MAX {
+        return Err(exceeded("depth", format!("more than {TYPE_DEPTH_MAX} types are in one another")));
+    }
+    let inner = |data_type: &DataType| shape(data_type, depth + 1);
+    match data_type {
+        DataType::Array(ArrayElemTypeDef::SquareBracket(element, Some(length))) => {
+            // In one another, lengths multiply.
+            if matches!(**element, DataType::Array(_)) {
+                inner(element)?;
+                return Err(plan_datafusion_err!("`{data_type}`: leave out the length"));
+            }
+            let values = inner(element)?.values.saturating_mul(*length);
+            Ok(Shape { values, has_lengths: true })
+        }
+        DataType::Array(
+            ArrayElemTypeDef::SquareBracket(element, None)
+            | ArrayElemTypeDef::AngleBracket(element)
+            | ArrayElemTypeDef::Parenthesis(element),
+        ) => of_elements(inner(element)?),
+        DataType::Map(key, value) => of_elements(together([inner(key), inner(value)])?),
+        DataType::Struct(fields, _) | DataType::Tuple(fields) => {
+            together(fields.iter().map(|field| inner(&field.field_type)))
+        }
+        DataType::Union(fields) => together(fields.iter().map(|field| inner(&field.field_type))),
+        DataType::Nullable(of) | DataType::LowCardinality(of) => inner(of),
+        _ => Ok(Shape { values: 1, has_lengths: false }),
+    }
+}
+
+/// The shape of a list that need not have any of its elements.
+fn of_elements(element: Shape) -> Result<Shape> {
+    element.check()?;
+    Ok(Shape { values: 1, has_lengths: false })
+}
+
+fn together(fields: impl IntoIterator<Item = Result<Shape>>) -> Result<Shape> {
+    fields.into_iter().try_fold(Shape::default(), |sum, field| {
+        let field = field?;
+        Ok(Shape {
+            values: sum.values.saturating_add(field.values),
+            has_lengths: sum.has_lengths || field.has_lengths,
+        })
+    })
 }
 
 /// The type of `arrow_cast` is a text; those that have a length are refused.

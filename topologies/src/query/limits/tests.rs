@@ -5,6 +5,7 @@ use arrow::datatypes::Int32Type;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::config::Dialect;
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use futures::TryStreamExt;
@@ -22,12 +23,13 @@ fn session() -> SessionContext {
 /// All rows of the answer.
 async fn answer(sql: &str, limits: &QueryLimits) -> Result<Vec<RecordBatch>> {
     let watch = Watch::start(limits);
-    let state = state_of(&session().state(), limits)?;
+    let state = session().state();
     let statement = state.sql_to_statement(sql, &Dialect::Generic)?;
     check_statement(&statement, limits)?;
     let plan = state.statement_to_plan(statement).await?;
     check_plan(&plan, limits)?;
-    let context = state.task_ctx();
+    let runtime = runtime_of(state.runtime_env(), limits)?;
+    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
     let frame = DataFrame::new(state, plan.clone());
     let physical = watched(frame.create_physical_plan().await?, &watch, limits.copied_bytes_max)?;
     let rows = execute_stream(physical, context)?;
@@ -105,6 +107,10 @@ async fn functions_make_no_more_than_they_may() {
         "SELECT rpad('x', 2000000000)",
         "SELECT range(0, 1000000000)",
         "SELECT generate_series(TIMESTAMP '1970-01-01', TIMESTAMP '2200-01-01', INTERVAL '1 second')",
+        "SELECT range(TIMESTAMP '2026-01-01T00:00:00', TIMESTAMP '2026-01-01T00:00:00.999999999', INTERVAL '1 nanosecond')",
+        "SELECT range(TIMESTAMP '2026-01-01T00:00:00.999999999', TIMESTAMP '2026-01-01T00:00:00', INTERVAL '-1 nanosecond')",
+        "SELECT range(DATE '0001-01-01', DATE '9999-12-31', INTERVAL '1 day')",
+        "SELECT generate_series(-9223372036854775807, 9223372036854775807)",
         "SELECT array_repeat(array_repeat(1, 10000), 10000)",
         "SELECT array_resize([1], 2000000000)",
         "SELECT replace(repeat('x', 1000000), 'x', repeat('y', 1000))",
@@ -117,6 +123,23 @@ async fn functions_make_no_more_than_they_may() {
         assert_limit("value_bytes", sql).await;
     }
     assert_limit("steps", "SELECT levenshtein(repeat('x', 100000), repeat('y', 100000))").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_a_range_go_one_way() {
+    let of_times = |step: &str| {
+        format!(
+            "SELECT array_length(generate_series(TIMESTAMP '1970-01-31', TIMESTAMP '1970-03-31', INTERVAL '{step}'))"
+        )
+    };
+    for step in ["1 month -28 days", "1 month -31 days", "1 day -24 hours", "-1 month 1 nanosecond"] {
+        for sql in [of_times(step), of_times(step).replace("TIMESTAMP", "DATE")] {
+            let refusal = first(&sql).await.expect_err(&sql);
+            assert!(refusal.contains("forward or back"), "{sql}: {refusal}");
+        }
+    }
+    assert_eq!(first(&of_times("1 month")).await.as_deref(), Ok("3"));
+    assert_eq!(first(&of_times("12 days 12 hours")).await.as_deref(), Ok("5"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,6 +163,34 @@ async fn names_of_with_count_as_what_is_behind_them() {
     // Quoted names are others.
     let unrelated = "WITH a AS (SELECT 1 AS x) SELECT x FROM a, (SELECT 2 AS y) AS \"A\"";
     assert_eq!(first(unrelated).await.as_deref(), Ok("1"));
+}
+
+/// Its tables are arguments, which become queries before they are counted.
+#[test]
+fn tables_of_point_in_time_count_as_what_is_behind_them() {
+    let state = session().state();
+    let limits = QueryLimits::default();
+    let refused = |sql: &str| {
+        let error = crate::query::sql::parse(&state, sql, &limits).err().expect("it is too much");
+        limit_met(&error)
+    };
+    let doubled = |levels: usize| {
+        let mut sql = "WITH a0 AS (SELECT id, at AS event_time FROM features)".to_owned();
+        for level in 1..=levels {
+            let call = format!("point_in_time(a{0}, event_time, keys => id, a{0})", level - 1);
+            sql.push_str(&format!(", a{level} AS (SELECT id, event_time FROM {call})"));
+        }
+        format!("{sql} SELECT count(*) FROM a{levels}")
+    };
+    assert_eq!(refused(&doubled(40)), "relations");
+    let called = |views: usize| {
+        let views = times("view(features, time => at)", views, ", ");
+        format!("SELECT count(*) FROM point_in_time(features, at, keys => id, {views})")
+    };
+    assert_eq!(refused(&called(3_000)), "relations");
+    for sql in [doubled(3), called(100)] {
+        assert!(crate::query::sql::parse(&state, &sql, &limits).is_ok(), "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +219,23 @@ async fn the_tree_of_a_query_is_bounded() {
     let keys: Vec<String> = (0..20).map(|key| format!("value + {key}")).collect();
     assert_limit("grouping_sets", &format!("SELECT 1 FROM range(1) GROUP BY CUBE ({})", keys.join(", ")))
         .await;
-    assert_limit("fixed_size", "SELECT CAST(NULL AS INT[1000000000])").await;
+    for large in [
+        "INT[1000000000]",
+        "INT[2000][]",
+        "STRUCT<x BIGINT[1000000000]>",
+        "STRUCT<a INT, x STRUCT<y BIGINT[1000000000]>>",
+        "STRUCT<x INT[1024], y INT[1024]>",
+        "STRUCT<x INT[1024]>[1024]",
+        "STRUCT<a INT, b INT>[1024]",
+        "STRUCT<x INT[2000]>[]",
+    ] {
+        assert_limit("fixed_size", &format!("SELECT CAST(NULL AS {large})")).await;
+    }
+    assert_limit("depth", &format!("SELECT CAST(NULL AS INT{})", "[]".repeat(1_000))).await;
+    for small in ["INT[1024]", "STRUCT<x INT[3], y STRUCT<z INT[4][]>>", "STRUCT<a INT, b INT>[2]"] {
+        let sql = format!("SELECT CAST(NULL AS {small})");
+        assert!(crate::query::sql::parse(&session().state(), &sql, &QueryLimits::default()).is_ok(), "{sql}");
+    }
     assert_limit(
         "centroids",
         "SELECT approx_percentile_cont(0.5, 1000000000) WITHIN GROUP (ORDER BY value) FROM range(9)",

@@ -245,11 +245,20 @@ fn check_rows(batch: &RecordBatch, bytes_max: usize) -> Result<()> {
     if batch_bytes(batch) <= bytes_max {
         return Ok(());
     }
+    // What the columns have in every row, and what the others have.
+    let mut fixed = 0_u64;
     let mut rows = vec![0_u64; batch.num_rows()];
     for column in batch.columns() {
-        rows.iter_mut().zip(byte_lengths(column)).for_each(|(row, bytes)| *row = row.saturating_add(bytes));
+        match column.data_type().primitive_width() {
+            Some(width) => fixed += width as u64,
+            None => {
+                rows.iter_mut()
+                    .zip(byte_lengths(column))
+                    .for_each(|(row, bytes)| *row = row.saturating_add(bytes));
+            }
+        }
     }
-    let longest = rows.into_iter().max().unwrap_or(0);
+    let longest = rows.into_iter().max().map_or(0, |row| row.saturating_add(fixed));
     if longest <= bytes_max as u64 {
         return Ok(());
     }
