@@ -120,6 +120,7 @@ async fn thousands_of_trials_are_answered_as_duckdb_answers_them() {
         let verdict = oracle(&judged).await;
         assert_eq!(verdict.code, Some(0), "{sql}: {verdict}");
         let verdict: serde_json::Value = serde_json::from_str(&verdict.stdout).unwrap();
-        assert!(verdict["answered"].as_u64().unwrap() > 200, "{sql}: {verdict}");
+        // About 90 with a time to live of nothing, and hundreds otherwise.
+        assert!(verdict["answered"].as_u64().unwrap() > 40, "{sql}: {verdict}");
     }
 }

@@ -87,10 +87,10 @@ impl ClientContext for SourceContext {
             // Told again by the consumer's queue, with topic and partition.
             RDKafkaErrorCode::PartitionEOF => {}
             RDKafkaErrorCode::AllBrokersDown => self.set_connected(false),
-            code if denied(code) && self.tokens.explain(reason) => {
+            code if denied(code, reason) && self.tokens.explain(reason) => {
                 tracing::debug!(?code, reason, "refused for want of a new token, the next one will do");
             }
-            code if denied(code) => self.fail(Error::KafkaDenied {
+            code if denied(code, reason) => self.fail(Error::KafkaDenied {
                 what: format!("the brokers {}", self.brokers),
                 reason: reason.to_string(),
             }),
@@ -181,7 +181,7 @@ impl ClientContext for QuestionContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let KafkaError::Global(code) = error {
-            if denied(code) && !self.tokens.explain(reason) {
+            if denied(code, reason) && !self.tokens.explain(reason) {
                 *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
             }
             // "All brokers down" says less than what brought the last one down.
@@ -330,16 +330,19 @@ fn is_about_token(reason: &str) -> bool {
 }
 
 /// Whether an error of the whole client means that its credentials do not do. Being denied the group is not one: it
-/// only costs the lag shown by tools.
-fn denied(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::UnsupportedSASLMechanism
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-    )
+/// only costs the lag shown by tools. Nor is a connection that broke before the broker had answered, which librdkafka counts
+/// among the failed authentications as well (`rd_kafka_broker_handle_SaslHandshake`).
+fn denied(code: RDKafkaErrorCode, reason: &str) -> bool {
+    let unanswered = reason.contains("mechanism handshake failed: Local: ");
+    !unanswered
+        && matches!(
+            code,
+            RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::UnsupportedSASLMechanism
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+        )
 }
 
 /// librdkafka's log lines. Those about connections repeat on every attempt and are covered by the connected state.
@@ -362,6 +365,27 @@ mod tests {
 
     use super::super::oauth::Lookup;
     use super::*;
+
+    #[test]
+    fn a_connection_that_broke_in_the_handshake_is_no_refusal() {
+        let handshake = |what: &str| {
+            format!(
+                "SASL SCRAM-SHA-512 mechanism handshake failed: {what}: broker's supported mechanisms: (n/a)"
+            )
+        };
+        for (reason, is_refusal) in [
+            (handshake("Local: Broker transport failure"), false),
+            (handshake("Local: Timed out"), false),
+            (handshake("Broker: Unsupported SASL mechanism"), true),
+        ] {
+            let context = SourceContext::new("b:9092".to_owned(), Arc::default(), None);
+            context.error(KafkaError::Global(RDKafkaErrorCode::Authentication), &reason);
+            assert_eq!(context.take_fatal().is_some(), is_refusal, "{reason}");
+            let context = QuestionContext::new(None);
+            context.error(KafkaError::Global(RDKafkaErrorCode::Authentication), &reason);
+            assert_eq!(context.denied().is_some(), is_refusal, "{reason}");
+        }
+    }
 
     #[test]
     fn the_refusal_of_a_token_that_is_over_is_no_refusal_of_the_credentials() {

@@ -25,7 +25,9 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryRese
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::equivalence::ProjectionMapping;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, CardinalityEffect, EmissionType};
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, Gauge, MetricBuilder, MetricsSet, SpillMetrics, Time,
@@ -330,6 +332,9 @@ fn looked_up(number: usize, spine: &SchemaRef, view: &JoinedView, payload: Vec<u
 pub struct PointInTimeJoinExec {
     spine: Arc<dyn ExecutionPlan>,
     views: Vec<JoinedView>,
+    /// The order that the spine was planned with. The optimizer drops a sort that no operator asks for and that nothing
+    /// above can see any more, and rows are to come in that order all the same.
+    spine_order: Option<LexOrdering>,
     /// The columns that come out, of those of the spine and of all views one after the other.
     projection: Option<Vec<usize>>,
     join: Arc<Join>,
@@ -348,12 +353,23 @@ impl PointInTimeJoinExec {
         views: Vec<JoinedView>,
         projection: Option<Vec<usize>>,
     ) -> Result<Self> {
+        let spine_order = spine.output_ordering().cloned();
+        Self::with_order(spine, spine_order, views, projection)
+    }
+
+    fn with_order(
+        spine: Arc<dyn ExecutionPlan>,
+        spine_order: Option<LexOrdering>,
+        views: Vec<JoinedView>,
+        projection: Option<Vec<usize>>,
+    ) -> Result<Self> {
         if views.is_empty() {
             return plan_err!("a point-in-time join needs a view");
         }
         let join = Arc::new(Join::new(&spine.schema(), &views, projection.as_deref())?);
         let properties = Arc::new(properties(&spine, &views, &join));
-        Ok(Self { spine, views, projection, join, metrics: ExecutionPlanMetricsSet::new(), properties })
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(Self { spine, views, spine_order, projection, join, metrics, properties })
     }
 
     /// The views, in the order of the plan.
@@ -402,7 +418,7 @@ impl EmbeddedProjection for PointInTimeJoinExec {
             (projection, None) => projection,
             (None, Some(before)) => Some(before.clone()),
         };
-        Self::try_new(self.spine.clone(), self.views.clone(), projection)
+        Self::with_order(self.spine.clone(), self.spine_order.clone(), self.views.clone(), projection)
     }
 }
 
@@ -432,6 +448,12 @@ impl ExecutionPlan for PointInTimeJoinExec {
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
         std::iter::once(&self.spine).chain(self.views.iter().map(|view| &view.input)).collect()
+    }
+
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        let mut required = vec![None; 1 + self.views.len()];
+        required[0] = self.spine_order.clone().map(OrderingRequirements::from);
+        required
     }
 
     /// The spine's order is kept, and that of views makes no difference.
@@ -468,13 +490,14 @@ impl ExecutionPlan for PointInTimeJoinExec {
             ChildrenPropertiesMode::Keep => Arc::new(Self {
                 spine,
                 views,
+                spine_order: self.spine_order.clone(),
                 projection: self.projection.clone(),
                 join: self.join.clone(),
                 metrics: ExecutionPlanMetricsSet::new(),
                 properties: self.properties.clone(),
             }),
             ChildrenPropertiesMode::Recompute => {
-                Arc::new(Self::try_new(spine, views, self.projection.clone())?)
+                Arc::new(Self::with_order(spine, self.spine_order.clone(), views, self.projection.clone())?)
             }
         })
     }
