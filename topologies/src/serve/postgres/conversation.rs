@@ -10,7 +10,7 @@ use super::frontend::Frontend;
 use super::session::Session;
 use super::wire::{Input, Output};
 
-/// Answers messages until the client or the server ends it.
+/// Answers messages until the client or the server ends it; what is being answered when the server is to stop is answered first.
 pub(super) async fn converse(
     mut input: Input,
     mut output: Output,
@@ -44,7 +44,6 @@ pub(super) async fn converse(
                     () = cancelled.cancelled() => {
                         Err(Failure::new(code::CANCELED, "canceling statement due to user request").into())
                     }
-                    () = shutdown.cancelled() => Err(stopping().into()),
                     answered = answer => answered,
                     () = input.gone() => return Ok(()),
                 };

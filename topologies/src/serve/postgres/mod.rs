@@ -40,6 +40,7 @@ mod types;
 mod wire;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,7 +52,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
-use super::Engine;
+use super::{Engine, Server, check_address, tls};
+use crate::error::Error;
+use crate::spec::Topology;
 
 /// Most connections at a time.
 const CONNECTIONS_MAX: usize = 500;
@@ -70,9 +73,33 @@ struct Shared {
     shutdown: CancellationToken,
 }
 
-/// Speaks the protocol on `listener` until `shutdown`, over TLS if there is a configuration for it. Queries that still run then
-/// end with an error that says so.
-pub async fn serve(
+impl Server {
+    /// Serves the PostgreSQL protocol at `listen` as well, until the server is asked to stop; the system chooses the port when it
+    /// is 0. Returns where it listens.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for an address that cannot be listened on or must not be without tokens, and for keys and
+    /// certificates that cannot be read.
+    pub async fn start_postgres(
+        &mut self,
+        topology: &Topology,
+        listen: SocketAddr,
+    ) -> Result<SocketAddr, Error> {
+        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        check_address(&self.engine, listen, tls.is_some())?;
+        let cannot =
+            |error| Error::Configuration(format!("cannot listen on --postgres-listen {listen}: {error}"));
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let serving = serve(listener, self.engine.clone(), tls, self.shutdown.clone());
+        self.listeners.push(tokio::spawn(serving));
+        Ok(address)
+    }
+}
+
+/// Speaks the protocol on `listener` until `shutdown`, over TLS if there is a configuration for it, and then until what is being
+/// answered has been.
+async fn serve(
     listener: TcpListener,
     engine: Engine,
     tls: Option<Arc<ServerConfig>>,
