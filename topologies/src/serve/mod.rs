@@ -16,6 +16,7 @@ mod engine;
 mod http;
 mod limits;
 mod metrics;
+mod postgres;
 mod refusal;
 mod tls;
 

@@ -78,7 +78,9 @@ async fn answer(session: &mut Session, message: Frontend, output: &mut Output) -
         None => session.answer(message, output).await,
         Some(time) => match tokio::time::timeout(time, session.answer(message, output)).await {
             Ok(answered) => answered,
-            Err(_) => Err(Failure::new(code::CANCELED, "canceling statement due to statement timeout").into()),
+            Err(_) => {
+                Err(Failure::new(code::CANCELED, "canceling statement due to statement timeout").into())
+            }
         },
     }
 }

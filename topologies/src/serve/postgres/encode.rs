@@ -11,12 +11,12 @@ use arrow::array::{Array, ArrayRef, AsArray, LargeStringBuilder, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field, FieldRef,
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType,
-    IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, Schema, Time32MillisecondType,
-    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field,
+    FieldRef, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    IntervalDayTimeType, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, Schema,
+    Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use bytes::{BufMut, BytesMut};
@@ -46,9 +46,12 @@ pub(super) fn prepare(batch: &RecordBatch) -> Result<RecordBatch, Failure> {
             },
         });
     }
-    let fields: Vec<Field> = schema.fields().iter().zip(&columns).map(|(field, column)| {
-        Field::new(field.name(), column.data_type().clone(), true)
-    }).collect();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .zip(&columns)
+        .map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true))
+        .collect();
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
         .map_err(|error| Failure::new(code::INTERNAL, error.to_string()))
@@ -259,7 +262,10 @@ fn value(array: &dyn Array, row: usize, is_binary: bool, out: &mut BytesMut) -> 
         DataType::LargeList(_) => list(&array.as_list::<i64>().value(row), is_binary, out)?,
         DataType::FixedSizeList(..) => list(&array.as_fixed_size_list().value(row), is_binary, out)?,
         other => {
-            return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, format!("a value of type {other}: cast it")));
+            return Err(Failure::new(
+                code::FEATURE_NOT_SUPPORTED,
+                format!("a value of type {other}: cast it"),
+            ));
         }
     }
     Ok(())
@@ -271,7 +277,10 @@ fn put(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
 }
 
 fn beyond(kind: &str) -> Failure {
-    Failure::new(code::DATETIME_OVERFLOW, format!("{kind} out of range: beyond what PostgreSQL's {kind}s can be"))
+    Failure::new(
+        code::DATETIME_OVERFLOW,
+        format!("{kind} out of range: beyond what PostgreSQL's {kind}s can be"),
+    )
 }
 
 /// In text, C programs see the end of a value at the first NUL, and PostgreSQL has none in any.
@@ -383,8 +392,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5 + 1;
@@ -524,8 +532,9 @@ fn list(elements: &ArrayRef, is_binary: bool, out: &mut BytesMut) -> Result<(), 
 
 /// Whether an element of an array would be read as something else without them.
 fn needs_quotes(text: &[u8]) -> bool {
-    let is_special =
-        |byte: &u8| matches!(byte, b'{' | b'}' | b',' | b'"' | b'\\' | b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c);
+    let is_special = |byte: &u8| {
+        matches!(byte, b'{' | b'}' | b',' | b'"' | b'\\' | b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+    };
     text.is_empty() || text.eq_ignore_ascii_case(b"NULL") || text.iter().any(is_special)
 }
 

@@ -152,15 +152,9 @@ impl Body {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Opening {
     /// A session: the minor version of protocol 3, and settings by name.
-    Startup {
-        minor: u16,
-        settings: Vec<(String, String)>,
-    },
+    Startup { minor: u16, settings: Vec<(String, String)> },
     /// The query of another connection is to end.
-    Cancel {
-        process: i32,
-        key: Bytes,
-    },
+    Cancel { process: i32, key: Bytes },
     /// TLS is asked for.
     Tls,
     /// Encryption by GSSAPI is asked for.
@@ -196,7 +190,11 @@ impl Opening {
             }
             version => Err(Failure::fatal(
                 code::PROTOCOL_VIOLATION,
-                format!("unsupported frontend protocol {}.{}: this server speaks 3", version >> 16, version & 0xffff),
+                format!(
+                    "unsupported frontend protocol {}.{}: this server speaks 3",
+                    version >> 16,
+                    version & 0xffff
+                ),
             )),
         }
     }
@@ -264,15 +262,14 @@ mod tests {
     fn a_connection_opens_in_one_of_four_ways() {
         let open = |body: &'static [u8]| Opening::decode(Bytes::from_static(body));
         let settings = vec![("user".to_owned(), "ana".to_owned()), ("database".to_owned(), String::new())];
-        assert_eq!(
-            open(b"\0\x03\0\0user\0ana\0database\0\0\0"),
-            Ok(Opening::Startup { minor: 0, settings })
-        );
+        assert_eq!(open(b"\0\x03\0\0user\0ana\0database\0\0\0"), Ok(Opening::Startup { minor: 0, settings }));
         assert_eq!(open(b"\x04\xd2\x16\x2f"), Ok(Opening::Tls));
         assert_eq!(open(b"\x04\xd2\x16\x30"), Ok(Opening::Gss));
         let cancel = Opening::Cancel { process: 7, key: Bytes::from_static(b"abcd") };
         assert_eq!(open(b"\x04\xd2\x16\x2e\0\0\0\x07abcd"), Ok(cancel));
-        for wrong in [&b""[..], b"\0\x02\0\0\0", b"\0\x03\0\0user\0ana\0", b"\0\x03\0\0", b"\x04\xd2\x16\x2e\0"] {
+        for wrong in
+            [&b""[..], b"\0\x02\0\0\0", b"\0\x03\0\0user\0ana\0", b"\0\x03\0\0", b"\x04\xd2\x16\x2e\0"]
+        {
             assert!(open(wrong).unwrap_err().is_fatal, "{wrong:?}");
         }
     }

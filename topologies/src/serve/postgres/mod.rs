@@ -87,8 +87,7 @@ impl Server {
     ) -> Result<SocketAddr, Error> {
         let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
         check_address(&self.engine, listen, tls.is_some())?;
-        let cannot =
-            |error| Error::Configuration(format!("cannot listen on --postgres-listen {listen}: {error}"));
+        let cannot = |error| Error::Configuration(format!("cannot listen on --postgres {listen}: {error}"));
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let serving = serve(listener, self.engine.clone(), tls, self.shutdown.clone());

@@ -92,7 +92,15 @@ async fn open(
             decoded => {
                 let (input, output) = split(stream);
                 let (input, output) = (Input::new(Box::new(input)), Output::new(Box::new(output)));
-                return begin(input, output, decoded, peer, shared, Circumstances { is_secure: false, has_place }).await;
+                return begin(
+                    input,
+                    output,
+                    decoded,
+                    peer,
+                    shared,
+                    Circumstances { is_secure: false, has_place },
+                )
+                .await;
             }
         }
     }
@@ -183,7 +191,7 @@ impl Startup {
         if self.settings.iter().any(|(name, value)| name == "replication" && !is_off(value)) {
             return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, "replication is not supported here").into());
         }
-        let caller = authenticated(input, output, peer, shared, circumstances.is_secure).await?;
+        let (caller, token) = authenticated(input, output, peer, shared, circumstances.is_secure).await?;
         tracing::debug!(caller = caller.name, %peer, "connected");
         let cancelable = shared.cancels.register(if minor >= 2 { 32 } else { 4 });
 
@@ -198,7 +206,7 @@ impl Startup {
         output.put(&PgWireBackendMessage::BackendKeyData(key));
         output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle)));
         output.flush().await?;
-        let session = Session::new(shared.engine.clone(), caller, cancelable.process, settings);
+        let session = Session::new(shared.engine.clone(), caller, token, cancelable.process, settings);
         Ok((session, cancelable))
     }
 
@@ -242,16 +250,16 @@ fn is_off(value: &str) -> bool {
     ["false", "off", "no", "0"].iter().any(|off| value.eq_ignore_ascii_case(off))
 }
 
-/// Who asks. A token is asked for if there must be one, and never in plain text through a network.
+/// Who asks, and what shows it. A token is asked for if there must be one, and never in plain text through a network.
 async fn authenticated(
     input: &mut Input,
     output: &mut Output,
     peer: SocketAddr,
     shared: &Shared,
     is_secure: bool,
-) -> Result<Caller, Trouble> {
+) -> Result<(Caller, Option<String>), Trouble> {
     if let Ok(caller) = shared.engine.authenticate(None).await {
-        return Ok(caller);
+        return Ok((caller, None));
     }
     if !is_secure && !peer.ip().to_canonical().is_loopback() {
         let how = if shared.tls.is_some() {
@@ -269,7 +277,7 @@ async fn authenticated(
         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
     };
     match Frontend::decode(tag, body)? {
-        Frontend::Password(token) => Ok(shared.engine.authenticate(Some(&token)).await?),
+        Frontend::Password(token) => Ok((shared.engine.authenticate(Some(&token)).await?, Some(token))),
         _ => Err(Failure::malformed("a password was expected").into()),
     }
 }

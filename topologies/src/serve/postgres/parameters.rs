@@ -22,7 +22,9 @@ pub(super) fn type_with(oid: u32) -> Result<Option<Type>, Failure> {
     }
     let data_type = Type::from_oid(oid).filter(|data_type| arrow_of(data_type).is_some());
     data_type.map(Some).ok_or_else(|| {
-        let message = format!("parameters of the type with the number {oid} are not understood: send a text, and cast it");
+        let message = format!(
+            "parameters of the type with the number {oid} are not understood: send a text, and cast it"
+        );
         Failure::new(code::FEATURE_NOT_SUPPORTED, message)
     })
 }
@@ -95,7 +97,8 @@ pub(super) fn decode(
     let Some(value) = value else { return Ok(null_of(data_type)) };
     if is_binary {
         return of_binary(data_type, value.clone()).ok_or_else(|| {
-            let message = format!("incorrect binary data format in bind parameter {number}, of type {data_type}");
+            let message =
+                format!("incorrect binary data format in bind parameter {number}, of type {data_type}");
             Failure::new(code::INVALID_BINARY, message)
         });
     }
@@ -103,7 +106,10 @@ pub(super) fn decode(
     let text = std::str::from_utf8(value)
         .map_err(|_| Failure::new(code::NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\""))?;
     of_text(data_type, text).ok_or_else(|| {
-        wrong(format!("invalid input syntax for type {data_type} in bind parameter {number}: \"{}\"", shortened(text)))
+        wrong(format!(
+            "invalid input syntax for type {data_type} in bind parameter {number}: \"{}\"",
+            shortened(text)
+        ))
     })
 }
 
@@ -328,7 +334,8 @@ impl Digits {
         match usize::try_from(scale) {
             Ok(scale) => Self::new(is_negative, &digits, scale),
             Err(_) => {
-                let zeros = usize::try_from(scale.unsigned_abs()).ok().filter(|zeros| *zeros <= DIGITS_MAX)?;
+                let zeros =
+                    usize::try_from(scale.unsigned_abs()).ok().filter(|zeros| *zeros <= DIGITS_MAX)?;
                 digits.push_str(&"0".repeat(zeros));
                 Self::new(is_negative, &digits, 0)
             }
@@ -382,7 +389,8 @@ fn decimals(numbers: &[Option<Digits>]) -> Option<Vec<ScalarValue>> {
             Some(format!("{sign}0{}{}", number.digits, "0".repeat(scale - number.scale)))
         })
         .collect();
-    let longest = padded.iter().flatten().map(|digits| digits.trim_start_matches('-').len() - 1).max().unwrap_or(0);
+    let longest =
+        padded.iter().flatten().map(|digits| digits.trim_start_matches('-').len() - 1).max().unwrap_or(0);
     let precision = u8::try_from(longest.max(scale).max(1)).ok().filter(|precision| *precision <= 76)?;
     let scale = i8::try_from(scale).ok()?;
     let values = padded.iter().map(|digits| match digits {
@@ -422,11 +430,26 @@ mod tests {
         assert_both(&Type::BOOL, "t", "01", &ScalarValue::Boolean(Some(true)));
         assert_both(&Type::INT2, "1", "0001", &ScalarValue::Int16(Some(1)));
         assert_both(&Type::INT4, "-2", "fffffffe", &ScalarValue::Int32(Some(-2)));
-        assert_both(&Type::INT8, "9223372036854775807", "7fffffffffffffff", &ScalarValue::Int64(Some(i64::MAX)));
+        assert_both(
+            &Type::INT8,
+            "9223372036854775807",
+            "7fffffffffffffff",
+            &ScalarValue::Int64(Some(i64::MAX)),
+        );
         assert_both(&Type::FLOAT4, "1.5", "3fc00000", &ScalarValue::Float32(Some(1.5)));
-        assert_both(&Type::FLOAT8, "-Infinity", "fff0000000000000", &ScalarValue::Float64(Some(f64::NEG_INFINITY)));
+        assert_both(
+            &Type::FLOAT8,
+            "-Infinity",
+            "fff0000000000000",
+            &ScalarValue::Float64(Some(f64::NEG_INFINITY)),
+        );
         assert_both(&Type::TEXT, " x", "2078", &ScalarValue::Utf8(Some(" x".into())));
-        assert_both(&Type::BYTEA, "\\xdeadbeef", "deadbeef", &ScalarValue::Binary(Some(b"\xde\xad\xbe\xef".into())));
+        assert_both(
+            &Type::BYTEA,
+            "\\xdeadbeef",
+            "deadbeef",
+            &ScalarValue::Binary(Some(b"\xde\xad\xbe\xef".into())),
+        );
         assert_both(&Type::DATE, "2013-01-01", "0000128d", &ScalarValue::Date32(Some(15_706)));
         let time = ScalarValue::Time64Microsecond(Some(14_706_789_000));
         assert_both(&Type::TIME, "04:05:06.789", "000000036c97ca88", &time);

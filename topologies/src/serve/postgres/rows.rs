@@ -49,7 +49,8 @@ impl Rows {
                 break;
             };
             let room = output.buffer.len() + WRITE_BYTES;
-            let next = encode(&batch, self.next, rows_max - sent.rows, &self.binary, &mut output.buffer, room)?;
+            let next =
+                encode(&batch, self.next, rows_max - sent.rows, &self.binary, &mut output.buffer, room)?;
             sent.rows += next - self.next;
             self.next = next;
             if next == batch.num_rows() {

@@ -40,6 +40,8 @@ const SAVEPOINTS_MAX: usize = 1_000;
 pub(super) struct Session {
     engine: Engine,
     caller: Caller,
+    /// What shows who the caller is; it may be valid for a limited time.
+    token: Option<String>,
     process: i32,
     settings: Settings,
     statements: HashMap<String, Arc<Statement>>,
@@ -125,10 +127,17 @@ struct Started {
 }
 
 impl Session {
-    pub(super) fn new(engine: Engine, caller: Caller, process: i32, settings: Settings) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        caller: Caller,
+        token: Option<String>,
+        process: i32,
+        settings: Settings,
+    ) -> Self {
         Self {
             engine,
             caller,
+            token,
             process,
             settings,
             statements: HashMap::new(),
@@ -161,6 +170,9 @@ impl Session {
 
     /// Answers one message. If this is dropped on the way, the session can go on.
     pub(super) async fn answer(&mut self, message: Frontend, output: &mut Output) -> Result<(), Trouble> {
+        if matches!(message, Frontend::Query(_) | Frontend::Parse { .. } | Frontend::Execute { .. }) {
+            self.caller = self.engine.authenticate(self.token.as_deref()).await?;
+        }
         match message {
             Frontend::Query(sql) => self.query(&sql, output).await,
             Frontend::Parse { statement, sql, types } => self.parse(statement, &sql, &types, output).await,
@@ -190,7 +202,9 @@ impl Session {
             }
             // What is left of a copy that was refused.
             Frontend::Copy | Frontend::Terminate => Ok(()),
-            Frontend::Call => Err(Failure::new(code::FEATURE_NOT_SUPPORTED, "calls of functions by number").into()),
+            Frontend::Call => {
+                Err(Failure::new(code::FEATURE_NOT_SUPPORTED, "calls of functions by number").into())
+            }
             Frontend::Password(_) => Err(Failure::malformed("no password was asked for").into()),
         }
     }
@@ -222,7 +236,8 @@ impl Session {
                 continue;
             }
             if parameters(sql) > 0 {
-                let message = "there is no parameter $1: values for parameters come with a prepared statement";
+                let message =
+                    "there is no parameter $1: values for parameters come with a prepared statement";
                 return Err(Failure::new(code::INDETERMINATE_TYPE, message).into());
             }
             let started = self.start(sql, Vec::new()).await?;
@@ -323,13 +338,18 @@ impl Session {
         let statement = self.statement(statement)?.clone();
         let needed = statement.types.len();
         if values.len() != needed {
-            return Err(wrong(format!("bind message supplies {} parameters, but {needed} are required", values.len())));
+            return Err(wrong(format!(
+                "bind message supplies {} parameters, but {needed} are required",
+                values.len()
+            )));
         }
-        let binary = each(formats, needed)
-            .ok_or_else(|| wrong(format!("bind message has {} parameter formats for {needed}", formats.len())))?;
+        let binary = each(formats, needed).ok_or_else(|| {
+            wrong(format!("bind message has {} parameter formats for {needed}", formats.len()))
+        })?;
         let columns = statement.columns.as_ref().map_or(0, |columns| columns.names.len());
-        let result_binary = each(result_formats, columns)
-            .ok_or_else(|| wrong(format!("bind message has {} result formats for {columns}", result_formats.len())))?;
+        let result_binary = each(result_formats, columns).ok_or_else(|| {
+            wrong(format!("bind message has {} result formats for {columns}", result_formats.len()))
+        })?;
         let values = statement.types.iter().zip(values).zip(binary).enumerate();
         let values = values
             .map(|(at, ((data_type, value), is_binary))| decode(at + 1, data_type, is_binary, value.as_ref()))
@@ -573,7 +593,8 @@ impl Session {
             }
             Kind::Harmless(tag) => complete(output, tag),
             Kind::Writes(word) => {
-                let message = format!("cannot execute {word} in a read-only transaction: nothing can be changed here");
+                let message =
+                    format!("cannot execute {word} in a read-only transaction: nothing can be changed here");
                 return Err(Failure::new(code::READ_ONLY, message));
             }
             Kind::Missing(what) => {
@@ -617,11 +638,7 @@ async fn run(prepared: Prepared) -> Result<Started, Failure> {
 }
 
 /// The types of `count` parameters: as the client says, otherwise as the query says, otherwise texts.
-fn types_of(
-    count: usize,
-    declared: Vec<Option<Type>>,
-    inferred: &[(String, Option<DataType>)],
-) -> Vec<Type> {
+fn types_of(count: usize, declared: Vec<Option<Type>>, inferred: &[(String, Option<DataType>)]) -> Vec<Type> {
     let inferred = |number: usize| {
         let name = format!("${number}");
         let (_, data_type) = inferred.iter().find(|(parameter, _)| *parameter == name)?;
@@ -658,9 +675,7 @@ fn each(formats: &[i16], count: usize) -> Option<Vec<bool>> {
 /// The names that stand before `VERSION AS OF` or one of its forms.
 fn named_with_a_version(sql: &str) -> Vec<String> {
     let tokens: Vec<Token<'_>> = tokens(sql).into_iter().map(|(token, _)| token).collect();
-    let is = |at: usize, words: &[&str]| {
-        matches!(tokens.get(at), Some(Token::Word(word)) if words.iter().any(|known| word.eq_ignore_ascii_case(known)))
-    };
+    let is = |at: usize, words: &[&str]| matches!(tokens.get(at), Some(Token::Word(word)) if words.iter().any(|known| word.eq_ignore_ascii_case(known)));
     let kinds = ["VERSION", "SYSTEM_VERSION", "TIMESTAMP", "SYSTEM_TIME"];
     let begins = (1..tokens.len()).filter(|at| is(*at, &kinds) && is(at + 1, &["AS"]) && is(at + 2, &["OF"]));
     let name = |at: usize| {
@@ -746,10 +761,11 @@ mod tests {
 
     #[test]
     fn parameters_have_the_type_that_is_known_best() {
-        let inferred = [("$1".to_owned(), Some(DataType::Int32)), ("$2".to_owned(), None), (
-            "$3".to_owned(),
-            Some(DataType::Int32),
-        )];
+        let inferred = [
+            ("$1".to_owned(), Some(DataType::Int32)),
+            ("$2".to_owned(), None),
+            ("$3".to_owned(), Some(DataType::Int32)),
+        ];
         let types = types_of(4, vec![None, None, Some(Type::FLOAT8)], &inferred);
         assert_eq!(types, [Type::INT4, Type::TEXT, Type::FLOAT8, Type::TEXT]);
     }

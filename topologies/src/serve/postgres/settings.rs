@@ -119,7 +119,10 @@ impl Settings {
             self.statement_timeout = timeout(value)?;
         }
         if self.set.len() >= ADDED_MAX && !self.set.contains_key(&name) {
-            return Err(Failure::new(code::CONFIGURED_LIMIT, format!("at most {ADDED_MAX} settings are kept")));
+            return Err(Failure::new(
+                code::CONFIGURED_LIMIT,
+                format!("at most {ADDED_MAX} settings are kept"),
+            ));
         }
         if !is_fixed(&name) {
             self.set.insert(name.clone(), value.to_owned());
@@ -196,12 +199,21 @@ fn check(name: &str, value: &str) -> Result<(), Failure> {
         "standard_conforming_strings" => {
             (is(&["on", "true", "yes", "1"]), "a backslash in a text stands for itself here")
         }
-        "server_version" | "server_version_num" | "server_encoding" | "is_superuser" | "in_hot_standby"
-        | "integer_datetimes" | "max_identifier_length" | "lc_collate" => (false, "it cannot be changed"),
+        "server_version"
+        | "server_version_num"
+        | "server_encoding"
+        | "is_superuser"
+        | "in_hot_standby"
+        | "integer_datetimes"
+        | "max_identifier_length"
+        | "lc_collate" => (false, "it cannot be changed"),
         _ => (default_of(name).is_some() || name.contains('.'), ""),
     };
     if value.len() > VALUE_BYTES_MAX {
-        return Err(Failure::new(code::INVALID_PARAMETER_VALUE, format!("the value of \"{name}\" is too long")));
+        return Err(Failure::new(
+            code::INVALID_PARAMETER_VALUE,
+            format!("the value of \"{name}\" is too long"),
+        ));
     }
     match (is_fine, instead) {
         (true, _) => Ok(()),
@@ -224,9 +236,11 @@ fn timeout(text: &str) -> Result<Option<Duration>, Failure> {
         "d" => Some(86_400_000),
         _ => None,
     };
-    let ms = text[..digits].parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
+    let ms =
+        text[..digits].parse::<u64>().ok().zip(unit_ms).and_then(|(number, unit)| number.checked_mul(unit));
     let ms = ms.ok_or_else(|| {
-        let message = format!("invalid value for parameter \"statement_timeout\": \"{text}\": such as 500 or '30s'");
+        let message =
+            format!("invalid value for parameter \"statement_timeout\": \"{text}\": such as 500 or '30s'");
         Failure::new(code::INVALID_PARAMETER_VALUE, message)
     })?;
     Ok((ms > 0).then(|| Duration::from_millis(ms)))
@@ -251,7 +265,10 @@ mod tests {
             assert_eq!(failure.code, code::INVALID_PARAMETER_VALUE, "{name}");
         }
         assert_eq!(settings.set("nonsense", "1").unwrap_err().code, code::UNDEFINED_OBJECT);
-        assert_eq!(settings.set("DateStyle", "ISO, DMY").unwrap(), Some(("DateStyle".into(), "ISO, MDY".into())));
+        assert_eq!(
+            settings.set("DateStyle", "ISO, DMY").unwrap(),
+            Some(("DateStyle".into(), "ISO, MDY".into()))
+        );
         assert_eq!(settings.set("timezone", "Etc/UTC").unwrap(), Some(("TimeZone".into(), "UTC".into())));
         assert_eq!(settings.set("client_encoding", "utf-8").unwrap().unwrap().1, "UTF8");
     }
@@ -268,7 +285,8 @@ mod tests {
         assert_eq!(settings.reset_all(), [("application_name".into(), String::new())]);
         assert_eq!(settings.show("extra_float_digits").as_deref(), Some("1"));
         assert_eq!(settings.show("my.own"), None);
-        settings.begin(&[("TimeZone".into(), "Asia/Tokyo".into()), ("application_name".into(), "jdbc".into())]);
+        settings
+            .begin(&[("TimeZone".into(), "Asia/Tokyo".into()), ("application_name".into(), "jdbc".into())]);
         let reported = settings.reported();
         assert!(reported.contains(&("TimeZone".into(), "UTC".into())), "{reported:?}");
         assert!(reported.contains(&("application_name".into(), "jdbc".into())), "{reported:?}");

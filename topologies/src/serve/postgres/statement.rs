@@ -196,11 +196,14 @@ pub(super) fn kind_of(sql: &str) -> Kind {
     match first.to_ascii_uppercase().as_str() {
         "BEGIN" => Kind::Begin,
         "START" if is(0, "TRANSACTION") => Kind::Begin,
-        "COMMIT" | "END" if is(0, "PREPARED") => Kind::Missing("two-phase commit: there is nothing to commit"),
+        "COMMIT" | "END" if is(0, "PREPARED") => {
+            Kind::Missing("two-phase commit: there is nothing to commit")
+        }
         "COMMIT" | "END" => Kind::Commit,
         "ROLLBACK" | "ABORT" => match after {
             [to, name @ ..] if to.is("TO") => {
-                let name = if name.first().is_some_and(|word| word.is("SAVEPOINT")) { &name[1..] } else { name };
+                let name =
+                    if name.first().is_some_and(|word| word.is("SAVEPOINT")) { &name[1..] } else { name };
                 name_of(name).map_or(Kind::Query, Kind::RollbackTo)
             }
             _ => Kind::Rollback,
@@ -243,11 +246,10 @@ pub(super) fn kind_of(sql: &str) -> Kind {
             Kind::Missing("prepared statements in SQL: prepare them by the protocol instead, as drivers do")
         }
         "COPY" => Kind::Missing("COPY: write a query instead, such as \\copy's `\\g FILE` in psql"),
-        word @ ("INSERT" | "UPDATE" | "DELETE" | "MERGE" | "CREATE" | "ALTER" | "DROP" | "TRUNCATE" | "GRANT"
-        | "REVOKE" | "VACUUM" | "REINDEX" | "CLUSTER" | "COMMENT" | "LOCK" | "DO" | "CALL" | "REFRESH"
-        | "IMPORT" | "SECURITY" | "REASSIGN" | "CHECKPOINT" | "LOAD" | "ANALYZE" | "ANALYSE") => {
-            Kind::Writes(word.to_owned())
-        }
+        word @ ("INSERT" | "UPDATE" | "DELETE" | "MERGE" | "CREATE" | "ALTER" | "DROP" | "TRUNCATE"
+        | "GRANT" | "REVOKE" | "VACUUM" | "REINDEX" | "CLUSTER" | "COMMENT" | "LOCK" | "DO"
+        | "CALL" | "REFRESH" | "IMPORT" | "SECURITY" | "REASSIGN" | "CHECKPOINT" | "LOAD"
+        | "ANALYZE" | "ANALYSE") => Kind::Writes(word.to_owned()),
         _ => Kind::Query,
     }
 }
@@ -322,10 +324,7 @@ mod tests {
     #[test]
     fn statements_end_at_semicolons_that_are_not_quoted() {
         let sql = "SELECT ';' AS \";\" -- ;\n; /* ; /* ; */ ; */ SELECT $a$ ; $a$ ;; SELECT E'\\';', $1 ";
-        assert_eq!(
-            split(sql),
-            ["SELECT ';' AS \";\"", "SELECT $a$ ; $a$", "SELECT E'\\';', $1"]
-        );
+        assert_eq!(split(sql), ["SELECT ';' AS \";\"", "SELECT $a$ ; $a$", "SELECT E'\\';', $1"]);
         for empty in ["", " ; ;", "-- nothing", "/* never ends"] {
             assert!(split(empty).is_empty(), "{empty}");
         }
@@ -383,7 +382,9 @@ mod tests {
         for (sql, kind) in cases {
             assert_eq!(kind_of(sql), kind, "{sql}");
         }
-        for missing in ["LISTEN a", "FETCH 1 FROM c", "COPY a TO STDOUT", "SET ROLE a", "PREPARE p AS SELECT 1"] {
+        for missing in
+            ["LISTEN a", "FETCH 1 FROM c", "COPY a TO STDOUT", "SET ROLE a", "PREPARE p AS SELECT 1"]
+        {
             assert!(matches!(kind_of(missing), Kind::Missing(_)), "{missing}");
         }
     }

@@ -42,7 +42,11 @@ const RELATIONS: [(&str, &str, &str); 32] = [
          attidentity:t='' attgenerated:t='' attisdropped:b=f attislocal:b=t attinhcount:i=0 attcollation:o=0 attacl:a \
          attoptions:a attfdwoptions:a",
     ),
-    (OWN, "pg_auth_members", "oid:o roleid:o member:o grantor:o admin_option:b inherit_option:b set_option:b"),
+    (
+        OWN,
+        "pg_auth_members",
+        "oid:o roleid:o member:o grantor:o admin_option:b inherit_option:b set_option:b",
+    ),
     (
         OWN,
         "pg_class",
@@ -52,7 +56,11 @@ const RELATIONS: [(&str, &str, &str); 32] = [
          relhassubclass:b=f relrowsecurity:b=f relforcerowsecurity:b=f relispopulated:b=t relreplident:t='n' \
          relispartition:b=f relrewrite:o=0 relacl:a reloptions:a relpartbound:t",
     ),
-    (OWN, "pg_collation", "oid:o collname:t collnamespace:o collowner:o collprovider:t collcollate:t collctype:t"),
+    (
+        OWN,
+        "pg_collation",
+        "oid:o collname:t collnamespace:o collowner:o collprovider:t collcollate:t collctype:t",
+    ),
     (
         OWN,
         "pg_constraint",
@@ -94,7 +102,11 @@ const RELATIONS: [(&str, &str, &str); 32] = [
         "rolname:t rolsuper:b=f rolinherit:b=t rolcreaterole:b=f rolcreatedb:b=f rolcanlogin:b=t rolreplication:b=f \
          rolconnlimit:i=-1 rolvaliduntil:t rolbypassrls:b=f rolconfig:a oid:o",
     ),
-    (OWN, "pg_settings", "name:t setting:t unit:t category:t short_desc:t context:t='user' vartype:t='string'"),
+    (
+        OWN,
+        "pg_settings",
+        "name:t setting:t unit:t category:t short_desc:t context:t='user' vartype:t='string'",
+    ),
     (OWN, "pg_shdescription", "objoid:o classoid:o description:t"),
     (OWN, "pg_stat_user_tables", "relid:o schemaname:t relname:t n_live_tup:l last_analyze:t"),
     (
@@ -254,12 +266,14 @@ static TYPES: [(Type, &str); 23] = [
 /// Whether `name` is that of a relation of PostgreSQL's own, which is known by its first letters.
 pub(super) fn is_relation(name: &str) -> bool {
     name.starts_with("pg_")
-        && (RELATIONS.iter().any(|(_, known, _)| *known == name) || UNKNOWN.iter().any(|(_, known)| *known == name))
+        && (RELATIONS.iter().any(|(_, known, _)| *known == name)
+            || UNKNOWN.iter().any(|(_, known)| *known == name))
 }
 
 /// Schema and name of the relation that is meant, if it is one of the catalog's.
 pub(super) fn relation_of(name: &ObjectName) -> Option<(&'static str, &'static str)> {
-    let parts: Vec<String> = name.0.iter().filter_map(|part| part.as_ident()).map(super::rewrite::folded).collect();
+    let parts: Vec<String> =
+        name.0.iter().filter_map(|part| part.as_ident()).map(super::rewrite::folded).collect();
     let (schema, relation) = match parts.as_slice() {
         [relation] => (OWN, relation),
         [schema, relation] => (schema.as_str(), relation),
@@ -370,7 +384,8 @@ impl Contents {
                 return Some(*oid);
             }
         }
-        let is_here = schema.is_empty() || schema == CATALOG.1 || schema == format!("{}.{}", CATALOG.0, CATALOG.1);
+        let is_here =
+            schema.is_empty() || schema == CATALOG.1 || schema == format!("{}.{}", CATALOG.0, CATALOG.1);
         let mut tables = self.tables.iter().filter(|(_, table)| is_here && table.name == relation);
         tables.next().map(|(oid, _)| *oid)
     }
@@ -440,9 +455,7 @@ impl Contents {
             "pg_tablespace" => vec![vec![("oid", oid(1_663)), ("spcname", text("pg_default"))]],
             "pg_type" => types(),
             "columns" => self.columns().map(|column| column.standard()).collect(),
-            "schemata" => {
-                [OWN, STANDARD, CATALOG.1].map(|name| vec![("schema_name", text(name))]).into()
-            }
+            "schemata" => [OWN, STANDARD, CATALOG.1].map(|name| vec![("schema_name", text(name))]).into(),
             "tables" => self.tables.values().map(|table| vec![("table_name", text(&table.name))]).collect(),
             _ => Vec::new(),
         }
@@ -536,9 +549,8 @@ fn oid(oid: i64) -> ScalarValue {
 /// A number for a name, among those that PostgreSQL gives to what users make.
 fn oid_of(name: &str) -> i64 {
     // FNV-1a.
-    let hash = name
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     USERS_OID + i64::from(hash & 0x3fff_ffff)
 }
 

@@ -19,7 +19,7 @@ pub(super) const RELATION_NAME: &str = "isobar_relation_name";
 pub(super) const FORMAT_TYPE: &str = "format_type";
 
 /// Calls of these make a statement without tables one of the catalog's.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "col_description",
     "current_database",
     "current_schema",
@@ -33,6 +33,7 @@ const KNOWN: [&str; 22] = [
     "inet_client_addr",
     "inet_server_addr",
     "obj_description",
+    "pg_advisory_unlock_all",
     "pg_backend_pid",
     "pg_client_encoding",
     "pg_encoding_to_char",

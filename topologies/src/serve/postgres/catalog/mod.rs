@@ -142,7 +142,8 @@ async fn planned(
 /// What the planner does not understand, in a way that says whose limit it is.
 fn explained(error: DataFusionError) -> Failure {
     let failure = Failure::from(error);
-    let message = format!("{}\nonly what psql, drivers and BI tools ask of the catalog is there", failure.message);
+    let message =
+        format!("{}\nonly what psql, drivers and BI tools ask of the catalog is there", failure.message);
     Failure { message, ..failure }
 }
 
@@ -173,7 +174,8 @@ impl Planned {
             }
             Plan::Some(plan) => {
                 let (state, plan) = *plan;
-                let plan = if values.is_empty() { plan } else { plan.with_param_values(ParamValues::from(values))? };
+                let plan =
+                    if values.is_empty() { plan } else { plan.with_param_values(ParamValues::from(values))? };
                 let collected = tokio::time::timeout(TIME_MAX, async {
                     let _place = PLACES.acquire().await;
                     DataFrame::new(state, plan).limit(0, Some(ROWS_MAX))?.collect().await

@@ -5,8 +5,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, JoinOperator, Query, Select, SelectItem, SetExpr,
-    SetOperator, TableFactor, TableWithJoins, Visit, Visitor,
+    BinaryOperator, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, JoinOperator, Query, Select, SelectItem,
+    SetExpr, SetOperator, TableFactor, TableWithJoins, Visit, Visitor,
 };
 
 use super::contents::{is_always_null, is_empty as is_empty_relation, relation_of};
@@ -55,7 +55,8 @@ fn is_empty_select(select: &Select) -> bool {
     let is_grouped =
         matches!(&select.group_by, GroupByExpr::Expressions(by, more) if !by.is_empty() && more.is_empty());
     let is_aggregate = !is_grouped && (select.having.is_some() || has_aggregate(select));
-    !is_aggregate && (select.from.iter().any(is_empty_table) || select.selection.as_ref().is_some_and(never_holds))
+    !is_aggregate
+        && (select.from.iter().any(is_empty_table) || select.selection.as_ref().is_some_and(never_holds))
 }
 
 /// Whether a condition asks for a value of a column that never has one.

@@ -15,8 +15,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, TableFactor, UnaryOperator, Value,
-    VisitMut, VisitorMut,
+    ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, TableFactor, UnaryOperator,
+    Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -64,7 +64,9 @@ pub(super) fn last(name: &ObjectName) -> String {
 pub(super) fn item_name(item: &SelectItem) -> String {
     match item {
         SelectItem::ExprWithAlias { alias, .. } => folded(alias),
-        SelectItem::UnnamedExpr(expression) => expression_name(expression).unwrap_or_else(|| "?column?".to_owned()),
+        SelectItem::UnnamedExpr(expression) => {
+            expression_name(expression).unwrap_or_else(|| "?column?".to_owned())
+        }
         _ => "?column?".to_owned(),
     }
 }
@@ -83,7 +85,9 @@ fn expression_name(expression: &Expr) -> Option<String> {
         Expr::Exists { .. } => Some("exists".to_owned()),
         Expr::Array(_) => Some("array".to_owned()),
         Expr::Subquery(query) => match &*query.body {
-            datafusion::sql::sqlparser::ast::SetExpr::Select(select) => select.projection.first().map(item_name),
+            datafusion::sql::sqlparser::ast::SetExpr::Select(select) => {
+                select.projection.first().map(item_name)
+            }
             _ => None,
         },
         _ => None,
@@ -183,7 +187,9 @@ fn with_name(item: SelectItem, taken: &mut BTreeSet<String>) -> SelectItem {
         unique = format!("{name}{AGAIN}{again}");
     }
     match item {
-        SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) if unique == name => {
+        SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_)))
+            if unique == name =>
+        {
             SelectItem::UnnamedExpr(expr)
         }
         SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
@@ -213,7 +219,9 @@ impl Rewrite<'_> {
                 }
                 None
             }
-            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => Some(among(left, right, false)),
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => {
+                Some(among(left, right, false))
+            }
             Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => Some(among(left, right, true)),
             Expr::Subquery(query) if is_empty(query) => Some(null()),
             Expr::Exists { subquery, negated } if is_empty(subquery) => Some(boolean(*negated)),
@@ -283,7 +291,8 @@ impl Rewrite<'_> {
         let arguments = arguments(function);
         let first = arguments.first();
         let user = || literal(&self.contents.user);
-        if name == "array" && matches!(&function.args, FunctionArguments::Subquery(query) if is_empty(query)) {
+        if name == "array" && matches!(&function.args, FunctionArguments::Subquery(query) if is_empty(query))
+        {
             return Ok(Some(null()));
         }
         Ok(Some(match name.as_str() {
@@ -293,7 +302,10 @@ impl Rewrite<'_> {
             "current_schemas" => {
                 let own = first.is_some_and(|first| first.to_string().eq_ignore_ascii_case("true"));
                 let schemas: &[&str] = if own { &[OWN, CATALOG.1] } else { &[CATALOG.1] };
-                Expr::Array(Array { elem: schemas.iter().map(|schema| literal(schema)).collect(), named: true })
+                Expr::Array(Array {
+                    elem: schemas.iter().map(|schema| literal(schema)).collect(),
+                    named: true,
+                })
             }
             "current_user" | "session_user" | "current_role" | "getpgusername" => user(),
             "user" if matches!(function.args, FunctionArguments::None) => user(),
@@ -302,19 +314,50 @@ impl Rewrite<'_> {
             "pg_backend_pid" => numeric(i64::from(self.surroundings.process)),
             "pg_my_temp_schema" => numeric(0),
             "current_setting" => self.setting(&arguments)?,
-            "pg_table_is_visible" | "pg_type_is_visible" | "pg_function_is_visible" | "pg_opclass_is_visible"
-            | "pg_operator_is_visible" | "pg_collation_is_visible" => boolean(true),
-            "pg_is_in_recovery" | "pg_relation_is_publishable" | "pg_is_other_temp_schema" | "row_security_active"
+            "pg_table_is_visible"
+            | "pg_type_is_visible"
+            | "pg_function_is_visible"
+            | "pg_opclass_is_visible"
+            | "pg_operator_is_visible"
+            | "pg_collation_is_visible" => boolean(true),
+            "pg_is_in_recovery"
+            | "pg_relation_is_publishable"
+            | "pg_is_other_temp_schema"
+            | "row_security_active"
             | "pg_has_role" => boolean(false),
-            "has_table_privilege" | "has_column_privilege" | "has_any_column_privilege" | "has_schema_privilege"
-            | "has_database_privilege" | "has_type_privilege" => boolean(may(arguments.last())),
-            "pg_get_expr" | "pg_get_indexdef" | "pg_get_constraintdef" | "pg_get_viewdef" | "pg_get_partkeydef"
-            | "pg_get_triggerdef" | "pg_get_ruledef" | "pg_get_functiondef" | "pg_get_function_result"
-            | "pg_get_function_arguments" | "pg_get_function_identity_arguments" | "pg_get_serial_sequence"
-            | "pg_get_statisticsobjdef_columns" | "pg_tablespace_location" | "pg_size_pretty" | "shobj_description"
-            | "inet_client_addr" | "inet_server_addr" | "pg_relation_filepath" => cast(null(), DataType::Text),
-            "pg_table_size" | "pg_relation_size" | "pg_total_relation_size" | "pg_indexes_size"
-            | "pg_database_size" | "inet_client_port" | "inet_server_port" => cast(null(), DataType::BigInt(None)),
+            "has_table_privilege"
+            | "has_column_privilege"
+            | "has_any_column_privilege"
+            | "has_schema_privilege"
+            | "has_database_privilege"
+            | "has_type_privilege" => boolean(may(arguments.last())),
+            "pg_get_expr"
+            | "pg_get_indexdef"
+            | "pg_get_constraintdef"
+            | "pg_get_viewdef"
+            | "pg_get_partkeydef"
+            | "pg_get_triggerdef"
+            | "pg_get_ruledef"
+            | "pg_get_functiondef"
+            | "pg_get_function_result"
+            | "pg_get_function_arguments"
+            | "pg_get_function_identity_arguments"
+            | "pg_get_serial_sequence"
+            | "pg_get_statisticsobjdef_columns"
+            | "pg_tablespace_location"
+            | "pg_size_pretty"
+            | "shobj_description"
+            | "inet_client_addr"
+            | "inet_server_addr"
+            | "pg_relation_filepath"
+            | "pg_advisory_unlock_all" => cast(null(), DataType::Text),
+            "pg_table_size"
+            | "pg_relation_size"
+            | "pg_total_relation_size"
+            | "pg_indexes_size"
+            | "pg_database_size"
+            | "inet_client_port"
+            | "inet_server_port" => cast(null(), DataType::BigInt(None)),
             "obj_description" => {
                 let of_tables = arguments.get(1).is_none_or(|catalog| text_of(catalog) == Some("pg_class"));
                 match first {
@@ -370,9 +413,13 @@ impl Rewrite<'_> {
 
     fn setting(&self, arguments: &[Expr]) -> Result<Expr, Failure> {
         let Some(name) = arguments.first().and_then(text_of) else {
-            return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, "current_setting of a name that is computed"));
+            return Err(Failure::new(
+                code::FEATURE_NOT_SUPPORTED,
+                "current_setting of a name that is computed",
+            ));
         };
-        let may_be_missing = arguments.get(1).is_some_and(|missing| missing.to_string().eq_ignore_ascii_case("true"));
+        let may_be_missing =
+            arguments.get(1).is_some_and(|missing| missing.to_string().eq_ignore_ascii_case("true"));
         match self.surroundings.settings.get(&name.to_ascii_lowercase()) {
             Some(value) => Ok(literal(value)),
             None if may_be_missing => Ok(cast(null(), DataType::Text)),

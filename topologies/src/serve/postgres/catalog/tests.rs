@@ -42,7 +42,9 @@ async fn answered(sql: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
     let mut rows = Vec::new();
     for batch in batches {
         for row in 0..batch.num_rows() {
-            let value = |column: &Arc<dyn Array>| match column.is_null(row) || column.data_type() == &DataType::Null {
+            let value = |column: &Arc<dyn Array>| match column.is_null(row)
+                || column.data_type() == &DataType::Null
+            {
                 true => "null".to_owned(),
                 false => array_value_to_string(column, row).unwrap(),
             };
@@ -122,7 +124,10 @@ async fn the_server_says_what_it_is() {
         ("SELECT current_schema, session_user, pg_backend_pid()", "datasets|ana|7"),
         ("SELECT current_setting('search_path')", "\"$user\", public"),
         ("SELECT pg_catalog.pg_is_in_recovery()", "false"),
-        ("SELECT has_table_privilege('flights', 'SELECT'), has_schema_privilege('datasets', 'CREATE')", "true|false"),
+        (
+            "SELECT has_table_privilege('flights', 'SELECT'), has_schema_privilege('datasets', 'CREATE')",
+            "true|false",
+        ),
         ("SELECT 'a' = ANY (current_schemas(true)), 'datasets' = ANY (current_schemas(false))", "false|true"),
         ("SELECT to_regclass('flights') IS NULL, to_regclass('datasets.absent') IS NULL", "false|true"),
     ];
@@ -131,7 +136,8 @@ async fn the_server_says_what_it_is() {
         assert_eq!(rows(sql).await, [row], "{sql}");
     }
     assert!(rows("SELECT version()").await[0].starts_with("PostgreSQL 16.4 (isobar "));
-    let (names, _) = answered("SELECT version(), 1, pg_catalog.current_database(), 'x' AS \"Y\"").await.unwrap();
+    let (names, _) =
+        answered("SELECT version(), 1, pg_catalog.current_database(), 'x' AS \"Y\"").await.unwrap();
     assert_eq!(names, ["version", "?column?", "current_database", "Y"]);
 }
 
@@ -143,7 +149,10 @@ async fn names_of_relations_and_types_stand_for_numbers() {
     let sql = "SELECT 'pg_class'::regclass::oid, 'text'::regtype::oid, 25::oid::regtype, 'datasets'::regnamespace::oid";
     assert_eq!(rows(sql).await, ["1259|25|text|2200"]);
     let failure = answered("SELECT 'absent'::regclass").await.unwrap_err();
-    assert_eq!((failure.code, failure.message.as_str()), (code::UNDEFINED_TABLE, "relation \"absent\" does not exist"));
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (code::UNDEFINED_TABLE, "relation \"absent\" does not exist")
+    );
 }
 
 #[tokio::test]
@@ -208,7 +217,8 @@ async fn tools_find_tables_and_columns() {
     let sql = "SELECT quote_ident(column_name) AS \"column\", data_type AS \"type\" FROM information_schema.columns \
                WHERE table_name = 'flights' AND data_type IN ('bigint','numeric','ARRAY') ORDER BY ordinal_position";
     assert_eq!(rows(sql).await, ["x|bigint", "xs|ARRAY", "price|numeric"]);
-    let sql = "SELECT table_schema, table_name, table_type FROM information_schema.tables ORDER BY table_name";
+    let sql =
+        "SELECT table_schema, table_name, table_type FROM information_schema.tables ORDER BY table_name";
     assert_eq!(rows(sql).await, ["datasets|Weather data|BASE TABLE", "datasets|flights|BASE TABLE"]);
     // SQLAlchemy.
     let sql = "SELECT pg_catalog.pg_class.relname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace \

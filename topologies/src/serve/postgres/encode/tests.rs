@@ -60,7 +60,8 @@ fn booleans_and_integers() {
 
 #[test]
 fn floating_point_has_the_shortest_digits() {
-    let double = |value, text, binary| assert_sent(Float64Array::from(vec![value]), &Type::FLOAT8, text, binary);
+    let double =
+        |value, text, binary| assert_sent(Float64Array::from(vec![value]), &Type::FLOAT8, text, binary);
     double(0.1, "0.1", "3fb999999999999a");
     double(1e15, "1e+15", "430c6bf526340000");
     double(1e14, "100000000000000", "42d6bcc41e900000");
@@ -72,7 +73,8 @@ fn floating_point_has_the_shortest_digits() {
     double(-12.5, "-12.5", "c029000000000000");
     double(f64::NAN, "NaN", "7ff8000000000000");
     double(f64::NEG_INFINITY, "-Infinity", "fff0000000000000");
-    let single = |value, text, binary| assert_sent(Float32Array::from(vec![value]), &Type::FLOAT4, text, binary);
+    let single =
+        |value, text, binary| assert_sent(Float32Array::from(vec![value]), &Type::FLOAT4, text, binary);
     single(1.5, "1.5", "3fc00000");
     single(1e6, "1e+06", "49742400");
     single(1e5, "100000", "47c35000");
@@ -126,7 +128,8 @@ fn dates_and_times() {
         let failure = sent(Arc::new(Date32Array::from(vec![beyond])), false).unwrap_err();
         assert_eq!(failure.code, code::DATETIME_OVERFLOW);
     }
-    let time = |us, text, binary| assert_sent(Time64MicrosecondArray::from(vec![us]), &Type::TIME, text, binary);
+    let time =
+        |us, text, binary| assert_sent(Time64MicrosecondArray::from(vec![us]), &Type::TIME, text, binary);
     time(14_706_789_000, "04:05:06.789", "000000036c97ca88");
     time(0, "00:00:00", "0000000000000000");
 }
@@ -170,7 +173,8 @@ fn intervals() {
 
 #[test]
 fn lists_are_arrays() {
-    let numbers = ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>([Some([Some(1), None, Some(3)])]);
+    let numbers =
+        ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>([Some([Some(1), None, Some(3)])]);
     assert_sent(
         numbers,
         &Type::INT8_ARRAY,
@@ -196,8 +200,14 @@ fn lists_are_arrays() {
 #[test]
 fn structs_and_lists_of_lists_are_json() {
     let fields = vec![
-        (Arc::new(Field::new("a", DataType::Int32, true)), Arc::new(Int32Array::from(vec![None])) as ArrayRef),
-        (Arc::new(Field::new("b", DataType::Utf8, true)), Arc::new(StringArray::from(vec!["x\"y"])) as ArrayRef),
+        (
+            Arc::new(Field::new("a", DataType::Int32, true)),
+            Arc::new(Int32Array::from(vec![None])) as ArrayRef,
+        ),
+        (
+            Arc::new(Field::new("b", DataType::Utf8, true)),
+            Arc::new(StringArray::from(vec!["x\"y"])) as ArrayRef,
+        ),
     ];
     let text = r#"{"a":null,"b":"x\"y"}"#;
     assert_sent(StructArray::from(fields), &Type::JSON, text, &hex::encode(text));
