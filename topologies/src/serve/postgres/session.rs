@@ -24,7 +24,7 @@ use super::frontend::{Frontend, Target};
 use super::parameters::{decode, null_of, type_with};
 use super::rows::Rows;
 use super::settings::{Settings, unknown};
-use super::statement::{Kind, Token, kind_of, parameters, split, tokens};
+use super::statement::{Kind, Token, arrays, kind_of, parameters, split, tokens};
 use super::types::{description, type_of};
 use super::wire::Output;
 use crate::query::TableVersion;
@@ -304,7 +304,7 @@ impl Session {
             return Err(Failure::new(code::PROGRAM_LIMIT, "a statement has at most 65535 parameters"));
         }
         if let Some(planned) = catalog::plan(&self.engine, &self.caller, &self.surroundings(), sql).await? {
-            let types = types_of(count, declared, &planned.parameters());
+            let types = types_of(sql, count, declared, &planned.parameters());
             let columns = Columns { schema: planned.schema(), names: planned.names() };
             return Ok((statement(sql, types, columns), None));
         }
@@ -316,7 +316,7 @@ impl Session {
             return Ok((statement(sql, Vec::new(), columns), Some(prepared)));
         }
         let inferred = first.as_ref().map(Prepared::parameters).unwrap_or_default();
-        let types = types_of(count, declared, &inferred);
+        let types = types_of(sql, count, declared, &inferred);
         // What the columns are may depend on the types of the values, which stand for themselves here without any.
         let nulls = types.iter().map(null_of).collect();
         let prepared = match self.engine.prepare(&self.caller, self.question(sql, nulls)).await {
@@ -638,16 +638,25 @@ async fn run(prepared: Prepared) -> Result<Started, Failure> {
 }
 
 /// The types of `count` parameters: as the client says, otherwise as the query says, otherwise texts.
-fn types_of(count: usize, declared: Vec<Option<Type>>, inferred: &[(String, Option<DataType>)]) -> Vec<Type> {
+fn types_of(
+    sql: &str,
+    count: usize,
+    declared: Vec<Option<Type>>,
+    inferred: &[(String, Option<DataType>)],
+) -> Vec<Type> {
     let inferred = |number: usize| {
         let name = format!("${number}");
         let (_, data_type) = inferred.iter().find(|(parameter, _)| *parameter == name)?;
         // What would be JSON is given as text.
         data_type.as_ref().map(type_of).filter(|data_type| *data_type != Type::JSON)
     };
+    let arrays = arrays(sql);
+    let otherwise = |number| if arrays.contains(&number) { Type::TEXT_ARRAY } else { Type::TEXT };
     let mut declared = declared.into_iter();
     (1..=count)
-        .map(|number| declared.next().flatten().or_else(|| inferred(number)).unwrap_or(Type::TEXT))
+        .map(|number| {
+            declared.next().flatten().or_else(|| inferred(number)).unwrap_or_else(|| otherwise(number))
+        })
         .collect()
 }
 
@@ -766,7 +775,8 @@ mod tests {
             ("$2".to_owned(), None),
             ("$3".to_owned(), Some(DataType::Int32)),
         ];
-        let types = types_of(4, vec![None, None, Some(Type::FLOAT8)], &inferred);
-        assert_eq!(types, [Type::INT4, Type::TEXT, Type::FLOAT8, Type::TEXT]);
+        let sql = "SELECT $1, $2, $3, $4 = ANY ($5)";
+        let types = types_of(sql, 5, vec![None, None, Some(Type::FLOAT8)], &inferred);
+        assert_eq!(types, [Type::INT4, Type::TEXT, Type::FLOAT8, Type::TEXT, Type::TEXT_ARRAY]);
     }
 }

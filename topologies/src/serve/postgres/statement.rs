@@ -155,6 +155,20 @@ pub(super) fn parameters(sql: &str) -> usize {
     tokens(sql).into_iter().map(|(token, _)| number(token)).max().unwrap_or(0)
 }
 
+/// The numbers of the parameters that can only be arrays, because of `ANY ($1)`.
+pub(super) fn arrays(sql: &str) -> Vec<usize> {
+    let tokens: Vec<Token<'_>> = tokens(sql).into_iter().map(|(token, _)| token).collect();
+    let found = tokens.windows(4).filter_map(|tokens| match tokens {
+        [word, Token::Sign('('), Token::Parameter(number), Token::Sign(')')]
+            if word.is("ANY") || word.is("SOME") || word.is("ALL") =>
+        {
+            Some(*number)
+        }
+        _ => None,
+    });
+    found.collect()
+}
+
 /// What a statement is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -339,6 +353,7 @@ mod tests {
     fn parameters_are_counted_outside_of_texts() {
         assert_eq!(parameters("SELECT $2, '$3', $1 -- $4\n, $tag$ $5 $tag$, \"$6\", a$7"), 2);
         assert_eq!(parameters("SELECT 1"), 0);
+        assert_eq!(arrays("SELECT $1 FROM a WHERE b = any ($2) AND c <> ALL($3) AND d = ANY($4::int[])"), [2, 3]);
         assert_eq!(parameters("SELECT $99999999999999999999999"), usize::MAX);
     }
 
