@@ -19,6 +19,7 @@ mod metrics;
 mod postgres;
 mod refusal;
 mod tls;
+mod values;
 
 use std::net::SocketAddr;
 use std::time::Duration;
