@@ -63,9 +63,7 @@ pub(super) async fn converse(
                 } else {
                     is_skipping = true;
                 }
-                if let Err(trouble) = output.flush().await {
-                    return Err(trouble);
-                }
+                output.flush().await?;
             }
             Err(trouble) => return farewell(&mut output, trouble).await,
         }

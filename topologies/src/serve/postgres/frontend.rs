@@ -169,12 +169,12 @@ impl Opening {
         const GSS: u32 = 80_877_104;
         let mut body = Body(body);
         match body.u32()? {
-            TLS => return Ok(Self::Tls),
-            GSS => return Ok(Self::Gss),
+            TLS => Ok(Self::Tls),
+            GSS => Ok(Self::Gss),
             CANCEL => {
                 let process = body.u32()?.cast_signed();
                 let length = body.0.len();
-                return Ok(Self::Cancel { process, key: body.take(length)? });
+                Ok(Self::Cancel { process, key: body.take(length)? })
             }
             version if version >> 16 == 3 => {
                 let minor = (version & 0xffff) as u16;

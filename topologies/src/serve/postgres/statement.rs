@@ -353,7 +353,10 @@ mod tests {
     fn parameters_are_counted_outside_of_texts() {
         assert_eq!(parameters("SELECT $2, '$3', $1 -- $4\n, $tag$ $5 $tag$, \"$6\", a$7"), 2);
         assert_eq!(parameters("SELECT 1"), 0);
-        assert_eq!(arrays("SELECT $1 FROM a WHERE b = any ($2) AND c <> ALL($3) AND d = ANY($4::int[])"), [2, 3]);
+        assert_eq!(
+            arrays("SELECT $1 FROM a WHERE b = any ($2) AND c <> ALL($3) AND d = ANY($4::int[])"),
+            [2, 3]
+        );
         assert_eq!(parameters("SELECT $99999999999999999999999"), usize::MAX);
     }
 

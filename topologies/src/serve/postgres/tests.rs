@@ -344,9 +344,8 @@ async fn a_query_is_cancelled_by_number_and_key() {
         }
     };
     let (from, to) = (1_000_000_i64, 2_000_000_i64);
-    let endless = format!(
-        "SELECT a.value FROM generate_series({from}, {to}) AS a, generate_series({from}, {to}) AS b"
-    );
+    let endless =
+        format!("SELECT a.value FROM generate_series({from}, {to}) AS a, generate_series({from}, {to}) AS b");
     let mut body = BytesMut::new();
     put_text(&mut body, &endless);
     client.write(Some(b'Q'), &body).await;

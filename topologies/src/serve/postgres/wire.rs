@@ -61,21 +61,27 @@ impl Input {
     /// Tag and body of the next message; `None` when the client has hung up.
     pub(super) async fn next(&mut self) -> Result<Option<(u8, Bytes)>, Trouble> {
         loop {
-            if let [tag, length @ ..] = &self.buffer[..]
-                && let Some(length) = length.first_chunk::<4>()
-                && let length = checked(*length, self.bytes_max)?
-                && self.buffer.len() > length
-            {
-                let tag = *tag;
-                self.buffer.advance(1);
-                let mut message = self.buffer.split_to(length).freeze();
-                message.advance(4);
-                return Ok(Some((tag, message)));
+            if let Some(message) = self.whole()? {
+                return Ok(Some(message));
             }
             if !self.more().await? {
                 return Ok(None);
             }
         }
+    }
+
+    /// A message out of the buffer, if all of it is there.
+    fn whole(&mut self) -> Result<Option<(u8, Bytes)>, Failure> {
+        let Some((tag, rest)) = self.buffer.split_first() else { return Ok(None) };
+        let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
+        let (tag, length) = (*tag, checked(*length, self.bytes_max)?);
+        if self.buffer.len() <= length {
+            return Ok(None);
+        }
+        self.buffer.advance(1);
+        let mut message = self.buffer.split_to(length).freeze();
+        message.advance(4);
+        Ok(Some((tag, message)))
     }
 
     async fn more(&mut self) -> Result<bool, Trouble> {

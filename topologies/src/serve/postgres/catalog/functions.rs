@@ -70,7 +70,7 @@ pub(super) fn all(contents: &Contents) -> Vec<ScalarUDF> {
             vec![DataType::Int64, DataType::Int64],
             DataType::Utf8,
             Volatility::Immutable,
-            Arc::new(move |arguments| {
+            Arc::new(move |arguments: &[ColumnarValue]| {
                 let arguments = ColumnarValue::values_to_arrays(arguments)?;
                 let (oids, columns) = (arguments[0].as_primitive::<Int64Type>(), &arguments[1]);
                 let columns = columns.as_primitive::<Int64Type>();
@@ -82,7 +82,7 @@ pub(super) fn all(contents: &Contents) -> Vec<ScalarUDF> {
             vec![DataType::Int64],
             DataType::Utf8,
             Volatility::Immutable,
-            Arc::new(move |arguments| {
+            Arc::new(move |arguments: &[ColumnarValue]| {
                 let arguments = ColumnarValue::values_to_arrays(arguments)?;
                 texts(arguments[0].as_primitive::<Int64Type>().iter().map(|oid| name(oid?)))
             }),
@@ -92,7 +92,7 @@ pub(super) fn all(contents: &Contents) -> Vec<ScalarUDF> {
             vec![DataType::Int64, DataType::Int32],
             DataType::Utf8,
             Volatility::Immutable,
-            Arc::new(|arguments| {
+            Arc::new(|arguments: &[ColumnarValue]| {
                 let arguments = ColumnarValue::values_to_arrays(arguments)?;
                 let (oids, modifiers) = (arguments[0].as_primitive::<Int64Type>(), &arguments[1]);
                 let modifiers = modifiers.as_primitive::<Int32Type>();
