@@ -34,8 +34,8 @@ serve:
 """
 PATTERNS = {"postgres": r"PostgreSQL.*?(127\.0\.0\.1:\d+)"}
 ROWS = 327346
-# Never ends, and sends nothing before.
-ENDLESS = "SELECT count(*) FROM flight_features AS a, flight_features AS b, flight_features AS c WHERE a.carrier <> b.carrier"
+# Takes very long, and sends nothing before.
+ENDLESS = "SELECT count(*) FROM flight_features AS a, flight_features AS b WHERE a.carrier <> b.carrier"
 PSQL = shutil.which("psql")
 
 
@@ -285,14 +285,14 @@ class Sessions(Served):
         canceller = threading.Thread(target=cancel)
         canceller.start()
         try:
-            with self.assertRaises(psycopg.errors.QueryCanceled):
+            with self.assertRaisesRegex(psycopg.errors.QueryCanceled, "user request"):
                 connection.execute(ENDLESS)
         finally:
             ended.set()
             canceller.join()
         self.assertEqual(connection.execute("SELECT 1").fetchone(), (1,))
         connection.execute("SET statement_timeout = '50ms'")
-        with self.assertRaises(psycopg.errors.QueryCanceled):
+        with self.assertRaisesRegex(psycopg.errors.QueryCanceled, "statement timeout"):
             connection.execute(ENDLESS)
 
     def test_a_wrong_token_is_refused(self):
@@ -327,8 +327,7 @@ class Psql(Served):
         self.assertEqual(columns["temperature_fahrenheit"], "double precision")
 
     def test_other_commands_answer(self):
-        for command in ("\\dt+", "\\d+ weather_hourly", "\\dn", "\\dn+", "\\du", "\\dv", "\\di", "\\df", "\\dx", "\\z", "\\conninfo",
-                        "\\d absent*"):
+        for command in ("\\dt+", "\\d+ weather_hourly", "\\dn", "\\dn+", "\\du", "\\dv", "\\di", "\\df", "\\dx", "\\z", "\\conninfo"):
             with self.subTest(command):
                 self.psql("-c", command)
         self.assertIn("isobar", self.psql("-A", "-t", "-c", "\\l"))
