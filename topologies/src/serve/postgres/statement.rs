@@ -236,11 +236,13 @@ pub(super) fn kind_of(sql: &str) -> Kind {
                 Kind::Show(Some("transaction_isolation".to_owned()))
             }
             [time, zone] if time.is("TIME") && zone.is("ZONE") => Kind::Show(Some("timezone".to_owned())),
-            _ => setting(rest).map_or(Kind::Query, |(name, _)| Kind::Show(Some(name))),
+            // The engine's own: what tables there are.
+            [tables] if tables.is("TABLES") => Kind::Query,
+            _ => whole_setting(rest).map_or(Kind::Query, |name| Kind::Show(Some(name))),
         },
         "RESET" if is(0, "ALL") => Kind::Reset(None),
         "RESET" if is(0, "SESSION") || is(0, "ROLE") => Kind::Harmless("RESET"),
-        "RESET" => setting(rest).map_or(Kind::Query, |(name, _)| Kind::Reset(Some(name))),
+        "RESET" => whole_setting(rest).map_or(Kind::Query, |name| Kind::Reset(Some(name))),
         "DISCARD" => Kind::Discard,
         "DEALLOCATE" => {
             let name = if is(0, "PREPARE") { &rest[1..] } else { rest };
@@ -289,6 +291,11 @@ fn setting<'a, 'b>(tokens: &'a [Token<'b>]) -> Option<(String, &'a [Token<'b>])>
         rest = after;
     }
     Some((name, rest))
+}
+
+/// The name of a setting that nothing follows.
+fn whole_setting(tokens: &[Token<'_>]) -> Option<String> {
+    setting(tokens).filter(|(_, rest)| rest.is_empty()).map(|(name, _)| name)
 }
 
 fn set(tokens: &[Token<'_>]) -> Kind {
@@ -387,6 +394,8 @@ mod tests {
             ("SHOW TRANSACTION ISOLATION LEVEL", Kind::Show(Some("transaction_isolation".into()))),
             ("SHOW server_version", Kind::Show(Some("server_version".into()))),
             ("SHOW ALL", Kind::Show(None)),
+            ("SHOW TABLES", Kind::Query),
+            ("SHOW COLUMNS FROM a", Kind::Query),
             ("RESET ALL", Kind::Reset(None)),
             ("RESET statement_timeout", Kind::Reset(Some("statement_timeout".into()))),
             ("DISCARD ALL", Kind::Discard),
