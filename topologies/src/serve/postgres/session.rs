@@ -209,7 +209,7 @@ impl Session {
         }
     }
 
-    async fn ready(&self, output: &mut Output) -> Result<(), Trouble> {
+    async fn ready(&mut self, output: &mut Output) -> Result<(), Trouble> {
         output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(self.status())));
         output.flush().await
     }
