@@ -148,6 +148,15 @@ pub(super) enum Trouble {
     Gone(std::io::Error),
 }
 
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(failure) => write!(f, "{}: {}", failure.code, failure.message),
+            Self::Gone(error) => write!(f, "{error}"),
+        }
+    }
+}
+
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)

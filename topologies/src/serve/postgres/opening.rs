@@ -44,7 +44,7 @@ pub(super) async fn connected(stream: TcpStream, peer: SocketAddr, shared: &Shar
         }
     };
     if let Err(trouble) = ended {
-        tracing::debug!(%peer, ?trouble, "connection ended");
+        tracing::debug!(%peer, %trouble, "connection ended");
     }
 }
 

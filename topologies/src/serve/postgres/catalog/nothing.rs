@@ -100,11 +100,11 @@ fn is_empty_factor(factor: &TableFactor) -> bool {
     match factor {
         TableFactor::Table { name, args: None, .. } => relation_of(name).is_some_and(is_empty_relation),
         TableFactor::Table { name, args: Some(arguments), .. } => {
-            let columns = arguments.args.iter().map(|argument| match argument {
+            let mut columns = arguments.args.iter().map(|argument| match argument {
                 FunctionArg::Unnamed(FunctionArgExpr::Expr(column)) => is_null_column(column),
                 _ => false,
             });
-            last(name) == "unnest" && columns.fold(true, |all, is_null| all && is_null)
+            last(name) == "unnest" && columns.all(|is_null| is_null)
         }
         TableFactor::UNNEST { array_exprs, .. } => array_exprs.iter().all(is_null_column),
         TableFactor::Derived { subquery, .. } => is_empty(subquery),
