@@ -33,6 +33,10 @@ use crate::query::TableVersion;
 const STATEMENTS_MAX: usize = 1_000;
 /// Most portals of a session.
 const PORTALS_MAX: usize = 100;
+/// Most bytes of the values in the portals of a session.
+const VALUES_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of the name of a statement or portal.
+const NAME_BYTES_MAX: usize = 1_000;
 /// Most savepoints of a transaction.
 const SAVEPOINTS_MAX: usize = 1_000;
 
@@ -93,6 +97,8 @@ impl Columns {
 struct Portal {
     statement: Arc<Statement>,
     values: Vec<ScalarValue>,
+    /// Of the values, as they were sent.
+    bytes: usize,
     binary: Vec<bool>,
     progress: Progress,
 }
@@ -218,6 +224,7 @@ impl Session {
 
     /// Statements as text, answered as text.
     async fn query(&mut self, sql: &str, output: &mut Output) -> Result<(), Trouble> {
+        self.check_length(sql)?;
         // As PostgreSQL does.
         self.statements.remove("");
         self.portals.remove("");
@@ -258,6 +265,8 @@ impl Session {
         types: &[u32],
         output: &mut Output,
     ) -> Result<(), Trouble> {
+        check_name(&name)?;
+        self.check_length(sql)?;
         if !name.is_empty() && self.statements.contains_key(&name) {
             let message = format!("prepared statement \"{name}\" already exists");
             return Err(Failure::new(code::DUPLICATE_STATEMENT, message).into());
@@ -335,6 +344,7 @@ impl Session {
         result_formats: &[i16],
     ) -> Result<(), Failure> {
         let wrong = |message: String| Failure::new(code::PROTOCOL_VIOLATION, message);
+        check_name(&portal)?;
         let statement = self.statement(statement)?.clone();
         let needed = statement.types.len();
         if values.len() != needed {
@@ -350,6 +360,7 @@ impl Session {
         let result_binary = each(result_formats, columns).ok_or_else(|| {
             wrong(format!("bind message has {} result formats for {columns}", result_formats.len()))
         })?;
+        let bytes = values.iter().flatten().map(Bytes::len).sum::<usize>();
         let values = statement.types.iter().zip(values).zip(binary).enumerate();
         let values = values
             .map(|(at, ((data_type, value), is_binary))| decode(at + 1, data_type, is_binary, value.as_ref()))
@@ -358,7 +369,13 @@ impl Session {
             let message = format!("a session has at most {PORTALS_MAX} portals: close some");
             return Err(Failure::new(code::CONFIGURED_LIMIT, message));
         }
-        let bound = Portal { statement, values, binary: result_binary, progress: Progress::Ready };
+        let others = self.portals.iter().filter(|(name, _)| **name != portal);
+        if others.map(|(_, portal)| portal.bytes).sum::<usize>() + bytes > VALUES_BYTES_MAX {
+            let message =
+                format!("the portals of a session hold at most {VALUES_BYTES_MAX} bytes: close some");
+            return Err(Failure::new(code::CONFIGURED_LIMIT, message));
+        }
+        let bound = Portal { statement, values, bytes, binary: result_binary, progress: Progress::Ready };
         self.portals.insert(portal, bound);
         Ok(())
     }
@@ -487,6 +504,15 @@ impl Session {
                 open.versions.entry(table.to_owned()).or_insert(version);
             }
         }
+    }
+
+    /// The engine says the same of queries; this is for what does not reach it.
+    fn check_length(&self, sql: &str) -> Result<(), Failure> {
+        let bytes_max = self.engine.limits().sql_bytes;
+        if sql.len() as u64 <= bytes_max {
+            return Ok(());
+        }
+        Err(Failure::new(code::PROGRAM_LIMIT, format!("the text of a query has at most {bytes_max} bytes")))
     }
 
     fn surroundings(&self) -> Surroundings {
@@ -624,6 +650,13 @@ impl Open {
         let at = self.savepoints.iter().rposition(|savepoint| savepoint == name);
         at.ok_or_else(|| Failure::new(code::NO_SAVEPOINT, format!("savepoint \"{name}\" does not exist")))
     }
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    if name.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Failure::new(code::PROGRAM_LIMIT, format!("a name has at most {NAME_BYTES_MAX} bytes")))
 }
 
 fn statement(sql: &str, types: Vec<Type>, columns: Columns) -> Statement {

@@ -266,7 +266,10 @@ async fn after_an_error_messages_are_passed_over_until_sync() {
     client.execute("", 0).await;
     let answer = client.sync().await;
     assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("1EZ", "22P02"));
-    for (statement, code) in [("SELECT 1; SELECT 2", "42601"), ("SELECT $70000", "54000")] {
+    let long = format!("SELECT '{}'", "x".repeat(70_000));
+    for (statement, code) in
+        [("SELECT 1; SELECT 2", "42601"), ("SELECT $70000", "54000"), (long.as_str(), "54000")]
+    {
         client.parse("", statement).await;
         assert_eq!(field(&client.sync().await, b'C'), code, "{statement}");
     }

@@ -3,6 +3,8 @@
 //! Both may be left at any point and gone on with later, so that a query can be cancelled while its rows are being written:
 //! what was read or not yet written stays in the buffers.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use pgwire::messages::PgWireBackendMessage;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -17,6 +19,9 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 pub(super) const WRITE_BYTES: usize = 64 << 10;
 /// Bytes that are read of what comes next while a query runs.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How long a client may take to read the last words.
+const CLOSING_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What the first message of a connection holds, which has no tag; `None` if there is none. Not a byte behind it is read, so that
 /// nothing that came before TLS is taken for what came through it.
@@ -136,9 +141,12 @@ impl Output {
         if self.buffer.len() >= WRITE_BYTES { self.flush().await } else { Ok(()) }
     }
 
-    /// Says goodbye.
+    /// Says goodbye to whoever still listens.
     pub(super) async fn close(&mut self) {
-        let _ = self.flush().await;
-        let _ = self.to.shutdown().await;
+        let closed = async {
+            let _ = self.flush().await;
+            let _ = self.to.shutdown().await;
+        };
+        let _ = tokio::time::timeout(CLOSING_TIME_MAX, closed).await;
     }
 }
