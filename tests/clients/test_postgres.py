@@ -245,7 +245,7 @@ class Sessions(Served):
                 connection.execute(sql)
         for sql, error in [("SELECT nothing FROM flight_features", psycopg.errors.UndefinedColumn),
                            ("SELECT * FROM nowhere", psycopg.errors.UndefinedTable),
-                           ("SELEC 1", psycopg.errors.SyntaxError),
+                           ("SELECT 1 +", psycopg.errors.SyntaxError),
                            ("COPY flight_features TO STDOUT", psycopg.errors.FeatureNotSupported),
                            ("SELECT * FROM flight_features VERSION AS OF 100000", psycopg.Error)]:
             with self.subTest(sql), self.assertRaises(error):

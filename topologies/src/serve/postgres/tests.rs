@@ -206,7 +206,7 @@ async fn statements_as_text_are_answered_as_text() {
     let answer = client.ask("SELECT 1; SELECT * FROM nowhere; SELECT 2").await;
     assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("TDCEZ", "42P01"));
     for (sql, code) in [
-        ("SELEC 1", "42601"),
+        ("SELECT 1 +", "42601"),
         ("SELECT absent FROM flights", "42703"),
         ("INSERT INTO flights VALUES (1)", "25006"),
         ("COPY flights TO STDOUT", "0A000"),
