@@ -213,6 +213,7 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
     #[command(after_help = "Examples:
   isobar serve topology.yaml                              for this machine; open http://127.0.0.1:8181
   isobar serve topology.yaml --listen 0.0.0.0:8181        needs tokens: see `serve` of the spec
+  isobar serve topology.yaml --postgres 127.0.0.1:5432    also for psql, drivers and BI tools
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
   curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
@@ -806,6 +807,9 @@ pub struct ServeArgs {
     /// A folder for the newest rows of the datasets of `online`, which are looked up by key
     #[arg(long, value_name = "FOLDER")]
     pub online_directory: Option<PathBuf>,
+    /// Where the PostgreSQL protocol is spoken as well, for psql, drivers and BI tools; 5432 is its usual port
+    #[arg(long, value_name = "ADDR")]
+    pub postgres: Option<SocketAddr>,
     /// How long queries that run may go on after the first signal
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub grace: HumanDuration,

@@ -122,10 +122,7 @@ impl QueryLimits {
         if sql.len() <= self.sql_bytes_max {
             return Ok(());
         }
-        Err(exceeded(
-            "sql",
-            format!("the query has {} bytes, more than {}", sql.len(), self.sql_bytes_max),
-        ))
+        Err(exceeded("sql", format!("the query has {} bytes, more than {}", sql.len(), self.sql_bytes_max)))
     }
 }
 

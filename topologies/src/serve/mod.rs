@@ -17,6 +17,7 @@ mod gate;
 mod http;
 mod metrics;
 mod online;
+mod postgres;
 mod refusal;
 mod tls;
 
