@@ -30,6 +30,7 @@ pub mod query;
 pub mod redrive;
 mod schema_archive;
 pub mod scrub;
+pub mod serve;
 pub mod span;
 pub mod spec;
 pub mod stage;
