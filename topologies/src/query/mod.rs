@@ -63,7 +63,7 @@ use crate::spec::Topology;
 use crate::start::open_clouds;
 
 /// Catalog and schema that the tables are in, when a query spells them out.
-const CATALOG: (&str, &str) = ("isobar", "datasets");
+pub(crate) const CATALOG: (&str, &str) = ("isobar", "datasets");
 
 /// Where the rows of one table come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -178,7 +178,7 @@ impl Answer {
         Ok(None)
     }
 
-    async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
+    pub(crate) async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Error> {
         self.rows.try_next().await.map_err(|error| failed(&self.from, error))
     }
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod engine;
+pub mod flight;
 mod refusal;
 
 pub use self::engine::{Caller, Engine, Prepared, Question, TableInfo};

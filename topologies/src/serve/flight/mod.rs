@@ -1,0 +1,110 @@
+//! Arrow Flight SQL of `isobar serve`: what ADBC, JDBC and with them notebooks, BI tools and other engines speak.
+//!
+//! A client asks twice. The first request is planned and answered with a ticket, the second fetches the rows of a ticket:
+//!
+//! ```text
+//! GetFlightInfo(sql) ─▶ Engine::prepare ─▶ schema, versions ─▶ ticket: sql, parameters, versions, schema, who asked; signed
+//! DoGet(ticket) ──────▶ Engine::prepare with these versions ─▶ the same schema and versions? ─▶ rows
+//! ```
+//!
+//! - **The same snapshot.** The ticket carries the versions, so that what is fetched is what was planned, whatever was committed
+//!   in between. Where that cannot be had any more, it is an error, never another version.
+//! - **Nothing is kept here.** Tickets and the handles of prepared statements hold all that there is, under a signature
+//!   ([`seal`]): they cannot be changed, and only who got one can use it. The key is made at the start, so that none outlives the server.
+//!   Whether the caller may still read the tables is asked anew by the engine, each time.
+//! - **Rows wait for the client.** A batch is asked of the query when the client has room for it, and split into messages of at most
+//!   [`MESSAGE_BYTES_TARGET`] where its rows allow that. A client that goes away ends its query.
+//! - **Columns are plain.** Dictionaries and views become the values that they stand for ([`plain`]), because drivers show the
+//!   indices of the first and do not know the second.
+//!
+//! Only queries: whatever would write, and transactions, are refused. Errors carry gRPC's codes ([`status`]).
+
+mod access;
+mod metadata;
+mod parameters;
+mod placeholders;
+mod plain;
+mod running;
+mod seal;
+mod service;
+mod sql_info;
+mod statements;
+mod status;
+#[cfg(test)]
+mod tests;
+mod xdbc;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
+use futures::stream::BoxStream;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Server, ServerTlsConfig};
+
+use self::running::Running;
+use self::seal::Seal;
+use super::Engine;
+use crate::error::Error;
+
+/// What a message with rows should not be above: gRPC's clients take 4 MiB unless they are told to take more. A single row that is
+/// larger is one message all the same.
+const MESSAGE_BYTES_TARGET: usize = 2 << 20;
+/// What a client may send in one message: a query, a ticket, or the parameters of a statement.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Requests at the same time in one connection; further ones wait.
+const STREAMS_PER_CONNECTION_MAX: u32 = 100;
+/// Bytes of the headers of a request: tokens are a few KiB.
+const HEADER_BYTES_MAX: u32 = 32 << 10;
+
+/// Answers of a server that come one after the other.
+type Replies<T> = BoxStream<'static, Result<T, Status>>;
+
+/// The service.
+struct Flight {
+    engine: Engine,
+    seal: Seal,
+    running: Running,
+    sql_info: SqlInfoData,
+    types: XdbcTypeInfoData,
+}
+
+impl Flight {
+    fn new(engine: Engine, stop: CancellationToken) -> Result<Self, Error> {
+        let unbuilt = |error| Error::Bug(format!("describe what Flight SQL can do: {error}"));
+        Ok(Self {
+            engine,
+            seal: Seal::new(),
+            running: Running::new(stop),
+            sql_info: sql_info::build().map_err(unbuilt)?,
+            types: xdbc::build().map_err(unbuilt)?,
+        })
+    }
+}
+
+/// Answers on `listener` until `stop`; queries that run then end with an error.
+///
+/// # Errors
+/// [`Error::Configuration`] if certificate or key of `tls` are of no use.
+pub async fn serve(
+    engine: Engine,
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let flight = Flight::new(engine, stop.clone())?;
+    let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let mut server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX);
+    if let Some(tls) = tls {
+        let configured = server.tls_config(tls);
+        server = configured.map_err(|error| {
+            Error::Configuration(format!("TLS of Flight SQL: {}", crate::chain_of(&error)))
+        })?;
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = server.add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled()).await;
+    served.map_err(|error| Error::Configuration(format!("serve Flight SQL: {}", crate::chain_of(&error))))
+}
