@@ -34,18 +34,25 @@ mod status;
 mod tests;
 mod xdbc;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use arrow_flight::flight_service_server::FlightServiceServer;
 use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
-use futures::stream::BoxStream;
-use tokio::net::TcpListener;
+use axum::serve::Listener;
+use futures::stream::{self, BoxStream, Stream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Server, ServerTlsConfig};
 
 use self::running::Running;
 use self::seal::Seal;
 use super::Engine;
+use super::tls::TlsListener;
 use crate::error::Error;
 
 /// What a message with rows should not be above: gRPC's clients take 4 MiB unless they are told to take more. A single row that is
@@ -57,6 +64,9 @@ const REQUEST_BYTES_MAX: usize = 4 << 20;
 const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of the headers of a request: tokens are a few KiB.
 const HEADER_BYTES_MAX: u32 = 32 << 10;
+
+/// How long a connection may say nothing before it is asked whether it is still there.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Answers of a server that come one after the other.
 type Replies<T> = BoxStream<'static, Result<T, Status>>;
@@ -86,25 +96,47 @@ impl Flight {
 /// Answers on `listener` until `stop`; queries that run then end with an error.
 ///
 /// # Errors
-/// [`Error::Configuration`] if certificate or key of `tls` are of no use.
+/// [`Error::Bug`] if what is said about the server does not fit its own columns. Nothing else, before it is asked to stop.
 pub async fn serve(
     engine: Engine,
     listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let flight = Flight::new(engine, stop.clone())?;
     let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let mut server = Server::builder()
+    let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_BYTES_MAX);
-    if let Some(tls) = tls {
-        let configured = server.tls_config(tls);
-        server = configured.map_err(|error| {
-            Error::Configuration(format!("TLS of Flight SQL: {}", crate::chain_of(&error)))
-        })?;
-    }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = server.add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled()).await;
-    served.map_err(|error| Error::Configuration(format!("serve Flight SQL: {}", crate::chain_of(&error))))
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(SILENCE_MAX))
+        .add_service(service);
+    let served = match tls {
+        None => {
+            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+            server.serve_with_incoming_shutdown(connections, stop.cancelled()).await
+        }
+        Some(tls) => {
+            let connections = secured(listener, &tls, stop.clone())?;
+            server.serve_with_incoming_shutdown(connections, stop.cancelled()).await
+        }
+    };
+    served.map_err(|error| Error::Bug(format!("serve Flight SQL: {}", crate::chain_of(&error))))
+}
+
+/// Connections whose handshake is done, of clients that speak HTTP/2.
+fn secured(
+    listener: TcpListener,
+    tls: &ServerConfig,
+    stop: CancellationToken,
+) -> Result<impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> + use<>, Error> {
+    let unbound = |error| Error::Configuration(format!("listen for Flight SQL: {error}"));
+    let address = listener.local_addr().map_err(unbound)?;
+    // gRPC's clients hang up on a server that does not say so.
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TlsListener::start(listener, address, Arc::new(tls), stop);
+    Ok(stream::unfold(listener, |mut listener| async move {
+        let (connection, _) = listener.accept().await;
+        Some((Ok(connection), listener))
+    }))
 }

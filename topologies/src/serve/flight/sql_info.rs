@@ -19,8 +19,6 @@ use datafusion::sql::sqlparser::keywords::{
     RESERVED_FOR_TABLE_FACTOR,
 };
 
-use super::seal::SEALED_BYTES_MAX;
-
 /// The release of the Arrow libraries that this is built with; see the workspace's `Cargo.toml`.
 const ARROW_VERSION: &str = "59";
 /// The first level of SQL-92, which Flight SQL's crate has no name for.
@@ -148,7 +146,7 @@ fn support(info: &mut SqlInfoDataBuilder) {
     }
 }
 
-/// Zero where there is no limit, or none that can be said in these units.
+/// Zero: there is no limit, or none that can be said in these units.
 fn limits(info: &mut SqlInfoDataBuilder) {
     for unlimited in [
         SqlInfo::SqlMaxBinaryLiteralLength,
@@ -166,6 +164,7 @@ fn limits(info: &mut SqlInfoDataBuilder) {
         SqlInfo::SqlMaxProcedureNameLength,
         SqlInfo::SqlMaxCatalogNameLength,
         SqlInfo::SqlMaxRowSize,
+        SqlInfo::SqlMaxStatementLength,
         SqlInfo::SqlMaxStatements,
         SqlInfo::SqlMaxTableNameLength,
         SqlInfo::SqlMaxTablesInSelect,
@@ -174,7 +173,6 @@ fn limits(info: &mut SqlInfoDataBuilder) {
         info.append(unlimited, 0_i64);
     }
     info.append(SqlInfo::SqlMaxRowSizeIncludesBlobs, true);
-    info.append(SqlInfo::SqlMaxStatementLength, SEALED_BYTES_MAX as i64);
 }
 
 fn transactions(info: &mut SqlInfoDataBuilder) {
