@@ -38,6 +38,14 @@ pub enum Error {
         #[source]
         source: isobar_transforms::Error,
     },
+    /// A query reached one of its limits: ask for less.
+    #[error("{message}")]
+    Limit {
+        /// The limit, by its name in the specification.
+        limit: &'static str,
+        /// What it is, and what would help.
+        message: String,
+    },
     /// Too few clouds answered: retry when they are back.
     #[error("cannot {action}: {needed} of {clouds} clouds are needed{}", listed(.reasons))]
     NoMajority {

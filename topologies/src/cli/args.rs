@@ -201,6 +201,22 @@ A table is at its newest version where the query names none. Versions are those 
 a time means the newest version committed by then. Both give the same rows in every cloud.")]
     Query(QueryArgs),
 
+    /// Serve the datasets of a topology to programs: SQL by HTTP and Flight SQL
+    #[command(after_help = "Examples:
+  isobar serve topology.yaml                              for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml --listen 0.0.0.0:8181        needs tokens: see `serve` of the spec
+  isobar serve topology.yaml --flight 127.0.0.1:32010     also for ADBC and JDBC (Flight SQL)
+  curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
+      -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
+  curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
+
+Neither Kafka nor a leader is needed, nothing is written, and there may be as many servers as needed.
+`GET /openapi.json` describes the interface. Who may read what, limits of queries and TLS stand under
+`serve` in the spec.
+
+SIGINT or SIGTERM stops: new queries are refused, those that run have --grace to end.")]
+    Serve(ServeArgs),
+
     /// List the versions of a dataset: when each was committed, what it is, and what it changed
     #[command(after_help = "Examples:
   isobar snapshots topology.yaml flight_features
@@ -673,6 +689,23 @@ pub struct QueryArgs {
     /// Write the rows to this file, which is replaced when all of them are there
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// Options of `isobar serve`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ServeArgs {
+    /// The spec
+    #[arg(value_name = "TOPOLOGY")]
+    pub topology: PathBuf,
+    /// Where HTTP listens; other addresses than loopback ones need tokens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8181")]
+    pub listen: SocketAddr,
+    /// Where Flight SQL listens as well, for ADBC and JDBC; 32010 is its usual port
+    #[arg(long, value_name = "ADDR")]
+    pub flight: Option<SocketAddr>,
+    /// How long queries that run may go on after the first signal
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub grace: HumanDuration,
 }
 
 /// Options of `isobar snapshots`.

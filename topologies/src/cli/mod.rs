@@ -24,6 +24,7 @@ mod query;
 mod run;
 mod schema;
 mod scrub;
+mod serve;
 
 use args::{AcceptGapArgs, Args, CheckArgs, Command, DemoArgs, Format, PlanArgs, ProveArgs, SchemaCommand};
 
@@ -88,6 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Drill(drill_args) => drill::drill(drill_args),
         Command::Failpoints => drill::list_failpoints(),
         Command::Query(query_args) => query::query(&query_args),
+        Command::Serve(serve_args) => serve::serve(&serve_args),
         Command::Snapshots(snapshots_args) => query::snapshots(&snapshots_args),
         Command::Diff(diff_args) => query::diff(&diff_args),
         Command::Quarantine { command } => quarantine::quarantine(&command),

@@ -29,7 +29,7 @@ const BODIES_AT_ONCE: u64 = 16;
 
 /// Which version of a table a query names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pin {
+pub(crate) enum Pin {
     /// This one.
     Version(u64),
     /// The newest one that was committed by then: milliseconds since the Unix epoch.

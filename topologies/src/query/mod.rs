@@ -17,9 +17,12 @@
 //! files or fails.
 
 mod asof;
+mod cache;
 mod diff;
+mod guard;
 mod history;
 mod listing;
+mod names;
 mod nested;
 mod output;
 mod provider;
@@ -33,6 +36,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
+use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
@@ -46,18 +50,23 @@ use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
 use tokio::sync::Mutex;
 
+pub(crate) use self::cache::SnapshotCache;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub(crate) use self::guard::Guard;
+pub(crate) use self::history::Pin;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
+pub(crate) use self::names::{Asked, Names, PinnedTable};
+pub(crate) use self::output::LimitReached;
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
+pub(crate) use self::provider::SnapshotTable;
 pub(crate) use self::snapshot::{PublishedTable, newest_tables};
 
+use self::guard::GuardedTable;
 use self::history::pinned_snapshot;
-use self::provider::{CloudStores, SnapshotTable};
+use self::provider::CloudStores;
 use self::snapshot::{Snapshot, newest_snapshots};
-use self::sql::Pins;
-use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::spec::Topology;
 use crate::start::open_clouds;
@@ -81,8 +90,8 @@ pub struct TableVersion {
 pub struct Catalog {
     context: SessionContext,
     clouds: Vec<Cloud>,
-    /// The tables that may exist, by the names that queries use.
-    names: BTreeMap<String, String>,
+    /// The tables that may exist.
+    names: Names,
     /// Those that were looked for and exist, by the same names. Held while others are looked for.
     newest: Mutex<BTreeMap<String, TableVersion>>,
 }
@@ -100,13 +109,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::Configuration`] if there is no place for temporary files.
     pub fn new(clouds: &[Cloud], datasets: &[String], memory_bytes_max: u64) -> Result<Self, Error> {
-        let mut names = BTreeMap::new();
-        for table in datasets.iter().map(|dataset| quarantine_of(dataset)) {
-            names.insert(table.replace('.', "_"), table.clone());
-            names.insert(table.clone(), table);
-        }
-        // A dataset that has the name of another's quarantine keeps it.
-        names.extend(datasets.iter().map(|dataset| (dataset.clone(), dataset.clone())));
+        let names = Names::of(datasets);
         let context = session(clouds, memory_bytes_max)?;
         Ok(Self { context, clouds: clouds.to_vec(), names, newest: Mutex::default() })
     }
@@ -116,8 +119,7 @@ impl Catalog {
     /// # Errors
     /// [`Error::NoMajority`] if no cloud can serve one; says of every cloud why.
     pub async fn tables(&self) -> Result<BTreeMap<String, TableVersion>, Error> {
-        let all: BTreeSet<&str> = self.names.values().map(String::as_str).collect();
-        self.find(&all).await?;
+        self.find(&self.names.tables()).await?;
         Ok(self.newest.lock().await.clone())
     }
 
@@ -136,20 +138,12 @@ impl Catalog {
     fn register(&self, snapshot: Snapshot, newest: &mut BTreeMap<String, TableVersion>) -> Result<(), Error> {
         let provider = Arc::new(SnapshotTable::new(snapshot)?);
         let version = provider.version().clone();
-        for (name, _) in self.names.iter().filter(|(_, table)| **table == version.table) {
-            let registered =
-                self.context.register_table(TableReference::bare(name.as_str()), provider.clone());
+        for name in self.names.of_table(&version.table) {
+            let registered = self.context.register_table(TableReference::bare(name), provider.clone());
             registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
-            newest.insert(name.clone(), version.clone());
+            newest.insert(name.to_owned(), version.clone());
         }
         Ok(())
-    }
-
-    /// The table that a query means.
-    fn table_of(&self, reference: &TableReference) -> Option<&str> {
-        let is_ours = reference.catalog().is_none_or(|catalog| catalog == CATALOG.0)
-            && reference.schema().is_none_or(|schema| schema == CATALOG.1);
-        self.names.get(reference.table()).filter(|_| is_ours).map(String::as_str)
     }
 
     /// Plans one query and starts it.
@@ -159,25 +153,17 @@ impl Catalog {
     /// can no longer be read. [`Error::NoMajority`] if no cloud can serve a table; says of every cloud why.
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
         let mut state = self.context.state();
-        let parsed = match sql::parse(&state, sql) {
-            Ok(parsed) => parsed,
+        let asked = match Asked::parse(&state, &self.names, sql) {
+            Ok(asked) => asked,
             Err(error) => return Err(self.explain(&error).await),
         };
-        let needed = match &parsed.newest {
-            Some(references) => references.iter().filter_map(|reference| self.table_of(reference)).collect(),
-            None => self.names.values().map(String::as_str).collect(),
-        };
-        self.find(&needed).await?;
-        let mut pins = Pins::default();
-        for (reference, pin) in &parsed.pinned {
-            let Some(table) = self.table_of(reference) else {
-                let unknown = DataFusionError::Plan(format!("table '{reference}' not found"));
-                return Err(self.explain(&unknown).await);
-            };
+        self.find(&asked.newest.iter().map(String::as_str).collect()).await?;
+        let mut pinned = Vec::with_capacity(asked.pinned.len());
+        for (_, pin, table) in &asked.pinned {
             let snapshot = pinned_snapshot(&self.clouds, table, *pin).await?;
-            pins.insert(reference.clone(), *pin, Arc::new(SnapshotTable::new(snapshot)?));
+            pinned.push(SnapshotTable::new(snapshot).map(Arc::new)?.into());
         }
-        let plan = match sql::plan(&mut state, parsed, pins).await {
+        let plan = match asked.plan(&mut state, pinned).await {
             Ok(plan) => plan,
             Err(error) => return Err(self.explain(&error).await),
         };
@@ -191,18 +177,13 @@ impl Catalog {
             return Error::Configuration(text);
         }
         let Ok(tables) = self.tables().await else { return Error::Configuration(text) };
-        let known: Vec<&str> = tables.keys().map(String::as_str).filter(|name| !name.contains('.')).collect();
-        let mut explained = format!("{text}\nthe tables are: {}", known.join(", "));
-        let absent = self.names.iter().filter(|(name, table)| name == table && !tables.contains_key(*name));
-        for (dataset, _) in absent.filter(|(dataset, _)| text.contains(dataset.as_str())) {
-            explained.push_str(&format!("\nnothing was committed to {dataset} yet"));
-        }
-        Error::Configuration(explained)
+        let exists = |table: &str| tables.values().any(|known| known.table == table);
+        Error::Configuration(self.names.explain(text, exists))
     }
 }
 
 /// Starts a query that was planned.
-async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error> {
+pub(crate) async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error> {
     let from = read_by(&plan);
     let started = async {
         let frame = datafusion::dataframe::DataFrame::new(state.clone(), plan);
@@ -216,14 +197,13 @@ async fn start(state: &SessionState, plan: LogicalPlan) -> Result<Answer, Error>
 }
 
 /// The tables that `plan` reads, and their versions.
-fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
+pub(crate) fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
     let mut versions = BTreeSet::new();
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node
             && let Ok(provider) = source_as_provider(&scan.source)
-            && let Some(table) = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<SnapshotTable>()
         {
-            versions.insert(table.version().clone());
+            versions.extend(version_of(provider.as_ref()).cloned());
         }
         Ok(TreeNodeRecursion::Continue)
     });
@@ -231,8 +211,16 @@ fn read_by(plan: &LogicalPlan) -> Vec<TableVersion> {
     versions.into_iter().collect()
 }
 
+/// The version of one of our tables, guarded or not.
+fn version_of(provider: &dyn TableProvider) -> Option<&TableVersion> {
+    if let Some(guarded) = provider.downcast_ref::<GuardedTable>() {
+        return Some(guarded.version());
+    }
+    provider.downcast_ref::<SnapshotTable>().map(SnapshotTable::version)
+}
+
 /// A session that knows the clouds' stores and no other, no file system either.
-fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Error> {
+pub(crate) fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Error> {
     let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(memory_bytes_max, 1.0)
@@ -253,7 +241,12 @@ fn session(clouds: &[Cloud], memory_bytes_max: u64) -> Result<SessionContext, Er
 
 /// A query that was planned and then failed: by a value that an expression cannot take, or by a store that stopped
 /// answering, a damaged file or too little memory.
-fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
+pub(crate) fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
+    if let DataFusionError::External(reached) = error.find_root()
+        && let Some(LimitReached { limit, message }) = reached.downcast_ref()
+    {
+        return Error::Limit { limit, message: message.clone() };
+    }
     if is_the_callers(&error) {
         return Error::Configuration(format!("the query failed: {}", error.strip_backtrace()));
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder as CsvBuilder;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::ipc::writer::FileWriter;
+use arrow::ipc::writer::{FileWriter, StreamWriter};
 use arrow::json::LineDelimitedWriter;
 use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use arrow::util::pretty::pretty_format_batches_with_schema;
@@ -19,6 +20,16 @@ use parquet::file::properties::WriterProperties;
 
 use super::{TableVersion, failed};
 use crate::error::Error;
+
+/// A limit that a query has reached, as an error among its rows.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct LimitReached {
+    /// The limit, by its name in the specification.
+    pub(crate) limit: &'static str,
+    /// What it is, and what would help.
+    pub(crate) message: String,
+}
 
 /// Rows of a table for people. Its columns are as wide as their widest value, so all its rows are held at once.
 pub const TABLE_ROWS_MAX: usize = 10_000;
@@ -39,12 +50,14 @@ pub enum RowsFormat {
     Parquet,
     /// A file of Arrow record batches, as Feather and `pyarrow.ipc.open_file` read it.
     Arrow,
+    /// A stream of Arrow record batches, as `pyarrow.ipc.open_stream` reads it. One that was cut off has no mark of its end.
+    ArrowStream,
 }
 
 impl RowsFormat {
     /// Whether it is for programs only.
     pub fn is_binary(self) -> bool {
-        matches!(self, Self::Parquet | Self::Arrow)
+        matches!(self, Self::Parquet | Self::Arrow | Self::ArrowStream)
     }
 }
 
@@ -92,6 +105,7 @@ fn sum_of_leaves(plan: &dyn ExecutionPlan, metric: &dyn Fn(&MetricsSet) -> Optio
 enum FileEncoder {
     Parquet(Box<ArrowWriter<Vec<u8>>>),
     Arrow(Box<FileWriter<Vec<u8>>>),
+    ArrowStream(Box<StreamWriter<Vec<u8>>>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +131,20 @@ impl Answer {
         from: Vec<TableVersion>,
     ) -> Self {
         Self { rows, plan, from, state: State::Fresh, file: None }
+    }
+
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.rows.schema()
+    }
+
+    /// The same answer with its rows as `wrap` makes them. Nothing of it was taken yet.
+    pub(crate) fn wrapped(
+        self,
+        wrap: impl FnOnce(SendableRecordBatchStream) -> SendableRecordBatchStream,
+    ) -> Self {
+        debug_assert!(self.state == State::Fresh, "the beginning is written already");
+        Self { rows: wrap(self.rows), ..self }
     }
 
     /// How much was read so far.
@@ -145,7 +173,7 @@ impl Answer {
             RowsFormat::Table => self.table().await.map(Some),
             RowsFormat::Json => self.next_json().await.map(Some),
             RowsFormat::Csv => self.next_csv().await,
-            RowsFormat::Parquet | RowsFormat::Arrow => {
+            RowsFormat::Parquet | RowsFormat::Arrow | RowsFormat::ArrowStream => {
                 Err(Error::Configuration("Parquet and Arrow are no text".to_owned()))
             }
         }
@@ -249,8 +277,14 @@ impl Answer {
 impl FileEncoder {
     fn new(format: RowsFormat, rows: &SendableRecordBatchStream) -> Result<Self, ArrowError> {
         let schema = rows.schema();
-        if format == RowsFormat::Arrow {
-            return Ok(Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), &schema)?)));
+        match format {
+            RowsFormat::Arrow => {
+                return Ok(Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), &schema)?)));
+            }
+            RowsFormat::ArrowStream => {
+                return Ok(Self::ArrowStream(Box::new(StreamWriter::try_new(Vec::new(), &schema)?)));
+            }
+            _ => {}
         }
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -271,6 +305,10 @@ impl FileEncoder {
                 writer.write(rows)?;
                 Ok(std::mem::take(writer.get_mut()))
             }
+            Self::ArrowStream(writer) => {
+                writer.write(rows)?;
+                Ok(std::mem::take(writer.get_mut()))
+            }
         }
     }
 
@@ -279,12 +317,13 @@ impl FileEncoder {
         match self {
             Self::Parquet(writer) => Ok(writer.into_inner()?),
             Self::Arrow(writer) => writer.into_inner(),
+            Self::ArrowStream(writer) => writer.into_inner(),
         }
     }
 }
 
 fn unwritable(format: RowsFormat, error: &ArrowError) -> Error {
-    unprintable(if format == RowsFormat::Arrow { "arrow" } else { "parquet" }, error)
+    unprintable(if format == RowsFormat::Parquet { "parquet" } else { "arrow" }, error)
 }
 
 fn unprintable(format: &str, error: &ArrowError) -> Error {

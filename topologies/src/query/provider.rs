@@ -28,6 +28,7 @@ use object_store::ObjectStore;
 use url::Url;
 
 use super::TableVersion;
+use super::names::PinnedTable;
 use super::nested::FilledColumns;
 use super::snapshot::Snapshot;
 use crate::error::Error;
@@ -75,7 +76,7 @@ struct ScannedFile {
 
 /// A table at one version.
 #[derive(Debug)]
-pub(super) struct SnapshotTable {
+pub(crate) struct SnapshotTable {
     /// What is read.
     version: TableVersion,
     /// Columns in the table's own order.
@@ -118,8 +119,13 @@ impl SnapshotTable {
     }
 
     /// Table, version and cloud.
-    pub(super) fn version(&self) -> &TableVersion {
+    pub(crate) fn version(&self) -> &TableVersion {
         &self.version
+    }
+
+    /// How many files the version has.
+    pub(super) fn file_count(&self) -> usize {
+        self.files.len()
     }
 
     /// The files whose partition values do not rule out that a row passes `filters`.
@@ -179,8 +185,14 @@ impl SnapshotTable {
     }
 }
 
+impl From<Arc<SnapshotTable>> for PinnedTable {
+    fn from(table: Arc<SnapshotTable>) -> Self {
+        Self { version: table.version.clone(), provider: table }
+    }
+}
+
 /// Conditions arrive with the table's name before each column; partition values have none.
-fn strip_qualifiers(condition: Expr) -> Result<Expr> {
+pub(super) fn strip_qualifiers(condition: Expr) -> Result<Expr> {
     use datafusion::common::tree_node::{Transformed, TreeNode};
     let stripped = condition.transform(|expr| {
         Ok(match expr {

@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use isobar_connectors::checkpoint::{CHECKPOINT_BYTES_MAX, CheckpointState, read_checkpoint};
 use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
 use isobar_connectors::delta::Metadata;
-use isobar_connectors::delta::path::decode_log_path;
+use isobar_connectors::delta::path::{decode_log_path, encode_log_path};
 use isobar_connectors::delta::schema::to_arrow;
 use object_store::ObjectStore;
 use serde::Deserialize;
@@ -25,6 +25,9 @@ use crate::error::Error;
 use crate::prove::checks;
 use crate::prove::log::{AddedFile, Bodies, DataFile, TableLog, added_file};
 use crate::prove::tally::Tally;
+
+/// Entries that are read to get from a version that is known to the newest; where there are more, a checkpoint is nearer.
+const FOLLOWED_MAX: u64 = 200;
 
 /// One table at one version.
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ pub(super) struct Snapshot {
     pub(super) metadata: Metadata,
     /// Files of this version.
     pub(super) files: Vec<DataFile>,
+    /// SHA-256 of the version's entry in the log.
+    sha256: Option<String>,
 }
 
 impl Snapshot {
@@ -246,6 +251,41 @@ pub(super) async fn load(
     replay(cloud, log)
 }
 
+/// The newest version in the cloud of `known`, by the entries after it alone; `None` if there is none after it.
+pub(super) async fn follow(cloud: &Cloud, known: &Snapshot) -> Result<Option<Snapshot>, String> {
+    let table = &known.table;
+    let listing = Listing::since(cloud, table, known.version).await?;
+    let newest = listing.newest().ok_or_else(|| format!("{table}: version {} is gone", known.version))?;
+    if newest == known.version {
+        return Ok(None);
+    }
+    if newest - known.version > FOLLOWED_MAX {
+        return newest_snapshot(cloud, table).await;
+    }
+    let log = read_log(cloud, table, &listing.run(table, known.version, newest)?).await?;
+    refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
+    let found = log.versions.get(&known.version).and_then(|entry| entry.sha256.as_ref());
+    if found.is_none() || found != known.sha256.as_ref() {
+        return Err(format!("{table}: version {} is another one than before", known.version));
+    }
+    let later = log.steps().filter(|step| step.version > known.version);
+    let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
+    let metadata = metadata.map_or_else(|| known.metadata.clone(), |metadata| metadata.as_ref().clone());
+    let base: Option<Vec<AddedFile>> = known.files.iter().map(as_added).collect();
+    let base = base.ok_or_else(|| format!("{table}: a file is too large"))?;
+    snapshot(cloud, &log, metadata, log.files_since(known.version, &base)).map(Some)
+}
+
+/// The action that a file is in the log.
+fn as_added(file: &DataFile) -> Option<AddedFile> {
+    Some(AddedFile {
+        path: encode_log_path(&file.path),
+        size: i64::try_from(file.size).ok()?,
+        rows: file.rows,
+        partition_values: file.partition_values.clone(),
+    })
+}
+
 async fn read_log(cloud: &Cloud, table: &str, versions: &[u64]) -> Result<TableLog, String> {
     let log = Bodies::default().read_log(cloud, table, versions).await;
     log.map_err(|error| crate::chain_of(&error))
@@ -323,7 +363,9 @@ fn snapshot(
     let table = log.table.clone();
     let version = log.last().ok_or_else(|| format!("{table}: no version"))?;
     let schema = to_arrow(&metadata.schema_string).map_err(|error| format!("{table}: {error}"))?;
-    Ok(Snapshot { table, version, cloud: cloud.name.clone(), schema: undocumented(&schema), metadata, files })
+    let sha256 = log.versions.get(&version).and_then(|entry| entry.sha256.clone());
+    let cloud = cloud.name.clone();
+    Ok(Snapshot { table, version, cloud, schema: undocumented(&schema), metadata, files, sha256 })
 }
 
 /// `schema` without what is said about its columns: the engine compares that as well, and files have none.

@@ -39,9 +39,9 @@ use datafusion::sql::sqlparser::dialect::dialect_from_str;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
-use super::asof;
 use super::history::Pin;
-use super::provider::SnapshotTable;
+use super::names::PinnedTable;
+use super::{TableVersion, asof};
 
 /// What the names of marks begin with. It cannot be typed, and a query that holds it is refused.
 const MARK: char = '\u{1}';
@@ -369,11 +369,11 @@ impl Visitor for Collect {
 
 /// The snapshots for the versions of one query; plans the tables that have one.
 #[derive(Debug, Default)]
-pub(super) struct Pins(BTreeMap<(TableReference, Pin), Arc<SnapshotTable>>);
+pub(super) struct Pins(BTreeMap<(TableReference, Pin), PinnedTable>);
 
 impl Pins {
     /// `table` is what `pin` of `reference` means.
-    pub(super) fn insert(&mut self, reference: TableReference, pin: Pin, table: Arc<SnapshotTable>) {
+    pub(super) fn insert(&mut self, reference: TableReference, pin: Pin, table: PinnedTable) {
         self.0.insert((reference, pin), table);
     }
 }
@@ -418,9 +418,9 @@ impl RelationPlanner for Pins {
             return plan_err!("a version of {reference} has not become a snapshot");
         };
         // Plans are compared by the names of the tables that they scan, so that each version must have its own.
-        let version = table.version();
-        let scanned = TableReference::bare(format!("{} VERSION AS OF {}", version.table, version.version));
-        let scan = LogicalPlanBuilder::scan(scanned, provider_as_source(table.clone()), None)?;
+        let TableVersion { table: name, version, .. } = &table.version;
+        let scanned = TableReference::bare(format!("{name} VERSION AS OF {version}"));
+        let scan = LogicalPlanBuilder::scan(scanned, provider_as_source(table.provider.clone()), None)?;
         let plan = if alias.is_some() { scan } else { scan.alias(reference)? }.build()?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
     }

@@ -1,23 +1,73 @@
 //! What all protocols share: who asks, what is asked, and the answer.
+//!
+//! A question is prepared first: parsed, each of its tables pinned to a version, and planned. From then on newer versions change
+//! nothing for it. Every question has a catalog of its own with the tables that its caller may see, each behind its guard, so
+//! that there is nothing else to be found by whatever a statement says. Then it runs: with memory of its own, for a limited time,
+//! and as long as somebody takes its rows.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider, SchemaProvider,
+};
 use datafusion::common::ParamValues;
+use datafusion::error::DataFusionError;
+use datafusion::execution::disk_manager::DiskManagerBuilder;
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use isobar_connectors::clouds::Cloud;
+use tokio::time::Instant;
 
-use super::refusal::Refusal;
-use crate::query::{Answer, TableVersion};
+use super::Refusal;
+use super::access::{Access, Caller};
+use super::limits::{Gate, Limited, QueryPool, too_long};
+use super::metrics::Metrics;
+use crate::commit::quarantine_of;
+use crate::error::Error;
+use crate::query::{
+    Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, SnapshotCache, SnapshotTable, TableVersion,
+    read_by, session, start,
+};
+use crate::spec::{LimitsOfQueries, Topology};
+
+/// Parts that a query is divided into, at most: each of them needs memory of its own.
+const PARTITIONS_MAX: usize = 4;
+/// Part of a query's memory that a sort keeps back, for each part, to be able to spill.
+const SPILL_RESERVE: u64 = 16;
+/// What a sort keeps back unless that is too much.
+const SPILL_RESERVE_BYTES_MAX: u64 = 10 << 20;
+/// How long a look answers whether tables can be read at all.
+const READY_FOR: Duration = Duration::from_secs(5);
 
 /// The tables, who may read what of them, and the limits. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Engine {}
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
 
-/// Somebody who asks, after authentication.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// What logs call the caller.
-    pub name: String,
+struct Inner {
+    topology: String,
+    /// Functions and settings; no tables.
+    base: SessionState,
+    memory: Arc<dyn MemoryPool>,
+    cache: SnapshotCache,
+    access: Access,
+    limits: LimitsOfQueries,
+    refresh: Duration,
+    gate: Gate,
+    metrics: Metrics,
+    /// What is said of tables.
+    comments: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("topology", &self.0.topology).finish_non_exhaustive()
+    }
 }
 
 /// One question.
@@ -36,6 +86,13 @@ pub struct Question {
     pub max_staleness: Option<Duration>,
 }
 
+impl Question {
+    /// The statement `sql`, at the newest versions.
+    pub fn new(sql: impl Into<String>) -> Self {
+        Self { sql: sql.into(), ..Self::default() }
+    }
+}
+
 /// A table that a caller may read.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -50,57 +107,404 @@ pub struct TableInfo {
     pub comment: Option<String>,
 }
 
-/// A question that was parsed, planned and pinned to versions; no row was read.
-#[derive(Debug)]
-pub struct Prepared {}
+/// A question that was parsed, planned and pinned to versions; no row was read. A clone of it can be run again.
+#[derive(Clone)]
+pub struct Prepared {
+    engine: Engine,
+    caller: String,
+    state: SessionState,
+    plan: LogicalPlan,
+    schema: SchemaRef,
+    versions: Vec<TableVersion>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("versions", &self.versions).finish_non_exhaustive()
+    }
+}
+
+/// Which versions a question wants, by table.
+struct Wanted {
+    versions: BTreeMap<String, u64>,
+    min_version: BTreeMap<String, u64>,
+    age_max: Duration,
+}
 
 impl Engine {
+    /// That of `topology`, which reads from `clouds`. Nothing is read yet.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for callers and roles that are wrong, and if there is no place for temporary files.
+    pub fn open(topology: &Topology, clouds: &[Cloud]) -> Result<Self, Error> {
+        let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+        let names = Names::of(&datasets);
+        let spec = &topology.serve;
+        let access = Access::open(spec, &names, rand::random())?;
+        let context = session(clouds, topology.memory_bytes_max)?;
+        let partitions = std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_MAX);
+        let reserve = (spec.limits.memory_bytes / SPILL_RESERVE).min(SPILL_RESERVE_BYTES_MAX);
+        let mut base = context.state();
+        let options = base.config_mut().options_mut();
+        options.execution.target_partitions = partitions;
+        options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(usize::MAX);
+        let memory_bytes = usize::try_from(topology.memory_bytes_max).unwrap_or(usize::MAX);
+        let cache = SnapshotCache::new(clouds, names.tables().into_iter().map(str::to_owned));
+        let mut comments = BTreeMap::new();
+        for dataset in &topology.datasets {
+            comments.extend(dataset.description.clone().map(|text| (dataset.name.clone(), text)));
+            comments.insert(
+                quarantine_of(&dataset.name),
+                format!("Records that {} rejected, as they came.", dataset.name),
+            );
+        }
+        Ok(Self(Arc::new(Inner {
+            topology: topology.name.clone(),
+            base,
+            memory: Arc::new(GreedyMemoryPool::new(memory_bytes)),
+            cache,
+            access,
+            limits: spec.limits,
+            refresh: spec.refresh,
+            gate: Gate::new(&spec.limits),
+            metrics: Metrics::new(&topology.name),
+            comments,
+        })))
+    }
+
+    /// The name of the topology.
+    pub fn topology(&self) -> &str {
+        &self.0.topology
+    }
+
+    /// Whether everybody may read everything, without a token.
+    pub fn is_open(&self) -> bool {
+        self.0.access.is_open()
+    }
+
+    /// What one query may use.
+    pub fn limits(&self) -> &LimitsOfQueries {
+        &self.0.limits
+    }
+
+    /// The metrics as text.
+    pub fn metrics(&self) -> String {
+        self.0.metrics.render()
+    }
+
     /// Who shows `token`: a bearer token, or the password of the PostgreSQL protocol.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`].
-    pub async fn authenticate(&self, _token: Option<&str>) -> Result<Caller, Refusal> {
-        Err(Refusal::Internal("not there yet".to_owned()))
+    /// [`Refusal::Unauthenticated`] if it is none; [`Refusal::Forbidden`] if its claims name no role.
+    pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Refusal> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let caller = self.0.access.authenticate(token, now.as_secs());
+        caller.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
     }
 
     /// Parses and plans `question`, pinned to versions. Reads no row.
     ///
     /// # Errors
     /// [`Refusal`], for every reason there is.
-    pub async fn prepare(&self, _caller: &Caller, _question: Question) -> Result<Prepared, Refusal> {
-        Err(Refusal::Internal("not there yet".to_owned()))
+    pub async fn prepare(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
+        let prepared = self.prepared(caller, question).await;
+        prepared.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
     }
 
-    /// The tables that `caller` may read, by name.
+    async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
+        let limits = &self.0.limits;
+        if question.sql.len() as u64 > limits.sql_bytes {
+            let message = format!("the text of a query has at most {} bytes", limits.sql_bytes);
+            return Err(Refusal::TooMuch { limit: "sql", message });
+        }
+        let deadline = Instant::now() + limits.time;
+        let _place = self.0.gate.enter(deadline).await?;
+        let planned = tokio::time::timeout_at(deadline, self.plan(caller, question)).await;
+        planned.unwrap_or_else(|_| Err(too_long(limits.time).into()))
+    }
+
+    async fn plan(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
+        let names = &caller.role.names;
+        let wanted = self.wanted(names, &question)?;
+        let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
+        state.mark_start_execution();
+        let asked = match Asked::parse(&state, names, &question.sql) {
+            Ok(asked) => asked,
+            Err(error) => return Err(self.explained(caller, &error).await),
+        };
+        for table in &asked.newest {
+            let Some(found) = self.at_wanted(table, &wanted).await? else { continue };
+            let guarded = self.guarded(caller, found, &state).await?;
+            for name in names.of_table(table) {
+                let registered = tables.register_table(name.to_owned(), guarded.provider.clone());
+                registered.map_err(|error| cannot_set_up(&error))?;
+            }
+        }
+        let mut pinned = Vec::with_capacity(asked.pinned.len());
+        for (_, pin, table) in &asked.pinned {
+            let found = self.0.cache.pinned(table, *pin).await?;
+            pinned.push(self.guarded(caller, found, &state).await?);
+        }
+        let plan = match asked.plan(&mut state, pinned).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.explained(caller, &error).await),
+        };
+        let plan = match question.parameters {
+            Some(values) => with_values(plan, values)?,
+            None => plan,
+        };
+        let versions = read_by(&plan);
+        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let caller = caller.name.clone();
+        Ok(Prepared { engine: self.clone(), caller, state, plan, schema, versions })
+    }
+
+    /// The versions that a question wants, by table instead of by name.
+    fn wanted(&self, names: &Names, question: &Question) -> Result<Wanted, Refusal> {
+        let by_table = |by_name: &BTreeMap<String, u64>| -> Result<BTreeMap<String, u64>, Refusal> {
+            let tables = by_name.iter().map(|(name, version)| match names.get(name) {
+                Some(table) => Ok((table.to_owned(), *version)),
+                None => Err(no_table(name)),
+            });
+            tables.collect()
+        };
+        Ok(Wanted {
+            versions: by_table(&question.versions)?,
+            min_version: by_table(&question.min_version)?,
+            age_max: question.max_staleness.unwrap_or(self.0.refresh),
+        })
+    }
+
+    /// `table` as a question wants it; `None` if nothing was committed to it yet.
+    async fn at_wanted(&self, table: &str, wanted: &Wanted) -> Result<Option<Arc<SnapshotTable>>, Refusal> {
+        let cache = &self.0.cache;
+        let least = wanted.min_version.get(table).copied();
+        if let Some(version) = wanted.versions.get(table) {
+            if let Some(least) = least.filter(|least| version < least) {
+                return Err(Refusal::Wrong(format!(
+                    "{table} is asked for at version {version} and at version {least} or later"
+                )));
+            }
+            return Ok(Some(cache.pinned(table, Pin::Version(*version)).await?));
+        }
+        let found = cache.newest(table, wanted.age_max).await?;
+        let Some(least) = least else { return Ok(found) };
+        let is_there = |found: &Option<Arc<SnapshotTable>>| {
+            found.as_ref().is_some_and(|found| found.version().version >= least)
+        };
+        if is_there(&found) {
+            return Ok(found);
+        }
+        let found = cache.newest(table, Duration::ZERO).await?;
+        if is_there(&found) {
+            return Ok(found);
+        }
+        // A cloud that is behind does not hide what others have.
+        if let Some(further) = cache.furthest(table, least).await? {
+            return Ok(Some(further));
+        }
+        let there_is = match found {
+            Some(found) => format!("version {}", found.version().version),
+            None => "no version".to_owned(),
+        };
+        Err(Refusal::Unavailable(format!(
+            "{table} has not reached version {least}: there is {there_is}; try again"
+        )))
+    }
+
+    /// `table` as `caller` may see it.
+    async fn guarded(
+        &self,
+        caller: &Caller,
+        table: Arc<SnapshotTable>,
+        state: &SessionState,
+    ) -> Result<PinnedTable, Refusal> {
+        let name = table.version().table.clone();
+        let Some(guard) = caller.role.guard(&name) else { return Ok(table.into()) };
+        // A column that is not in an old version may be in the newest; one that is in neither is misspelt.
+        let newest = self.0.cache.newest(&name, Duration::MAX).await?;
+        let unknown = guard.unknown_columns(newest.as_deref().unwrap_or(&table));
+        let guarded = match unknown.is_empty() {
+            true => guard.around(table, state).map_err(|error| error.strip_backtrace()),
+            false => Err(format!("the table has no column {}", unknown.join(", "))),
+        };
+        guarded.map_err(|why| {
+            let role = &caller.role.name;
+            tracing::error!(%role, table = %name, why, "what the role may see of the table is not clear, so it sees nothing");
+            Refusal::Internal(format!("{name} cannot be shown: what the role may see of it is not clear; the server's log says why"))
+        })
+    }
+
+    /// A session without tables, and where to put them.
+    fn own_session(&self) -> Result<(SessionState, Arc<MemorySchemaProvider>), DataFusionError> {
+        let tables = Arc::new(MemorySchemaProvider::new());
+        let catalog = MemoryCatalogProvider::new();
+        catalog.register_schema(CATALOG.1, tables.clone())?;
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(CATALOG.0.to_owned(), Arc::new(catalog));
+        let state = SessionStateBuilder::new_from_existing(self.0.base.clone())
+            .with_catalog_list(Arc::new(catalogs))
+            .build();
+        Ok((state, tables))
+    }
+
+    /// What one query runs with. Footers of files that others have read are shared.
+    fn own_runtime(&self) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+        let limits = &self.0.limits;
+        let disk = DiskManagerBuilder::default().with_max_temp_directory_size(limits.disk_bytes);
+        RuntimeEnvBuilder::from_runtime_env(self.0.base.runtime_env())
+            .with_memory_pool(Arc::new(QueryPool::new(limits.memory_bytes, &self.0.memory)))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+    }
+
+    /// What is wrong with a question, and which tables the caller could have meant.
+    async fn explained(&self, caller: &Caller, error: &DataFusionError) -> Refusal {
+        let text = error.strip_backtrace();
+        if !text.contains("not found") {
+            return Refusal::Wrong(text);
+        }
+        let names = &caller.role.names;
+        let mut existing = BTreeSet::new();
+        for table in names.tables() {
+            if matches!(self.0.cache.newest(table, Duration::MAX).await, Ok(Some(_))) {
+                existing.insert(table);
+            }
+        }
+        Refusal::Wrong(names.explain(text, |table| existing.contains(table)))
+    }
+
+    /// The tables that `caller` may read and that something was committed to, by name.
     ///
     /// # Errors
     /// [`Refusal::Unavailable`] if no cloud can serve one.
-    pub async fn tables(&self, _caller: &Caller) -> Result<Vec<TableInfo>, Refusal> {
-        Err(Refusal::Internal("not there yet".to_owned()))
+    pub async fn tables(&self, caller: &Caller) -> Result<Vec<TableInfo>, Refusal> {
+        let names = &caller.role.names;
+        let mut tables = Vec::new();
+        for table in names.tables() {
+            let Some(found) = self.0.cache.newest(table, self.0.refresh).await? else { continue };
+            let PinnedTable { version, provider } = self.guarded(caller, found, &self.0.base).await?;
+            // The name that needs no quotes.
+            let Some(name) = names.of_table(table).find(|name| !name.contains('.')) else { continue };
+            let comment = self.0.comments.get(table).cloned();
+            tables.push(TableInfo { name: name.to_owned(), version, schema: provider.schema(), comment });
+        }
+        tables.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(tables)
     }
+
+    /// Whether the first of the tables can be looked for: what `/readyz` says.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] if no cloud answers.
+    pub async fn is_ready(&self) -> Result<(), Refusal> {
+        if let Some(table) = self.0.cache.tables().next() {
+            self.0.cache.newest(table, READY_FOR.max(self.0.refresh)).await?;
+        }
+        Ok(())
+    }
+
+    /// Holds what roles may see against the tables, as far as those can be read now: a condition that does not fit is better
+    /// found at the start.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] names the role and what is wrong.
+    pub(super) async fn check_roles(&self) -> Result<(), Error> {
+        for role in self.0.access.roles() {
+            for (table, guard) in role.guards() {
+                let found = match self.0.cache.newest(table, Duration::MAX).await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        let error = crate::chain_of(&error);
+                        tracing::warn!(%table, error, "what roles may see of the table is checked when it can be read");
+                        continue;
+                    }
+                };
+                check_guard(guard, found, &self.0.base).map_err(|why| {
+                    Error::Configuration(format!("serve.roles.{}.datasets.{table}: {why}", role.name))
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_guard(guard: &Guard, table: Arc<SnapshotTable>, state: &SessionState) -> Result<(), String> {
+    let unknown = guard.unknown_columns(&table);
+    if !unknown.is_empty() {
+        return Err(format!("the table has no column {}", unknown.join(", ")));
+    }
+    guard.around(table, state).map(|_| ()).map_err(|error| error.strip_backtrace())
+}
+
+/// What cannot happen because of a question.
+fn cannot_set_up(error: &DataFusionError) -> Refusal {
+    Error::Bug(format!("prepare to query: {}", error.strip_backtrace())).into()
+}
+
+fn no_table(name: &str) -> Refusal {
+    Refusal::NotFound(format!("there is no table {name}; `GET /v1/datasets` or `SHOW TABLES` lists them"))
+}
+
+/// `plan` with values for its placeholders.
+fn with_values(plan: LogicalPlan, values: ParamValues) -> Result<LogicalPlan, Refusal> {
+    plan.with_param_values(values).map_err(|error| Refusal::Wrong(error.strip_backtrace()))
 }
 
 impl Prepared {
     /// Columns of the answer.
     pub fn schema(&self) -> SchemaRef {
-        Schema::empty().into()
+        self.schema.clone()
     }
 
     /// The placeholders, `$1` first, and their types where the query says them.
     pub fn parameters(&self) -> Vec<(String, Option<DataType>)> {
-        Vec::new()
+        let found = self.plan.get_parameter_types().unwrap_or_default();
+        let mut parameters: Vec<(String, Option<DataType>)> = found.into_iter().collect();
+        let number = |name: &str| name.trim_start_matches('$').parse::<u32>().unwrap_or(u32::MAX);
+        parameters.sort_by(|(one, _), (other, _)| (number(one), one).cmp(&(number(other), other)));
+        parameters
     }
 
     /// The versions that the answer will be of.
     pub fn versions(&self) -> &[TableVersion] {
-        &[]
+        &self.versions
     }
 
     /// Starts it. Dropping the answer, or this future, cancels it.
     ///
     /// # Errors
     /// [`Refusal`], as far as it is known before the first row.
-    pub async fn run(self, _parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
-        Err(Refusal::Internal("not there yet".to_owned()))
+    pub async fn run(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
+        let metrics = self.engine.0.metrics.clone();
+        self.started(parameters).await.inspect_err(|refusal| metrics.refused(refusal.outcome()))
+    }
+
+    async fn started(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
+        let inner = &self.engine.0;
+        let plan = match parameters {
+            Some(values) => with_values(self.plan, values)?,
+            None => self.plan,
+        };
+        let mut missing: Vec<String> = plan.get_parameter_names().unwrap_or_default().into_iter().collect();
+        if !missing.is_empty() {
+            missing.sort();
+            return Err(Refusal::Wrong(format!("there is no value for {}", missing.join(", "))));
+        }
+        let limits = inner.limits;
+        let deadline = Instant::now() + limits.time;
+        let place = inner.gate.enter(deadline).await?;
+        tracing::debug!(caller = %self.caller, versions = ?self.versions, "a query runs");
+        let runtime = self.engine.own_runtime().map_err(|error| cannot_set_up(&error))?;
+        let mut state = SessionStateBuilder::new_from_existing(self.state).with_runtime_env(runtime).build();
+        state.mark_start_execution();
+        let started = tokio::time::timeout_at(deadline, start(&state, plan)).await;
+        let answer = started.map_err(|_| Refusal::from(too_long(limits.time)))??;
+        let running = inner.metrics.begin();
+        Ok(answer.wrapped(|rows| Box::pin(Limited::new(rows, deadline, limits, running, place))))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,162 @@
 //! ```text
 //! HTTP ────────┐
 //! PostgreSQL ──┼─▶ Engine: authenticate ─▶ prepare (parse, pin, plan) ─▶ run ─▶ rows
-//! Flight SQL ──┘
+//! Flight SQL ──┘                                │
+//!                                               └── snapshots that are kept; guards of the caller's role
 //! ```
+//!
+//! Protocols only carry: who may read what ([`access`]), which versions a question is pinned to and how it runs ([`engine`]) and what
+//! it may use ([`limits`]) is the same for all of them. Nothing can be written by any of them. A server keeps nothing but
+//! what it has read, so that there may be as many as needed, in every cloud.
 
+mod access;
 mod engine;
-pub mod flight;
+mod flight;
+mod http;
+mod limits;
+mod metrics;
 mod refusal;
+mod tls;
 
-pub use self::engine::{Caller, Engine, Prepared, Question, TableInfo};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use isobar_connectors::clouds::Cloud;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use self::access::Caller;
+pub use self::engine::{Engine, Prepared, Question, TableInfo};
 pub use self::refusal::Refusal;
+use crate::error::Error;
+use crate::spec::Topology;
+use crate::start::open_clouds;
+
+/// How a server is started.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Where HTTP listens; the system chooses the port when it is 0.
+    pub listen: SocketAddr,
+    /// Where Flight SQL listens, if it does.
+    pub flight: Option<SocketAddr>,
+    /// How long queries may go on after the server is asked to stop.
+    pub grace: Duration,
+    /// The clouds, where they are open already.
+    pub clouds: Option<Vec<Cloud>>,
+}
+
+impl ServeOptions {
+    /// HTTP at `listen`, nothing else; ten seconds of grace.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self { listen, flight: None, grace: Duration::from_secs(10), clouds: None }
+    }
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    /// Where HTTP listens.
+    pub address: SocketAddr,
+    /// Where Flight SQL listens, if it does.
+    pub flight: Option<SocketAddr>,
+    /// What answers questions, for whoever asks in this process.
+    pub engine: Engine,
+    grace: Duration,
+    shutdown: CancellationToken,
+    listeners: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts to serve `topology` until `shutdown`.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for an address that cannot be listened on or must not be without tokens, for secrets, keys and
+    /// certificates that cannot be read, and for roles that do not fit the tables.
+    pub async fn start(
+        topology: &Topology,
+        options: ServeOptions,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let clouds = match options.clouds {
+            Some(clouds) => clouds,
+            None => open_clouds(topology)?,
+        };
+        let engine = Engine::open(topology, &clouds)?;
+        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        check_address(&engine, options.listen, tls.is_some())?;
+        engine.check_roles().await?;
+        let cannot =
+            |error| Error::Configuration(format!("cannot listen on --listen {}: {error}", options.listen));
+        let listener = TcpListener::bind(options.listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let app = app(&engine);
+        // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
+        let mut listeners = Vec::new();
+        let mut flight_address = None;
+        if let Some(listen) = options.flight {
+            check_address(&engine, listen, tls.is_some())?;
+            let (address, serving) = flight::start(&engine, listen, tls.clone(), shutdown.clone()).await?;
+            flight_address = Some(address);
+            listeners.push(serving);
+        }
+        listeners.push(match tls {
+            Some(tls) => {
+                let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
+                serve_http(listener, app, shutdown.clone())
+            }
+            None => serve_http(listener, app, shutdown.clone()),
+        });
+        Ok(Self { address, flight: flight_address, engine, grace: options.grace, shutdown, listeners })
+    }
+
+    /// Waits until it is asked to stop, and then until its queries have ended, or the time for that is over.
+    pub async fn stopped(self) {
+        self.shutdown.cancelled().await;
+        let aborts: Vec<_> = self.listeners.iter().map(JoinHandle::abort_handle).collect();
+        let ended = futures::future::join_all(self.listeners);
+        if tokio::time::timeout(self.grace, ended).await.is_err() {
+            warn!("queries are still running; they are abandoned");
+            aborts.iter().for_each(tokio::task::AbortHandle::abort);
+        }
+    }
+}
+
+/// Everything that HTTP answers. Routers of further parts are merged here.
+fn app(engine: &Engine) -> Router {
+    http::router(engine.clone())
+}
+
+fn serve_http<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
+    tokio::spawn(async move {
+        let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the server stopped listening");
+        }
+    })
+}
+
+/// Without tokens everybody who reaches the server reads everything.
+fn check_address(engine: &Engine, address: SocketAddr, has_tls: bool) -> Result<(), Error> {
+    let is_loopback = address.ip().is_loopback();
+    if engine.is_open() && !is_loopback {
+        return Err(Error::Configuration(format!(
+            "everybody who reaches {address} could read everything: add `serve: {{ callers: {{ dashboards: {{ token: \
+             \"${{env:DASHBOARDS_TOKEN}}\" }} }} }}` or `serve.jwt` to the specification, or listen on 127.0.0.1"
+        )));
+    }
+    if !is_loopback && !has_tls {
+        warn!(%address, "tokens and rows are on the wire as they are: see `serve.tls`, unless something in front has TLS");
+    }
+    if engine.is_open() {
+        info!("there are no tokens: everybody on this machine reads everything");
+    }
+    Ok(())
+}

@@ -28,6 +28,7 @@ pub mod raw;
 mod resolve;
 pub mod schema;
 pub mod secret;
+pub mod serve;
 mod sql;
 mod structure;
 mod suggest;
@@ -48,6 +49,7 @@ pub use problem::{Colour, Position, Problem, SpecErrors};
 pub use raw::{Envelope, Format, Owner, PayloadCompression, StartPosition, TopicIdentity};
 pub use schema::{contract_json_schema, json_schema};
 pub use secret::{Secret, SecretError, Text};
+pub use serve::{LimitsOfQueries, ServeSpec};
 pub(crate) use suggest::did_you_mean;
 pub use topics::{SourceTopics, TopicPattern};
 
@@ -70,6 +72,8 @@ pub struct Topology {
     pub fill_bytes_per_second: Option<u64>,
     /// What a worker shows to the leader; `None`: there are no workers.
     pub worker_token: Option<Text>,
+    /// Who may ask `isobar serve` for what.
+    pub serve: ServeSpec,
     /// Memory budget of the whole process.
     pub memory_bytes_max: u64,
     /// The sources. At least one; names and topics are unique; each is read by a dataset.

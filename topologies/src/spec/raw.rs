@@ -16,6 +16,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
+use super::serve::Serve;
 use super::units::{ByteSize, HumanDuration, Percent};
 
 /// What names of topologies look like: they become folder names and the first part of application ids.
@@ -71,6 +72,10 @@ pub struct Topology {
     /// Further processes that read and transform for the leader. Optional: without it there are none.
     #[serde(default)]
     pub workers: Option<Workers>,
+
+    /// Who may ask `isobar serve` for what, and how much. Optional.
+    #[serde(default)]
+    pub serve: Option<Serve>,
 
     /// Memory budget of the whole process: Kafka queues, decoding, SQL, Parquet encoders. Above it partitions are
     /// paused and files are closed early; a backlog of any size does not raise it. At least 128MiB. Default: 384MiB.

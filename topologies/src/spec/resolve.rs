@@ -96,6 +96,7 @@ impl Resolver<'_> {
         let memory_bytes_max = self.memory();
         let sources = self.sources();
         let datasets = self.datasets(&sources);
+        let serve = self.serve(memory_bytes_max, &datasets);
         self.check_every_source_is_read(&sources);
         Some(Topology {
             name: name?,
@@ -106,6 +107,7 @@ impl Resolver<'_> {
             commit_bytes_max,
             fill_bytes_per_second,
             worker_token,
+            serve: serve?,
             memory_bytes_max,
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
             datasets: datasets.into_iter().collect::<Option<_>>()?,
@@ -325,7 +327,7 @@ impl Resolver<'_> {
         memory.0
     }
 
-    fn check_bytes(&mut self, pointer: &str, name: &str, size: ByteSize, least: u64, most: u64) {
+    pub(super) fn check_bytes(&mut self, pointer: &str, name: &str, size: ByteSize, least: u64, most: u64) {
         let message = if size.0 < least {
             format!("`{name}` is {size}; it must be at least {}", ByteSize(least))
         } else if size.0 > most {

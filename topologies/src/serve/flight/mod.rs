@@ -34,6 +34,7 @@ mod status;
 mod tests;
 mod xdbc;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,12 +43,14 @@ use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
 use axum::serve::Listener;
 use futures::stream::{self, BoxStream, Stream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tracing::info;
 
 use self::running::Running;
 use self::seal::Seal;
@@ -81,62 +84,81 @@ struct Flight {
 }
 
 impl Flight {
-    fn new(engine: Engine, stop: CancellationToken) -> Result<Self, Error> {
+    fn new(engine: Engine) -> Result<Self, Error> {
         let unbuilt = |error| Error::Bug(format!("describe what Flight SQL can do: {error}"));
         Ok(Self {
             engine,
             seal: Seal::new(),
-            running: Running::new(stop),
+            running: Running::default(),
             sql_info: sql_info::build().map_err(unbuilt)?,
             types: xdbc::build().map_err(unbuilt)?,
         })
     }
 }
 
-/// Answers on `listener` until `stop`; queries that run then end with an error.
+/// Serves at `listen` until `stop`, and then until the last query has ended. Says where it listens.
 ///
 /// # Errors
-/// [`Error::Bug`] if what is said about the server does not fit its own columns. Nothing else, before it is asked to stop.
-pub async fn serve(
-    engine: Engine,
-    listener: TcpListener,
+/// [`Error::Configuration`] for an address that cannot be listened on.
+pub(super) async fn start(
+    engine: &Engine,
+    listen: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
-) -> Result<(), Error> {
-    let flight = Flight::new(engine, stop.clone())?;
-    let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
+) -> Result<(SocketAddr, JoinHandle<()>), Error> {
+    let cannot = |error| Error::Configuration(format!("cannot listen on --flight {listen}: {error}"));
+    let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    let flight = Flight::new(engine.clone())?;
+    let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
+    info!("Flight SQL at {scheme}://{address}");
+    let serving = tokio::spawn(async move {
+        if let Err(error) = serve(flight, listener, address, tls, stop).await {
+            let error = crate::chain_of(&error);
+            tracing::error!(error, "Flight SQL is not served any more");
+        }
+    });
+    Ok((address, serving))
+}
+
+async fn serve(
+    flight: Flight,
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(SILENCE_MAX))
-        .add_service(service);
-    let served = match tls {
+        .add_service(FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX));
+    let stopped = stop.clone().cancelled_owned();
+    match tls {
         None => {
             let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(connections, stop.cancelled()).await
+            server.serve_with_incoming_shutdown(connections, stopped).await
         }
         Some(tls) => {
-            let connections = secured(listener, &tls, stop.clone())?;
-            server.serve_with_incoming_shutdown(connections, stop.cancelled()).await
+            let connections = secured(listener, address, &tls, stop);
+            server.serve_with_incoming_shutdown(connections, stopped).await
         }
-    };
-    served.map_err(|error| Error::Bug(format!("serve Flight SQL: {}", crate::chain_of(&error))))
+    }
 }
 
 /// Connections whose handshake is done, of clients that speak HTTP/2.
 fn secured(
     listener: TcpListener,
+    address: SocketAddr,
     tls: &ServerConfig,
     stop: CancellationToken,
-) -> Result<impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> + use<>, Error> {
-    let unbound = |error| Error::Configuration(format!("listen for Flight SQL: {error}"));
-    let address = listener.local_addr().map_err(unbound)?;
-    // gRPC's clients hang up on a server that does not say so.
+) -> impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> + use<> {
     let mut tls = tls.clone();
+    // gRPC's clients hang up on a server that does not say so.
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let listener = TlsListener::start(listener, address, Arc::new(tls), stop);
-    Ok(stream::unfold(listener, |mut listener| async move {
+    stream::unfold(listener, |mut listener| async move {
         let (connection, _) = listener.accept().await;
         Some((Ok(connection), listener))
-    }))
+    })
 }

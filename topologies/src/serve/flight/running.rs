@@ -10,11 +10,8 @@ use tonic::Status;
 const CANCELLED_MAX: usize = 1_000;
 
 /// The queries of one server.
-#[derive(Clone)]
-pub(super) struct Running {
-    stop: CancellationToken,
-    queries: Arc<Mutex<Queries>>,
-}
+#[derive(Clone, Default)]
+pub(super) struct Running(Arc<Mutex<Queries>>);
 
 #[derive(Default)]
 struct Queries {
@@ -24,6 +21,7 @@ struct Queries {
     cancelled: VecDeque<String>,
 }
 
+#[derive(Default)]
 struct Active {
     cancelled: CancellationToken,
     fetches: usize,
@@ -37,26 +35,20 @@ pub(super) struct Fetch {
 }
 
 impl Running {
-    /// None yet; all that begin end when `stop` is cancelled.
-    pub(super) fn new(stop: CancellationToken) -> Self {
-        Self { stop, queries: Arc::default() }
-    }
-
     /// Begins to fetch a ticket, unless it was cancelled.
     pub(super) fn begin(&self, ticket: &str) -> Result<Fetch, Status> {
-        let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if queries.cancelled.iter().any(|cancelled| cancelled == ticket) {
             return Err(was_cancelled());
         }
-        let new = || Active { cancelled: self.stop.child_token(), fetches: 0 };
-        let active = queries.active.entry(ticket.to_owned()).or_insert_with(new);
+        let active = queries.active.entry(ticket.to_owned()).or_default();
         active.fetches += 1;
         Ok(Fetch { running: self.clone(), ticket: ticket.to_owned(), cancelled: active.cancelled.clone() })
     }
 
     /// Ends the fetches of a ticket, and allows no further one.
     pub(super) fn cancel(&self, ticket: &str) {
-        let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(active) = queries.active.get(ticket) {
             active.cancelled.cancel();
         }
@@ -75,22 +67,15 @@ impl Fetch {
     ) -> Result<T, Status> {
         tokio::select! {
             biased;
-            () = self.cancelled.cancelled() => Err(self.why()),
+            () = self.cancelled.cancelled() => Err(was_cancelled()),
             done = step => done,
-        }
-    }
-
-    fn why(&self) -> Status {
-        match self.running.stop.is_cancelled() {
-            true => Status::unavailable("the server stops: ask another, or again later"),
-            false => was_cancelled(),
         }
     }
 }
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        let mut queries = self.running.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queries = self.running.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(active) = queries.active.get_mut(&self.ticket) else { return };
         active.fetches -= 1;
         if active.fetches == 0 {
@@ -112,12 +97,12 @@ mod tests {
     use super::*;
 
     fn active(running: &Running) -> usize {
-        running.queries.lock().unwrap().active.len()
+        running.0.lock().unwrap().active.len()
     }
 
     #[tokio::test]
     async fn a_cancelled_ticket_ends_and_is_not_fetched_again() {
-        let running = Running::new(CancellationToken::new());
+        let running = Running::default();
         let (first, second) = (running.begin("a").unwrap(), running.begin("a").unwrap());
         let other = running.begin("b").unwrap();
         assert_eq!(first.unless_cancelled(ready(Ok(1))).await.unwrap(), 1);
@@ -133,19 +118,9 @@ mod tests {
         assert_eq!(active(&running), 0);
     }
 
-    #[tokio::test]
-    async fn a_server_that_stops_ends_all_and_says_so() {
-        let stop = CancellationToken::new();
-        let running = Running::new(stop.clone());
-        let fetch = running.begin("a").unwrap();
-        stop.cancel();
-        let error = fetch.unless_cancelled(ready(Ok(()))).await.unwrap_err();
-        assert_eq!(error.code(), Code::Unavailable);
-    }
-
     #[test]
     fn the_oldest_of_many_cancelled_tickets_is_forgotten() {
-        let running = Running::new(CancellationToken::new());
+        let running = Running::default();
         for ticket in 0..=CANCELLED_MAX {
             running.cancel(&ticket.to_string());
         }

@@ -9,7 +9,6 @@ use prost::Message;
 use tonic::Status;
 
 use crate::query::TableVersion;
-use crate::serve::Caller;
 
 /// Bytes of a ticket or a handle: a query, its parameters and what is said about them.
 pub(super) const SEALED_BYTES_MAX: usize = 2 << 20;
@@ -103,8 +102,8 @@ impl Seal {
         Ok([signature.as_bytes(), &content].concat().into())
     }
 
-    /// What `bytes` hold, if they are ours and `caller` got them.
-    pub(super) fn open(&self, bytes: &[u8], caller: &Caller) -> Result<Sealed, Status> {
+    /// What `bytes` hold, if they are ours and the caller of this name got them.
+    pub(super) fn open(&self, bytes: &[u8], caller: &str) -> Result<Sealed, Status> {
         let content = Some(bytes).filter(|bytes| bytes.len() <= SEALED_BYTES_MAX);
         let (signature, content) =
             content.and_then(|bytes| bytes.split_at_checked(SIGNATURE_BYTES)).ok_or_else(unknown)?;
@@ -114,7 +113,7 @@ impl Seal {
             return Err(unknown());
         }
         let sealed = Sealed::decode(content).map_err(|_| unknown())?;
-        Some(sealed).filter(|sealed| sealed.caller == caller.name).ok_or_else(unknown)
+        Some(sealed).filter(|sealed| sealed.caller == caller).ok_or_else(unknown)
     }
 }
 
@@ -123,4 +122,40 @@ fn unknown() -> Status {
     Status::invalid_argument(
         "this ticket or prepared statement was not given to you, or before the server was started anew: ask again",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_seal_breaks_with_any_byte_and_with_another_key() {
+        let seal = Seal::new();
+        let sealed = Sealed { caller: "ana".to_owned(), sql: "SELECT 1".to_owned(), ..Sealed::default() };
+        let closed = seal.close(&sealed).unwrap();
+        assert_eq!(seal.open(&closed, "ana").unwrap(), sealed);
+        assert!(seal.open(&closed, "bo").is_err());
+        assert!(Seal::new().open(&closed, "ana").is_err());
+        for at in 0..closed.len() {
+            let mut bytes = closed.to_vec();
+            bytes[at] ^= 0x20;
+            assert!(seal.open(&bytes, "ana").is_err(), "byte {at}");
+            assert!(seal.open(&closed[..at], "ana").is_err(), "{at} bytes");
+        }
+        let large = Sealed { sql: " ".repeat(SEALED_BYTES_MAX), ..sealed };
+        assert_eq!(seal.close(&large).unwrap_err().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn the_newest_of_several_versions_of_a_table_is_where_it_is_not_named() {
+        let of =
+            |table: &str, version| TableVersion { table: table.to_owned(), version, cloud: "a".to_owned() };
+        let read = [of("b", 7), of("a", 3), of("a", 12), of("a", 3)];
+        let planned = Planned { versions: pinned(&read), ..Planned::default() };
+        assert_eq!(planned.versions.len(), 3);
+        let newest = planned.newest().into_iter().collect::<Vec<_>>();
+        assert_eq!(newest, [("a".to_owned(), 12), ("b".to_owned(), 7)]);
+    }
 }

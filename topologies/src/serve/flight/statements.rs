@@ -135,7 +135,7 @@ impl Flight {
 
     /// The statement that a handle stands for.
     pub(super) fn statement(&self, caller: &Caller, handle: &[u8]) -> Result<Sealed, Status> {
-        let opened = self.seal.open(handle, caller)?;
+        let opened = self.seal.open(handle, &caller.name)?;
         match opened.planned {
             None => Ok(opened),
             Some(_) => Err(Status::invalid_argument("this is a ticket, not a prepared statement")),
@@ -170,7 +170,7 @@ impl Flight {
 
     /// The query of a ticket, and what its plan found.
     fn ticket(&self, caller: &Caller, handle: &[u8]) -> Result<(Sealed, Planned), Status> {
-        let query = self.seal.open(handle, caller)?;
+        let query = self.seal.open(handle, &caller.name)?;
         let planned = query.planned.clone();
         let planned =
             planned.ok_or_else(|| Status::invalid_argument("this is a prepared statement, not a ticket"))?;

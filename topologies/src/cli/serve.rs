@@ -1,0 +1,28 @@
+//! `isobar serve`: a server from its spec to a graceful stop.
+
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::args::ServeArgs;
+use super::run::stop_on_signals;
+use super::{Exit, runtime};
+use crate::serve::{ServeOptions, Server};
+use crate::spec::{self, Topology};
+
+/// Serves the topology that `args` name until it is stopped.
+pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
+    let topology = spec::load(&args.topology)?;
+    runtime()?.block_on(serve_until_stopped(&topology, args))?;
+    Ok(Exit::Success)
+}
+
+async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signals(shutdown.clone())?;
+    let options = ServeOptions { flight: args.flight, grace: args.grace.0, ..ServeOptions::new(args.listen) };
+    let server = Server::start(topology, options, shutdown).await?;
+    let scheme = if topology.serve.tls.is_some() { "https" } else { "http" };
+    info!(topology = %topology.name, "serving at {scheme}://{}", server.address);
+    server.stopped().await;
+    Ok(())
+}
