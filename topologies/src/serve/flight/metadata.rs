@@ -8,20 +8,15 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::Command;
-use arrow_flight::sql::metadata::{SqlInfoDataBuilder, XdbcTypeInfoDataBuilder};
 use tonic::Status;
 
 use super::status::status;
 use super::{Flight, plain};
 use crate::query::CATALOG;
-use crate::serve::{Caller, TableInfo};
+use crate::serve::Caller;
 
 /// What kind of table all of them are.
 const TABLE: &str = "TABLE";
-/// Where drivers look for what is said about a column.
-const REMARKS: &str = "ARROW:FLIGHT:SQL:REMARKS";
-/// Where a table's schema has it.
-const COMMENT: &str = "comment";
 
 impl Flight {
     /// The rows that answer `command`, `None` if it is not about what there is.
@@ -30,7 +25,7 @@ impl Flight {
         caller: &Caller,
         command: Command,
     ) -> Result<Option<RecordBatch>, Status> {
-        let empty = schema(&command);
+        let empty = self.metadata_schema(&command);
         let rows = match command {
             Command::CommandGetCatalogs(command) => {
                 let mut builder = command.into_builder();
@@ -51,7 +46,7 @@ impl Flight {
                 let tables = self.engine.tables(caller).await.map_err(status)?;
                 let mut builder = command.into_builder();
                 let appended = tables.iter().try_for_each(|table| {
-                    builder.append(CATALOG.0, CATALOG.1, &table.name, TABLE, &columns(table))
+                    builder.append(CATALOG.0, CATALOG.1, &table.name, TABLE, &plain::schema(&table.schema))
                 });
                 appended.and_then(|()| builder.build())
             }
@@ -67,36 +62,23 @@ impl Flight {
             other => other.into(),
         })
     }
-}
 
-/// The columns of the answer to `command`, `None` if it is not about what there is.
-pub(super) fn schema(command: &Command) -> Option<SchemaRef> {
-    Some(match command {
-        Command::CommandGetCatalogs(command) => command.into_builder().schema(),
-        Command::CommandGetDbSchemas(command) => command.clone().into_builder().schema(),
-        Command::CommandGetTableTypes(command) => command.into_builder().schema(),
-        Command::CommandGetTables(command) => command.clone().into_builder().schema(),
-        Command::CommandGetSqlInfo(_) => Arc::new(SqlInfoDataBuilder::schema().clone()),
-        Command::CommandGetXdbcTypeInfo(_) => XdbcTypeInfoDataBuilder::new().schema(),
-        Command::CommandGetPrimaryKeys(_) => primary_keys(),
-        Command::CommandGetExportedKeys(_)
-        | Command::CommandGetImportedKeys(_)
-        | Command::CommandGetCrossReference(_) => foreign_keys(),
-        _ => return None,
-    })
-}
-
-/// The columns of a table as a query gives them, with what is said about them where drivers look for it.
-fn columns(table: &TableInfo) -> Schema {
-    let plain = plain::schema(&table.schema);
-    let columns = plain.fields().iter().map(|field| {
-        let mut field = field.as_ref().clone();
-        if let Some(comment) = field.metadata().get(COMMENT).cloned() {
-            field.metadata_mut().insert(REMARKS.to_owned(), comment);
-        }
-        field
-    });
-    Schema::new(columns.collect::<Vec<Field>>())
+    /// The columns of the answer to `command`, `None` if it is not about what there is.
+    pub(super) fn metadata_schema(&self, command: &Command) -> Option<SchemaRef> {
+        Some(match command {
+            Command::CommandGetCatalogs(command) => command.into_builder().schema(),
+            Command::CommandGetDbSchemas(command) => command.clone().into_builder().schema(),
+            Command::CommandGetTableTypes(command) => command.into_builder().schema(),
+            Command::CommandGetTables(command) => command.clone().into_builder().schema(),
+            Command::CommandGetSqlInfo(_) => self.sql_info.schema(),
+            Command::CommandGetXdbcTypeInfo(_) => self.types.schema(),
+            Command::CommandGetPrimaryKeys(_) => primary_keys(),
+            Command::CommandGetExportedKeys(_)
+            | Command::CommandGetImportedKeys(_)
+            | Command::CommandGetCrossReference(_) => foreign_keys(),
+            _ => return None,
+        })
+    }
 }
 
 fn primary_keys() -> SchemaRef {

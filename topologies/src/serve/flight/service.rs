@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::access::{AUTHORIZATION, bearer, token};
 use super::statements::{Plan, command, encoded, encoded_schema, info};
 use super::status::{short, status};
-use super::{Flight, Replies, metadata};
+use super::{Flight, Replies};
 
 const CREATE_STATEMENT: &str = "CreatePreparedStatement";
 const CLOSE_STATEMENT: &str = "ClosePreparedStatement";
@@ -77,7 +77,7 @@ impl FlightService for Flight {
                 self.plan_statement(&caller, &statement.prepared_statement_handle).await?
             }
             other => Plan {
-                schema: metadata::schema(&other).ok_or_else(|| unknown(&other))?,
+                schema: self.metadata_schema(&other).ok_or_else(|| unknown(&other))?,
                 versions: Vec::new(),
                 ticket: descriptor.cmd.clone(),
             },
@@ -104,7 +104,7 @@ impl FlightService for Flight {
             Command::CommandPreparedStatementQuery(statement) => {
                 self.statement_schema(&caller, &statement.prepared_statement_handle).await?
             }
-            other => metadata::schema(&other).ok_or_else(|| unknown(&other))?,
+            other => self.metadata_schema(&other).ok_or_else(|| unknown(&other))?,
         };
         Ok(Response::new(SchemaResult { schema: encoded_schema(&schema)? }))
     }
