@@ -52,6 +52,9 @@ impl Running {
         if let Some(active) = queries.active.get(ticket) {
             active.cancelled.cancel();
         }
+        if queries.cancelled.iter().any(|cancelled| cancelled == ticket) {
+            return;
+        }
         if queries.cancelled.len() == CANCELLED_MAX {
             queries.cancelled.pop_front();
         }

@@ -26,7 +26,7 @@ const ANSI92_ENTRY: i32 = 0;
 
 /// A set of what an enumeration names, as bits.
 fn bits(members: &[i32]) -> i32 {
-    members.iter().fold(0, |set, member| set | 1 << member)
+    members.iter().fold(0, |set, member| set | (1 << member))
 }
 
 /// All of it.

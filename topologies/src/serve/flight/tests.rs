@@ -147,8 +147,8 @@ fn text(batches: &[RecordBatch]) -> String {
 
 /// The values for two placeholders.
 fn values(number: i64, word: &str) -> RecordBatch {
-    let number: ArrayRef = std::sync::Arc::new(Int64Array::from(vec![number]));
-    let word: ArrayRef = std::sync::Arc::new(StringArray::from(vec![word]));
+    let number: ArrayRef = Arc::new(Int64Array::from(vec![number]));
+    let word: ArrayRef = Arc::new(StringArray::from(vec![word]));
     RecordBatch::try_from_iter([("$1", number), ("$2", word)]).unwrap()
 }
 
@@ -426,9 +426,9 @@ async fn views_and_large_rows_arrive_in_messages_of_a_moderate_size() {
     served.stop().await;
 }
 
-/// More rows than can be on their way.
-const ENDLESS: &str =
-    "SELECT a.x FROM flights a, flights b, flights c, flights d, flights e, flights f, flights g";
+/// 759,375 rows and 80 MB: more than can be on their way.
+const LONG: &str =
+    "SELECT a.x, repeat('y', 100) AS t FROM flights a, flights b, flights c, flights d, flights e";
 
 #[tokio::test]
 async fn a_query_is_cancelled_before_and_while_its_rows_come() {
@@ -445,7 +445,7 @@ async fn a_query_is_cancelled_before_and_while_its_rows_come() {
     assert_eq!(code(client.do_get(ticket(&info)).await.map(|_| ()).unwrap_err()).0, Code::Cancelled);
 
     for legacy in [false, true] {
-        let info = client.execute(ENDLESS.to_owned(), None).await.unwrap();
+        let info = client.execute(LONG.to_owned(), None).await.unwrap();
         let mut rows = client.do_get(ticket(&info)).await.unwrap();
         assert!(rows.try_next().await.unwrap().is_some_and(|batch| batch.num_rows() > 0));
         let action = match legacy {
@@ -473,8 +473,7 @@ async fn a_query_is_cancelled_before_and_while_its_rows_come() {
 async fn a_server_that_stops_lets_its_queries_end() {
     let clouds = History::good().store(1).await;
     let mut served = Served::start(&engine(&clouds)).await;
-    let sql = "SELECT a.x FROM flights a, flights b, flights c, flights d, flights e";
-    let info = served.client.execute(sql.to_owned(), None).await.unwrap();
+    let info = served.client.execute(LONG.to_owned(), None).await.unwrap();
     let mut rows = served.client.do_get(ticket(&info)).await.unwrap();
     let mut count = rows.try_next().await.unwrap().unwrap().num_rows();
     served.stop.cancel();
