@@ -34,6 +34,7 @@ mod payload_rows;
 mod redrive;
 mod scrub;
 mod scrub_kills;
+mod serve;
 mod sim;
 mod single_faults;
 mod standby;

@@ -21,8 +21,8 @@ async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::R
     stop_on_signals(shutdown.clone())?;
     let options = ServeOptions { flight: args.flight, grace: args.grace.0, ..ServeOptions::new(args.listen) };
     let server = Server::start(topology, options, shutdown).await?;
-    let scheme = if topology.serve.tls.is_some() { "https" } else { "http" };
-    info!(topology = %topology.name, "serving at {scheme}://{}", server.address);
+    let tls = topology.serve.tls.is_some();
+    info!(topology = %topology.name, address = %server.address, tls, "serving");
     server.stopped().await;
     Ok(())
 }

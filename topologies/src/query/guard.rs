@@ -15,11 +15,13 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column, DFSchema, Result, plan_datafusion_err};
+use datafusion::common::{Column, DFSchema, Result, plan_err};
 use datafusion::datasource::{TableType, provider_as_source};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, lit};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, lit,
+};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -168,7 +170,10 @@ fn condition(sql: &str, schema: &Schema, state: &SessionState) -> Result<Expr> {
     let columns = DFSchema::try_from(schema.clone())?;
     let condition = state.create_logical_expr(sql, &columns)?;
     if condition.is_volatile() {
-        return Err(plan_datafusion_err!("the condition on rows is another one each time"));
+        return plan_err!("the condition on rows is another one each time");
+    }
+    if condition.get_type(&columns)? != DataType::Boolean {
+        return plan_err!("the condition on rows is neither true nor false");
     }
     Ok(condition)
 }
@@ -350,3 +355,6 @@ fn hashed(values: &ArrayRef, key: &[u8; 32]) -> Result<ArrayRef> {
     }
     Ok(Arc::new(hashes.finish()))
 }
+
+#[cfg(test)]
+mod tests;

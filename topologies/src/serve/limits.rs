@@ -159,8 +159,9 @@ pub(super) struct Limited {
     limits: LimitsOfQueries,
     rows_seen: u64,
     bytes_seen: u64,
+    /// `None` after the end. Given back before anybody is told that the query has ended, so before what follows is dropped.
+    place: Option<OwnedSemaphorePermit>,
     running: Running,
-    _place: OwnedSemaphorePermit,
 }
 
 impl Limited {
@@ -181,7 +182,7 @@ impl Limited {
             rows_seen: 0,
             bytes_seen: 0,
             running,
-            _place: place,
+            place: Some(place),
         }
     }
 
@@ -207,9 +208,14 @@ impl Limited {
         Ok(())
     }
 
-    fn fail(&mut self, error: DataFusionError) -> Poll<Option<Result<RecordBatch>>> {
+    fn end(&mut self, outcome: &str) {
         self.rows = None;
-        self.running.ended(super::refusal::outcome_of(&error));
+        self.place = None;
+        self.running.ended(outcome);
+    }
+
+    fn fail(&mut self, error: DataFusionError) -> Poll<Option<Result<RecordBatch>>> {
+        self.end(super::refusal::outcome_of(&error));
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -234,7 +240,9 @@ impl Stream for Limited {
         if self.rows.is_none() {
             return Poll::Ready(None);
         }
-        if self.deadline.as_mut().poll(context).is_ready() {
+        let is_late = self.deadline.as_mut().poll(context).is_ready();
+        // The timer is only to wake the reader up: it may be a moment late itself.
+        if is_late || self.deadline.deadline() <= Instant::now() {
             let error = DataFusionError::External(Box::new(too_long(self.limits.time)));
             return self.fail(error);
         }
@@ -242,8 +250,7 @@ impl Stream for Limited {
         match rows.as_mut().poll_next(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
-                self.rows = None;
-                self.running.ended("ok");
+                self.end("ok");
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => self.fail(error),

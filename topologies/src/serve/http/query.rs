@@ -182,6 +182,8 @@ async fn respond(answer: Answer, versions: &[TableVersion], format: Format) -> R
             Ok(piece) => Ok(piece.map(|piece| (piece, pieces))),
             Err(refusal) => {
                 tracing::warn!(%refusal, "an answer is cut off");
+                // Lets what was written so far leave, so that the client has the beginning of the answer.
+                tokio::task::yield_now().await;
                 Err(refusal)
             }
         }

@@ -1,1 +1,127 @@
-//! Tests.
+//! `serve` as written, and what is wrong with it.
+
+use std::path::Path;
+
+use super::*;
+use crate::spec::schema::EXAMPLE;
+use crate::spec::{CheckOptions, SpecErrors, Topology, check_text};
+
+fn check(serve: &str) -> Result<Topology, SpecErrors> {
+    let text = format!("{EXAMPLE}serve:\n{serve}");
+    check_text(&text, "topology.yaml", Path::new("/specs"), CheckOptions::default())
+}
+
+/// What is said of each problem.
+fn problems(serve: &str) -> Vec<String> {
+    let Err(errors) = check(serve) else { return Vec::new() };
+    errors.problems.into_iter().map(|problem| problem.message).collect()
+}
+
+#[test]
+fn nothing_said_is_everybody_on_this_machine_and_the_documented_limits() {
+    let text = EXAMPLE;
+    let topology = check_text(text, "topology.yaml", Path::new("/specs"), CheckOptions::default());
+    let serve = topology.unwrap_or_else(|errors| panic!("{errors}")).serve;
+    assert!(serve.callers.is_empty() && serve.jwt.is_none() && serve.roles.is_empty() && serve.tls.is_none());
+    assert_eq!(serve.refresh, Duration::from_secs(1));
+    let expected = LimitsOfQueries {
+        time: Duration::from_secs(60),
+        memory_bytes: 96 << 20,
+        disk_bytes: 4 << 30,
+        rows: 10_000_000,
+        bytes: 1 << 30,
+        sql_bytes: 64 << 10,
+        running: 8,
+        waiting: 64,
+    };
+    assert_eq!(serve.limits, expected);
+}
+
+#[test]
+fn everything_is_read_as_written() {
+    let serve = check(
+        "  callers:
+    dashboards: { token: \"${env:DASHBOARDS}\", role: analyst }
+    admin: { token: \"${file:admin}\" }
+  jwt: { issuer: https://issuer.example/, audience: isobar, jwks: ./jwks.json, secret: \"${env:SHARED}\", role_claim: group }
+  roles:
+    analyst:
+      datasets:
+        flight_features: { rows: carrier = 'UA', hide: [dep_time], hash: [carrier] }
+        flight_features.quarantine: {}
+    auditor: { all: true }
+  limits: { time: 5s, memory: 64MiB, disk: 1GiB, rows: 1000, bytes: 8MiB, sql: 4KiB, running: 2, waiting: 0 }
+  refresh: 500ms
+  hash_key: \"${env:HASH_KEY}\"
+  tls: { certificate: ./server.pem, private_key: /keys/server.pem, client_ca: ./clients.pem }
+",
+    );
+    let serve = serve.unwrap_or_else(|errors| panic!("{errors}")).serve;
+    let callers: Vec<(&str, Option<&str>)> =
+        serve.callers.iter().map(|caller| (caller.name.as_str(), caller.role.as_deref())).collect();
+    assert_eq!(callers, [("dashboards", Some("analyst")), ("admin", None)]);
+    let jwt = serve.jwt.unwrap();
+    assert_eq!((jwt.issuer.as_str(), jwt.audience.as_str()), ("https://issuer.example/", "isobar"));
+    assert_eq!(jwt.jwks.unwrap(), Path::new("/specs/./jwks.json"));
+    assert!(jwt.secret.is_some());
+    assert_eq!(jwt.role_claim, "group");
+    let rule = TableRule {
+        rows: Some("carrier = 'UA'".to_owned()),
+        hide: ["dep_time".to_owned()].into(),
+        hash: ["carrier".to_owned()].into(),
+    };
+    assert_eq!(serve.roles["analyst"].tables["flight_features"], rule);
+    assert_eq!(serve.roles["analyst"].tables["flight_features.quarantine"], TableRule::default());
+    assert!(serve.roles["auditor"].all && !serve.roles["analyst"].all);
+    let limits = LimitsOfQueries {
+        time: Duration::from_secs(5),
+        memory_bytes: 64 << 20,
+        disk_bytes: 1 << 30,
+        rows: 1000,
+        bytes: 8 << 20,
+        sql_bytes: 4 << 10,
+        running: 2,
+        waiting: 0,
+    };
+    assert_eq!(serve.limits, limits);
+    assert_eq!(serve.refresh, Duration::from_millis(500));
+    assert!(serve.hash_key.is_some());
+    let tls = serve.tls.unwrap();
+    assert_eq!(tls.certificate, Path::new("/specs/./server.pem"));
+    assert_eq!(tls.private_key, Path::new("/keys/server.pem"));
+    assert_eq!(tls.client_ca.unwrap(), Path::new("/specs/./clients.pem"));
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    for (serve, expected) in [
+        ("  callers: { a: { token: hunter2-hunter2-hunter2 } }\n", "`token` is a secret"),
+        ("  callers: { a: { token: \"${env:A}\", role: nobody } }\n", "there is no role `nobody`"),
+        ("  callers: { a: {} }\n", "missing field `token`"),
+        ("  roles: { a: { all: true } }\n", "nobody has these roles"),
+        (
+            "  callers: { a: { token: \"${env:A}\", role: r } }\n  roles: { r: { datasets: { flights: {} } } }\n",
+            "there is no dataset `flights`",
+        ),
+        (
+            "  callers: { a: { token: \"${env:A}\", role: r } }\n  roles: { r: { datasets: { flight_features: { rows: ' ' } } } }\n",
+            "`rows` is empty",
+        ),
+        ("  jwt: { issuer: i, audience: a }\n", "neither `jwks` nor `secret`"),
+        ("  jwt: { issuer: i, jwks: f }\n", "missing field `audience`"),
+        ("  jwt: { issuer: i, audience: a, secret: hunter2 }\n", "`secret` is a secret"),
+        ("  hash_key: hunter2\n", "`hash_key` is a secret"),
+        ("  limits: { memory: 512MiB }\n", "`memory` is 512MiB; it can be at most 384MiB"),
+        ("  limits: { memory: 1KiB }\n", "`memory` is 1KiB; it must be at least 1MiB"),
+        ("  limits: { running: 0 }\n", "`running` is 0; it can be from 1 to 1000"),
+        ("  limits: { time: 25h }\n", "`time` is 25h"),
+        ("  refresh: 2h\n", "`refresh` is 2h"),
+        ("  limits: { rowz: 1 }\n", "unknown field `rowz`"),
+    ] {
+        let found = problems(serve);
+        assert_eq!(found.len(), 1, "{serve}{found:#?}");
+        assert!(found[0].contains(expected), "{serve}{found:#?}");
+        let shown = check(serve).unwrap_err().to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
