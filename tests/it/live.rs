@@ -13,6 +13,7 @@ mod dead_letter;
 mod doctor;
 mod registry;
 mod security;
+mod serve;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

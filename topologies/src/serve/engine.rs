@@ -24,10 +24,10 @@ use datafusion::logical_expr::LogicalPlan;
 use isobar_connectors::clouds::Cloud;
 use tokio::time::Instant;
 
-use super::Refusal;
 use super::access::{Access, Caller};
 use super::limits::{Gate, Limited, QueryPool, too_long};
 use super::metrics::Metrics;
+use super::{Refusal, values};
 use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::query::{
@@ -492,6 +492,7 @@ impl Prepared {
             missing.sort();
             return Err(Refusal::Wrong(format!("there is no value for {}", missing.join(", "))));
         }
+        values::check(&plan)?;
         let limits = inner.limits;
         let deadline = Instant::now() + limits.time;
         let place = inner.gate.enter(deadline).await?;

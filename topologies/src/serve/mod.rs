@@ -19,6 +19,7 @@ mod limits;
 mod metrics;
 mod refusal;
 mod tls;
+mod values;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -430,7 +430,11 @@ impl Resolver<'_> {
                 *limit = size.0;
             }
         }
-        limits.rows = raw.rows.unwrap_or(limits.rows).max(1);
+        if raw.rows == Some(0) {
+            let message = "`rows` is 0, so that no answer could have a row";
+            self.report("/serve/limits/rows", Place::Value, message, None);
+        }
+        limits.rows = raw.rows.unwrap_or(limits.rows);
         let counts = [
             ("running", raw.running, 1, RUNNING_MAX, &mut limits.running),
             ("waiting", raw.waiting, 0, WAITING_MAX, &mut limits.waiting),

@@ -113,6 +113,7 @@ fn what_is_wrong_is_said() {
         ("  hash_key: hunter2\n", "`hash_key` is a secret"),
         ("  limits: { memory: 512MiB }\n", "`memory` is 512MiB; it can be at most 384MiB"),
         ("  limits: { memory: 1KiB }\n", "`memory` is 1KiB; it must be at least 1MiB"),
+        ("  limits: { rows: 0 }\n", "`rows` is 0"),
         ("  limits: { running: 0 }\n", "`running` is 0; it can be from 1 to 1000"),
         ("  limits: { time: 25h }\n", "`time` is 25h"),
         ("  refresh: 2h\n", "`refresh` is 2h"),
