@@ -1,4 +1,4 @@
-"""A server of the demo's tables, and three clients of it: ADBC and JDBC by Flight SQL, and curl by HTTP.
+"""Three clients of a server: ADBC and JDBC by Flight SQL, and curl by HTTP.
 
 Each client gives an answer as a `Table`: names of columns, and rows of plain values that compare equal whichever client they
 came by. Times are in UTC with six digits of a second, decimals and bytes are text, and so are numbers that are not finite.
@@ -14,19 +14,19 @@ import json
 import math
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import threading
+import types
 import urllib.parse
 
+import clients
 import pyarrow
 from adbc_driver_flightsql import DatabaseOptions, dbapi
+from clients import PATIENCE_SECONDS
 
 HERE = pathlib.Path(__file__).resolve().parent
 SERVICES = HERE.parent / "services" / "services"
-# After that something hangs: the machine may be slow, and nothing here measures it.
-PATIENCE_SECONDS = 600
 # The driver's buffers lie outside the heap; see docs/serve-flight.md.
 JAVA = ["java", "--add-opens=java.base/java.nio=ALL-UNNAMED", "-Duser.timezone=UTC", "-Xmx512m"]
 ARROW = "application/vnd.apache.arrow.stream"
@@ -80,66 +80,24 @@ def table_of(rows):
     return Table(list(rows.column_names), [list(row) for row in zip(*columns)] if columns else [])
 
 
-# ---------------------------------------------------------------- the server
-
-
-def made_demo(folder):
-    """The demo's topology and its three clouds in `folder`."""
-    command = [os.environ["ISOBAR_BIN"], "demo", "--keep", str(folder)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_SECONDS)
-    return folder / "topology.yaml"
-
-
-@dataclasses.dataclass(frozen=True)
-class Addresses:
-    http: str
-    flight: str
-
-
 @contextlib.contextmanager
 def server(topology, tokens):
-    """Serves `topology`, whose tokens are in variables of these names, until the end of the block."""
-    command = [os.environ["ISOBAR_BIN"], "serve", str(topology), "--listen", "127.0.0.1:0", "--flight", "127.0.0.1:0"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, **tokens, "NO_COLOR": "1"})
-    found, said = {}, []
-    for line in process.stderr:
-        said.append(line)
-        for key, pattern in (("http", r"serving at (https?://\S+)"), ("flight", r"Flight SQL at (grpc\S*://\S+)")):
-            match = re.search(pattern, line)
-            if match:
-                found[key] = match[1].rstrip('"')
-        if len(found) == 2:
-            break
-    else:
-        raise RuntimeError(f"the server did not start, exit code {process.wait()}:\n{''.join(said)}")
-    # What it says from now on must not fill the pipe.
-    reader = threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)
-    reader.start()
-    try:
-        yield Addresses(**found)
-    finally:
-        process.terminate()
-        try:
-            code = process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        reader.join()
-    if code != 0:
-        raise RuntimeError(f"the server ended with exit code {code}:\n{''.join(said)}")
+    """Serves `topology`, whose tokens are in variables of these names, until the end of the block: `http` and `flight` addresses."""
+    patterns = {"http": r"serving topology.*?(127\.0\.0\.1:\d+)", "flight": r"Flight SQL.*?(127\.0\.0\.1:\d+)"}
+    with clients.server(topology, ["--flight", "127.0.0.1:0"], patterns, tokens) as found:
+        yield types.SimpleNamespace(**found)
 
 
 # ---------------------------------------------------------------- the clients
 
 
 class Adbc:
-    def __init__(self, address, token=None, options=None):
+    def __init__(self, address, token=None, options=None, scheme="grpc"):
         options = dict(options or {})
         if token is not None:
             options[DatabaseOptions.AUTHORIZATION_HEADER.value] = f"Bearer {token}"
         try:
-            self.connection = dbapi.connect(address, options, autocommit=True)
+            self.connection = dbapi.connect(f"{scheme}://{address}", options, autocommit=True)
         except dbapi.Error as error:
             raise Refused(str(error)) from error
 
@@ -164,7 +122,7 @@ class Curl:
 
     def query(self, sql, values=()):
         body = json.dumps({"sql": sql, "parameters": list(values)})
-        command = ["curl", "-sS", "--fail-with-body", "--max-time", str(PATIENCE_SECONDS), f"{self.address}/v1/query", "-H",
+        command = ["curl", "-sS", "--fail-with-body", "--max-time", str(PATIENCE_SECONDS), f"http://{self.address}/v1/query", "-H",
                    "Content-Type: application/json", "-H", f"Accept: {ARROW}", "--data-binary", "@-"]
         if self.token is not None:
             command += ["-H", f"Authorization: Bearer {self.token}"]
@@ -179,11 +137,10 @@ class Jdbc:
     """One JVM with one connection; requests are answered in their order. See jdbc/Jdbc.java."""
 
     def __init__(self, address, token=None, options="useEncryption=false"):
-        host = address.split("://")[1]
         environment = {**os.environ, **({} if token is None else {"ISOBAR_TOKEN": token})}
         if token is None:
             environment.pop("ISOBAR_TOKEN", None)
-        command = [*JAVA, "-cp", str(driver()), str(HERE / "jdbc" / "Jdbc.java"), f"jdbc:arrow-flight-sql://{host}/?{options}"]
+        command = [*JAVA, "-cp", str(driver()), str(HERE / "jdbc" / "Jdbc.java"), f"jdbc:arrow-flight-sql://{address}/?{options}"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env=environment)
         self.said = []

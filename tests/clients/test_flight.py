@@ -11,6 +11,7 @@ import threading
 import unittest
 import unittest.mock
 
+import clients
 import flight
 from adbc_driver_flightsql import DatabaseOptions
 
@@ -26,33 +27,18 @@ serve:
     weather: { datasets: { weather_hourly: {} } }
 """
 
-QUERIES = [
-    "SELECT 1 AS one, 'text' AS t, NULL AS nothing, true AS yes",
-    "SELECT count(*) AS n FROM flight_features",
-    "SELECT origin, count(*) AS n, avg(arrival_delay_minutes) AS delay, max(scheduled_at) AS last FROM flight_features "
-    "GROUP BY origin ORDER BY origin",
-    "SELECT * FROM flight_features ORDER BY kafka_partition, kafka_offset LIMIT 1000",
-    "SELECT * FROM weather_hourly ORDER BY kafka_partition, kafka_offset LIMIT 1000",
-    "SELECT carrier, late, count(*) AS n FROM flight_features GROUP BY carrier, late ORDER BY carrier, late",
-    "SELECT CAST(distance_miles AS DECIMAL(12, 3)) / 7 AS d, CAST(scheduled_at AS DATE) AS day, CAST(carrier AS VARCHAR) AS c, "
-    "CAST(origin AS BYTEA) AS b FROM flight_features ORDER BY kafka_partition, kafka_offset LIMIT 10",
-    "SELECT DISTINCT destination FROM flight_features WHERE destination LIKE 'A%' ORDER BY 1",
-    "SELECT make_array(1, 2, NULL) AS numbers, make_array('a', 'b') AS words",
-    "SELECT CAST('NaN' AS DOUBLE) AS a, CAST('-inf' AS DOUBLE) AS b, 0.1 + 0.2 AS c",
-    "SELECT flight_number FROM flight_features WHERE 1 = 0",
-    "SELECT count(*) AS n FROM flight_features VERSION AS OF 1",
-    "WITH f AS (SELECT * FROM flight_features WHERE origin = 'JFK') SELECT f.carrier, count(*) AS n FROM f JOIN weather_hourly AS w "
-    "ON f.origin = w.origin AND date_trunc('hour', f.scheduled_at) = w.observed_at GROUP BY f.carrier ORDER BY f.carrier",
-    "SELECT 'ä€😀' AS unicode, '' AS empty, 'a\tb\nc\"\\' AS odd",
-    "EXPLAIN SELECT count(*) FROM flight_features WHERE month = '2013-01'",
-]
+ROWS = 327346
+TLS = "grpc+tls"
+BY_ORIGIN = "SELECT origin, count(*) AS n, avg(arrival_delay_minutes) AS delay FROM flight_features GROUP BY origin ORDER BY origin"
+# Flight SQL sends signed numbers, and says so of one that does not fit.
+TOO_LARGE = "arrow_cast('18446744073709551615', 'UInt64')"
 MISTAKES = ["SELECT nothing FROM flight_features", "SELECT * FROM nowhere", "SELEC 1", "DROP TABLE flight_features",
             "INSERT INTO flight_features VALUES (1)", "SELECT 1; SELECT 2", "SELECT * FROM flight_features VERSION AS OF 100000"]
 
 
 def setUpModule():
     folder = pathlib.Path(unittest.enterModuleContext(tempfile.TemporaryDirectory())) / "demo"
-    topology = flight.made_demo(folder)
+    topology = clients.demo(folder)
     topology.write_text(topology.read_text() + SERVE)
     Served.folder = folder
     Served.addresses = unittest.enterModuleContext(flight.server(topology, TOKENS))
@@ -76,10 +62,17 @@ class Served(unittest.TestCase):
 
 class Answers(Served):
     def test_all_clients_get_the_same_answers(self):
-        for sql in QUERIES:
+        for sql in clients.queries():
             with self.subTest(sql):
-                self.same(sql)
-        self.assertEqual(self.same(QUERIES[1]).rows, [[327346]])
+                self.same(sql.replace(TOO_LARGE, "arrow_cast('9223372036854775807', 'UInt64')"))
+        self.assertEqual(self.same("SELECT count(*) AS n FROM flight_features").rows, [[ROWS]])
+        self.same("EXPLAIN SELECT count(*) FROM flight_features WHERE month = '2013-01'")
+
+    def test_a_number_that_does_not_fit_is_no_other_number(self):
+        for client in (self.adbc, self.jdbc):
+            with self.assertRaisesRegex(flight.Refused, "CAST"):
+                client.query(f"SELECT {TOO_LARGE} AS n")
+        self.same(f"SELECT CAST({TOO_LARGE} AS DECIMAL(20, 0)) AS n")
 
     def test_values_are_bound(self):
         rows = "SELECT count(*) AS n FROM flight_features WHERE "
@@ -107,7 +100,7 @@ class Answers(Served):
         sql = "SELECT count(*) AS n FROM flight_features WHERE scheduled_at >= ?"
         bound = self.jdbc.ask("prepared", sql, "timestamp", "2013-07-01 00:00:00.5")
         self.assertEqual(bound, self.adbc.query(sql.replace("?", "TIMESTAMP '2013-07-01T00:00:00.5Z'")))
-        self.assertNotIn(bound.rows[0][0], (0, 327346))
+        self.assertNotIn(bound.rows[0][0], (0, ROWS))
 
     def test_mistakes_and_writes_are_refused_by_all(self):
         for sql in MISTAKES:
@@ -125,7 +118,7 @@ class Answers(Served):
         with self.adbc.connection.cursor() as cursor:
             cursor.execute("SELECT * FROM flight_features")
             batches = list(cursor.fetch_record_batch())
-        self.assertEqual(sum(batch.num_rows for batch in batches), 327346)
+        self.assertEqual(sum(batch.num_rows for batch in batches), ROWS)
         self.assertGreater(len(batches), 10)
 
     def test_a_query_is_cancelled(self):
@@ -143,11 +136,11 @@ class Answers(Served):
         self.same("SELECT 1 AS one")
 
     def test_many_clients_at_once(self):
-        expected, answers = self.adbc.query(QUERIES[2]), []
+        expected, answers = self.adbc.query(BY_ORIGIN), []
 
         def ask():
             with flight.Adbc(self.addresses.flight, TOKEN) as client:
-                answers.append(client.query(QUERIES[2]))
+                answers.append(client.query(BY_ORIGIN))
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
@@ -264,21 +257,20 @@ class Tls(unittest.TestCase):
             trust = {DatabaseOptions.TLS_ROOT_CERTS.value: authority.read_text()}
             one = [[1]]
             with flight.server(topology, TOKENS) as addresses:
-                self.assertTrue(addresses.flight.startswith("grpc+tls://"), addresses)
-                with flight.Adbc(addresses.flight, TOKEN, trust) as client:
+                with flight.Adbc(addresses.flight, TOKEN, trust, TLS) as client:
                     self.assertEqual(client.query("SELECT 1 AS one").rows, one)
                 with flight.Jdbc(addresses.flight, TOKEN, f"tlsRootCerts={authority}") as client:
                     self.assertEqual(client.query("SELECT 1 AS one").rows, one)
                 stranger = {DatabaseOptions.TLS_ROOT_CERTS.value: secrets.certificate("stranger-ca.pem").read_text()}
-                with self.assertRaises(flight.Refused), flight.Adbc(addresses.flight, TOKEN, stranger) as client:
+                with self.assertRaises(flight.Refused), flight.Adbc(addresses.flight, TOKEN, stranger, TLS) as client:
                     client.query("SELECT 1")
             topology.write_text(plain + tls + f", client_ca: {authority} }}\n")
             with flight.server(topology, TOKENS) as addresses:
                 shown = {DatabaseOptions.MTLS_CERT_CHAIN.value: secrets.certificate("client.pem").read_text(),
                          DatabaseOptions.MTLS_PRIVATE_KEY.value: secrets.certificate("client.key").read_text()}
-                with flight.Adbc(addresses.flight, TOKEN, {**trust, **shown}) as client:
+                with flight.Adbc(addresses.flight, TOKEN, {**trust, **shown}, TLS) as client:
                     self.assertEqual(client.query("SELECT 1 AS one").rows, one)
-                with self.assertRaises(flight.Refused), flight.Adbc(addresses.flight, TOKEN, trust) as client:
+                with self.assertRaises(flight.Refused), flight.Adbc(addresses.flight, TOKEN, trust, TLS) as client:
                     client.query("SELECT 1")
 
 
@@ -293,9 +285,8 @@ class Examples(Served):
                 yield title, block
 
     def test_every_example_gives_the_same_answer(self):
-        expected = self.adbc.query("SELECT origin, count(*) AS flights, avg(arrival_delay_minutes) AS delay FROM flight_features "
-                                   "GROUP BY origin ORDER BY origin").rows
-        environment = {"ISOBAR_FLIGHT": self.addresses.flight, "ISOBAR_HTTP": self.addresses.http, "ISOBAR_TOKEN": TOKEN,
+        expected = self.adbc.query(BY_ORIGIN).rows
+        environment = {"ISOBAR_FLIGHT": f"grpc://{self.addresses.flight}", "ISOBAR_HTTP": f"http://{self.addresses.http}", "ISOBAR_TOKEN": TOKEN,
                        "ISOBAR_CLOUD": str(self.folder / "aws")}
         notebook, run = {}, []
         with unittest.mock.patch.dict("os.environ", environment):
@@ -308,7 +299,7 @@ class Examples(Served):
                     run.append(title)
                     if "frame" in notebook:
                         self.assert_rows(notebook["frame"], expected)
-        self.assertEqual(notebook["now"], (327346,))
+        self.assertEqual(notebook["now"], (ROWS,))
         self.assertLess(notebook["before"][0], notebook["now"][0])
         self.assertLessEqual({"Connect", "pandas", "Polars", "DuckDB", "Parameters", "HTTP", "deltalake"}, set(run))
         notebook["connection"].close()

@@ -19,8 +19,12 @@ pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
 async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
-    let options = ServeOptions { flight: args.flight, grace: args.grace.0, ..ServeOptions::new(args.listen) };
-    let server = Server::start(topology, options, shutdown).await?;
+    let options = ServeOptions { grace: args.grace.0, ..ServeOptions::new(args.listen) };
+    let mut server = Server::start(topology, options, shutdown).await?;
+    if let Some(listen) = args.flight {
+        let address = server.start_flight(topology, listen).await?;
+        info!(%address, "serving Flight SQL");
+    }
     let tls = topology.serve.tls.is_some();
     info!(topology = %topology.name, address = %server.address, tls, "serving");
     server.stopped().await;

@@ -44,8 +44,6 @@ use crate::start::open_clouds;
 pub struct ServeOptions {
     /// Where HTTP listens; the system chooses the port when it is 0.
     pub listen: SocketAddr,
-    /// Where Flight SQL listens, if it does.
-    pub flight: Option<SocketAddr>,
     /// How long queries may go on after the server is asked to stop.
     pub grace: Duration,
     /// The clouds, where they are open already.
@@ -53,9 +51,9 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// HTTP at `listen`, nothing else; ten seconds of grace.
+    /// HTTP at `listen`; ten seconds of grace.
     pub fn new(listen: SocketAddr) -> Self {
-        Self { listen, flight: None, grace: Duration::from_secs(10), clouds: None }
+        Self { listen, grace: Duration::from_secs(10), clouds: None }
     }
 }
 
@@ -64,8 +62,6 @@ impl ServeOptions {
 pub struct Server {
     /// Where HTTP listens.
     pub address: SocketAddr,
-    /// Where Flight SQL listens, if it does.
-    pub flight: Option<SocketAddr>,
     /// What answers questions, for whoever asks in this process.
     pub engine: Engine,
     grace: Duration,
@@ -99,13 +95,6 @@ impl Server {
         let app = app(&engine);
         // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
         let mut listeners = Vec::new();
-        let mut flight_address = None;
-        if let Some(listen) = options.flight {
-            check_address(&engine, listen, tls.is_some())?;
-            let (address, serving) = flight::start(&engine, listen, tls.clone(), shutdown.clone()).await?;
-            flight_address = Some(address);
-            listeners.push(serving);
-        }
         listeners.push(match tls {
             Some(tls) => {
                 let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
@@ -113,7 +102,7 @@ impl Server {
             }
             None => serve_http(listener, app, shutdown.clone()),
         });
-        Ok(Self { address, flight: flight_address, engine, grace: options.grace, shutdown, listeners })
+        Ok(Self { address, engine, grace: options.grace, shutdown, listeners })
     }
 
     /// Waits until it is asked to stop, and then until its queries have ended, or the time for that is over.

@@ -14,8 +14,7 @@
 //!   Whether the caller may still read the tables is asked anew by the engine, each time.
 //! - **Rows wait for the client.** A batch is asked of the query when the client has room for it, and split into messages of at most
 //!   [`MESSAGE_BYTES_TARGET`] where its rows allow that. A client that goes away ends its query.
-//! - **Columns are plain.** Dictionaries and views become the values that they stand for ([`plain`]), because drivers show the
-//!   indices of the first and do not know the second.
+//! - **Columns are plain.** Dictionaries, views and unsigned numbers become what every driver shows as it is ([`plain`]).
 //!
 //! Only queries: whatever would write, and transactions, are refused. Errors carry gRPC's codes ([`status`]).
 
@@ -48,15 +47,14 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tracing::info;
 
 use self::running::Running;
 use self::seal::Seal;
-use super::Engine;
-use super::tls::TlsListener;
+use super::tls::{self, TlsListener};
+use super::{Engine, Server, check_address};
 use crate::error::Error;
+use crate::spec::Topology;
 
 /// What a message with rows should not be above: gRPC's clients take 4 MiB unless they are told to take more. A single row that is
 /// larger is one message all the same.
@@ -96,11 +94,27 @@ impl Flight {
     }
 }
 
+impl Server {
+    /// Serves Flight SQL at `listen` as well, until the server ends, and says where that is. `topology` is the server's.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for an address that cannot be listened on or must not be without tokens, and for keys and
+    /// certificates that cannot be read.
+    pub async fn start_flight(
+        &mut self,
+        topology: &Topology,
+        listen: SocketAddr,
+    ) -> Result<SocketAddr, Error> {
+        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        check_address(&self.engine, listen, tls.is_some())?;
+        let (address, serving) = start(&self.engine, listen, tls, self.shutdown.clone()).await?;
+        self.listeners.push(serving);
+        Ok(address)
+    }
+}
+
 /// Serves at `listen` until `stop`, and then until the last query has ended. Says where it listens.
-///
-/// # Errors
-/// [`Error::Configuration`] for an address that cannot be listened on.
-pub(super) async fn start(
+async fn start(
     engine: &Engine,
     listen: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
@@ -110,8 +124,6 @@ pub(super) async fn start(
     let listener = TcpListener::bind(listen).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let flight = Flight::new(engine.clone())?;
-    let scheme = if tls.is_some() { "grpc+tls" } else { "grpc" };
-    info!("Flight SQL at {scheme}://{address}");
     let serving = tokio::spawn(async move {
         if let Err(error) = serve(flight, listener, address, tls, stop).await {
             let error = crate::chain_of(&error);
@@ -128,7 +140,7 @@ async fn serve(
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let server = Server::builder()
+    let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(SILENCE_MAX))

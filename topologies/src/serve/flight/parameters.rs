@@ -39,7 +39,6 @@ fn widest(needed: &DataType) -> DataType {
     match plain::data_type(needed) {
         DataType::Null => DataType::Utf8,
         needed if needed.is_signed_integer() => DataType::Int64,
-        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => DataType::Int64,
         DataType::Float16 | DataType::Float32 => DataType::Float64,
         DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Millisecond, zone),
         DataType::Time32(_) | DataType::Time64(_) => DataType::Time32(TimeUnit::Millisecond),

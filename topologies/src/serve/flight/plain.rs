@@ -1,4 +1,8 @@
-//! Columns that every client understands: without dictionaries and views, which some drivers show wrongly or not at all.
+//! Columns that every client shows as they are.
+//!
+//! The JDBC driver shows the indices of a dictionary as its values, and unsigned numbers as if they had a sign; other drivers do not
+//! know views. So they are sent as the values that they stand for, and as signed numbers that hold them. Of 64 bits there is
+//! no wider number: a value that does not fit is an error.
 
 use std::sync::Arc;
 
@@ -17,11 +21,14 @@ fn field(field: &FieldRef) -> FieldRef {
     Arc::new(field.as_ref().clone().with_data_type(data_type(field.data_type())))
 }
 
-/// The type of the values, wherever they lie.
+/// The type of the values, wherever they lie, as a signed number if it is one.
 pub(super) fn data_type(stored: &DataType) -> DataType {
     match stored {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
         DataType::Dictionary(_, values) => data_type(values),
         DataType::List(item) => DataType::List(field(item)),
         DataType::LargeList(item) => DataType::LargeList(field(item)),
@@ -50,9 +57,10 @@ pub(super) fn batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBat
 mod tests {
     use arrow::array::{
         ArrayRef, AsArray, DictionaryArray, Int64Array, ListArray, StringArray, StringViewArray, StructArray,
+        UInt8Array, UInt16Array, UInt32Array, UInt64Array,
     };
     use arrow::buffer::OffsetBuffer;
-    use arrow::datatypes::{Field, Int8Type};
+    use arrow::datatypes::{Field, Int8Type, Int16Type, Int32Type, Int64Type};
 
     use super::*;
 
@@ -81,6 +89,27 @@ mod tests {
         assert_eq!(plain.column(3).as_list::<i32>().values().as_string::<i32>(), &expected);
         assert_eq!(plain.column(4).as_struct().column(0).as_string::<i32>(), &expected);
         assert_eq!(plain.num_rows(), 3);
+    }
+
+    #[test]
+    fn unsigned_numbers_get_a_sign_if_they_fit() {
+        let rows = |large: u64| {
+            RecordBatch::try_from_iter([
+                ("a", Arc::new(UInt8Array::from(vec![255])) as ArrayRef),
+                ("b", Arc::new(UInt16Array::from(vec![65_535])) as ArrayRef),
+                ("c", Arc::new(UInt32Array::from(vec![4_294_967_295])) as ArrayRef),
+                ("d", Arc::new(UInt64Array::from(vec![large])) as ArrayRef),
+            ])
+            .unwrap()
+        };
+        let fitting = rows(i64::MAX as u64);
+        let plain = batch(&fitting, &schema(&fitting.schema())).unwrap();
+        assert_eq!(plain.column(0).as_primitive::<Int16Type>().value(0), 255);
+        assert_eq!(plain.column(1).as_primitive::<Int32Type>().value(0), 65_535);
+        assert_eq!(plain.column(2).as_primitive::<Int64Type>().value(0), 4_294_967_295);
+        assert_eq!(plain.column(3).as_primitive::<Int64Type>().value(0), i64::MAX);
+        let large = rows(1 << 63);
+        assert!(batch(&large, &schema(&large.schema())).is_err());
     }
 
     #[test]

@@ -197,7 +197,10 @@ impl Flight {
 
 async fn next_batch(answer: &mut Answer, columns: &SchemaRef) -> Result<Option<RecordBatch>, Status> {
     let batch = answer.next_batch().await.map_err(|error| status(Refusal::from(error)))?;
-    batch.map(|batch| plain::batch(&batch, columns)).transpose().map_err(|error| unencoded(&error))
+    batch.map(|batch| plain::batch(&batch, columns)).transpose().map_err(|error| {
+        let advice = "a number above 9223372036854775807 is sent as DECIMAL(20, 0) or VARCHAR: CAST it";
+        Status::invalid_argument(format!("a value cannot be sent: {error}; {advice}"))
+    })
 }
 
 /// The command that `bytes` hold.
