@@ -351,7 +351,7 @@ async fn callers_see_what_their_role_says_and_nothing_gets_around_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_are_problems_and_the_server_goes_on() {
     let serve =
-        "{ limits: { time: 5s, memory: 1MiB, disk: 0B, rows: 1000, sql: 300, running: 1, waiting: 0 } }";
+        "{ limits: { time: 5s, memory: 1MiB, disk: 0B, rows: 1000, sql: 300B, running: 1, waiting: 0 } }";
     let served = Served::start("serve-limits", serve).await;
     for (sql, status, limit) in [
         (format!("SELECT '{}'", "x".repeat(300)), 413, "sql"),

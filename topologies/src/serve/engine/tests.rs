@@ -281,7 +281,7 @@ async fn placeholders_are_named_and_need_values() {
 #[tokio::test]
 async fn limits_refuse_and_the_next_question_is_answered() {
     let clouds = History::good().store(1).await;
-    let limits = "{ limits: { time: 5s, memory: 1MiB, disk: 0B, rows: 100, bytes: 4KiB, sql: 200, running: 1, waiting: 0 } }";
+    let limits = "{ limits: { time: 5s, memory: 1MiB, disk: 0B, rows: 100, bytes: 4KiB, sql: 200B, running: 1, waiting: 0 } }";
     let engine = engine(&clouds, limits);
     let caller = anybody(&engine).await;
     let long = format!("SELECT '{}'", "x".repeat(200));
