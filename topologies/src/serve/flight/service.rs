@@ -27,6 +27,9 @@ const CANCEL_INFO: &str = "CancelFlightInfo";
 /// Of Flight SQL, and of no use where nothing can be changed.
 const TRANSACTIONS: [&str; 4] = ["BeginTransaction", "EndTransaction", "BeginSavepoint", "EndSavepoint"];
 
+/// What a client may send beside its headers.
+const HANDSHAKE_MESSAGES_MAX: usize = 10;
+
 const ONLY_QUERIES: &str = "only queries are allowed here: nothing can be written";
 const NO_TRANSACTIONS: &str = "there are no transactions here: each query reads one version of every table";
 
@@ -45,9 +48,13 @@ impl FlightService for Flight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        let shown = token(request.metadata())?;
+        let (headers, _, messages) = request.into_parts();
+        let shown = token(&headers)?;
         self.engine.authenticate(shown.as_deref()).await.map_err(status)?;
-        let mut response = replies([HandshakeResponse { protocol_version: 0, payload: Bytes::new() }]);
+        let answer = stream::iter([Ok(HandshakeResponse { protocol_version: 0, payload: Bytes::new() })]);
+        // Nothing is in them; a client that is cut off while it still sends would take that for an error.
+        let rest = messages.take(HANDSHAKE_MESSAGES_MAX).filter_map(|_| std::future::ready(None));
+        let mut response: Response<Self::HandshakeStream> = Response::new(answer.chain(rest).boxed());
         if let Some(shown) = shown {
             response.metadata_mut().insert(AUTHORIZATION, bearer(&shown)?);
         }
