@@ -82,10 +82,15 @@ def table_of(rows):
 
 @contextlib.contextmanager
 def server(topology, tokens):
-    """Serves `topology`, whose tokens are in variables of these names, until the end of the block: `http` and `flight` addresses."""
+    """Serves `topology`, whose tokens are in variables of these names, until the end of the block: the addresses by protocol."""
     patterns = {"http": r"serving topology.*?(127\.0\.0\.1:\d+)", "flight": r"Flight SQL.*?(127\.0\.0\.1:\d+)"}
-    with clients.server(topology, ["--flight", "127.0.0.1:0"], patterns, tokens) as found:
-        yield types.SimpleNamespace(**found)
+    options = ["--flight", "127.0.0.1:0"]
+    told = subprocess.run([clients.variable("ISOBAR_BIN"), "serve", "--help"], check=True, capture_output=True, text=True).stdout
+    if "--postgres" in told:
+        patterns["postgres"] = r"PostgreSQL.*?(127\.0\.0\.1:\d+)"
+        options += ["--postgres", "127.0.0.1:0"]
+    with clients.server(topology, options, patterns, tokens) as found:
+        yield types.SimpleNamespace(**{"postgres": None, **found})
 
 
 # ---------------------------------------------------------------- the clients
@@ -112,7 +117,7 @@ class Adbc:
             with self.connection.cursor() as cursor:
                 cursor.execute(sql, list(values) or None)
                 return table_of(cursor.fetch_arrow_table())
-        except dbapi.Error as error:
+        except (dbapi.Error, pyarrow.ArrowException, OSError) as error:
             raise Refused(str(error)) from error
 
 

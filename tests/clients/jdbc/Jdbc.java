@@ -189,14 +189,18 @@ public class Jdbc {
     throw new SQLException("there is no method " + request);
   }
 
-  /** The values of every method that takes nothing and does not answer with rows. */
-  private static Object product(DatabaseMetaData metadata) throws SQLException {
+  /** The values of every method that takes nothing and does not answer with rows; of one that fails, why. */
+  private static Object product(DatabaseMetaData metadata) {
     Map<String, Object> values = new TreeMap<>();
     for (Method method : DatabaseMetaData.class.getMethods()) {
       Class<?> type = method.getReturnType();
       boolean isPlain = type == String.class || type == boolean.class || type == int.class || type == long.class;
       if (method.getParameterCount() == 0 && isPlain) {
-        values.put(method.getName(), call(metadata, method));
+        try {
+          values.put(method.getName(), call(metadata, method));
+        } catch (SQLException error) {
+          values.put(method.getName(), Map.of("error", String.valueOf(error.getMessage())));
+        }
       }
     }
     return Map.of("values", values);
