@@ -20,6 +20,11 @@ impl Flight {
     }
 }
 
+/// Whom tickets and statements belong to: names of callers are given by more than one side, so that a name alone may be another's.
+pub(super) fn identity(caller: &Caller) -> String {
+    format!("{}/{}", caller.role.name, caller.name)
+}
+
 /// The token of a request, `None` if it has none. The user's name beside a password is not looked at: the token says who it is.
 pub(super) fn token(headers: &MetadataMap) -> Result<Option<String>, Status> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(None) };

@@ -102,7 +102,7 @@ impl Seal {
         Ok([signature.as_bytes(), &content].concat().into())
     }
 
-    /// What `bytes` hold, if they are ours and the caller of this name got them.
+    /// What `bytes` hold, if they are ours and this caller got them.
     pub(super) fn open(&self, bytes: &[u8], caller: &str) -> Result<Sealed, Status> {
         let content = Some(bytes).filter(|bytes| bytes.len() <= SEALED_BYTES_MAX);
         let (signature, content) =

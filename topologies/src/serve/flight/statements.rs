@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tonic::Status;
 use uuid::Uuid;
 
+use super::access::identity;
 use super::seal::{Planned, Sealed, pinned};
 use super::status::status;
 use super::{Flight, MESSAGE_BYTES_TARGET, Replies, parameters, placeholders, plain};
@@ -38,7 +39,7 @@ impl Flight {
     /// A query that nobody has planned yet.
     pub(super) fn question(&self, caller: &Caller, sql: &str) -> Result<Sealed, Status> {
         let sql = placeholders::numbered(sql).map_err(Status::invalid_argument)?;
-        Ok(Sealed { caller: caller.name.clone(), sql, ..Sealed::default() })
+        Ok(Sealed { caller: identity(caller), sql, ..Sealed::default() })
     }
 
     /// Plans a query, at the newest versions.
@@ -135,7 +136,7 @@ impl Flight {
 
     /// The statement that a handle stands for.
     pub(super) fn statement(&self, caller: &Caller, handle: &[u8]) -> Result<Sealed, Status> {
-        let opened = self.seal.open(handle, &caller.name)?;
+        let opened = self.seal.open(handle, &identity(caller))?;
         match opened.planned {
             None => Ok(opened),
             Some(_) => Err(Status::invalid_argument("this is a ticket, not a prepared statement")),
@@ -170,7 +171,7 @@ impl Flight {
 
     /// The query of a ticket, and what its plan found.
     fn ticket(&self, caller: &Caller, handle: &[u8]) -> Result<(Sealed, Planned), Status> {
-        let query = self.seal.open(handle, &caller.name)?;
+        let query = self.seal.open(handle, &identity(caller))?;
         let planned = query.planned.clone();
         let planned =
             planned.ok_or_else(|| Status::invalid_argument("this is a prepared statement, not a ticket"))?;
