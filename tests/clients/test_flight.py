@@ -32,7 +32,7 @@ TLS = "grpc+tls"
 BY_ORIGIN = "SELECT origin, count(*) AS n, avg(arrival_delay_minutes) AS delay FROM flight_features GROUP BY origin ORDER BY origin"
 # Flight SQL sends signed numbers, and says so of one that does not fit.
 TOO_LARGE = "arrow_cast('18446744073709551615', 'UInt64')"
-MISTAKES = ["SELECT nothing FROM flight_features", "SELECT * FROM nowhere", "SELEC 1", "DROP TABLE flight_features",
+MISTAKES = ["SELECT nothing FROM flight_features", "SELECT * FROM nowhere", "SELECT FROM WHERE", "DROP TABLE flight_features",
             "INSERT INTO flight_features VALUES (1)", "SELECT 1; SELECT 2", "SELECT * FROM flight_features VERSION AS OF 100000"]
 
 
