@@ -26,6 +26,10 @@ async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::R
         let address = server.start_postgres(topology, listen).await?;
         info!(%address, "serving the PostgreSQL protocol");
     }
+    if let Some(listen) = args.flight {
+        let address = server.start_flight(topology, listen).await?;
+        info!(%address, "serving Flight SQL");
+    }
     let tls = topology.serve.tls.is_some();
     info!(topology = %topology.name, address = %server.address, tls, "serving");
     server.stopped().await;

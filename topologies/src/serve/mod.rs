@@ -13,6 +13,7 @@
 
 mod access;
 mod engine;
+mod flight;
 mod gate;
 mod http;
 mod metrics;
