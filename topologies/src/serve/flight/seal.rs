@@ -150,8 +150,12 @@ mod tests {
 
     #[test]
     fn the_newest_of_several_versions_of_a_table_is_where_it_is_not_named() {
-        let of =
-            |table: &str, version| TableVersion { table: table.to_owned(), version, cloud: "a".to_owned() };
+        let of = |table: &str, version| TableVersion {
+            table: table.to_owned(),
+            version,
+            cloud: "a".to_owned(),
+            committed_ms: 0,
+        };
         let read = [of("b", 7), of("a", 3), of("a", 12), of("a", 3)];
         let planned = Planned { versions: pinned(&read), ..Planned::default() };
         assert_eq!(planned.versions.len(), 3);
