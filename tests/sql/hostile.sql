@@ -121,7 +121,7 @@ SELECT {{40||NOT - }}1 ! 1
 SELECT {{40||INTERVAL - }}1 ! 1
 
 -- arguments with names, in one another
--- expect: limit gave up
+-- expect: refused
 SELECT {{40||f(a := }}1 ! 1
 
 -- lists in lists

@@ -201,7 +201,7 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query -c topology.yaml
   isobar query -c topology.yaml < statements.sql
   isobar query \"SELECT count(*) FROM flight_features\" -c topology.yaml --prefer nearest --stats
-  isobar query \"SELECT count(*) FROM flight_features\" -c topology.yaml --min-version flight_features=42
+  isobar query \"SELECT count(*) FROM flights\" -c topology.yaml --min-version flights=42
 
 A table is at its newest version where the query names none. Versions are those of isobar snapshots;
 a time means the newest version committed by then. Both give the same rows in every cloud.
@@ -1058,9 +1058,9 @@ mod tests {
         for subcommand in command.get_subcommands() {
             let help = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
             for line in help.lines().filter_map(|line| line.strip_prefix("  isobar ")) {
-                // Comments follow the commands after two spaces, redirections after `>` or `|`.
+                // Comments follow the commands after two spaces, redirections after `<`, `>` or `|`.
                 let line = line.split("   ").next().unwrap_or_default();
-                let line = line.split(['>', '|']).next().unwrap_or_default();
+                let line = line.split(['<', '>', '|']).next().unwrap_or_default();
                 let words = line.split('"').enumerate().flat_map(|(index, part)| -> Vec<&str> {
                     if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }
                 });

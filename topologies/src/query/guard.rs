@@ -23,6 +23,7 @@ use datafusion::logical_expr::{
     Expr, ExprSchemable, LogicalPlanBuilder, Operator, TableProviderFilterPushDown, lit,
 };
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -305,7 +306,8 @@ impl ExecutionPlan for GuardedExec {
 
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self {
-            inside: self.inside.clone().reset_state()?,
+            // It is no child of this plan, so that whoever resets those does not come by.
+            inside: reset_plan_states(self.inside.clone())?,
             columns: self.columns.clone(),
             properties: self.properties.clone(),
             key: self.key,

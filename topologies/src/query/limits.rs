@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
@@ -60,6 +61,8 @@ use crate::error::Error;
 const PLANNING_STACK_BYTES: usize = 128 << 20;
 /// Bytes of rows that are handed on at a time, so that writing them as text needs little memory too.
 const PIECE_BYTES_MAX: usize = 8 << 20;
+/// What DataFusion says of temporary files that are too large.
+const SPILLED_TOO_MUCH: &str = "used disk space during the spilling process";
 /// Temporary files of a query that has no limit of its own.
 const SPILL_BYTES_MAX: u64 = 32 << 30;
 
@@ -155,15 +158,20 @@ pub(crate) fn limit_of(error: &DataFusionError) -> Option<Error> {
             let Exceeded { limit, message } = inner.downcast_ref::<Exceeded>()?;
             Some(Error::Limit { limit, message: message.clone() })
         }
-        DataFusionError::ResourcesExhausted(text) => Some(Error::Limit {
-            limit: "memory",
-            message: format!(
-                "the query needs more memory or temporary files than it may have: {}",
-                text.lines().next().unwrap_or_default()
-            ),
-        }),
+        DataFusionError::ResourcesExhausted(text) => Some(out_of_memory(text)),
+        // What is spilled is written by others, who keep the text only.
+        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
+            ArrowError::IoError(text, _) if text.contains(SPILLED_TOO_MUCH) => Some(out_of_memory(text)),
+            _ => None,
+        },
         _ => None,
     }
+}
+
+fn out_of_memory(text: &str) -> Error {
+    let why = text.lines().next().unwrap_or_default();
+    let message = format!("the query needs more memory or temporary files than it may have: {why}");
+    Error::Limit { limit: "memory", message }
 }
 
 /// Adds to a session what bounds its functions.

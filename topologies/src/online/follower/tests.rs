@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use isobar_connectors::delta::body::{INFO_FORMAT, NO_PREVIOUS_SHA256};
+use isobar_connectors::delta::body::INFO_FORMAT;
 use isobar_connectors::delta::{
     CommitBody, CommitInfo, FileDigest, IsobarInfo, Maintenance, MaintenanceWork, TableDefinition,
 };
@@ -19,7 +19,7 @@ fn info(rows: u64) -> IsobarInfo {
         sequence: 1,
         commit_id: "c".into(),
         members: Vec::new(),
-        previous_sha256: NO_PREVIOUS_SHA256.to_owned(),
+        previous_sha256: "cd".repeat(32),
         plan: "ab".repeat(32),
         offsets: Vec::new(),
         rows: RowCounts { input: rows, output: rows, ..RowCounts::default() },

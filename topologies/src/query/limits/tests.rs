@@ -90,7 +90,7 @@ async fn what_is_not_too_large_is_answered() {
         ),
         (
             "SELECT approx_percentile_cont(0.5, 100) WITHIN GROUP (ORDER BY x) FROM (VALUES (1), (2), (3)) AS t (x)",
-            "2",
+            "2.0",
         ),
     ] {
         assert_eq!(first(sql).await.as_deref(), Ok(expected), "{sql}");
@@ -195,7 +195,7 @@ fn the_parser_gives_up_what_it_would_try_again_and_again() {
         let sql = format!("SELECT {}1 ! 1", begin.repeat(40));
         let error = crate::query::sql::parse(&state, &sql, &limits).err().expect("a mistake is deep inside");
         let is_limit = matches!(limit_of(&error), Some(Error::Limit { limit: "depth", .. }));
-        assert!(is_limit || error.to_string().contains("recursion"), "{begin}: {error}");
+        assert!(is_limit || error.to_string().to_lowercase().contains("recursion"), "{begin}: {error}");
     }
     let deep = format!("SELECT {}1{}", "CAST(".repeat(10), " AS INT)".repeat(10));
     assert!(crate::query::sql::parse(&state, &deep, &limits).is_ok());
@@ -242,6 +242,7 @@ async fn memory_rows_and_bytes_of_an_answer_are_bounded() {
         memory_bytes_max: 1 << 20,
         rows_max: 100,
         bytes_max: 1_000_000,
+        copied_bytes_max: 64 << 10,
         ..QueryLimits::default()
     };
     for (limit, sql) in [
