@@ -127,15 +127,11 @@ fn code_of(message: &str) -> &'static str {
 
 /// Limits are named as in the specification.
 fn code_of_limit(limit: &str) -> &'static str {
-    let has = |text: &str| limit.contains(text);
-    if has("time") || has("duration") || has("seconds") {
-        code::CANCELED
-    } else if has("memory") {
-        code::OUT_OF_MEMORY
-    } else if has("concurren") || has("queries") {
-        code::CONFIGURED_LIMIT
-    } else {
-        code::PROGRAM_LIMIT
+    match limit {
+        "time" => code::CANCELED,
+        "memory" => code::OUT_OF_MEMORY,
+        "running" | "waiting" => code::CONFIGURED_LIMIT,
+        _ => code::PROGRAM_LIMIT,
     }
 }
 
