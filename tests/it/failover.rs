@@ -94,8 +94,14 @@ async fn a_cloud_killed_during_each_of_100_queries_changes_no_answer() {
         expected.push((sql, rows, version, proxy.passed() - before));
     }
 
-    let mut killed = 0;
-    for number in 0..QUERIES {
+    // A slow machine may take an answer for late, and not read on to where the cloud would have died: that query does not count.
+    let (mut killed, mut number) = (0, 0);
+    while killed < QUERIES {
+        number += 1;
+        assert!(
+            number < 20 * QUERIES,
+            "only {killed} of {number} queries were under way when the cloud died"
+        );
         let (sql, rows, version, bytes) = prng.pick(&expected);
         // Refused from then on, hanging from then on, one connection cut, or every answer lost.
         let mode = *prng.pick(&[Mode::Refuse, Mode::Hang, Mode::Forward, Mode::LoseAnswers]);
@@ -107,8 +113,7 @@ async fn a_cloud_killed_during_each_of_100_queries_changes_no_answer() {
         assert_eq!(read, *version, "query {number}, {mode:?} at byte {at}: {sql}");
         killed += u64::from(!proxy.forget_after());
     }
-    // A slow machine may take an answer for late, and not read on to where the cloud would have died.
-    assert!(killed > QUERIES / 2, "{killed} of {QUERIES}");
+    println!("a cloud died during {killed} of {number} queries");
 }
 
 /// Deletes the data files of a cloud.
