@@ -209,10 +209,12 @@ A cloud that fails while a query reads is replaced by the next one, at the same 
 Exit code 1 means that it may help to try again, 2 that the query or the spec must change.")]
     Query(QueryArgs),
 
-    /// Serve the datasets of a topology to programs: SQL by HTTP
+    /// Serve the datasets of a topology to programs: SQL by HTTP and Flight SQL
     #[command(after_help = "Examples:
-  isobar serve topology.yaml                          for this machine; open http://127.0.0.1:8181
-  isobar serve topology.yaml --listen 0.0.0.0:8181    needs tokens: see `serve` of the spec
+  isobar serve topology.yaml                              for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml --listen 0.0.0.0:8181        needs tokens: see `serve` of the spec
+  isobar serve topology.yaml --postgres 127.0.0.1:5432    also for psql, drivers and BI tools
+  isobar serve topology.yaml --flight 127.0.0.1:32010     also for ADBC and JDBC (Flight SQL)
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
   curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
@@ -806,6 +808,12 @@ pub struct ServeArgs {
     /// A folder for the newest rows of the datasets of `online`, which are looked up by key
     #[arg(long, value_name = "FOLDER")]
     pub online_directory: Option<PathBuf>,
+    /// Where the PostgreSQL protocol is spoken as well, for psql, drivers and BI tools; 5432 is its usual port
+    #[arg(long, value_name = "ADDR")]
+    pub postgres: Option<SocketAddr>,
+    /// Where Flight SQL listens as well, for ADBC and JDBC; 32010 is its usual port
+    #[arg(long, value_name = "ADDR")]
+    pub flight: Option<SocketAddr>,
     /// How long queries that run may go on after the first signal
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub grace: HumanDuration,

@@ -21,7 +21,15 @@ async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::R
     stop_on_signals(shutdown.clone())?;
     let online = args.online_directory.clone();
     let options = ServeOptions { grace: args.grace.0, online, ..ServeOptions::new(args.listen) };
-    let server = Server::start(topology, options, shutdown).await?;
+    let mut server = Server::start(topology, options, shutdown).await?;
+    if let Some(listen) = args.postgres {
+        let address = server.start_postgres(topology, listen).await?;
+        info!(%address, "serving the PostgreSQL protocol");
+    }
+    if let Some(listen) = args.flight {
+        let address = server.start_flight(topology, listen).await?;
+        info!(%address, "serving Flight SQL");
+    }
     let tls = topology.serve.tls.is_some();
     info!(topology = %topology.name, address = %server.address, tls, "serving");
     server.stopped().await;

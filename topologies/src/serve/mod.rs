@@ -13,10 +13,12 @@
 
 mod access;
 mod engine;
+mod flight;
 mod gate;
 mod http;
 mod metrics;
 mod online;
+mod postgres;
 mod refusal;
 #[cfg(test)]
 mod tests;
