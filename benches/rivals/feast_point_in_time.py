@@ -5,7 +5,7 @@
 
 Feast's own file store reads the same files, `get_historical_features` joins them as of the event time, and the same columns are summed
 up, each run in a process of its own. Prints the median time and the largest resident memory, and the sums. They are smaller than those of
-the others: where all rows of an entity are later than the question, Feast drops the question instead of answering with nulls. Needs
+the others: where a view has only later rows of an entity, Feast drops the question instead of answering with nulls. Needs
 `feast-requirements.txt` beside this file; use small files, because all of it happens in memory.
 """
 
