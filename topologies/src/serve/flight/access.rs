@@ -1,13 +1,20 @@
 //! Who asks: the token in the header `authorization`, as `Bearer TOKEN`, or as the password of `Basic`.
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use tonic::Status;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use super::Flight;
 use super::status::status;
 use crate::serve::Caller;
+
+/// Clients in Go leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The header.
 pub(super) const AUTHORIZATION: &str = "authorization";
@@ -34,7 +41,7 @@ pub(super) fn token(headers: &MetadataMap) -> Result<Option<String>, Status> {
     let token = if scheme.eq_ignore_ascii_case("bearer") {
         credentials.to_owned()
     } else if scheme.eq_ignore_ascii_case("basic") {
-        let decoded = BASE64_STANDARD.decode(credentials).map_err(|_| unreadable())?;
+        let decoded = BASE64.decode(credentials).map_err(|_| unreadable())?;
         let decoded = String::from_utf8(decoded).map_err(|_| unreadable())?;
         decoded.split_once(':').ok_or_else(unreadable)?.1.to_owned()
     } else {
@@ -69,9 +76,12 @@ mod tests {
         assert_eq!(token(&MetadataMap::new()).unwrap(), None);
         assert_eq!(token_of("Bearer a.b-c").unwrap().as_deref(), Some("a.b-c"));
         assert_eq!(token_of("bearer  abc ").unwrap().as_deref(), Some("abc"));
-        let basic = |text: &str| token_of(&format!("Basic {}", BASE64_STANDARD.encode(text)));
+        let basic = |text: &str| token_of(&format!("Basic {}", BASE64.encode(text)));
         assert_eq!(basic("ana:a:b").unwrap().as_deref(), Some("a:b"));
         assert_eq!(basic("ana:").unwrap(), None);
+        // The same with its padding and without.
+        assert_eq!(token_of("Basic YW5hOmFiYw==").unwrap().as_deref(), Some("abc"));
+        assert_eq!(token_of("Basic YW5hOmFiYw").unwrap().as_deref(), Some("abc"));
         assert_eq!(basic("ana").unwrap_err().code(), tonic::Code::Unauthenticated);
         for header in ["Basic !", "Digest abc", "abc"] {
             assert_eq!(token_of(header).unwrap_err().code(), tonic::Code::Unauthenticated, "{header}");
