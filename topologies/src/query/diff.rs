@@ -16,7 +16,7 @@ use isobar_connectors::delta::evolution::differences;
 use serde::Serialize;
 use tracing::warn;
 
-use super::history::{Pin, pinned_snapshot, read_entries, shown};
+use super::history::{pinned_snapshot, read_entries, shown};
 use super::limits::{QueryLimits, Watch};
 use super::listing::{kind_of, kinds, known_table, rows_removed};
 use super::output::Answer;
@@ -360,8 +360,8 @@ async fn rows_between(
 ) -> Result<Answer, Error> {
     in_order(from, to)?;
     let clouds = replicas.in_order(Some(table)).await;
-    let mut earlier = pinned_snapshot(&clouds, table, Pin::Version(from)).await?;
-    let mut later = pinned_snapshot(&clouds, table, Pin::Version(to)).await?;
+    let mut earlier = pinned_snapshot(&clouds, table, from).await?;
+    let mut later = pinned_snapshot(&clouds, table, to).await?;
     let (removed, added) = only_in_one(&earlier, &later);
     let (removed, added) = (removed.into_iter().cloned().collect(), added.into_iter().cloned().collect());
     (earlier.files, later.files) = (removed, added);

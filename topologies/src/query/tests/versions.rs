@@ -114,6 +114,65 @@ async fn a_time_means_the_newest_version_by_then() {
 }
 
 #[tokio::test]
+async fn a_catalog_reads_a_version_once_and_a_time_stays_what_it_meant() {
+    let clouds = History::good().store(1).await;
+    let switch = FaultSwitch::default();
+    let catalog = open(&[clouds[0].clone().with_faults(&switch)]).await.unwrap();
+    let sql = |clause: &str| format!("SELECT count(*) AS n FROM flights {clause}");
+    // One version of two, and two ways to name one.
+    let kept = [
+        ("VERSION AS OF 1", "n\n8\n"),
+        ("TIMESTAMP AS OF '1970-01-01T00:00:03.5Z'", "n\n13\n"),
+        ("VERSION AS OF 2", "n\n13\n"),
+    ];
+    let last = sql("TIMESTAMP AS OF '2100-01-01'");
+    assert_eq!(csv(&catalog, &last).await, "n\n15\n");
+    for (clause, rows) in &kept[..2] {
+        assert_eq!(csv(&catalog, &sql(clause)).await, *rows, "{clause}");
+    }
+    switch.set(Fault::RefuseAll);
+    for (clause, rows) in kept {
+        assert_eq!(csv(&catalog, &sql(clause)).await, rows, "{clause}");
+    }
+    // After the newest version a time may come to mean another one, which only a cloud can tell.
+    assert_eq!(refusal(&catalog, &last).await.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn a_time_means_no_earlier_version_where_only_a_cloud_that_is_behind_answers() {
+    let mut clouds = History::good().store(2).await;
+    let switch = FaultSwitch::default();
+    clouds[0].data.delete(&published_path(DATASET, 3)).await.unwrap();
+    clouds[1] = clouds[1].clone().with_faults(&switch);
+    let catalog = Catalog::new(&clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX).unwrap();
+    let count = async |time: &str| {
+        let sql = format!("SELECT count(*) AS n FROM flights TIMESTAMP AS OF '{time}'");
+        csv(&catalog, &sql).await
+    };
+    assert_eq!(count("2100-01-01").await, "n\n15\n");
+    switch.set(Fault::RefuseAll);
+    assert_eq!(count("2100-01-01").await, "n\n15\n");
+    assert_eq!(count("1970-01-01T00:00:03.999Z").await, "n\n13\n");
+}
+
+#[tokio::test]
+async fn a_time_is_not_asked_of_a_log_that_may_lack_its_version() {
+    let clouds = History::good().store(2).await;
+    clouds[0].data.delete(&published_path(DATASET, 2)).await.unwrap();
+    // Version 2 is of second 3: the first cloud has those before and after.
+    assert_eq!(count(&clouds, "TIMESTAMP AS OF '1970-01-01T00:00:03Z'").await, "13");
+    assert_eq!(count(&clouds, "TIMESTAMP AS OF '1970-01-01T00:00:02.999Z'").await, "8");
+    let error = failure(&clouds[..1], "SELECT * FROM flights TIMESTAMP AS OF '1970-01-01T00:00:03Z'").await;
+    assert!(error.to_string().contains("version 2 is missing"), "{error}");
+    // Neither is it answered by a cloud that ends before the gap.
+    clouds[1].data.delete(&published_path(DATASET, 2)).await.unwrap();
+    clouds[0].data.delete(&published_path(DATASET, 3)).await.unwrap();
+    let error = failure(&clouds, "SELECT * FROM flights TIMESTAMP AS OF '1970-01-01T00:00:03Z'").await;
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("version 2 is missing"), "{error}");
+}
+
+#[tokio::test]
 async fn when_objects_were_written_does_not_matter() {
     let clouds = History::good().store(2).await;
     for (path, bytes) in History::good().objects().into_iter().rev() {
