@@ -19,6 +19,7 @@ use tracing::warn;
 use super::history::{pinned_snapshot, read_entries, shown};
 use super::limits::{QueryLimits, Watch};
 use super::listing::{kind_of, kinds, known_table, rows_removed};
+use super::names::quoted;
 use super::output::Answer;
 use super::provider::SnapshotTable;
 use super::replicas::{Reading, Replicas};
@@ -388,7 +389,6 @@ async fn rows_between(
 /// The query for [`diff_rows`]. A column that the earlier version has not is null in its rows; the later one has all that the
 /// earlier one has, because a table only grows.
 fn difference_sql(before: &SchemaRef, after: &SchemaRef, limit: usize) -> String {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let free = |name: &str| {
         let is_taken = |name: &str| after.fields().iter().any(|field| field.name() == name);
         let mut name = name.to_owned();

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::history::{Removals, shown};
+use super::names::Names;
 use super::replicas::{Reading, Replicas};
 use super::snapshot::{Listing, load, read_log};
 use crate::error::Error;
@@ -111,18 +112,9 @@ async fn snapshots_of(replicas: &Replicas, table: &str, limit: usize) -> Result<
 
 /// The table that people mean, by any of the names that queries have for it.
 pub(crate) fn known_table(topology: &Topology, name: &str) -> Result<String, Error> {
-    let datasets: Vec<&str> = topology.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
-    let is_quarantine = |dataset: &&&str| {
-        let quarantine = crate::commit::quarantine_of(dataset);
-        quarantine == name || quarantine.replace('.', "_") == name
-    };
-    if datasets.contains(&name) {
-        return Ok(name.to_owned());
-    }
-    match datasets.iter().find(is_quarantine) {
-        Some(dataset) => Ok(crate::commit::quarantine_of(dataset)),
-        None => Err(crate::quarantine::listing::unknown_dataset(topology, name)),
-    }
+    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let table = Names::of(&datasets).get(name).map(str::to_owned);
+    table.ok_or_else(|| crate::quarantine::listing::unknown_dataset(topology, name))
 }
 
 async fn list(cloud: &Cloud, table: &str, limit: usize) -> Result<Option<Snapshots>, String> {

@@ -72,7 +72,7 @@ pub use self::limits::{QueryLimits, told};
 pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of};
 pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
-pub(crate) use self::names::{Asked, Names, PinnedTable};
+pub(crate) use self::names::{Asked, Names, PinnedTable, quoted};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
 pub(crate) use self::pinning::refuse_unrepeatable;
 pub(crate) use self::provider::SnapshotTable;
@@ -253,14 +253,6 @@ impl Catalog {
     /// Those of [`query_within`](Self::query_within).
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
         self.query_within(sql, &QueryLimits::default(), &Freshness::default()).await
-    }
-
-    /// The same over tables that are as new as `freshness` says.
-    ///
-    /// # Errors
-    /// Those of [`query_within`](Self::query_within).
-    pub async fn query_fresh(&self, sql: &str, freshness: &Freshness) -> Result<Answer, Error> {
-        self.query_within(sql, &QueryLimits::default(), freshness).await
     }
 
     /// Plans one query and starts it.

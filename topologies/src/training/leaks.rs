@@ -24,9 +24,9 @@ use serde::Serialize;
 use super::blocking;
 use super::columns::places;
 use super::file::{LocalFile, ROW_NUMBER};
-use super::plan::{PlannedView, filter, interval, quoted};
+use super::plan::{PlannedView, filter, interval};
 use crate::error::Error;
-use crate::query::{Catalog, TableVersion};
+use crate::query::{Catalog, TableVersion, quoted};
 use crate::spec::did_you_mean;
 use crate::spec::training::TrainingSet;
 

@@ -18,7 +18,7 @@ use super::columns::{is_time, places, stored_type};
 use super::file::ROW_NUMBER;
 use super::opened_file;
 use crate::error::Error;
-use crate::query::{Catalog, shown};
+use crate::query::{Catalog, quoted, shown};
 use crate::spec::did_you_mean;
 use crate::spec::training::{At, KnownTime, SpineSource, TrainingSet, View};
 
@@ -29,11 +29,6 @@ const SPINE_FILE: &str = "training spine";
 const KNOWN_TIME: &str = "known_time";
 /// The columns of a view that decide between rows with the same times, if nothing else is said.
 const OFFSETS: [&str; 2] = ["offset", "_offset"];
-
-/// A name in SQL.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
 
 /// A text in SQL.
 fn literal(text: &str) -> String {
