@@ -49,6 +49,37 @@ async fn files_whose_statistics_rule_out_every_row_are_not_opened() {
 }
 
 #[tokio::test]
+async fn leaving_out_files_leaves_out_those_and_no_row() {
+    let catalog = open(&with_bounds().store(1).await).await.unwrap();
+    for (condition, files) in [
+        ("x BETWEEN 9 AND 11", "c"),
+        ("x < 3", "a"),
+        ("x <= 3", "ab"),
+        ("x > 12 OR month = '1'", "ad"),
+        ("month = '2' AND x <> 5", "bc"),
+        ("x IN (2, 13)", "ad"),
+        ("NOT (x < 8)", "cd"),
+        ("month > '1' AND x < 13", "bc"),
+        ("abs(x) > 12", "abcd"),
+        ("x IS NULL", ""),
+    ] {
+        let plan = format!("EXPLAIN SELECT x FROM flights WHERE {condition}");
+        let plan = text(&catalog, &plan, RowsFormat::Table).await;
+        let opened: String = ["a", "b", "c", "d"]
+            .into_iter()
+            .filter(|file| plan.contains(&format!("{file}.parquet")))
+            .collect();
+        assert_eq!(opened, files, "{condition}: {plan}");
+        let rows = csv(&catalog, &format!("SELECT x FROM flights WHERE {condition} ORDER BY x")).await;
+        // Nothing can be concluded from this condition before the rows are there.
+        let all = format!(
+            "SELECT x FROM (SELECT x, ({condition}) AS c FROM flights ORDER BY x LIMIT 100) WHERE c ORDER BY x"
+        );
+        assert_eq!(rows, csv(&catalog, &all).await, "{condition}");
+    }
+}
+
+#[tokio::test]
 async fn conditions_reach_the_files_that_are_opened() {
     let catalog = open(&with_bounds().store(1).await).await.unwrap();
     let plan = text(&catalog, "EXPLAIN SELECT month FROM flights WHERE x = 9", RowsFormat::Table).await;
