@@ -242,8 +242,11 @@ impl Engine {
             Ok(asked) => asked,
             Err(error) => return Err(self.explained(caller, error).await),
         };
-        for table in &asked.newest {
-            let Some(found) = self.at_wanted(table, &wanted).await? else { continue };
+        // All at once: the first query after the start waits for the slowest log, not for all of them.
+        let looks: Vec<_> = asked.newest.iter().map(|table| self.at_wanted(table, &wanted)).collect();
+        let found = futures::future::try_join_all(looks).await?;
+        for (table, found) in asked.newest.iter().zip(found) {
+            let Some(found) = found else { continue };
             let guarded = self.guarded(caller, found, &state).await?;
             for name in names.of_table(table) {
                 let registered = tables.register_table(name.to_owned(), guarded.provider.clone());
