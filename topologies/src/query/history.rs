@@ -16,7 +16,7 @@ use chrono::{DateTime, SecondsFormat};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::MaintenanceWork;
 use isobar_connectors::delta::path::decode_log_path;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::snapshot::{Listing, Snapshot, load, read_log, removed_before};
 use crate::error::Error;
@@ -24,7 +24,7 @@ use crate::prove::log::{Bodies, Entry};
 
 /// Ranges of versions named in an error.
 const RANGES_MAX: usize = 5;
-/// Bodies read at once while the last entry that removes files is searched for.
+/// Bodies read at once while an entry is searched for.
 const BODIES_AT_ONCE: u64 = 16;
 
 /// Which version of a table a query names.
@@ -206,16 +206,38 @@ enum Searched {
     BeforeTheFirst { version: u64, first_ms: i64 },
 }
 
+impl Searched {
+    /// That the first version is too new.
+    async fn before(cloud: &Cloud, table: &str, first: u64) -> Result<Self, String> {
+        Ok(Self::BeforeTheFirst { version: first, first_ms: committed_ms(cloud, table, first).await? })
+    }
+}
+
 async fn search(cloud: &Cloud, table: &str, at_ms: i64) -> Result<Searched, String> {
-    let versions = Listing::since(cloud, table, 0).await?.versions;
-    let Some(first) = versions.first() else { return Ok(Searched::Empty) };
-    let count = count_until(cloud, table, &versions, at_ms).await?;
-    Ok(match count.checked_sub(1) {
-        Some(at) => Searched::By(at_time(table, versions[at], versions.get(count).copied())?),
-        None => {
-            Searched::BeforeTheFirst { version: *first, first_ms: committed_ms(cloud, table, *first).await? }
+    let mut versions = Listing::reaching(cloud, table, None).await?.versions;
+    let Some(first) = versions.first().copied() else { return Ok(Searched::Empty) };
+    if first > 0 && committed_ms(cloud, table, first).await? > at_ms {
+        // A long log is listed in many steps, and its versions are known without.
+        match search_before(cloud, table, first, at_ms).await {
+            Ok(found) => return Ok(found),
+            Err(why) => debug!(cloud = %cloud.name, %table, why, "the log is listed from its beginning"),
         }
-    })
+        versions = Listing::since(cloud, table, 0).await?.versions;
+    }
+    let Some(first) = versions.first().copied() else { return Ok(Searched::Empty) };
+    let count = count_until(cloud, table, &versions, at_ms).await?;
+    match count.checked_sub(1) {
+        Some(at) => at_time(table, versions[at], versions.get(count).copied()).map(Searched::By),
+        None => Searched::before(cloud, table, first).await,
+    }
+}
+
+/// The same where version `first` is there and too new, and none before it is missing.
+async fn search_before(cloud: &Cloud, table: &str, first: u64, at_ms: i64) -> Result<Searched, String> {
+    match count_by_then(cloud, table, first, |version| version, at_ms).await? {
+        0 => Searched::before(cloud, table, 0).await,
+        count => Ok(Searched::By(AtTime { version: count - 1, is_fixed: true })),
+    }
 }
 
 /// `version`, which one cloud ends with, or a later one that one of `clouds` has and that was committed at or before `at_ms`.
@@ -259,14 +281,29 @@ fn at_time(table: &str, version: u64, later: Option<u64>) -> Result<AtTime, Stri
 
 /// How many of `versions`, from the first on, were committed at or before `at_ms`.
 async fn count_until(cloud: &Cloud, table: &str, versions: &[u64], at_ms: i64) -> Result<usize, String> {
-    let (mut low, mut high) = (0, versions.len());
+    let count = count_by_then(cloud, table, versions.len() as u64, |at| versions[at as usize], at_ms).await?;
+    Ok(count as usize)
+}
+
+/// The same of `count` versions, each by its place. Some are looked at at once: more of them than would be one after the other, and sooner.
+async fn count_by_then(
+    cloud: &Cloud,
+    table: &str,
+    count: u64,
+    version_of: impl Fn(u64) -> u64,
+    at_ms: i64,
+) -> Result<u64, String> {
+    let (mut low, mut high) = (0, count);
     while low < high {
-        let middle = low + (high - low) / 2;
-        if committed_ms(cloud, table, versions[middle]).await? <= at_ms {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
+        let step = (high - low).div_ceil(BODIES_AT_ONCE);
+        let places = (1..=BODIES_AT_ONCE).map(|n| low.saturating_add(n.saturating_mul(step)) - 1);
+        let places: Vec<u64> = places.take_while(|place| *place < high).collect();
+        let versions: Vec<u64> = places.iter().map(|place| version_of(*place)).collect();
+        let entries = read_entries(cloud, table, &versions).await?;
+        let is_by_then = |entry: &&Arc<Entry>| entry.commit.in_commit_timestamp_ms <= at_ms;
+        let by_then = entries.iter().take_while(is_by_then).count();
+        high = places.get(by_then).copied().unwrap_or(high);
+        low = by_then.checked_sub(1).map_or(low, |last| places[last] + 1);
     }
     Ok(low)
 }

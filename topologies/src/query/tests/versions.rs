@@ -7,6 +7,7 @@ use object_store::PutPayload;
 
 use super::*;
 use crate::commit::format::{checkpoint_path, last_checkpoint_path};
+use crate::query::history::version_at;
 
 /// Rows of the dataset at versions 0 to 3 of a good history.
 const ROWS: [u64; 4] = [0, 8, 13, 15];
@@ -353,11 +354,9 @@ async fn what_a_vacuum_does_not_reach_can_be_read() {
     assert_eq!(count(&clouds, "VERSION AS OF 4").await, "15");
 }
 
-#[tokio::test]
-async fn a_vacuum_is_found_behind_many_versions_and_from_checkpoints() {
-    let mut history = vacuumed(4);
-    // Commits without rows, more than are looked through at once.
-    for _ in 0..40 {
+/// Adds commits without rows, each a millisecond after the one before.
+fn prolong(history: &mut History, versions: usize) {
+    for _ in 0..versions {
         let mut next = history.version(2).clone();
         let last = history.tables[DATASET].last().unwrap().info.clone();
         next.adds.clear();
@@ -373,6 +372,42 @@ async fn a_vacuum_is_found_behind_many_versions_and_from_checkpoints() {
         next.info.in_commit_timestamp_ms = next.info.timestamp_ms;
         history.tables.get_mut(DATASET).unwrap().push(next);
     }
+}
+
+#[tokio::test]
+async fn a_time_is_found_in_a_long_log_before_and_after_its_checkpoint() {
+    let mut history = History::good();
+    prolong(&mut history, 300);
+    let clouds = history.store(1).await;
+    // Version 3 is of second 4, and version 3 + n of n milliseconds after it.
+    let times =
+        [(0, 1000), (2, 3999), (3, 4000), (4, 4001), (151, 4148), (220, 4217), (302, 4299), (303, 9000)];
+    let at = async |ms: i64| version_at(&clouds, DATASET, ms, None).await;
+    let all_right = async || {
+        for (version, ms) in times {
+            let found = at(ms).await.unwrap();
+            assert_eq!((found.version, found.is_fixed), (version, version < 303), "{ms}");
+        }
+        let before = at(999).await.unwrap_err().to_string();
+        assert!(before.contains("it begins with version 0 at 1970-01-01T00:00:01.000Z"), "{before}");
+    };
+    all_right().await;
+    put_checkpoint(&clouds[0], 200).await;
+    all_right().await;
+    // What the log does not have before its checkpoint is listed, not guessed.
+    for version in 0..100 {
+        clouds[0].data.delete(&published_path(DATASET, version)).await.unwrap();
+    }
+    assert_eq!(at(4148).await.unwrap().version, 151);
+    let before = at(4000).await.unwrap_err().to_string();
+    assert!(before.contains("it begins with version 100"), "{before}");
+}
+
+#[tokio::test]
+async fn a_vacuum_is_found_behind_many_versions_and_from_checkpoints() {
+    let mut history = vacuumed(4);
+    // More than are looked through at once.
+    prolong(&mut history, 40);
     let clouds = history.store(1).await;
     let refused = async || failure(&clouds, "SELECT * FROM flights VERSION AS OF 3").await.to_string();
     assert!(refused().await.contains("the VACUUM of version 5"), "{}", refused().await);
