@@ -156,10 +156,12 @@ async fn spine(set: &TrainingSet, catalog: &Catalog) -> Result<(String, Vec<Stri
         }
         SpineSource::File(_) => (quoted(SPINE_FILE), true),
     };
-    let schema = match &set.spine_file {
-        Some(path) => {
-            let file = opened_file(path).await?;
-            catalog.add_table(SPINE_FILE, Arc::new(file.table()?))?;
+    let file = match &set.spine_file {
+        Some(path) => Some(opened_file(path).await?),
+        None => None,
+    };
+    let schema = match &file {
+        Some(file) => {
             if let (None, Some((column, data_type))) = (&spine.labels, file.unreadable().first()) {
                 return Err(Error::Configuration(format!(
                     "spine: the column {column} is of type {data_type}, which a training set cannot hold: name those that are \
@@ -172,6 +174,14 @@ async fn spine(set: &TrainingSet, catalog: &Catalog) -> Result<(String, Vec<Stri
     };
     check_condition("spine", &schema, spine.condition.as_deref())?;
     let columns = spine_columns(set, &schema)?;
+    if let Some(file) = &file {
+        let read = match spine.condition {
+            // Which columns a condition needs is for the engine to say.
+            Some(_) => file.clone(),
+            None => file.only(&columns.iter().map(String::as_str).collect()),
+        };
+        catalog.add_table(SPINE_FILE, Arc::new(read.table()?))?;
+    }
     let selected = quoted_list(columns.iter().map(String::as_str));
     let condition = filter(spine.condition.as_deref());
     let number = quoted(ROW_NUMBER);
