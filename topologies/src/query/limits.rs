@@ -147,7 +147,7 @@ struct Exceeded {
 }
 
 /// The error of a query that met `limit`.
-fn exceeded(limit: &'static str, message: String) -> DataFusionError {
+pub(super) fn exceeded(limit: &'static str, message: String) -> DataFusionError {
     DataFusionError::External(Box::new(Exceeded { limit, message }))
 }
 

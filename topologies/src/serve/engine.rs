@@ -133,6 +133,17 @@ struct Wanted {
     age_max: Duration,
 }
 
+impl Wanted {
+    /// The question names this version itself. Where it names none of the same table, that one is no older: the newest version that is
+    /// known here may be.
+    fn reach(&mut self, named: &TableVersion) {
+        if !self.versions.contains_key(&named.table) {
+            let least = self.min_version.entry(named.table.clone()).or_default();
+            *least = (*least).max(named.version);
+        }
+    }
+}
+
 impl Engine {
     /// That of `topology`, which reads from `clouds`. Nothing is read yet.
     ///
@@ -234,7 +245,7 @@ impl Engine {
 
     async fn plan(&self, caller: &Caller, question: Question, watch: &Watch) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
-        let wanted = self.wanted(names, &question)?;
+        let mut wanted = self.wanted(names, &question)?;
         let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
         let limits = &self.0.of_query;
@@ -242,18 +253,22 @@ impl Engine {
             Ok(asked) => asked,
             Err(error) => return Err(self.explained(caller, error).await),
         };
-        for table in &asked.newest {
-            let Some(found) = self.at_wanted(table, &wanted).await? else { continue };
+        let mut pinned = Vec::with_capacity(asked.pinned.len());
+        for (_, pin, table) in &asked.pinned {
+            let found = self.0.cache.pinned(table, *pin).await?;
+            wanted.reach(found.version());
+            pinned.push(self.guarded(caller, found, &state).await?);
+        }
+        // All at once: the first query after the start waits for the slowest log, not for all of them.
+        let looks: Vec<_> = asked.newest.iter().map(|table| self.at_wanted(table, &wanted)).collect();
+        let found = futures::future::try_join_all(looks).await?;
+        for (table, found) in asked.newest.iter().zip(found) {
+            let Some(found) = found else { continue };
             let guarded = self.guarded(caller, found, &state).await?;
             for name in names.of_table(table) {
                 let registered = tables.register_table(name.to_owned(), guarded.provider.clone());
                 registered.map_err(|error| cannot_set_up(&error))?;
             }
-        }
-        let mut pinned = Vec::with_capacity(asked.pinned.len());
-        for (_, pin, table) in &asked.pinned {
-            let found = self.0.cache.pinned(table, *pin).await?;
-            pinned.push(self.guarded(caller, found, &state).await?);
         }
         let (state, plan) = match asked.plan(state, pinned, limits, watch).await {
             Ok(planned) => planned,

@@ -135,6 +135,28 @@ async fn a_version_that_was_not_reached_is_said_to_be_tried_again() {
 }
 
 #[tokio::test]
+async fn the_newest_version_is_none_before_one_that_the_question_names() {
+    let history = History::good();
+    let clouds = history.store(1).await;
+    let path = published_path(DATASET, 3);
+    clouds[0].data.delete(&path).await.unwrap();
+    let engine = engine(&clouds, "{ refresh: 1h }");
+    let caller = anybody(&engine).await;
+    assert_eq!(csv(&engine, &caller, "SELECT count(x) AS n FROM flights").await, "n\n13\n");
+    clouds[0].data.put(&path, history.objects()[&path].clone().into()).await.unwrap();
+    let sql =
+        "SELECT (SELECT count(x) FROM flights) AS a, (SELECT count(x) FROM flights VERSION AS OF 3) AS b";
+    let prepared = engine.prepare(&caller, Question::new(sql)).await.unwrap();
+    let versions: Vec<u64> = prepared.versions().iter().map(|table| table.version).collect();
+    assert_eq!(versions, [3], "both are the same table at the same version");
+    assert_eq!(csv(&engine, &caller, sql).await, "a,b\n15,15\n");
+    // An older one changes nothing.
+    let sql =
+        "SELECT (SELECT count(x) FROM flights) AS a, (SELECT count(x) FROM flights VERSION AS OF 1) AS b";
+    assert_eq!(csv(&engine, &caller, sql).await, "a,b\n15,8\n");
+}
+
+#[tokio::test]
 async fn what_is_kept_is_as_old_as_a_question_allows() {
     let mut clouds = History::good().store(1).await;
     let switch = FaultSwitch::default();
