@@ -42,6 +42,7 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -117,7 +118,7 @@ impl TableVersion {
 }
 
 /// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise or has
-/// to have a newer one.
+/// to have a newer one, or the catalog is [`following`](Self::following).
 pub struct Catalog {
     context: SessionContext,
     replicas: Arc<Replicas>,
@@ -131,6 +132,8 @@ pub struct Catalog {
     newest_at_ms: Option<i64>,
     /// The clouds that decide which version a time means, if not those that are read.
     deciding: Option<Vec<Cloud>>,
+    /// Where every query looks for newer versions; `None`: tables stay where they are.
+    following: Option<SnapshotCache>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -170,7 +173,16 @@ impl Catalog {
             planning: RwLock::default(),
             newest_at_ms: None,
             deciding: None,
+            following: None,
         })
+    }
+
+    /// The same, but every query looks for newer versions of its tables. Of logs that are known only what is new is read.
+    #[must_use]
+    pub fn following(mut self) -> Self {
+        let tables: Vec<String> = self.names.tables().into_iter().map(str::to_owned).collect();
+        self.following = Some(SnapshotCache::new(self.replicas.clone(), tables.into_iter()));
+        self
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -185,6 +197,9 @@ impl Catalog {
     /// Looks for the newest versions of those of `tables` that are not known yet, or not new enough.
     async fn find(&self, tables: &BTreeSet<&str>, freshness: &Freshness) -> Result<(), Error> {
         let mut newest = self.newest.lock().await;
+        if let Some(cache) = &self.following {
+            return self.follow(cache, tables, freshness, &mut newest).await;
+        }
         let is_enough = |known: &TableVersion| {
             freshness.lacking(&known.table, known.version, known.committed_ms).is_none()
         };
@@ -195,7 +210,8 @@ impl Catalog {
         let Some(first) = unknown.first() else { return Ok(()) };
         if let Some(at_ms) = self.newest_at_ms {
             for table in &unknown {
-                self.register(&self.pinned(table, Pin::Time(at_ms)).await?, &mut newest)?;
+                let snapshot = self.pinned(table, Pin::Time(at_ms)).await?;
+                self.register(self.provider(&snapshot)?, &mut newest)?;
             }
             return Ok(());
         }
@@ -203,17 +219,49 @@ impl Catalog {
         let snapshots = fresh_snapshots(&clouds, &unknown, freshness).await?;
         let _alone = self.planning.write().await;
         for snapshot in snapshots.values() {
-            self.register(snapshot, &mut newest)?;
+            self.register(self.provider(snapshot)?, &mut newest)?;
         }
         Ok(())
     }
 
-    fn register(
+    /// Brings `tables` to their newest versions.
+    async fn follow(
         &self,
-        snapshot: &Snapshot,
+        cache: &SnapshotCache,
+        tables: &BTreeSet<&str>,
+        freshness: &Freshness,
         newest: &mut BTreeMap<String, TableVersion>,
     ) -> Result<(), Error> {
-        let provider = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
+        for table in tables {
+            let mut found = cache.newest(table, Duration::ZERO).await?;
+            let is_enough = match found.as_ref().map(|found| found.version()) {
+                Some(known) => freshness.lacking(table, known.version, known.committed_ms).is_none(),
+                None => !freshness.is_asked_of(table),
+            };
+            if !is_enough {
+                // A cloud that is behind does not hide what others have.
+                let clouds = self.replicas.in_order(Some(table)).await;
+                let fresh = fresh_snapshots(&clouds, &[(*table).to_owned()], freshness).await?;
+                found = fresh.get(*table).map(|snapshot| self.provider(snapshot)).transpose()?;
+            }
+            let Some(found) = found else { continue };
+            if !newest.values().any(|known| known == found.version()) {
+                let _alone = self.planning.write().await;
+                self.register(found, newest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn provider(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotTable>, Error> {
+        Ok(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?))
+    }
+
+    fn register(
+        &self,
+        provider: Arc<SnapshotTable>,
+        newest: &mut BTreeMap<String, TableVersion>,
+    ) -> Result<(), Error> {
         let version = provider.version().clone();
         for name in self.names.of_table(&version.table) {
             if newest.remove(name).is_some() {
