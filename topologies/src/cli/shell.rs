@@ -100,9 +100,9 @@ impl Shell<'_> {
         if !self.is_interactive {
             return self.run(&mut Piped(io::stdin().lock()), Interrupts::none()).await;
         }
-        let interrupts = || Ok::<_, anyhow::Error>(Interrupts::of(interrupt_signals()?));
         // As line editors do, who cannot move the cursor there.
-        let is_dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+        let is_dumb =
+            std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb" || terminal == "emacs");
         if is_dumb || !io::stdout().is_terminal() {
             return self.run(&mut Typed::start(interrupts()?)?, interrupts()?).await;
         }
@@ -270,8 +270,8 @@ impl Shell<'_> {
     }
 }
 
-fn interrupt_signals() -> anyhow::Result<tokio::signal::unix::Signal> {
-    signal(SignalKind::interrupt()).context("listen for SIGINT")
+fn interrupts() -> anyhow::Result<Interrupts> {
+    Ok(Interrupts::of(signal(SignalKind::interrupt()).context("listen for SIGINT")?))
 }
 
 fn on_or_off(is_on: bool) -> &'static str {
@@ -282,8 +282,8 @@ fn on_or_off(is_on: bool) -> &'static str {
 async fn look_for_columns(catalog: Arc<Catalog>, names: SharedNames) {
     let sql = "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'datasets'";
     let Ok(mut answer) = catalog.query(sql).await else { return };
-    let options = FormatOptions::default();
     while let Ok(Some(batch)) = answer.next_batch().await {
+        let options = FormatOptions::default();
         let Ok(columns) = ArrayFormatter::try_new(batch.column(0).as_ref(), &options) else { return };
         let found = (0..batch.num_rows()).map(|row| columns.value(row).to_string());
         names.lock().unwrap_or_else(PoisonError::into_inner).columns.extend(found);

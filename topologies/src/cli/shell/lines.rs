@@ -108,12 +108,9 @@ impl Typed {
 
 impl Lines for Typed {
     async fn next(&mut self, prompt: &str) -> io::Result<Line> {
-        {
-            let mut stderr = io::stderr().lock();
-            stderr.write_all(prompt.as_bytes())?;
-            stderr.flush()?;
-        }
+        // What is pressed from here on is an answer to the prompt.
         self.interrupts.forget();
+        write_prompt(prompt)?;
         if !self.is_waiting {
             self.asks.send(()).map_err(io::Error::other)?;
             self.is_waiting = true;
@@ -129,6 +126,12 @@ impl Lines for Typed {
             }
         }
     }
+}
+
+fn write_prompt(prompt: &str) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(prompt.as_bytes())?;
+    stderr.flush()
 }
 
 #[cfg(test)]
