@@ -119,7 +119,7 @@ fn join_apart(
     let (views, bytes) = (views.to_string(), memory_bytes_max.map(|bytes| bytes.to_string()));
     let mut arguments = vec!["point-in-time-join", directory, &views];
     if let Some(bytes) = &bytes {
-        arguments.extend(["--memory-bytes-max", bytes]);
+        arguments.extend(["--memory-bytes-max", bytes.as_str()]);
     }
     if known {
         arguments.push("--known");

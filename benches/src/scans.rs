@@ -95,9 +95,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let mut compared = Vec::new();
     let mut failures = Vec::new();
     for suite in &options.suites {
-        let (name, place, tables, queries): (_, _, &[&str], &[&str]) = match suite {
-            Suite::Tpch => ("tpch", tpch::place(options).await?, &tpch::TABLES[..], &tpch::QUERIES[..]),
-            Suite::Hits => ("hits", hits::place(options).await?, &[hits::TABLE][..], &hits::QUERIES[..]),
+        let (name, place, tables, queries) = match suite {
+            Suite::Tpch => ("tpch", tpch::place(options).await?, tpch::TABLES, tpch::QUERIES),
+            Suite::Hits => ("hits", hits::place(options).await?, hits::TABLES, hits::QUERIES),
         };
         let sides = Sides::open(&place, tables).await?;
         for (query, sql) in (1..).zip(queries) {

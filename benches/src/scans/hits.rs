@@ -13,9 +13,10 @@ use super::{BATCH_ROWS, Options, WHOLE, publish};
 use crate::dataset::Place;
 use crate::numbers::Numbers;
 
-pub(super) const TABLE: &str = "hits";
+const TABLE: &str = "hits";
+pub(super) const TABLES: &[&str] = &[TABLE];
 
-pub(super) const QUERIES: [&str; 22] = [
+pub(super) const QUERIES: &[&str] = &[
     include_str!("../../queries/hits/01.sql"),
     include_str!("../../queries/hits/02.sql"),
     include_str!("../../queries/hits/03.sql"),
@@ -58,7 +59,7 @@ const WORDS: [&str; 24] = [
 pub(super) async fn place(options: &Options) -> Result<Place> {
     ensure!(options.hits > 0, "there must be a hit");
     let directory = options.directory.join(format!("hits-{}", options.hits));
-    let place = Place::open(&directory, &[TABLE], options.memory.as_deref())?;
+    let place = Place::open(&directory, TABLES, options.memory.as_deref())?;
     if !place.has(TABLE, WHOLE) {
         let mut numbers = Numbers(7);
         let batches = (0..options.hits).step_by(BATCH_ROWS).map(|first| {

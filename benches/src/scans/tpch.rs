@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use super::{Options, WHOLE, publish_file};
 use crate::dataset::Place;
 
-pub(super) const TABLES: [&str; 8] =
-    ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
+pub(super) const TABLES: &[&str] =
+    &["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
 
-pub(super) const QUERIES: [&str; 22] = [
+pub(super) const QUERIES: &[&str] = &[
     include_str!("../../queries/tpch/01.sql"),
     include_str!("../../queries/tpch/02.sql"),
     include_str!("../../queries/tpch/03.sql"),
@@ -38,7 +38,7 @@ pub(super) const QUERIES: [&str; 22] = [
 /// The tables at the scale that is asked for, made unless they are there.
 pub(super) async fn place(options: &Options) -> Result<Place> {
     let directory = options.directory.join(format!("tpch-{}", options.scale));
-    let place = Place::open(&directory, &TABLES, options.memory.as_deref())?;
+    let place = Place::open(&directory, TABLES, options.memory.as_deref())?;
     for table in TABLES.iter().filter(|table| !place.has(table, WHOLE)) {
         let generated = directory.join("generated");
         let file = generated.join(format!("{table}.parquet"));

@@ -291,7 +291,7 @@ mod tests {
     fn a_command_that_there_is_not_comes_with_the_one_that_was_meant() {
         for (line, hint) in [
             ("\\snapshot flights", "did you mean `\\snapshots`?"),
-            ("\\timming", "did you mean `\\timing`?"),
+            ("\\timings", "did you mean `\\timing`?"),
             ("\\pset format csv", "see \\?: expected"),
         ] {
             let error = Command::read(line).unwrap_err();
