@@ -46,7 +46,7 @@ impl Target {
         let action = || format!("write {}", self.path.display());
         let file = match &mut self.tables {
             Some(file) => file,
-            none => none.insert(File::create(&self.path).with_context(action)?),
+            None => self.tables.insert(File::create(&self.path).with_context(action)?),
         };
         file.write_all(text).with_context(action)
     }
