@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::span::Bound;
 use crate::spec::units::{HumanDuration, UnitError};
+use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
@@ -775,6 +776,9 @@ pub struct QueryArgs {
     /// Say on standard error what was read from which cloud, and what that costs by the prices of the spec
     #[arg(long)]
     pub stats: bool,
+    /// Keep no history of what is typed into the shell, and read none
+    #[arg(long, env = "ISOBAR_NO_HISTORY", value_parser = FalseyValueParser::new())]
+    pub no_history: bool,
 }
 
 fn parse_table_version(text: &str) -> Result<(String, u64), String> {

@@ -43,6 +43,7 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -120,7 +121,7 @@ impl TableVersion {
 }
 
 /// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise or has
-/// to have a newer one.
+/// to have a newer one, or the catalog is [`following`](Self::following).
 pub struct Catalog {
     context: SessionContext,
     replicas: Arc<Replicas>,
@@ -139,6 +140,8 @@ pub struct Catalog {
     newest_at_ms: Option<i64>,
     /// The clouds that decide which version a time means, if not those that are read.
     deciding: Option<Vec<Cloud>>,
+    /// Where every query looks for newer versions; `None`: tables stay where they are.
+    following: Option<SnapshotCache>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -181,7 +184,16 @@ impl Catalog {
             planning: RwLock::default(),
             newest_at_ms: None,
             deciding: None,
+            following: None,
         })
+    }
+
+    /// The same, but every query looks for newer versions of its tables. Of logs that are known only what is new is read.
+    #[must_use]
+    pub fn following(mut self) -> Self {
+        let tables: Vec<String> = self.names.tables().into_iter().map(str::to_owned).collect();
+        self.following = Some(SnapshotCache::new(self.replicas.clone(), tables.into_iter()));
+        self
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -195,6 +207,9 @@ impl Catalog {
 
     /// Looks for the newest versions of those of `tables` that are not known yet, or not new enough.
     async fn find(&self, tables: &BTreeSet<&str>, freshness: &Freshness) -> Result<(), Error> {
+        if let Some(cache) = &self.following {
+            return self.follow(cache, tables, freshness).await;
+        }
         if self.unknown(tables, freshness).await.is_empty() {
             return Ok(());
         }
@@ -210,10 +225,43 @@ impl Catalog {
         } else {
             let clouds = self.replicas.in_order(Some(first)).await;
             for snapshot in fresh_snapshots(&clouds, &unknown, freshness).await?.values() {
-                found.push(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?));
+                found.push(self.provider(snapshot)?);
             }
         }
         self.register(&found).await
+    }
+
+    /// Brings `tables` to their newest versions.
+    async fn follow(
+        &self,
+        cache: &SnapshotCache,
+        tables: &BTreeSet<&str>,
+        freshness: &Freshness,
+    ) -> Result<(), Error> {
+        let _alone = self.looking.lock().await;
+        let mut news = Vec::new();
+        for table in tables {
+            let mut found = cache.newest(table, Duration::ZERO).await?;
+            let is_enough = match found.as_ref().map(|found| found.version()) {
+                Some(known) => freshness.lacking(table, known.version, known.committed_ms).is_none(),
+                None => !freshness.is_asked_of(table),
+            };
+            if !is_enough {
+                // A cloud that is behind does not hide what others have.
+                let clouds = self.replicas.in_order(Some(table)).await;
+                let fresh = fresh_snapshots(&clouds, &[(*table).to_owned()], freshness).await?;
+                found = fresh.get(*table).map(|snapshot| self.provider(snapshot)).transpose()?;
+            }
+            let Some(found) = found else { continue };
+            if !self.newest.lock().await.values().any(|known| known == found.version()) {
+                news.push(found);
+            }
+        }
+        if news.is_empty() { Ok(()) } else { self.register(&news).await }
+    }
+
+    fn provider(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotTable>, Error> {
+        Ok(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?))
     }
 
     /// Those of `tables` that are not known yet, or not new enough.
