@@ -209,6 +209,15 @@ impl Watch {
         self.is_dropped.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until the time is over, and says so.
+    pub(crate) async fn over(&self) -> DataFusionError {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+        self.too_late()
+    }
+
     fn too_late(&self) -> DataFusionError {
         let time = self.time.unwrap_or_default();
         exceeded("time", format!("the query took longer than {}", humantime::format_duration(time)))

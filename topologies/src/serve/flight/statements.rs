@@ -155,6 +155,7 @@ impl Flight {
                     "the tables are not any more what they were when the query was planned: plan it again",
                 ));
             }
+            let prepared = prepared.until(fetch.cancelled());
             Ok::<_, Status>((schema, prepared.run(None).await.map_err(status)?))
         };
         let (schema, answer) = fetch.unless_cancelled(begun).await?;

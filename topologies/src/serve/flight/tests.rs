@@ -471,6 +471,23 @@ async fn a_query_is_cancelled_before_and_while_its_rows_come() {
 }
 
 #[tokio::test]
+async fn a_cancelled_query_gives_its_place_back_although_nobody_reads() {
+    let clouds = History::good().store(1).await;
+    let mut served =
+        Served::start(&engine_for(&clouds, "  limits: { running: 1, waiting: 1, time: 10m }\n")).await;
+    let info = served.client.execute(LONG.to_owned(), None).await.unwrap();
+    let mut rows = served.client.do_get(ticket(&info)).await.unwrap();
+    assert!(rows.try_next().await.unwrap().is_some_and(|batch| batch.num_rows() > 0));
+    let cancel = Action::new("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec());
+    let mut other = connect(&served.address).await;
+    other.do_action(cancel).await.unwrap().message().await.unwrap().unwrap();
+    assert_eq!(query(&mut other, "SELECT 1 AS one").await, "one; 1");
+    drop(rows);
+    drop(other);
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_server_that_stops_lets_its_queries_end() {
     let clouds = History::good().store(1).await;
     let mut served = Served::start(&engine(&clouds)).await;
