@@ -5,6 +5,8 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::ErrorResponse;
 
 use super::super::Refusal;
+use crate::error::Error;
+use crate::query::limit_of;
 
 /// Codes of <https://www.postgresql.org/docs/16/errcodes-appendix.html>.
 pub(super) mod code {
@@ -97,8 +99,8 @@ impl From<Refusal> for Failure {
 /// A query of the catalog; those of tables go through [`Refusal`].
 impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
-        if let DataFusionError::ResourcesExhausted(_) = error.find_root() {
-            return Self::new(code::OUT_OF_MEMORY, error.strip_backtrace());
+        if let Some(Error::Limit { limit, message }) = limit_of(&error) {
+            return Self::new(code_of_limit(limit), message);
         }
         let message = error.strip_backtrace();
         Self::new(code_of(&message), message)

@@ -382,13 +382,6 @@ impl Rewrite<'_> {
                 }
                 None => return Ok(None),
             },
-            "quote_ident" => match first {
-                Some(name) => parsed(&format!(
-                    "CASE WHEN {name} ~ '^[a-z_][a-z0-9_$]*$' THEN {name} ELSE concat('\"', replace({name}, '\"', \
-                     '\"\"'), '\"') END"
-                ))?,
-                None => return Ok(None),
-            },
             "parse_ident" => match first.and_then(text_of) {
                 Some(text) => {
                     let parts = text.split('.').map(|part| literal(part.trim_matches('"')));
