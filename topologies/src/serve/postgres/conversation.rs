@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cancelable;
 use super::failure::{Failure, Trouble, code};
-use super::frontend::Frontend;
+use super::frontend::{CALL, Frontend, QUERY, SYNC, TERMINATE};
 use super::session::Session;
 use super::wire::{Input, Output};
 
@@ -31,10 +31,13 @@ pub(super) async fn converse(
             Ok(None) => return Ok(()),
             Err(trouble) => return farewell(&mut output, trouble).await,
         };
-        let is_simple = tag == b'Q';
+        if is_skipping && !matches!(tag, SYNC | TERMINATE) {
+            continue;
+        }
+        // Nobody sends `Sync` behind these.
+        let is_alone = matches!(tag, QUERY | CALL);
         let answered = match Frontend::decode(tag, body) {
             Ok(Frontend::Terminate) => return Ok(()),
-            Ok(message) if is_skipping && message != Frontend::Sync => continue,
             Ok(message) => {
                 is_skipping = false;
                 let cancelled = cancelable.begin();
@@ -58,7 +61,7 @@ pub(super) async fn converse(
             Err(Trouble::Failed(failure)) if !failure.is_fatal => {
                 session.failed();
                 output.put(&failure.message());
-                if is_simple {
+                if is_alone {
                     output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(session.status())));
                 } else {
                     is_skipping = true;

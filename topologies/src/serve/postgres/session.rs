@@ -31,10 +31,12 @@ use crate::query::TableVersion;
 
 /// Most prepared statements of a session.
 const STATEMENTS_MAX: usize = 1_000;
+/// Most bytes of their texts.
+const STATEMENTS_BYTES_MAX: usize = 4 << 20;
 /// Most portals of a session.
 const PORTALS_MAX: usize = 100;
 /// Most bytes of the values in the portals of a session.
-const VALUES_BYTES_MAX: usize = 64 << 20;
+const VALUES_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of the name of a statement or portal.
 const NAME_BYTES_MAX: usize = 1_000;
 /// Most savepoints of a transaction.
@@ -172,6 +174,8 @@ impl Session {
             Transaction::Open(open) => Transaction::Failed(open),
             other => other,
         };
+        // Nothing can be fetched from them any more, and their queries must not wait for the end.
+        self.portals.clear();
     }
 
     /// Answers one message. If this is dropped on the way, the session can go on.
@@ -200,10 +204,6 @@ impl Session {
             Frontend::Flush => output.flush().await,
             Frontend::Sync => {
                 self.fresh = None;
-                if matches!(self.transaction, Transaction::None) {
-                    // Each portal lives in a transaction, here in one of its own that ends now.
-                    self.portals.clear();
-                }
                 self.ready(output).await
             }
             // What is left of a copy that was refused.
@@ -216,6 +216,10 @@ impl Session {
     }
 
     async fn ready(&mut self, output: &mut Output) -> Result<(), Trouble> {
+        if matches!(self.transaction, Transaction::None) {
+            // Each portal lives in a transaction, here in one of its own that ends now.
+            self.portals.clear();
+        }
         output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(self.status())));
         output.flush().await
     }
@@ -273,6 +277,14 @@ impl Session {
         }
         if self.statements.len() >= STATEMENTS_MAX && !self.statements.contains_key(&name) {
             let message = format!("a session has at most {STATEMENTS_MAX} prepared statements: close some");
+            return Err(Failure::new(code::CONFIGURED_LIMIT, message).into());
+        }
+        let others = self.statements.iter().filter(|(other, _)| **other != name);
+        if others.map(|(_, statement)| statement.sql.len()).sum::<usize>() + sql.len() > STATEMENTS_BYTES_MAX
+        {
+            let message = format!(
+                "the prepared statements of a session have at most {STATEMENTS_BYTES_MAX} bytes: close some"
+            );
             return Err(Failure::new(code::CONFIGURED_LIMIT, message).into());
         }
         let declared = types.iter().map(|oid| type_with(*oid)).collect::<Result<Vec<_>, _>>()?;

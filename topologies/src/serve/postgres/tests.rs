@@ -285,6 +285,99 @@ async fn after_an_error_messages_are_passed_over_until_sync() {
 }
 
 #[tokio::test]
+async fn what_was_passed_over_is_not_looked_at() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    client.parse("", "SELECT * FROM nowhere").await;
+    // No text in UTF-8; a query at once; a description of nothing.
+    client.write(Some(b'P'), b"\0\xff\0\0\0").await;
+    client.write(Some(b'Q'), b"\xff\0").await;
+    client.write(Some(b'D'), b"").await;
+    let answer = client.sync().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("EZ", "42P01"));
+    assert_eq!(values(&client.ask("SELECT 1").await), ["1"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_function_that_is_called_by_number_is_refused_at_once() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    // 1,598 is `random`. No `Sync` follows a call.
+    client.write(Some(b'F'), b"\0\0\x06\x3e\0\0\0\0\0\0").await;
+    let answer = client.until_ready().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("EZ", "0A000"));
+    assert_eq!(values(&client.ask("SELECT 1").await), ["1"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn portals_end_with_what_they_live_in() {
+    let clouds = History::good().store(1).await;
+    let served = Served::start(engine(&clouds, "{ refresh: 0s, limits: { running: 1, waiting: 0 } }")).await;
+    let mut client = served.client().await;
+    let all = "SELECT a.x FROM flights a, flights b, flights c";
+    // Of a transaction that failed.
+    client.ask("BEGIN").await;
+    client.parse("", all).await;
+    client.bind("p", "", &[]).await;
+    client.execute("p", 1).await;
+    assert_eq!(tags(&client.sync().await), "12DsZ");
+    let mut other = served.client().await;
+    assert_eq!(field(&other.ask("SELECT 1").await, b'C'), "53400", "its query has the only place");
+    assert_eq!(status(&client.ask("SELECT 1 +").await), 'E');
+    assert_eq!(values(&other.ask("SELECT 1").await), ["1"]);
+    client.ask("ROLLBACK").await;
+    // Without one, of the messages up to a query at once.
+    client.parse("", all).await;
+    client.bind("p", "", &[]).await;
+    client.execute("p", 1).await;
+    assert_eq!(tags(&client.ask("SHOW server_version").await), "12DsTDCZ");
+    assert_eq!(values(&other.ask("SELECT 1").await), ["1"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_session_keeps_is_bounded() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    let long = format!("SELECT '{}'", "x".repeat(60_000));
+    let mut refused = 0;
+    for name in 0..80 {
+        client.parse(&name.to_string(), &long).await;
+        let answer = client.sync().await;
+        if tags(&answer) == "EZ" {
+            assert_eq!(field(&answer, b'C'), "53400");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0 && refused < 80, "{refused}");
+    // One of the same name takes the place of what was there.
+    client.ask("DEALLOCATE ALL").await;
+    for _ in 0..80 {
+        client.parse("", &long).await;
+    }
+    assert_eq!(tags(&client.sync().await), "1".repeat(80) + "Z");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn hostile_questions_about_the_catalog_leave_the_server_up() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    let (sums, casts) = ("1+".repeat(30_000), "CAST(".repeat(30));
+    for sql in [
+        format!("SELECT {sums}1 FROM pg_class"),
+        format!("SELECT {casts} FROM pg_class"),
+        "SELECT repeat(relname, 100000000) FROM pg_class".to_owned(),
+    ] {
+        assert_eq!(field(&client.ask(&sql).await, b'C'), "54000", "{sql:.80}");
+    }
+    assert_eq!(values(&client.ask("SELECT count(*) FROM pg_namespace").await), ["3"]);
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_transaction_stays_at_the_versions_that_it_saw_first() {
     let history = History::good();
     let clouds = history.store(1).await;
