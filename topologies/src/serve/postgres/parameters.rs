@@ -8,10 +8,8 @@ use datafusion::common::ScalarValue;
 use pgwire::api::Type;
 
 use super::failure::{Failure, code};
+use super::types::{DAY_US, DAYS, EPOCH_DAYS, TIMESTAMPS_US};
 
-/// Days from 1970 to 2000, where PostgreSQL's calendar has its zero.
-const EPOCH_DAYS: i32 = 10_957;
-const EPOCH_US: i64 = 946_684_800_000_000;
 /// Most digits of a number.
 const DIGITS_MAX: usize = 76;
 
@@ -128,7 +126,10 @@ fn of_text(data_type: &Type, text: &str) -> Option<ScalarValue> {
         Type::FLOAT8 => ScalarValue::Float64(Some(trimmed.parse().ok()?)),
         Type::NUMERIC => decimals(&[Some(Digits::of_text(trimmed)?)])?.pop()?,
         Type::BYTEA => ScalarValue::Binary(Some(hex::decode(trimmed.strip_prefix("\\x")?).ok()?)),
-        Type::DATE | Type::TIME | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::INTERVAL => {
+        Type::DATE | Type::TIMESTAMP => {
+            ScalarValue::try_from_string(without_zone(trimmed).to_owned(), &arrow_of(data_type)?).ok()?
+        }
+        Type::TIME | Type::TIMESTAMPTZ | Type::INTERVAL => {
             ScalarValue::try_from_string(trimmed.to_owned(), &arrow_of(data_type)?).ok()?
         }
         _ => match element_of(data_type) {
@@ -150,6 +151,19 @@ fn of_text(data_type: &Type, text: &str) -> Option<ScalarValue> {
             None => ScalarValue::Utf8(Some(text.to_owned())),
         },
     })
+}
+
+/// `text` without the zone behind it. PostgreSQL passes over it where a type has none, and JDBC writes it all the same.
+fn without_zone(text: &str) -> &str {
+    // Behind a date, which has signs of its own.
+    let mut behind = text.char_indices().skip("2013-07-01".len());
+    let Some((at, sign)) = behind.find(|(_, sign)| matches!(sign, '+' | '-' | 'Z')) else { return text };
+    let (rest, zone) = text.split_at(at);
+    let is_zone = match sign {
+        'Z' => zone.len() == 1,
+        _ => zone.len() > 2 && zone[1..].bytes().all(|byte| byte.is_ascii_digit() || byte == b':'),
+    };
+    if is_zone { rest.trim_end() } else { text }
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -237,14 +251,18 @@ fn of_binary(data_type: &Type, mut value: Bytes) -> Option<ScalarValue> {
         Type::FLOAT8 => ScalarValue::Float64(Some(value.try_get_f64().ok()?)),
         Type::NUMERIC => decimals(&[Some(Digits::of_binary(&mut value)?)])?.pop()?,
         Type::BYTEA => return Some(ScalarValue::Binary(Some(whole.into()))),
-        Type::DATE => ScalarValue::Date32(Some(value.try_get_i32().ok()?.checked_add(EPOCH_DAYS)?)),
-        Type::TIME => ScalarValue::Time64Microsecond(Some(value.try_get_i64().ok()?)),
-        Type::TIMESTAMP => {
-            ScalarValue::TimestampMicrosecond(Some(value.try_get_i64().ok()?.checked_add(EPOCH_US)?), None)
+        Type::DATE => {
+            let days = i64::from(value.try_get_i32().ok()?) + EPOCH_DAYS;
+            // Outside are those that are infinite.
+            ScalarValue::Date32(Some(i32::try_from(days).ok().filter(|_| DAYS.contains(&days))?))
         }
+        Type::TIME => {
+            let us = value.try_get_i64().ok()?;
+            ScalarValue::Time64Microsecond(Some(Some(us).filter(|us| (0..DAY_US).contains(us))?))
+        }
+        Type::TIMESTAMP => ScalarValue::TimestampMicrosecond(Some(timestamp(&mut value)?), None),
         Type::TIMESTAMPTZ => {
-            let us = value.try_get_i64().ok()?.checked_add(EPOCH_US)?;
-            ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into()))
+            ScalarValue::TimestampMicrosecond(Some(timestamp(&mut value)?), Some("UTC".into()))
         }
         Type::INTERVAL => {
             let nanoseconds = value.try_get_i64().ok()?.checked_mul(1_000)?;
@@ -261,6 +279,12 @@ fn of_binary(data_type: &Type, mut value: Bytes) -> Option<ScalarValue> {
         },
     };
     (!value.has_remaining()).then_some(scalar)
+}
+
+/// Microseconds since 1970; those that are infinite are not known.
+fn timestamp(value: &mut Bytes) -> Option<i64> {
+    let since_2000 = value.try_get_i64().ok().filter(|us| TIMESTAMPS_US.contains(us))?;
+    since_2000.checked_add(EPOCH_DAYS * DAY_US)
 }
 
 /// An array of one dimension at most.
@@ -463,6 +487,22 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_is_passed_over_where_a_type_has_none() {
+        let plain = ScalarValue::TimestampMicrosecond(Some(1_372_682_096_500_000), None);
+        for zone in ["", "+02", "-05:30", " +0200", "Z"] {
+            let written = format!("2013-07-01 12:34:56.5{zone}");
+            assert_eq!(text(&Type::TIMESTAMP, &written).unwrap(), plain, "{written}");
+            let written = format!("2013-01-01{zone}");
+            assert_eq!(text(&Type::DATE, &written).unwrap(), ScalarValue::Date32(Some(15_706)), "{written}");
+        }
+        let zoned = ScalarValue::TimestampMicrosecond(Some(1_372_674_896_000_000), Some("UTC".into()));
+        assert_eq!(text(&Type::TIMESTAMPTZ, "2013-07-01 12:34:56+02").unwrap(), zoned);
+        for wrong in ["2013-07-01 12:34:56+", "2013-07-01 12:34:56 Zool", "2013-07-01 12:34:56+a"] {
+            assert!(text(&Type::TIMESTAMP, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn numbers_have_the_precision_that_they_need() {
         let cases = [
             ("0", "0000000000000000", 0, 1, 0),
@@ -555,7 +595,12 @@ mod tests {
             (Type::NUMERIC, "ffff7fff0000ffff"),
             (Type::NUMERIC, "0001000000000000ffff"),
             (Type::DATE, "7fffffff"),
+            (Type::DATE, "80000000"),
+            (Type::TIME, "ffffffffffffffff"),
+            (Type::TIME, "000000141dd76000"),
             (Type::TIMESTAMP, "7fffffffffffffff"),
+            (Type::TIMESTAMP, "8000000000000000"),
+            (Type::TIMESTAMPTZ, "8000000000000000"),
             (Type::INT8_ARRAY, "00000001000000000000001400000001"),
             (Type::INT8_ARRAY, "0000000100000000000000147fffffff00000001"),
             (Type::INT8_ARRAY, "00000002000000000000001400000001000000010000000100000001"),

@@ -49,10 +49,14 @@ struct Served {
 
 impl Served {
     async fn start(engine: Engine) -> Self {
+        Self::start_on(engine, Terms::default()).await
+    }
+
+    async fn start_on(engine: Engine, terms: Terms) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, engine, None, stop.clone()));
+        let server = tokio::spawn(serve(listener, engine, terms, stop.clone()));
         Self { address, stop, server }
     }
 
@@ -212,7 +216,10 @@ async fn statements_as_text_are_answered_as_text() {
         ("COPY flights TO STDOUT", "0A000"),
         ("SELECT $1", "42P18"),
         ("SET TimeZone = 'Asia/Tokyo'", "22023"),
-        ("SELECT 1 / (x - x) FROM flights", "22000"),
+        ("SELECT 1 / (x - x) FROM flights", "22012"),
+        ("SELECT CAST(concat(month, 'x') AS BIGINT) FROM flights", "22P02"),
+        ("SELECT x FROM flights a, flights b", "42702"),
+        ("SELECT month, count(*) FROM flights", "42803"),
     ] {
         let answer = client.ask(sql).await;
         assert_eq!((field(&answer, b'C').as_str(), status(&answer)), (code, 'I'), "{sql}");
@@ -489,6 +496,43 @@ async fn a_token_is_a_password() {
     client.read().await.unwrap();
     let answer = client.ask("SELECT 1").await;
     assert_eq!((tags(&answer).as_str(), field(&answer, b'S').as_str()), ("E", "FATAL"));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn who_shows_a_token_is_not_counted_as_refused() {
+    let callers = "{ refresh: 0s, callers: { ana: { token: \"${file:token}\" } } }";
+    let engine = engine(&History::good().store(1).await, callers);
+    let served = Served::start(engine.clone()).await;
+    let mut client = Client(TcpStream::connect(served.address).await.unwrap());
+    client.startup(&[("user", "whoever")]).await;
+    client.read().await.unwrap();
+    let mut password = BytesMut::new();
+    put_text(&mut password, TOKEN);
+    client.write(Some(b'p'), &password).await;
+    assert_eq!(status(&client.until_ready().await), 'I');
+    assert!(!engine.metrics().contains("unauthenticated"), "{}", engine.metrics());
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn where_clients_show_certificates_nobody_connects_without_tls() {
+    let terms = Terms { needs_tls: true, ..Terms::default() };
+    let served = Served::start_on(open_engine(&History::good().store(1).await), terms).await;
+    let mut client = Client(TcpStream::connect(served.address).await.unwrap());
+    client.startup(&[("user", "ana")]).await;
+    let answer = client.until_ready().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("E", "28000"));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_told_to_go() {
+    let terms = Terms { idle_time_max: Duration::from_millis(1), ..Terms::default() };
+    let served = Served::start_on(open_engine(&History::good().store(1).await), terms).await;
+    let mut client = served.client().await;
+    let answer = client.until_ready().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("E", "57P05"));
     served.stop().await;
 }
 
