@@ -47,6 +47,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 
 use self::running::Running;
@@ -140,11 +141,13 @@ async fn serve(
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let callers = access::known_callers(flight.engine.clone());
+    let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(SILENCE_MAX))
-        .add_service(FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX));
+        .add_service(InterceptedService::new(service, callers));
     let stopped = stop.clone().cancelled_owned();
     match tls {
         None => {

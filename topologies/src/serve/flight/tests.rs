@@ -14,8 +14,8 @@ use arrow_flight::sql::{
     CommandStatementQuery, ProstMessageExt, SqlInfo,
 };
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightInfo,
-    IpcMessage, Ticket,
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Criteria, Empty, FlightDescriptor,
+    FlightInfo, IpcMessage, Ticket,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -221,6 +221,32 @@ async fn a_ticket_is_of_use_as_it_is_and_to_nobody_else() {
     let refused = bo.do_action(cancel).await.map(|_| ()).unwrap_err();
     assert_eq!(code(refused).0, Code::InvalidArgument);
     assert_eq!(text(&fetch(&mut ana, &info).await), "x; 14", "nobody else cancels it");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_a_stranger() {
+    let clouds = History::good().store(1).await;
+    let mut served = Served::start(&engine_with_callers(&clouds)).await;
+    let stranger = served.client.inner_mut();
+    let nothing = || FlightDescriptor::new_cmd(Bytes::new());
+    let refused = [
+        stranger.list_actions(Empty {}).await.map(|_| ()),
+        stranger.list_flights(Criteria::default()).await.map(|_| ()),
+        stranger.get_flight_info(nothing()).await.map(|_| ()),
+        stranger.poll_flight_info(nothing()).await.map(|_| ()),
+        stranger.get_schema(nothing()).await.map(|_| ()),
+        stranger.do_get(Ticket::new(Bytes::new())).await.map(|_| ()),
+        stranger.do_action(Action::new("Nothing", Bytes::new())).await.map(|_| ()),
+        stranger.do_put(stream::empty()).await.map(|_| ()),
+        stranger.do_exchange(stream::empty()).await.map(|_| ()),
+        stranger.handshake(stream::empty()).await.map(|_| ()),
+    ];
+    for (at, refused) in refused.into_iter().enumerate() {
+        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated, "{at}");
+    }
+    served.client.set_token(ANA.to_owned());
+    assert_eq!(query(&mut served.client, "SELECT 1 AS one").await, "one; 1");
     served.stop().await;
 }
 
