@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `opening.rs` | TLS, who asks, and what both sides tell each other before the first query |
 //! | `conversation.rs` | one message after the other, until it ends; cancelling |
-//! | `session.rs` | what statements, portals and transactions mean |
+//! | `session.rs`, `session/` | what statements, portals and transactions mean |
 //! | `statement.rs` | telling queries from statements about the session |
 //! | `catalog/` | `pg_catalog` and `information_schema`, as far as clients need them |
 //! | `encode.rs`, `parameters.rs`, `types.rs` | values, both ways |
