@@ -19,6 +19,7 @@
 //! Only queries: whatever would write, and transactions, are refused. Errors carry gRPC's codes ([`status`]).
 
 mod access;
+mod connections;
 mod metadata;
 mod parameters;
 mod placeholders;
@@ -50,6 +51,7 @@ use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 
+use self::connections::placed;
 use self::running::Running;
 use self::seal::Seal;
 use super::tls::{self, TlsListener};
@@ -62,6 +64,8 @@ use crate::spec::Topology;
 const MESSAGE_BYTES_TARGET: usize = 2 << 20;
 /// What a client may send in one message: a query, a ticket, or the parameters of a statement.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 500;
 /// Requests at the same time in one connection; further ones wait.
 const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of the headers of a request: tokens are a few KiB.
@@ -152,11 +156,11 @@ async fn serve(
     match tls {
         None => {
             let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(connections, stopped).await
+            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
         }
         Some(tls) => {
             let connections = secured(listener, address, &tls, stop);
-            server.serve_with_incoming_shutdown(connections, stopped).await
+            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
         }
     }
 }

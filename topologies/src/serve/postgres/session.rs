@@ -123,6 +123,10 @@ struct Open {
     /// The versions at which tables were first seen.
     versions: BTreeMap<String, u64>,
     savepoints: Vec<String>,
+    /// Those at its beginning, which come back if it is not committed.
+    settings: Settings,
+    /// What was set for the transaction only, with what was set before.
+    local: BTreeMap<String, Option<String>>,
 }
 
 /// A query that runs.

@@ -412,6 +412,26 @@ async fn a_transaction_stays_at_the_versions_that_it_saw_first() {
 }
 
 #[tokio::test]
+async fn settings_of_a_transaction_end_with_it() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    let shown = "SHOW statement_timeout; SHOW application_name";
+    client.ask("SET statement_timeout = '1h'; SET application_name = 'a'").await;
+    client.ask("BEGIN; SET LOCAL statement_timeout = '1min'; SET application_name = 'b'").await;
+    assert_eq!(values(&client.ask(shown).await), ["1min", "b"]);
+    client.ask("COMMIT").await;
+    assert_eq!(values(&client.ask(shown).await), ["1h", "b"]);
+    client.ask("BEGIN; SET statement_timeout = 0; SET LOCAL application_name = 'c'").await;
+    // The client is told that it is what it was.
+    assert_eq!(tags(&client.ask("ROLLBACK").await), "SCZ");
+    assert_eq!(values(&client.ask(shown).await), ["1h", "b"]);
+    assert_eq!(tags(&client.ask("SET LOCAL statement_timeout = 0").await), "NCZ");
+    assert_eq!(tags(&client.ask("BEGIN; SET LOCAL my.own = 1; RESET my.own; COMMIT").await), "CCCCZ");
+    assert_eq!(values(&client.ask(shown).await), ["1h", "b"]);
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn after_an_error_a_transaction_only_ends() {
     let served = Served::start(open_engine(&History::good().store(1).await)).await;
     let mut client = served.client().await;

@@ -37,21 +37,31 @@ impl Session {
             Kind::Query => return Err(Failure::new(code::INTERNAL, "a query is no command")),
             Kind::Begin => {
                 match self.transaction {
-                    Transaction::None => self.transaction = Transaction::Open(Open::default()),
+                    Transaction::None => {
+                        let open = Open { settings: self.settings.clone(), ..Open::default() };
+                        self.transaction = Transaction::Open(open);
+                    }
                     _ => warn(output, code::ACTIVE_TRANSACTION, "there is already a transaction in progress"),
                 }
                 complete(output, "BEGIN");
             }
             Kind::Commit | Kind::Rollback => {
-                let tag = match (&self.transaction, kind) {
-                    (Transaction::Open(_), Kind::Commit) => "COMMIT",
+                let ended = std::mem::replace(&mut self.transaction, Transaction::None);
+                let tag = match (ended, kind) {
                     (Transaction::None, _) => {
                         warn(output, code::NO_TRANSACTION, "there is no transaction in progress");
                         if *kind == Kind::Commit { "COMMIT" } else { "ROLLBACK" }
                     }
-                    _ => "ROLLBACK",
+                    (Transaction::Open(open), Kind::Commit) => {
+                        let kept = self.settings.with(&open.local);
+                        report(output, self.settings.replace(kept));
+                        "COMMIT"
+                    }
+                    (Transaction::Open(open) | Transaction::Failed(open), _) => {
+                        report(output, self.settings.replace(open.settings));
+                        "ROLLBACK"
+                    }
                 };
-                self.transaction = Transaction::None;
                 self.portals.clear();
                 complete(output, tag);
             }
@@ -83,9 +93,8 @@ impl Session {
                 self.transaction = Transaction::Open(std::mem::take(open));
                 complete(output, "ROLLBACK");
             }
-            Kind::Set { name, value } => {
-                let reported = self.settings.set(name, value)?;
-                report(output, reported);
+            Kind::Set { name, value, is_local } => {
+                self.set(name, value, *is_local, output)?;
                 complete(output, "SET");
             }
             Kind::Show(name) => self.show(name.as_deref(), output)?,
@@ -123,6 +132,23 @@ impl Session {
             }
             Kind::Missing(what) => {
                 return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, format!("not supported here: {what}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: &str, is_local: bool, output: &mut Output) -> Result<(), Failure> {
+        if is_local && matches!(self.transaction, Transaction::None) {
+            warn(output, code::NO_TRANSACTION, "SET LOCAL can only be used in transaction blocks");
+            return Ok(());
+        }
+        let before = self.settings.own(name);
+        report(output, self.settings.set(name, value)?);
+        if let Transaction::Open(open) = &mut self.transaction {
+            if is_local {
+                open.local.entry(name.to_owned()).or_insert(before);
+            } else {
+                open.local.remove(name);
             }
         }
         Ok(())
