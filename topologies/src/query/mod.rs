@@ -24,6 +24,7 @@ mod diff;
 mod freshness;
 mod guard;
 mod history;
+mod json;
 mod limits;
 mod listing;
 mod names;
@@ -66,6 +67,7 @@ pub use self::diff::{
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
+pub(crate) use self::json::{json_lines, json_options};
 pub(crate) use self::limits::{
     BoundedDialect, Watch, aside, batch_bytes, bound, check_plan, check_statement, limit_of, started,
     too_nested,

@@ -18,12 +18,13 @@ use arrow::datatypes::{
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow::json::writer::{EncoderOptions, make_encoder};
+use arrow::json::writer::make_encoder;
 use bytes::{BufMut, BytesMut};
 use pgwire::api::Type;
 
 use super::failure::{Failure, code};
 use super::types::{DAY_US, DAYS, EPOCH_DAYS, TIMESTAMPS_US, type_of};
+use crate::query::json_options;
 
 /// Columns that [`encode`] can write: without dictionaries, and with JSON for what has no type of its own.
 pub(super) fn prepare(batch: &RecordBatch) -> Result<RecordBatch, Failure> {
@@ -76,7 +77,7 @@ fn element_of(element: &FieldRef, data_type: DataType) -> Field {
 
 /// The values of a column as JSON, in the form of `isobar query --format json`.
 fn json(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, Failure> {
-    let options = EncoderOptions::default().with_explicit_nulls(true);
+    let options = json_options();
     let mut encoder = make_encoder(field, column, &options).map_err(|error| unwritable(field, &error))?;
     let (mut texts, mut text) = (LargeStringBuilder::new(), Vec::new());
     for row in 0..column.len() {
