@@ -373,12 +373,13 @@ async fn hostile_questions_about_the_catalog_leave_the_server_up() {
     let served = Served::start(open_engine(&History::good().store(1).await)).await;
     let mut client = served.client().await;
     let (sums, casts) = ("1+".repeat(30_000), "CAST(".repeat(30));
-    for sql in [
-        format!("SELECT {sums}1 FROM pg_class"),
-        format!("SELECT {casts} FROM pg_class"),
-        "SELECT repeat(relname, 100000000) FROM pg_class".to_owned(),
+    for (sql, codes) in [
+        (format!("SELECT {sums}1 FROM pg_class"), &["54000"][..]),
+        (format!("SELECT {casts} FROM pg_class"), &["54000", "42601"][..]),
+        ("SELECT repeat(relname, 100000000) FROM pg_class".to_owned(), &["54000"][..]),
     ] {
-        assert_eq!(field(&client.ask(&sql).await, b'C'), "54000", "{sql:.80}");
+        let code = field(&client.ask(&sql).await, b'C');
+        assert!(codes.contains(&code.as_str()), "{code} {sql:.80}");
     }
     assert_eq!(values(&client.ask("SELECT count(*) FROM pg_namespace").await), ["3"]);
     served.stop().await;

@@ -272,8 +272,13 @@ async fn the_catalog_is_asked_within_limits() {
         [sums.as_str(), casts.as_str(), stars.as_str(), "SELECT repeat(relname, 100000000) FROM pg_class"]
     {
         let failure = answered(sql).await.expect_err(sql);
-        assert_eq!(failure.code, code::PROGRAM_LIMIT, "{sql:.80}: {}", failure.message);
+        // Where brackets end too early, it depends on which of two limits the parser meets first.
+        let is_a_limit = failure.code == code::PROGRAM_LIMIT
+            || sql == casts && failure.message.to_lowercase().contains("recursion");
+        assert!(is_a_limit, "{sql:.80}: {failure:?}");
     }
+    let (names, found) = answered("SELECT oid, oid, 1 AS oid, nspname, oid FROM pg_namespace").await.unwrap();
+    assert_eq!((names.join(" ").as_str(), found.len()), ("oid oid oid nspname oid", 3));
 }
 
 #[test]
