@@ -12,6 +12,8 @@ use super::types::{DAY_US, DAYS, EPOCH_DAYS, TIMESTAMPS_US};
 
 /// Most digits of a number.
 const DIGITS_MAX: usize = 76;
+/// Most elements of an array: each takes many times the memory of the two bytes that it may be sent as.
+const ELEMENTS_MAX: usize = 100_000;
 
 /// The type of the parameter that a client has given a number for; `None` for those that it leaves to us.
 pub(super) fn type_with(oid: u32) -> Result<Option<Type>, Failure> {
@@ -95,8 +97,8 @@ pub(super) fn decode(
     let Some(value) = value else { return Ok(null_of(data_type)) };
     if is_binary {
         return of_binary(data_type, value.clone()).ok_or_else(|| {
-            let message =
-                format!("incorrect binary data format in bind parameter {number}, of type {data_type}");
+            let what = described(data_type);
+            let message = format!("incorrect binary data format in bind parameter {number}, of type {what}");
             Failure::new(code::INVALID_BINARY, message)
         });
     }
@@ -105,10 +107,19 @@ pub(super) fn decode(
         .map_err(|_| Failure::new(code::NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\""))?;
     of_text(data_type, text).ok_or_else(|| {
         wrong(format!(
-            "invalid input syntax for type {data_type} in bind parameter {number}: \"{}\"",
+            "invalid input syntax for type {} in bind parameter {number}: \"{}\"",
+            described(data_type),
             shortened(text)
         ))
     })
+}
+
+/// What a value must be.
+fn described(data_type: &Type) -> String {
+    match element_of(data_type) {
+        Some(_) => format!("{data_type} (one dimension, at most {ELEMENTS_MAX} elements)"),
+        None => data_type.to_string(),
+    }
 }
 
 fn shortened(text: &str) -> String {
@@ -210,6 +221,9 @@ fn elements(text: &str) -> Option<Vec<Option<String>>> {
                 ((!is_null).then(|| element.to_owned()), &rest[end..])
             }
         };
+        if found.len() == ELEMENTS_MAX {
+            return None;
+        }
         found.push(element);
         rest = match after.strip_prefix(',') {
             // Something must follow a comma.
@@ -299,7 +313,7 @@ fn array(element: &Type, value: &mut Bytes) -> Option<ScalarValue> {
         let _first = value.try_get_i32().ok()?;
     }
     // Each has a length of four bytes, so that the message bounds their number.
-    if length > value.len() / 4 {
+    if length > (value.len() / 4).min(ELEMENTS_MAX) {
         return None;
     }
     let mut parts = Vec::with_capacity(length);

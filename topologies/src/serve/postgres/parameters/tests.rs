@@ -121,6 +121,24 @@ fn arrays_have_elements() {
 }
 
 #[test]
+fn arrays_have_a_moderate_number_of_elements() {
+    let written = |count: usize| format!("{{{}}}", vec!["1"; count].join(","));
+    let sent =
+        |count: usize| format!("000000010000000000000014{count:08x}00000001{}", "ffffffff".repeat(count));
+    for (count, is_fine) in [(ELEMENTS_MAX, true), (ELEMENTS_MAX + 1, false)] {
+        for list in [text(&Type::INT8_ARRAY, &written(count)), binary(&Type::INT8_ARRAY, &sent(count))] {
+            match list {
+                Ok(ScalarValue::List(list)) => assert_eq!((is_fine, list.value(0).len()), (true, count)),
+                Ok(other) => panic!("{other}"),
+                Err(failure) => {
+                    assert!(!is_fine && failure.message.contains("100000 elements"), "{failure:?}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn null_has_a_type() {
     assert_eq!(decode(1, &Type::INT8, true, None).unwrap(), ScalarValue::Int64(None));
     assert!(decode(1, &Type::TEXT_ARRAY, false, None).unwrap().is_null());
