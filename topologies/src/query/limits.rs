@@ -12,8 +12,8 @@
 //! | operators that do not count the memory they hold, or do not come back for minutes | [`mod@watched`], between operators |
 //! | time, memory, rows and bytes of the whole | here |
 //!
-//! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own: what takes too long is answered
-//! in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
+//! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own, on threads that nothing else runs
+//! on: what takes too long is answered in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
 //! operator that can go on for long asks [`Watch`] whether it still may.
 
 mod dialect;
@@ -29,8 +29,8 @@ mod tests;
 mod watched;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -44,7 +44,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -251,6 +251,15 @@ pub(crate) async fn aside<T: Send + 'static>(
     planned.unwrap_or_else(|_| Err(DataFusionError::Internal("planning the query ended early".to_owned())))
 }
 
+/// The threads that queries run on. They are no others': an operator may not come back for seconds, and as many queries as there are
+/// threads would keep everybody waiting, also who wants to cancel them.
+fn workers() -> Result<&'static Handle> {
+    static WORKERS: LazyLock<std::io::Result<Runtime>> =
+        LazyLock::new(|| Builder::new_multi_thread().thread_name("query").enable_all().build());
+    let workers = WORKERS.as_ref().map(Runtime::handle);
+    workers.map_err(|error| DataFusionError::IoError(std::io::Error::new(error.kind(), error.to_string())))
+}
+
 /// Starts a plan within `limits`, whatever it reads: its rows, and how they are made.
 pub(crate) async fn started(
     state: SessionState,
@@ -267,6 +276,8 @@ pub(crate) async fn started(
         watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
     };
     let physical = aside(&watch, planned).await?;
+    // What is spawned from here on is spawned there.
+    let _apart = workers()?.enter();
     let rows = execute_stream(physical.clone(), context)?;
     Ok((limited(rows, &plan, limits, watch), physical))
 }

@@ -350,3 +350,19 @@ async fn a_reader_that_stops_keeps_others_waiting_no_longer_than_its_query_may_t
     let ended = rows.try_collect::<Vec<RecordBatch>>().await.unwrap_err();
     assert!(matches!(Refusal::from(ended), Refusal::TooMuch { limit: "time", .. }));
 }
+
+#[tokio::test]
+async fn a_query_that_does_not_come_back_keeps_nobody_waiting() {
+    let clouds = History::good().store(1).await;
+    let engine = engine(&clouds, "{ refresh: 0s }");
+    let caller = anybody(&engine).await;
+    // No pair passes, so that no batch leaves the operator; and this test has one thread.
+    let long =
+        "SELECT count(*) AS n FROM range(1000000) AS a, range(1000000) AS b WHERE a.value + b.value < 0";
+    let prepared = engine.prepare(&caller, Question::new(long)).await.unwrap();
+    let rows = prepared.run(None).await.unwrap().into_parts().0;
+    let running = tokio::spawn(rows.try_collect::<Vec<RecordBatch>>());
+    assert_eq!(csv(&engine, &caller, "SELECT 1 AS one").await, "one\n1\n");
+    assert!(!running.is_finished(), "it was waited for");
+    running.abort();
+}
