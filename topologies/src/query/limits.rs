@@ -13,8 +13,8 @@
 //! | time, memory, rows and bytes of the whole | here |
 //!
 //! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own, on threads that nothing else runs
-//! on: what takes too long is answered in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
-//! operator that can go on for long asks [`Watch`] whether it still may.
+//! on: what takes too long is answered in time, whatever it is doing. Both end soon afterwards: planning because its size is
+//! bounded, execution because every operator that can go on for long asks [`Watch`] whether it still may.
 
 mod dialect;
 mod functions;
