@@ -24,6 +24,7 @@ mod diff;
 mod freshness;
 mod guard;
 mod history;
+mod json;
 mod kept;
 mod limits;
 mod listing;
@@ -54,9 +55,8 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
@@ -69,8 +69,12 @@ pub use self::diff::{
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
+pub(crate) use self::json::{json_lines, json_options};
+pub(crate) use self::limits::{
+    BoundedDialect, Watch, aside, batch_bytes, bound, check_plan, check_statement, limit_of, started,
+    too_nested,
+};
 pub use self::limits::{QueryLimits, told};
-pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of};
 pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable, quoted};
@@ -441,20 +445,7 @@ pub(crate) async fn start(
     let meter = Arc::new(replicas.meter());
     state.config_mut().set_extension(meter.clone());
     let from = read_by(&plan);
-    let runtime = limits::runtime_of(state.runtime_env(), limits).map_err(|error| failed(&from, error))?;
-    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
-    let (logical, checks) = (plan.clone(), watch.clone());
-    let copied_bytes_max = limits.copied_bytes_max;
-    let planned = async move {
-        let frame = datafusion::dataframe::DataFrame::new(state, logical);
-        limits::watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
-    };
-    let started = async {
-        let physical = limits::aside(&watch, planned).await?;
-        let rows = execute_stream(physical.clone(), context)?;
-        Ok::<_, DataFusionError>((limits::limited(rows, &plan, limits, watch.clone()), physical))
-    };
-    match started.await {
+    match limits::started(state, plan, limits, watch).await {
         Ok((rows, physical)) => Ok(Answer::new(rows, physical, from, meter)),
         Err(error) => Err(failed(&from, error)),
     }

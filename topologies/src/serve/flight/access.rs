@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use tonic::Status;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Extensions, Request, Status};
 
-use super::Flight;
 use super::status::status;
-use crate::serve::Caller;
+use crate::serve::{Caller, Engine};
 
 /// Clients in Go leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -19,12 +19,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// The header.
 pub(super) const AUTHORIZATION: &str = "authorization";
 
-impl Flight {
-    /// Who sent a request with these headers.
-    pub(super) async fn caller(&self, headers: &MetadataMap) -> Result<Caller, Status> {
-        let token = token(headers)?;
-        self.engine.authenticate(token.as_deref()).await.map_err(status)
+/// Finds out who asks before a byte of the body is read, whatever is asked: strangers keep no memory busy. The caller goes on with
+/// the request, see [`caller`].
+pub(super) fn known_callers(engine: Engine) -> impl Interceptor + Clone + Send + Sync + 'static {
+    move |mut request: Request<()>| -> Result<Request<()>, Status> {
+        let token = token(request.metadata())?;
+        let caller = engine.who_shows(token.as_deref()).map_err(status)?;
+        request.extensions_mut().insert(caller);
+        Ok(request)
     }
+}
+
+/// Who sent the request that has these.
+pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
+    extensions.get().cloned().ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
 }
 
 /// Whom tickets and statements belong to: names of callers are given by more than one side, so that a name alone may be another's.

@@ -24,7 +24,7 @@ use super::seal::{Planned, Sealed, pinned};
 use super::status::status;
 use super::{Flight, MESSAGE_BYTES_TARGET, Replies, parameters, placeholders, plain};
 use crate::query::{Answer, TableVersion};
-use crate::serve::{Caller, Prepared, Question, Refusal};
+use crate::serve::{Caller, Prepared, Question, Refusal, versions_json};
 
 /// A query that was planned.
 pub(super) struct Plan {
@@ -156,6 +156,7 @@ impl Flight {
                     "the tables are not any more what they were when the query was planned: plan it again",
                 ));
             }
+            let prepared = prepared.until(fetch.cancelled());
             Ok::<_, Status>((schema, prepared.run(None).await.map_err(status)?))
         };
         let (schema, answer) = fetch.unless_cancelled(begun).await?;
@@ -246,10 +247,7 @@ fn without_rows(schema: &SchemaRef) -> Result<FlightData, Status> {
 
 /// What a client is told about an answer before it fetches it.
 pub(super) fn info(plan: Plan) -> Result<FlightInfo, Status> {
-    let versions = plan.versions.iter().map(
-        |table| serde_json::json!({ "table": table.table, "version": table.version, "cloud": table.cloud }),
-    );
-    let read = serde_json::json!({ "versions": versions.collect::<Vec<_>>() });
+    let read = serde_json::json!({ "versions": versions_json(&plan.versions) });
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(plan.ticket));
     let info = FlightInfo::new().try_with_schema(&plan.schema).map_err(|error| unencoded(&error))?;
     Ok(info.with_endpoint(endpoint).with_ordered(true).with_app_metadata(read.to_string()))
