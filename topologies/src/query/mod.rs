@@ -335,7 +335,7 @@ impl Catalog {
             };
             min_versions.insert(table.to_owned(), *least);
         }
-        Ok(Freshness { min_versions, max_staleness: freshness.max_staleness })
+        Ok(Freshness { min_versions, max_age: freshness.max_age })
     }
 
     /// What is wrong with a query, and which tables there are.
