@@ -10,7 +10,8 @@ use isobar_tests::lab::{Lab, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{Output, binary, run};
 use isobar_topologies::Error;
-use isobar_topologies::query::{Catalog, Freshness, QueryLimits, RowsFormat, catalog_in, told};
+use isobar_topologies::query::{Catalog, Freshness, QueryLimits, RowsFormat, catalog_in};
+use isobar_topologies::serve::Refusal;
 use tokio::process::Command;
 
 /// Resident memory that no hostile query may exceed: the program, 128 MiB for operators, and batches on their way.
@@ -154,7 +155,7 @@ async fn one_catalog_answers_an_ordinary_query_after_each_hostile_one() {
     for case in catalogue() {
         let (is_error, said) = match text(&catalog, &case.sql, &limits).await {
             Ok(rows) => (false, rows),
-            Err(error) => (true, told(&error)),
+            Err(error) => (true, Refusal::from(error).to_string()),
         };
         faults.extend(fault(&case, is_error, &said, &secrets).map(|fault| shown(&case, &fault, &said)));
         assert_eq!(text(&catalog, ORDINARY, &patient).await.unwrap(), expected, "after {}", case.name);

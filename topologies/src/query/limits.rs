@@ -49,7 +49,6 @@ use tokio::time::{Instant, timeout_at};
 pub(super) use self::dialect::BoundedDialect;
 pub(crate) use self::plan::check as check_plan;
 pub(super) use self::pool::runtime_of;
-pub use self::shown::told;
 pub(super) use self::survey::check as check_statement;
 pub(super) use self::watched::watched;
 

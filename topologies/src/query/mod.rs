@@ -67,7 +67,7 @@ pub use self::diff::{
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
-pub use self::limits::{QueryLimits, told};
+pub use self::limits::QueryLimits;
 pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of};
 pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};

@@ -382,18 +382,32 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unavailable`] if no cloud can serve one.
     pub async fn tables(&self, caller: &Caller) -> Result<Vec<TableInfo>, Refusal> {
-        let names = &caller.role.names;
         let mut tables = Vec::new();
-        for table in names.tables() {
-            let Some(found) = self.0.cache.newest(table, self.0.refresh).await? else { continue };
-            let PinnedTable { version, provider } = self.guarded(caller, found, &self.0.base).await?;
-            // The name that needs no quotes.
-            let Some(name) = names.of_table(table).find(|name| !name.contains('.')) else { continue };
-            let comment = self.0.comments.get(table).cloned();
-            tables.push(TableInfo { name: name.to_owned(), version, schema: provider.schema(), comment });
+        for table in caller.role.names.tables() {
+            tables.extend(self.described(caller, table).await?);
         }
         tables.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(tables)
+    }
+
+    /// The table that `caller` means by `name`; `None` if there is none that it may read, or nothing was committed to it yet.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] if no cloud can serve it.
+    pub async fn table(&self, caller: &Caller, name: &str) -> Result<Option<TableInfo>, Refusal> {
+        match caller.role.names.get(name) {
+            Some(table) => self.described(caller, table).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn described(&self, caller: &Caller, table: &str) -> Result<Option<TableInfo>, Refusal> {
+        let Some(found) = self.0.cache.newest(table, self.0.refresh).await? else { return Ok(None) };
+        let PinnedTable { version, provider } = self.guarded(caller, found, &self.0.base).await?;
+        // The name that needs no quotes.
+        let name = caller.role.names.of_table(table).find(|name| !name.contains('.')).map(str::to_owned);
+        let comment = self.0.comments.get(table).cloned();
+        Ok(name.map(|name| TableInfo { name, version, schema: provider.schema(), comment }))
     }
 
     /// Whether the first of the tables can be looked for: what `/readyz` says.

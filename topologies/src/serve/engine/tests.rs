@@ -211,6 +211,25 @@ async fn a_role_cannot_be_got_around() {
     assert_eq!(tables.len(), 1);
     assert_eq!((tables[0].name.as_str(), tables[0].comment.as_deref()), ("flights", Some("Flights.")));
     assert_eq!(tables[0].schema.field(0).data_type(), &DataType::Utf8);
+    let named = engine.table(&caller, "flights").await.unwrap().unwrap();
+    assert_eq!((named.name.as_str(), named.version), ("flights", tables[0].version.clone()));
+    for name in ["weather", "flights_quarantine", "flights.quarantine", "nowhere"] {
+        assert!(engine.table(&caller, name).await.unwrap().is_none(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn one_table_is_described_without_a_look_at_others() {
+    let mut clouds = History::good().store(1).await;
+    let switch = FaultSwitch::default();
+    clouds[0] = clouds[0].clone().with_faults(&switch);
+    let engine = engine(&clouds, "{ refresh: 1h }");
+    let caller = anybody(&engine).await;
+    let before = engine.table(&caller, "flights").await.unwrap().unwrap();
+    switch.set(Fault::RefuseAll);
+    // What is known of this one is new enough; of others nothing is known.
+    assert_eq!(engine.table(&caller, "flights").await.unwrap().unwrap().version, before.version);
+    assert!(matches!(engine.tables(&caller).await.unwrap_err(), Refusal::Unavailable(_)));
 }
 
 #[tokio::test]

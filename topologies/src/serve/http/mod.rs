@@ -139,12 +139,10 @@ async fn dataset(
 ) -> Result<Json<Value>, Problem> {
     let caller = caller(&engine, &headers).await?;
     let name = name_in(path)?;
-    let tables = engine.tables(&caller).await?;
-    let found = tables.iter().find(|table| table.name == name || table.version.table == name);
-    let found = found.ok_or_else(|| {
+    let found = engine.table(&caller, &name).await?.ok_or_else(|| {
         Refusal::NotFound("there is no such dataset; `GET /v1/datasets` lists them".to_owned())
     })?;
-    let mut dataset = described(found);
+    let mut dataset = described(&found);
     dataset["columns"] = columns(&found.schema);
     Ok(Json(dataset))
 }
