@@ -19,10 +19,11 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::Refusal;
+use super::gate::Gate;
 use crate::error::Error;
 use crate::query::{Guard, Names};
 use crate::spec::serve::{JwtSpec, RoleSpec};
-use crate::spec::{ServeSpec, Text};
+use crate::spec::{LimitsOfQueries, ServeSpec, Text};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARACTERS_MIN: usize = 16;
@@ -47,6 +48,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// What one of its queries may use.
+    pub fn limits(&self) -> &LimitsOfQueries {
+        &self.role.limits
+    }
+
     /// Whether all rows and columns of `table` are seen as they are.
     pub(super) fn may_read_all_of(&self, table: &str) -> Result<(), Refusal> {
         if self.role.names.get(table).is_none() {
@@ -71,10 +77,15 @@ pub(super) struct Role {
     pub(super) names: Names,
     /// What is seen of tables of which not everything is.
     guards: BTreeMap<String, Guard>,
+    /// Bounds of its queries.
+    pub(super) limits: LimitsOfQueries,
+    /// The places of its queries, where it has its own.
+    pub(super) gate: Option<Gate>,
 }
 
 impl Role {
-    fn new(name: &str, spec: &RoleSpec, names: &Names, key: &[u8; 32]) -> Self {
+    /// `general` are the limits where the role says nothing.
+    fn new(name: &str, spec: &RoleSpec, names: &Names, key: &[u8; 32], general: &LimitsOfQueries) -> Self {
         let is_seen = |table: &str| spec.all || spec.tables.contains_key(table);
         let guard = |rule: &crate::spec::serve::TableRule| Guard {
             rows: rule.rows.clone(),
@@ -84,7 +95,9 @@ impl Role {
         };
         let guards = spec.tables.iter().map(|(table, rule)| (table.clone(), guard(rule)));
         let guards = guards.filter(|(_, guard)| !guard.is_open()).collect();
-        Self { name: name.to_owned(), names: names.only(is_seen), guards }
+        let limits = spec.limits.unwrap_or(*general);
+        let gate = spec.has_places.then(|| Gate::new(&limits));
+        Self { name: name.to_owned(), names: names.only(is_seen), guards, limits, gate }
     }
 
     /// What is seen of `table`, where that is not everything.
@@ -131,11 +144,11 @@ impl Access {
             None => key,
         };
         let everything = RoleSpec { all: true, ..RoleSpec::default() };
-        let everything = Arc::new(Role::new("everything", &everything, names, &key));
+        let everything = Arc::new(Role::new("everything", &everything, names, &key, &spec.limits));
         let roles: BTreeMap<String, Arc<Role>> = spec
             .roles
             .iter()
-            .map(|(name, role)| (name.clone(), Arc::new(Role::new(name, role, names, &key))))
+            .map(|(name, role)| (name.clone(), Arc::new(Role::new(name, role, names, &key, &spec.limits))))
             .collect();
         let mut callers: Vec<KnownCaller> = Vec::new();
         for caller in &spec.callers {

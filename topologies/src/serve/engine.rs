@@ -19,6 +19,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use isobar_connectors::clouds::Cloud;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Refusal;
@@ -54,10 +55,8 @@ struct Inner {
     replicas: Arc<Replicas>,
     cache: SnapshotCache,
     access: Access,
-    limits: LimitsOfQueries,
-    /// The same for one query.
-    of_query: QueryLimits,
     refresh: Duration,
+    /// The places of all whose roles have none of their own.
     gate: Gate,
     metrics: Metrics,
     /// Rows that are looked up by key, where there are any.
@@ -113,7 +112,7 @@ pub struct TableInfo {
 #[derive(Clone)]
 pub struct Prepared {
     engine: Engine,
-    caller: String,
+    caller: Caller,
     state: SessionState,
     plan: LogicalPlan,
     schema: SchemaRef,
@@ -146,11 +145,8 @@ impl Engine {
         let replicas = Arc::new(Replicas::new(clouds, &Reading::of(topology.query.clone()))?);
         let context = session(&replicas, topology.memory_bytes_max)?;
         let partitions = std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_MAX);
-        let reserve = (spec.limits.memory_bytes / SPILL_RESERVE).min(SPILL_RESERVE_BYTES_MAX);
         let mut base = context.state();
-        let options = base.config_mut().options_mut();
-        options.execution.target_partitions = partitions;
-        options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(usize::MAX);
+        base.config_mut().options_mut().execution.target_partitions = partitions;
         let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
         let mut comments = BTreeMap::new();
         for dataset in &topology.datasets {
@@ -166,8 +162,6 @@ impl Engine {
             replicas,
             cache,
             access,
-            of_query: of_query(&spec.limits),
-            limits: spec.limits,
             refresh: spec.refresh,
             gate: Gate::new(&spec.limits),
             metrics: Metrics::new(&topology.name),
@@ -184,11 +178,6 @@ impl Engine {
     /// Whether everybody may read everything, without a token.
     pub fn is_open(&self) -> bool {
         self.0.access.is_open()
-    }
-
-    /// What one query may use.
-    pub fn limits(&self) -> &LimitsOfQueries {
-        &self.0.limits
     }
 
     /// The metrics as text.
@@ -227,17 +216,29 @@ impl Engine {
     }
 
     async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
-        let watch = Watch::start(&self.0.of_query);
-        let _place = self.0.gate.enter(Instant::now() + self.0.limits.time).await?;
-        watch.within(self.plan(caller, question, &watch)).await?
+        let limits = of_query(caller.limits());
+        let watch = Watch::start(&limits);
+        let _place = self.place(caller).await?;
+        watch.within(self.plan(caller, question, &limits, &watch)).await?
     }
 
-    async fn plan(&self, caller: &Caller, question: Question, watch: &Watch) -> Result<Prepared, Refusal> {
+    /// A place among the queries that run, of the role's own or of everybody's.
+    async fn place(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
+        let gate = caller.role.gate.as_ref().unwrap_or(&self.0.gate);
+        gate.enter(Instant::now() + caller.limits().time).await
+    }
+
+    async fn plan(
+        &self,
+        caller: &Caller,
+        question: Question,
+        limits: &QueryLimits,
+        watch: &Watch,
+    ) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
         let wanted = self.wanted(names, &question)?;
-        let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
+        let (mut state, tables) = self.own_session(limits).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
-        let limits = &self.0.of_query;
         let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
             Ok(asked) => asked,
             Err(error) => return Err(self.explained(caller, error).await),
@@ -265,8 +266,7 @@ impl Engine {
         };
         let versions = read_by(&plan);
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let caller = caller.name.clone();
-        Ok(Prepared { engine: self.clone(), caller, state, plan, schema, versions })
+        Ok(Prepared { engine: self.clone(), caller: caller.clone(), state, plan, schema, versions })
     }
 
     /// The versions that a question wants, by table instead of by name.
@@ -346,15 +346,21 @@ impl Engine {
     }
 
     /// A session without tables, and where to put them.
-    fn own_session(&self) -> Result<(SessionState, Arc<MemorySchemaProvider>), DataFusionError> {
+    fn own_session(
+        &self,
+        limits: &QueryLimits,
+    ) -> Result<(SessionState, Arc<MemorySchemaProvider>), DataFusionError> {
         let tables = Arc::new(MemorySchemaProvider::new());
         let catalog = MemoryCatalogProvider::new();
         catalog.register_schema(CATALOG.1, tables.clone())?;
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(CATALOG.0.to_owned(), Arc::new(catalog));
-        let state = SessionStateBuilder::new_from_existing(self.0.base.clone())
+        let mut state = SessionStateBuilder::new_from_existing(self.0.base.clone())
             .with_catalog_list(Arc::new(catalogs))
             .build();
+        let reserve = (limits.memory_bytes_max / SPILL_RESERVE).min(SPILL_RESERVE_BYTES_MAX);
+        let options = state.config_mut().options_mut();
+        options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(usize::MAX);
         Ok((state, tables))
     }
 
@@ -505,8 +511,9 @@ impl Prepared {
 
     async fn started(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
         let inner = &self.engine.0;
+        let limits = of_query(self.caller.limits());
         let plan = match parameters {
-            Some(values) => with_values(self.plan, values, &inner.of_query)?,
+            Some(values) => with_values(self.plan, values, &limits)?,
             None => self.plan,
         };
         let mut missing: Vec<String> = plan.get_parameter_names().unwrap_or_default().into_iter().collect();
@@ -514,12 +521,12 @@ impl Prepared {
             missing.sort();
             return Err(Refusal::Wrong(format!("there is no value for {}", missing.join(", "))));
         }
-        let watch = Watch::start(&inner.of_query);
-        let place = inner.gate.enter(Instant::now() + inner.limits.time).await?;
-        tracing::debug!(caller = %self.caller, versions = ?self.versions, "a query runs");
+        let watch = Watch::start(&limits);
+        let place = self.engine.place(&self.caller).await?;
+        tracing::debug!(caller = %self.caller.name, versions = ?self.versions, "a query runs");
         let mut state = self.state.clone();
         state.mark_start_execution();
-        let answer = start(state, plan, &inner.replicas, &inner.of_query, watch).await?;
+        let answer = start(state, plan, &inner.replicas, &limits, watch).await?;
         let running = inner.metrics.begin();
         Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place))))
     }

@@ -42,7 +42,7 @@ pub struct Serve {
     #[schemars(extend("propertyNames" = json!({ "pattern": TOPOLOGY_NAME_PATTERN })))]
     pub roles: Entries<ServeRole>,
 
-    /// What one query may use, and how many there may be. Default: that of each limit.
+    /// What one query may use, and how many there may be, where a role says nothing else. Default: that of each limit.
     pub limits: ServeLimitsOfQueries,
 
     /// How old the last look for newer versions of a table may be when a query does not say, up to 1h. Shorter means fresher
@@ -111,6 +111,11 @@ pub struct ServeRole {
     /// What it may read of datasets, by name; a quarantine is `<dataset>.quarantine`, and holds rejected records as they came.
     /// What is not here does not exist for it, unless there is `all`. Default: none.
     pub datasets: Entries<ServeDataset>,
+
+    /// What one query of its callers may use, narrower or wider than `limits` of `serve`, which stand in for what is not said here.
+    /// With `running` or `waiting`, its callers together have places of their own, beside those of everybody else. Default: the
+    /// general limits and places.
+    pub limits: Option<ServeLimitsOfQueries>,
 }
 
 /// What a role may read of a dataset.
@@ -233,6 +238,10 @@ pub struct RoleSpec {
     pub all: bool,
     /// What is seen of tables, by name. Each is one of the topology.
     pub tables: BTreeMap<String, TableRule>,
+    /// Bounds of its queries; `None`: the general ones.
+    pub limits: Option<LimitsOfQueries>,
+    /// Whether its queries run and wait in places of their own, as many as its limits say.
+    pub has_places: bool,
 }
 
 /// What is seen of a table.
@@ -313,7 +322,8 @@ impl Resolver<'_> {
     /// `serve`, checked against the datasets of the topology.
     pub(super) fn serve(&mut self, memory_bytes: u64, datasets: &[Option<DatasetSpec>]) -> Option<ServeSpec> {
         let mut serve = ServeSpec::within(memory_bytes);
-        serve.roles = self.roles(datasets);
+        self.limits_of_queries("/serve/limits", memory_bytes, &mut serve.limits);
+        serve.roles = self.roles(memory_bytes, &serve.limits, datasets);
         serve.callers = self.callers(&serve.roles);
         let jwt = self.is_given("/serve/jwt").then(|| self.jwt());
         // As they are written: one that is wrong is somebody too.
@@ -323,7 +333,6 @@ impl Resolver<'_> {
             let suggestion = "add `callers: { dashboards: { token: \"${env:DASHBOARDS_TOKEN}\", role: … } }`";
             self.report("/serve/roles", Place::Key, message, Some(suggestion.to_owned()));
         }
-        self.limits_of_queries(memory_bytes, &mut serve.limits);
         if let Some(refresh) = self.typed::<Option<HumanDuration>>("/serve/refresh").flatten() {
             self.check_time("/serve/refresh", "refresh", refresh, Duration::ZERO, REFRESH_MAX);
             serve.refresh = refresh.0;
@@ -376,7 +385,12 @@ impl Resolver<'_> {
         })
     }
 
-    fn roles(&mut self, datasets: &[Option<DatasetSpec>]) -> BTreeMap<String, RoleSpec> {
+    fn roles(
+        &mut self,
+        memory_bytes: u64,
+        general: &LimitsOfQueries,
+        datasets: &[Option<DatasetSpec>],
+    ) -> BTreeMap<String, RoleSpec> {
         let mut tables: Vec<String> = self.names("/datasets");
         tables.extend(self.names("/datasets").iter().map(|dataset| quarantine_of(dataset)));
         let are_known = datasets.iter().all(Option::is_some);
@@ -385,8 +399,13 @@ impl Resolver<'_> {
             let pointer = pointer_to("/serve/roles", &name);
             let mut role = RoleSpec {
                 all: self.typed(&format!("{pointer}/all")).unwrap_or_default(),
-                tables: BTreeMap::new(),
+                ..RoleSpec::default()
             };
+            let at_limits = format!("{pointer}/limits");
+            if self.is_given(&at_limits) {
+                let limits = role.limits.insert(*general);
+                role.has_places = self.limits_of_queries(&at_limits, memory_bytes, limits);
+            }
             let at_datasets = format!("{pointer}/datasets");
             for table in self.names(&at_datasets) {
                 let at_table = pointer_to(&at_datasets, &table);
@@ -418,10 +437,11 @@ impl Resolver<'_> {
         roles
     }
 
-    fn limits_of_queries(&mut self, memory_bytes: u64, limits: &mut LimitsOfQueries) {
-        let Some(raw) = self.typed::<ServeLimitsOfQueries>("/serve/limits") else { return };
+    /// Puts what stands at `pointer` into `limits`; whether places are among it.
+    fn limits_of_queries(&mut self, pointer: &str, memory_bytes: u64, limits: &mut LimitsOfQueries) -> bool {
+        let Some(raw) = self.typed::<Option<ServeLimitsOfQueries>>(pointer).flatten() else { return false };
         if let Some(time) = raw.time {
-            self.check_time("/serve/limits/time", "time", time, Duration::from_millis(1), TIME_MAX);
+            self.check_time(&format!("{pointer}/time"), "time", time, Duration::from_millis(1), TIME_MAX);
             limits.time = time.0;
         }
         let sizes = [
@@ -432,13 +452,13 @@ impl Resolver<'_> {
         ];
         for (name, size, least, most, limit) in sizes {
             if let Some(size) = size {
-                self.check_bytes(&format!("/serve/limits/{name}"), name, size, least, most);
+                self.check_bytes(&format!("{pointer}/{name}"), name, size, least, most);
                 *limit = size.0;
             }
         }
         if raw.rows == Some(0) {
             let message = "`rows` is 0, so that no answer could have a row";
-            self.report("/serve/limits/rows", Place::Value, message, None);
+            self.report(format!("{pointer}/rows"), Place::Value, message, None);
         }
         limits.rows = raw.rows.unwrap_or(limits.rows);
         let counts = [
@@ -449,11 +469,12 @@ impl Resolver<'_> {
             let Some(count) = count else { continue };
             if !(least..=most).contains(&count) {
                 let message = format!("`{name}` is {count}; it can be from {least} to {most}");
-                self.report(format!("/serve/limits/{name}"), Place::Value, message, None);
+                self.report(format!("{pointer}/{name}"), Place::Value, message, None);
                 continue;
             }
             *limit = usize::try_from(count).unwrap_or(usize::MAX);
         }
+        raw.running.is_some() || raw.waiting.is_some()
     }
 
     fn check_time(

@@ -48,7 +48,7 @@ fn spec(folder: &Path) -> ServeSpec {
         hide: ["y".to_owned()].into(),
         hash: ["z".to_owned()].into(),
     };
-    let analyst = RoleSpec { all: false, tables: [("flights".to_owned(), rule)].into() };
+    let analyst = RoleSpec { tables: [("flights".to_owned(), rule)].into(), ..RoleSpec::default() };
     std::fs::write(folder.join("jwks.json"), KEY_SET).unwrap();
     ServeSpec {
         callers: vec![
@@ -130,8 +130,8 @@ fn a_caller_is_known_by_its_token_and_reads_what_its_role_says() {
 #[test]
 fn a_role_with_all_may_still_have_guards() {
     let rule = TableRule { hide: ["y".to_owned()].into(), ..TableRule::default() };
-    let spec = RoleSpec { all: true, tables: [("flights".to_owned(), rule)].into() };
-    let role = Role::new("most", &spec, &names(), &[0; 32]);
+    let spec = RoleSpec { all: true, tables: [("flights".to_owned(), rule)].into(), ..RoleSpec::default() };
+    let role = Role::new("most", &spec, &names(), &[0; 32], &LimitsOfQueries::within(128 << 20));
     assert_eq!(role.names.tables().len(), 4);
     assert!(role.guard("flights").is_some() && role.guard("weather").is_none());
     assert_eq!(role.guards().count(), 1);

@@ -508,7 +508,7 @@ impl Session {
 
     /// The engine says the same of queries; this is for what does not reach it.
     fn check_length(&self, sql: &str) -> Result<(), Failure> {
-        let bytes_max = self.engine.limits().sql_bytes;
+        let bytes_max = self.caller.limits().sql_bytes;
         if sql.len() as u64 <= bytes_max {
             return Ok(());
         }

@@ -49,7 +49,8 @@ fn everything_is_read_as_written() {
       datasets:
         flight_features: { rows: carrier = 'UA', hide: [dep_time], hash: [carrier] }
         flight_features.quarantine: {}
-    auditor: { all: true }
+    auditor: { all: true, limits: { time: 1m, rows: 5000, running: 3 } }
+    guest: { limits: { memory: 1MiB, disk: 0B, bytes: 1MiB, sql: 1KiB } }
   limits: { time: 5s, memory: 64MiB, disk: 1GiB, rows: 1000, bytes: 8MiB, sql: 4KiB, running: 2, waiting: 0 }
   refresh: 500ms
   hash_key: \"${env:HASH_KEY}\"
@@ -84,6 +85,20 @@ fn everything_is_read_as_written() {
         waiting: 0,
     };
     assert_eq!(serve.limits, limits);
+    // What a role does not say is that of everybody.
+    let auditor = LimitsOfQueries { time: Duration::from_secs(60), rows: 5000, running: 3, ..limits };
+    assert_eq!(serve.roles["auditor"].limits, Some(auditor));
+    let guest = LimitsOfQueries {
+        memory_bytes: 1 << 20,
+        disk_bytes: 0,
+        bytes: 1 << 20,
+        sql_bytes: 1 << 10,
+        ..limits
+    };
+    assert_eq!(serve.roles["guest"].limits, Some(guest));
+    assert_eq!(serve.roles["analyst"].limits, None);
+    let has_places = |role: &str| serve.roles[role].has_places;
+    assert!(has_places("auditor") && !has_places("guest") && !has_places("analyst"));
     assert_eq!(serve.refresh, Duration::from_millis(500));
     assert!(serve.hash_key.is_some());
     let tls = serve.tls.unwrap();
@@ -115,6 +130,14 @@ fn what_is_wrong_is_said() {
         ("  limits: { memory: 1KiB }\n", "`memory` is 1KiB; it must be at least 1MiB"),
         ("  limits: { rows: 0 }\n", "`rows` is 0"),
         ("  limits: { running: 0 }\n", "`running` is 0; it can be from 1 to 1000"),
+        (
+            "  callers: { a: { token: \"${env:A}\" } }\n  roles: { r: { limits: { rows: 0 } } }\n",
+            "`rows` is 0",
+        ),
+        (
+            "  callers: { a: { token: \"${env:A}\" } }\n  roles: { r: { limits: { memory: 512MiB } } }\n",
+            "`memory` is 512MiB; it can be at most 384MiB",
+        ),
         ("  limits: { time: 25h }\n", "`time` is 25h"),
         ("  refresh: 2h\n", "`refresh` is 2h"),
         ("  limits: { rowz: 1 }\n", "unknown field `rowz`"),
