@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::http::Extensions;
 use isobar_connectors::clouds::{Cloud, Fault};
 use isobar_tests::delta::{Log, Table};
 use isobar_tests::events::{
@@ -308,7 +309,7 @@ struct Shown(String);
 
 #[async_trait]
 impl Access for Readers {
-    async fn reader(&self, headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal> {
+    async fn reader(&self, headers: &HeaderMap, _connection: &Extensions) -> Result<Box<dyn Reads>, Refusal> {
         match headers.get("authorization") {
             None => Err(Refusal::Unauthenticated("show a token".to_owned())),
             Some(shown) if shown == "Bearer stranger" => {

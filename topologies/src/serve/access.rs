@@ -1,7 +1,7 @@
 //! Who asks, and what they may see.
 //!
-//! A caller shows a token: one that the specification refers to, or signed claims (JWT) of an issuer that it names. Tokens are kept
-//! and compared as digests, all of them each time. A signature is checked with the key that its algorithm is for and
+//! A caller shows a token: one that the specification refers to, or signed claims (JWT) of an issuer that it names; or a certificate
+//! with a name that the specification has. Tokens are kept and compared as digests, all of them each time. A signature is checked with the key that its algorithm is for and
 //! no other: HS256 with the shared secret, RS256 and ES256 with a key of the key set; `none` and everything else is refused.
 //!
 //! A role is a list of tables, each with what is seen of it ([`Guard`]). A table that is not in the list has no name for the
@@ -22,6 +22,7 @@ use super::Refusal;
 use super::gate::Gate;
 use crate::error::Error;
 use crate::query::{Guard, Names};
+use crate::spec::certificate::CertificateName;
 use crate::spec::serve::{JwtSpec, RoleSpec};
 use crate::spec::{LimitsOfQueries, ServeSpec, Text};
 
@@ -122,8 +123,15 @@ pub(super) struct Access {
 
 struct KnownCaller {
     name: String,
-    token_sha256: [u8; 32],
+    token_sha256: Option<[u8; 32]>,
+    certificate: Option<CertificateName>,
     role: Arc<Role>,
+}
+
+impl KnownCaller {
+    fn known(&self) -> Caller {
+        Caller { name: self.name.clone(), role: self.role.clone() }
+    }
 }
 
 impl std::fmt::Debug for KnownCaller {
@@ -152,17 +160,22 @@ impl Access {
             .collect();
         let mut callers: Vec<KnownCaller> = Vec::new();
         for caller in &spec.callers {
-            let place = format!("serve.callers.{}.token", caller.name);
-            let token = secret(&caller.token, &place, TOKEN_CHARACTERS_MIN)?;
-            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(no_secret(&place, TOKEN_CHARACTERS_MIN));
-            }
-            let token_sha256 = Sha256::digest(token).into();
-            if let Some(other) = callers.iter().find(|other| other.token_sha256 == token_sha256) {
-                return Err(Error::Configuration(format!(
-                    "the callers {} and {} have the same token: give each its own",
+            let token_sha256 =
+                caller.token.as_ref().map(|token| digest_of(token, &caller.name)).transpose()?;
+            let certificate = caller.certificate.clone();
+            let same = |what: &str, other: &KnownCaller| {
+                Err(Error::Configuration(format!(
+                    "the callers {} and {} have the same {what}: give each its own",
                     other.name, caller.name
-                )));
+                )))
+            };
+            for other in &callers {
+                if token_sha256.is_some() && other.token_sha256 == token_sha256 {
+                    return same("token", other);
+                }
+                if certificate.is_some() && other.certificate == certificate {
+                    return same("certificate", other);
+                }
             }
             let role = match &caller.role {
                 None => everything.clone(),
@@ -170,7 +183,7 @@ impl Access {
                     Error::Configuration(format!("caller {}: there is no role {role}", caller.name))
                 })?,
             };
-            callers.push(KnownCaller { name: caller.name.clone(), token_sha256, role });
+            callers.push(KnownCaller { name: caller.name.clone(), token_sha256, certificate, role });
         }
         let jwt = spec.jwt.as_ref().map(Jwt::open).transpose()?;
         Ok(Self { callers, jwt, roles, everything })
@@ -184,6 +197,38 @@ impl Access {
     /// Every role that somebody may have.
     pub(super) fn roles(&self) -> impl Iterator<Item = &Arc<Role>> {
         self.roles.values()
+    }
+
+    /// Who shows `token`, a certificate with these `names`, or both, at `now_s` seconds since the Unix epoch. A certificate that names
+    /// a caller is that caller's alone: a token of somebody else beside it is refused, as one that went astray.
+    ///
+    /// # Errors
+    /// Those of [`authenticate`](Self::authenticate), and [`Refusal::Unauthenticated`] if the two are of different callers.
+    pub(super) fn recognise(
+        &self,
+        token: Option<&str>,
+        names: &[CertificateName],
+        now_s: u64,
+    ) -> Result<Caller, Refusal> {
+        let is_named =
+            |caller: &&KnownCaller| caller.certificate.as_ref().is_some_and(|name| names.contains(name));
+        let mut named = self.callers.iter().filter(is_named);
+        let caller = match (named.next(), named.next()) {
+            (None, _) => return self.authenticate(token, now_s),
+            (Some(caller), None) => caller,
+            (Some(_), Some(_)) => {
+                let why = "the certificate has the names of several callers of this server";
+                return Err(Refusal::Unauthenticated(why.to_owned()));
+            }
+        };
+        match token.filter(|token| !token.is_empty()) {
+            Some(token) if !self.of_token(token).is_some_and(|other| std::ptr::eq(other, caller)) => {
+                let why =
+                    "the token is not one of the caller whom the certificate names: show one of the two";
+                Err(Refusal::Unauthenticated(why.to_owned()))
+            }
+            _ => Ok(caller.known()),
+        }
     }
 
     /// Who shows `token`, at `now_s` seconds since the Unix epoch.
@@ -201,22 +246,28 @@ impl Access {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::Unauthenticated(format!("a token has at most {TOKEN_BYTES_MAX} bytes")));
         }
-        let shown: [u8; 32] = Sha256::digest(token).into();
-        let mut found = None;
-        for caller in &self.callers {
-            let differences =
-                caller.token_sha256.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
-            if differences == 0 {
-                found = Some(Caller { name: caller.name.clone(), role: caller.role.clone() });
-            }
-        }
-        if let Some(caller) = found {
-            return Ok(caller);
+        if let Some(caller) = self.of_token(token) {
+            return Ok(caller.known());
         }
         match self.jwt.as_ref().filter(|_| token.split('.').count() == 3) {
             Some(jwt) => self.of_claims(jwt, &jwt.claims(token, now_s)?),
             None => Err(Refusal::Unauthenticated("the token is not known here".to_owned())),
         }
+    }
+
+    /// The caller whose token this is. Takes as long for every other text of this length.
+    fn of_token(&self, token: &str) -> Option<&KnownCaller> {
+        let shown: [u8; 32] = Sha256::digest(token).into();
+        let mut found = None;
+        for caller in &self.callers {
+            let Some(token_sha256) = &caller.token_sha256 else { continue };
+            let differences =
+                token_sha256.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
+            if differences == 0 {
+                found = Some(caller);
+            }
+        }
+        found
     }
 
     fn of_claims(&self, jwt: &Jwt, claims: &Map<String, Json>) -> Result<Caller, Refusal> {
@@ -243,6 +294,16 @@ impl Access {
             ))),
         }
     }
+}
+
+/// The digest of a caller's token.
+fn digest_of(token: &Text, caller: &str) -> Result<[u8; 32], Error> {
+    let place = format!("serve.callers.{caller}.token");
+    let token = secret(token, &place, TOKEN_CHARACTERS_MIN)?;
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(no_secret(&place, TOKEN_CHARACTERS_MIN));
+    }
+    Ok(Sha256::digest(token).into())
 }
 
 /// The secret that `text` refers to.

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::Refusal;
 use super::access::{Access, Caller};
+use super::certificate::PeerNames;
 use super::gate::{Counted, Gate};
 use super::metrics::Metrics;
 use crate::commit::quarantine_of;
@@ -201,8 +202,16 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unauthenticated`] if it is none; [`Refusal::Forbidden`] if its claims name no role.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Refusal> {
+        self.recognise(token, &PeerNames::default()).await
+    }
+
+    /// Who shows `token`, or a certificate with the names of a caller, or both of the same one.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    pub(super) async fn recognise(&self, token: Option<&str>, names: &PeerNames) -> Result<Caller, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let caller = self.0.access.authenticate(token, now.as_secs());
+        let caller = self.0.access.recognise(token, names.as_slice(), now.as_secs());
         caller.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
     }
 

@@ -12,6 +12,7 @@
 //! what it has read, so that there may be as many as needed, in every cloud.
 
 mod access;
+mod certificate;
 mod engine;
 mod flight;
 mod gate;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::access::Caller;
+use self::certificate::PeerNames;
 pub use self::engine::{Engine, Prepared, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
@@ -117,7 +119,7 @@ impl Server {
         listeners.push(match tls {
             Some(tls) => {
                 let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
-                spawn(listener, app, shutdown.clone())
+                serve_https(listener, app, shutdown.clone())
             }
             None => serve_http(listener, app, shutdown.clone()),
         });
@@ -168,7 +170,10 @@ fn app(engine: &Engine) -> Router {
 /// Answers by `app` whoever connects to `listener`, until `shutdown`: what `isobar serve` does, for whatever is asked in the
 /// same way.
 pub fn serve_http(listener: TcpListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
-    spawn(prompt(listener), app, shutdown)
+    let listener = prompt(listener);
+    tokio::spawn(async move {
+        until_stopped(axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned())).await;
+    })
 }
 
 /// `listener`, with connections that send what they are given at once.
@@ -183,17 +188,18 @@ fn send_at_once(connection: &TcpStream) {
     }
 }
 
-fn spawn<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
-where
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-{
+/// The same over TLS. What is asked knows the names in the client's certificate.
+fn serve_https(listener: tls::TlsListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
+    let app = app.into_make_service_with_connect_info::<PeerNames>();
     tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the server stopped listening");
-        }
+        until_stopped(axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned())).await;
     })
+}
+
+async fn until_stopped(serving: impl IntoFuture<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the server stopped listening");
+    }
 }
 
 /// Without tokens everybody who reaches the server reads everything.

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::certificate::CertificateName;
 use super::check::Place;
 use super::raw::{Entries, OptionValue, TOPOLOGY_NAME_PATTERN};
 use super::resolve::Resolver;
@@ -29,7 +30,7 @@ const BYTES_MAX: u64 = 1 << 50;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serve {
-    /// Programs and people that show a token, by name. Names: lower-case letters, digits, `_` and `-`, at most 64. Without any,
+    /// Programs and people that show a token or a certificate, by name. Names: lower-case letters, digits, `_` and `-`, at most 64. Without any,
     /// and without `jwt`, everybody who reaches the server reads everything, and it listens on loopback addresses only.
     /// Default: none.
     #[schemars(extend("propertyNames" = json!({ "pattern": TOPOLOGY_NAME_PATTERN })))]
@@ -58,14 +59,21 @@ pub struct Serve {
     pub tls: Option<ServeTls>,
 }
 
-/// Somebody who shows a token.
+/// Somebody who shows a token or a certificate.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServeCaller {
     /// The token, by reference: `"${env:NAME}"` or `"${file:path}"`; at least 16 visible ASCII characters. It is what stands
-    /// behind `Authorization: Bearer`, and the password of protocols that have one. Required.
+    /// behind `Authorization: Bearer`, and the password of protocols that have one. Required, unless there is `certificate`.
+    #[serde(default)]
     #[schemars(extend("examples" = ["${env:DASHBOARDS_TOKEN}"]))]
-    pub token: OptionValue,
+    pub token: Option<OptionValue>,
+
+    /// A name in its certificate, which one of the authorities in `client_ca` signed: `CN=…` of its subject, or an alternative
+    /// name, `URI:…`, `DNS:…` or `email:…`. Whoever shows it needs no token. Required, unless there is `token`.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["CN=dashboards", "URI:spiffe://example.com/dashboards"]))]
+    pub certificate: Option<String>,
 
     /// What it may read. Default: everything.
     #[serde(default)]
@@ -180,7 +188,7 @@ pub struct ServeTls {
     pub private_key: String,
 
     /// A file with authorities, PEM, relative to the spec: then a client has to show a certificate of one of them, beside its
-    /// token. Default: clients need none.
+    /// token, or instead of it if the certificate names a caller. Default: clients need none.
     #[serde(default)]
     #[schemars(extend("examples" = ["./clients.pem"]))]
     pub client_ca: Option<String>,
@@ -205,13 +213,15 @@ pub struct ServeSpec {
     pub tls: Option<TlsSpec>,
 }
 
-/// Somebody who shows a token.
+/// Somebody who shows a token or a certificate. There is one of them, or both, of which either will do.
 #[derive(Debug, Clone)]
 pub struct CallerSpec {
     /// The name.
     pub name: String,
     /// The token.
-    pub token: Text,
+    pub token: Option<Text>,
+    /// A name in the certificate.
+    pub certificate: Option<CertificateName>,
     /// The role; `None`: everything.
     pub role: Option<String>,
 }
@@ -353,17 +363,41 @@ impl Resolver<'_> {
         for name in self.names("/serve/callers") {
             let pointer = pointer_to("/serve/callers", &name);
             let at_token = format!("{pointer}/token");
-            let token = self.required::<OptionValue>(&at_token);
+            let token = self.typed::<Option<OptionValue>>(&at_token).flatten();
             let token = token.and_then(|OptionValue(token)| self.option_text(&at_token, "token", &token));
+            let certificate = self.certificate_name(&format!("{pointer}/certificate"));
+            if !self.is_given(&at_token) && !self.is_given(&format!("{pointer}/certificate")) {
+                let message = format!("nobody can be `{name}`: there is neither `token` nor `certificate`");
+                let suggestion = "add `token: \"${env:…}\"`, or `certificate: \"CN=…\"` and `tls.client_ca`";
+                self.report(pointer.clone(), Place::Key, message, Some(suggestion.to_owned()));
+            }
             let role = self.typed::<Option<String>>(&format!("{pointer}/role")).flatten();
             if let Some(role) = role.as_ref().filter(|role| !roles.contains_key(*role)) {
                 let message = format!("there is no role `{role}`");
                 let suggestion = did_you_mean(role, roles.keys().map(String::as_str));
                 self.report(format!("{pointer}/role"), Place::Value, message, suggestion);
             }
-            callers.extend(token.map(|token| CallerSpec { name, token, role }));
+            if token.is_some() || certificate.is_some() {
+                callers.push(CallerSpec { name, token, certificate, role });
+            }
         }
         callers
+    }
+
+    fn certificate_name(&mut self, pointer: &str) -> Option<CertificateName> {
+        let written = self.typed::<Option<String>>(pointer).flatten()?;
+        if !self.is_given("/serve/tls/client_ca") {
+            let message = "nobody can show a certificate: clients are not asked for one";
+            let suggestion = "add `client_ca`, a file with the authorities of the clients, to `serve.tls`";
+            self.report(pointer, Place::Key, message, Some(suggestion.to_owned()));
+        }
+        match written.parse() {
+            Ok(name) => Some(name),
+            Err(problem) => {
+                self.report(pointer, Place::Value, problem, None);
+                None
+            }
+        }
     }
 
     fn jwt(&mut self) -> Option<JwtSpec> {

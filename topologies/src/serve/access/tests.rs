@@ -54,12 +54,14 @@ fn spec(folder: &Path) -> ServeSpec {
         callers: vec![
             CallerSpec {
                 name: "dashboards".into(),
-                token: text(folder, "dashboards", "token-of-dashboards"),
+                token: Some(text(folder, "dashboards", "token-of-dashboards")),
+                certificate: Some("CN=dashboards".parse().unwrap()),
                 role: Some("analyst".into()),
             },
             CallerSpec {
                 name: "admin".into(),
-                token: text(folder, "admin", "token-of-the-admin"),
+                token: Some(text(folder, "admin", "token-of-the-admin")),
+                certificate: None,
                 role: None,
             },
         ],
@@ -125,6 +127,43 @@ fn a_caller_is_known_by_its_token_and_reads_what_its_role_says() {
         assert!(matches!(refused, Refusal::Unauthenticated(_)), "{wrong:?}: {refused:?}");
         assert!(!refused.to_string().contains("dashboards"), "{refused}");
     }
+}
+
+#[test]
+fn a_certificate_names_a_caller_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = spec(folder.path());
+    let robot = "URI:spiffe://example.com/robot".parse().unwrap();
+    spec.callers.push(CallerSpec { name: "robot".into(), token: None, certificate: Some(robot), role: None });
+    let access = Access::open(&spec, &names(), [0; 32]).unwrap();
+    let shown = |token: Option<&str>, names: &[&str]| {
+        let names: Vec<CertificateName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        access.recognise(token, &names, NOW_S).map(|caller| format!("{}/{}", caller.name, caller.role.name))
+    };
+    let (robot, dashboards) = ("URI:spiffe://example.com/robot", "CN=dashboards");
+    assert_eq!(shown(None, &[dashboards]).unwrap(), "dashboards/analyst");
+    assert_eq!(shown(Some(""), &["DNS:x", dashboards]).unwrap(), "dashboards/analyst");
+    assert_eq!(shown(Some("token-of-dashboards"), &[dashboards]).unwrap(), "dashboards/analyst");
+    assert_eq!(shown(None, &[robot]).unwrap(), "robot/everything");
+    // A certificate that names nobody takes no token away.
+    assert_eq!(shown(Some("token-of-the-admin"), &["CN=gateway"]).unwrap(), "admin/everything");
+    assert_eq!(shown(Some(RS256), &["CN=gateway"]).unwrap(), "jo/analyst");
+    for (token, names) in [
+        (None, &["CN=gateway"][..]),
+        (None, &[]),
+        (None, &["DNS:dashboards", "email:dashboards", "CN=Dashboards", "CN=dashboards "]),
+        (Some("token-of-the-admin"), &[dashboards]),
+        (Some("token-of-nobody-here"), &[dashboards]),
+        (Some(RS256), &[dashboards]),
+        (None, &[dashboards, robot]),
+        (Some("token-of-dashboards"), &[dashboards, robot]),
+    ] {
+        let refused = shown(token, names).unwrap_err();
+        assert!(matches!(refused, Refusal::Unauthenticated(_)), "{token:?} {names:?}: {refused:?}");
+    }
+    spec.callers[1].certificate = spec.callers[0].certificate.clone();
+    let error = Access::open(&spec, &names(), [0; 32]).unwrap_err().to_string();
+    assert!(error.contains("dashboards and admin have the same certificate"), "{error}");
 }
 
 #[test]
@@ -245,7 +284,7 @@ fn what_is_no_secret_and_no_key_set_is_refused_without_being_shown() {
     let spaced = text(folder.path(), "spaced", "hunter2 hunter2 hunter2");
     let absent = Text::parse("${file:nowhere}", folder.path()).unwrap();
     for (secret, said) in [(&short, "at least 16"), (&spaced, "visible"), (&absent, "nowhere")] {
-        let error = refusal(&|spec| spec.callers[0].token = secret.clone());
+        let error = refusal(&|spec| spec.callers[0].token = Some(secret.clone()));
         assert!(error.contains("serve.callers.dashboards.token") && error.contains(said), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }

@@ -2,22 +2,33 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use tonic::Status;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Extensions, Status};
 
 use super::Flight;
 use super::status::status;
-use crate::serve::Caller;
+use crate::serve::{Caller, PeerNames};
 
 /// The header.
 pub(super) const AUTHORIZATION: &str = "authorization";
 
 impl Flight {
-    /// Who sent a request with these headers.
-    pub(super) async fn caller(&self, headers: &MetadataMap) -> Result<Caller, Status> {
+    /// Who sent a request with these headers, over this connection.
+    pub(super) async fn caller(
+        &self,
+        headers: &MetadataMap,
+        connection: &Extensions,
+    ) -> Result<Caller, Status> {
         let token = token(headers)?;
-        self.engine.authenticate(token.as_deref()).await.map_err(status)
+        self.engine.recognise(token.as_deref(), &names(connection)).await.map_err(status)
     }
+}
+
+/// The names in the certificate that was shown for a connection.
+pub(super) fn names(connection: &Extensions) -> PeerNames {
+    let shown = connection.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
+    PeerNames::of(shown.as_ref().map(|certificates| certificates.as_slice()))
 }
 
 /// Whom tickets and statements belong to: names of callers are given by more than one side, so that a name alone may be another's.

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::access::{AUTHORIZATION, bearer, token};
+use super::access::{AUTHORIZATION, bearer, names, token};
 use super::statements::{Plan, command, encoded, encoded_schema, info};
 use super::status::{short, status};
 use super::{Flight, Replies};
@@ -48,9 +48,9 @@ impl FlightService for Flight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        let (headers, _, messages) = request.into_parts();
+        let (headers, connection, messages) = request.into_parts();
         let shown = token(&headers)?;
-        self.engine.authenticate(shown.as_deref()).await.map_err(status)?;
+        self.engine.recognise(shown.as_deref(), &names(&connection)).await.map_err(status)?;
         let answer = stream::iter([Ok(HandshakeResponse { protocol_version: 0, payload: Bytes::new() })]);
         // Nothing is in them; a client that is cut off while it still sends would take that for an error.
         let rest = messages.take(HANDSHAKE_MESSAGES_MAX).filter_map(|_| std::future::ready(None));
@@ -72,8 +72,8 @@ impl FlightService for Flight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let (headers, _, descriptor) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (headers, connection, descriptor) = request.into_parts();
+        let caller = self.caller(&headers, &connection).await?;
         let plan = match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
                 refuse_transaction(query.transaction_id.as_ref())?;
@@ -100,8 +100,8 @@ impl FlightService for Flight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let (headers, _, descriptor) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (headers, connection, descriptor) = request.into_parts();
+        let caller = self.caller(&headers, &connection).await?;
         let schema = match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
                 refuse_transaction(query.transaction_id.as_ref())?;
@@ -117,8 +117,8 @@ impl FlightService for Flight {
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let (headers, _, ticket) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (headers, connection, ticket) = request.into_parts();
+        let caller = self.caller(&headers, &connection).await?;
         let rows = match command(&ticket.ticket)? {
             Command::TicketStatementQuery(ticket) => self.fetch(&caller, &ticket.statement_handle).await?,
             other => {
@@ -134,8 +134,8 @@ impl FlightService for Flight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let (headers, _, mut messages) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (headers, connection, mut messages) = request.into_parts();
+        let caller = self.caller(&headers, &connection).await?;
         let first = messages.message().await?.ok_or_else(|| Status::invalid_argument("nothing was sent"))?;
         let descriptor = first.flight_descriptor.as_ref();
         let descriptor =
@@ -162,8 +162,8 @@ impl FlightService for Flight {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        let (headers, _, action) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (headers, connection, action) = request.into_parts();
+        let caller = self.caller(&headers, &connection).await?;
         let answer: Option<Bytes> = match action.r#type.as_str() {
             CREATE_STATEMENT => {
                 let create: ActionCreatePreparedStatementRequest = unpacked(&action)?;

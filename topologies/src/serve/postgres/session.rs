@@ -17,7 +17,7 @@ use pgwire::messages::response::{
 };
 use pgwire::messages::startup::ParameterStatus;
 
-use super::super::{Caller, Engine, Prepared, Question, Refusal};
+use super::super::{Caller, Engine, PeerNames, Prepared, Question, Refusal};
 use super::catalog::{self, Surroundings};
 use super::failure::{Failure, Trouble, code};
 use super::frontend::{Frontend, Target};
@@ -40,12 +40,18 @@ const NAME_BYTES_MAX: usize = 1_000;
 /// Most savepoints of a transaction.
 const SAVEPOINTS_MAX: usize = 1_000;
 
+/// What shows who a client is. It may be valid for a limited time.
+pub(super) struct Shown {
+    pub(super) token: Option<String>,
+    /// Those in its certificate.
+    pub(super) names: PeerNames,
+}
+
 /// One client's.
 pub(super) struct Session {
     engine: Engine,
     caller: Caller,
-    /// What shows who the caller is; it may be valid for a limited time.
-    token: Option<String>,
+    shown: Shown,
     process: i32,
     settings: Settings,
     statements: HashMap<String, Arc<Statement>>,
@@ -136,14 +142,14 @@ impl Session {
     pub(super) fn new(
         engine: Engine,
         caller: Caller,
-        token: Option<String>,
+        shown: Shown,
         process: i32,
         settings: Settings,
     ) -> Self {
         Self {
             engine,
             caller,
-            token,
+            shown,
             process,
             settings,
             statements: HashMap::new(),
@@ -177,7 +183,8 @@ impl Session {
     /// Answers one message. If this is dropped on the way, the session can go on.
     pub(super) async fn answer(&mut self, message: Frontend, output: &mut Output) -> Result<(), Trouble> {
         if matches!(message, Frontend::Query(_) | Frontend::Parse { .. } | Frontend::Execute { .. }) {
-            self.caller = self.engine.authenticate(self.token.as_deref()).await?;
+            let Shown { token, names } = &self.shown;
+            self.caller = self.engine.recognise(token.as_deref(), names).await?;
         }
         match message {
             Frontend::Query(sql) => self.query(&sql, output).await,

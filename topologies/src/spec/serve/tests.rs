@@ -43,6 +43,7 @@ fn everything_is_read_as_written() {
         "  callers:
     dashboards: { token: \"${env:DASHBOARDS}\", role: analyst }
     admin: { token: \"${file:admin}\" }
+    robot: { certificate: \"URI:spiffe://example.com/robot\" }
   jwt: { issuer: https://issuer.example/, audience: isobar, jwks: ./jwks.json, secret: \"${env:SHARED}\", role_claim: group }
   roles:
     analyst:
@@ -60,7 +61,14 @@ fn everything_is_read_as_written() {
     let serve = serve.unwrap_or_else(|errors| panic!("{errors}")).serve;
     let callers: Vec<(&str, Option<&str>)> =
         serve.callers.iter().map(|caller| (caller.name.as_str(), caller.role.as_deref())).collect();
-    assert_eq!(callers, [("dashboards", Some("analyst")), ("admin", None)]);
+    assert_eq!(callers, [("dashboards", Some("analyst")), ("admin", None), ("robot", None)]);
+    let shown: Vec<(bool, Option<String>)> = serve
+        .callers
+        .iter()
+        .map(|caller| (caller.token.is_some(), caller.certificate.as_ref().map(ToString::to_string)))
+        .collect();
+    let robot = Some("URI:spiffe://example.com/robot".to_owned());
+    assert_eq!(shown, [(true, None), (true, None), (false, robot)]);
     let jwt = serve.jwt.unwrap();
     assert_eq!((jwt.issuer.as_str(), jwt.audience.as_str()), ("https://issuer.example/", "isobar"));
     assert_eq!(jwt.jwks.unwrap(), Path::new("/specs/./jwks.json"));
@@ -112,7 +120,12 @@ fn what_is_wrong_is_said() {
     for (serve, expected) in [
         ("  callers: { a: { token: hunter2-hunter2-hunter2 } }\n", "`token` is a secret"),
         ("  callers: { a: { token: \"${env:A}\", role: nobody } }\n", "there is no role `nobody`"),
-        ("  callers: { a: {} }\n", "missing field `token`"),
+        ("  callers: { a: {} }\n", "there is neither `token` nor `certificate`"),
+        ("  callers: { a: { certificate: CN=a } }\n", "clients are not asked for one"),
+        (
+            "  callers: { a: { certificate: a } }\n  tls: { certificate: c, private_key: k, client_ca: a }\n",
+            "a name in a certificate is `CN=…`",
+        ),
         ("  roles: { a: { all: true } }\n", "nobody has these roles"),
         (
             "  callers: { a: { token: \"${env:A}\", role: r } }\n  roles: { r: { datasets: { flights: {} } } }\n",
