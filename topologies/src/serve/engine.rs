@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::Refusal;
 use super::access::{Access, Caller};
+use super::audit::{Audit, Entry, Subject};
 use super::certificate::PeerNames;
 use super::gate::{Counted, Gate};
 use super::metrics::Metrics;
@@ -62,6 +63,8 @@ struct Inner {
     metrics: Metrics,
     /// Rows that are looked up by key, where there are any.
     look_ups: OnceLock<OnlineViews>,
+    /// Where it is written who asks what.
+    audit: Option<Arc<Audit>>,
     /// What is said of tables.
     comments: BTreeMap<String, String>,
 }
@@ -84,8 +87,36 @@ pub struct Question {
     pub versions: BTreeMap<String, u64>,
     /// By table, the version that it must have reached.
     pub min_version: BTreeMap<String, u64>,
-    /// How old the last look for newer versions may be.
+    /// How old the last look for newer versions may be: the answer is of versions that were the newest so long ago, or later.
     pub max_staleness: Option<Duration>,
+    /// How it came here.
+    pub protocol: Protocol,
+}
+
+/// How a question came to the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// From the same process.
+    #[default]
+    Process,
+    /// By HTTP.
+    Http,
+    /// By PostgreSQL's protocol.
+    Postgres,
+    /// By Flight SQL.
+    Flight,
+}
+
+impl Protocol {
+    /// One word for it, in the log of queries.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Http => "http",
+            Self::Postgres => "postgres",
+            Self::Flight => "flight",
+        }
+    }
 }
 
 impl Question {
@@ -118,6 +149,9 @@ pub struct Prepared {
     plan: LogicalPlan,
     schema: SchemaRef,
     versions: Vec<TableVersion>,
+    /// What is written of it when it is run, and how long it took to plan.
+    subject: Option<Arc<Subject>>,
+    planned_in: Duration,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -149,6 +183,8 @@ impl Engine {
         let mut base = context.state();
         base.config_mut().options_mut().execution.target_partitions = partitions;
         let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
+        let metrics = Metrics::new(&topology.name);
+        let audit = spec.audit.as_ref().map(|spec| Audit::open(topology, spec, &metrics)).transpose()?;
         let mut comments = BTreeMap::new();
         for dataset in &topology.datasets {
             comments.extend(dataset.description.clone().map(|text| (dataset.name.clone(), text)));
@@ -165,7 +201,8 @@ impl Engine {
             access,
             refresh: spec.refresh,
             gate: Gate::new(&spec.limits),
-            metrics: Metrics::new(&topology.name),
+            metrics,
+            audit,
             look_ups: OnceLock::new(),
             comments,
         })))
@@ -220,8 +257,33 @@ impl Engine {
     /// # Errors
     /// [`Refusal`], for every reason there is.
     pub async fn prepare(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
-        let prepared = self.prepared(caller, question).await;
-        prepared.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
+        let audit = self.0.audit.as_ref();
+        let subject = audit.map(|audit| audit.subject(caller, &question));
+        let entry = audit.zip(subject.clone()).map(|(audit, subject)| audit.entry(subject, Duration::ZERO));
+        let since = Instant::now();
+        match self.prepared(caller, question).await {
+            Ok(prepared) => {
+                // It is written when it is run.
+                entry.into_iter().for_each(Entry::forget);
+                Ok(Prepared { subject, planned_in: since.elapsed(), ..prepared })
+            }
+            Err(refusal) => {
+                self.refused(&refusal, entry);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal, entry: Option<Entry>) {
+        self.0.metrics.refused(refusal.outcome());
+        entry.into_iter().for_each(|mut entry| entry.ended(refusal.outcome()));
+    }
+
+    /// Waits until what is written about questions is stored, no longer than `patience`.
+    pub(super) async fn close(&self, patience: Duration) {
+        if let Some(audit) = &self.0.audit {
+            audit.close(patience).await;
+        }
     }
 
     async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
@@ -275,7 +337,16 @@ impl Engine {
         };
         let versions = read_by(&plan);
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        Ok(Prepared { engine: self.clone(), caller: caller.clone(), state, plan, schema, versions })
+        Ok(Prepared {
+            engine: self.clone(),
+            caller: caller.clone(),
+            state,
+            plan,
+            schema,
+            versions,
+            subject: None,
+            planned_in: Duration::ZERO,
+        })
     }
 
     /// The versions that a question wants, by table instead of by name.
@@ -514,11 +585,27 @@ impl Prepared {
     /// # Errors
     /// [`Refusal`], as far as it is known before the first row.
     pub async fn run(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
-        let metrics = self.engine.0.metrics.clone();
-        self.started(parameters).await.inspect_err(|refusal| metrics.refused(refusal.outcome()))
+        let engine = self.engine.clone();
+        let audit = engine.0.audit.as_ref().zip(self.subject.clone());
+        let entry = audit.map(|(audit, subject)| audit.entry(subject, self.planned_in));
+        let mut entry = entry.map(|entry| entry.of_run(parameters.as_ref(), &self.versions));
+        match self.started(parameters, entry.as_mut()).await {
+            Ok((answer, place)) => {
+                let running = engine.0.metrics.begin().written(entry);
+                Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place))))
+            }
+            Err(refusal) => {
+                engine.refused(&refusal, entry);
+                Err(refusal)
+            }
+        }
     }
 
-    async fn started(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
+    async fn started(
+        self,
+        parameters: Option<ParamValues>,
+        entry: Option<&mut Entry>,
+    ) -> Result<(Answer, OwnedSemaphorePermit), Refusal> {
         let inner = &self.engine.0;
         let limits = of_query(self.caller.limits());
         let plan = match parameters {
@@ -532,12 +619,14 @@ impl Prepared {
         }
         let watch = Watch::start(&limits);
         let place = self.engine.place(&self.caller).await?;
+        if let Some(entry) = entry {
+            watch.within(entry.begun()).await??;
+        }
         tracing::debug!(caller = %self.caller.name, versions = ?self.versions, "a query runs");
         let mut state = self.state.clone();
         state.mark_start_execution();
         let answer = start(state, plan, &inner.replicas, &limits, watch).await?;
-        let running = inner.metrics.begin();
-        Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place))))
+        Ok((answer, place))
     }
 }
 

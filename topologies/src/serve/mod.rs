@@ -7,11 +7,14 @@
 //!                                               └── snapshots that are kept; guards of the caller's role
 //! ```
 //!
+//! With `serve.audit`, whoever asks what is written to a topic of Kafka ([`audit`]).
+//!
 //! Protocols only carry: who may read what ([`access`]), which versions a question is pinned to and how it runs ([`engine`]) and when
 //! ([`gate`]) is the same for all of them. Nothing can be written by any of them. A server keeps nothing but
 //! what it has read, so that there may be as many as needed, in every cloud.
 
 mod access;
+mod audit;
 mod certificate;
 mod engine;
 mod flight;
@@ -39,7 +42,7 @@ use tracing::{info, warn};
 
 pub use self::access::Caller;
 use self::certificate::PeerNames;
-pub use self::engine::{Engine, Prepared, Question, TableInfo};
+pub use self::engine::{Engine, Prepared, Protocol, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
 use crate::error::Error;
@@ -49,6 +52,9 @@ use crate::start::open_clouds;
 
 /// Views that are caught up look for newer versions no more often than that, however new queries want their tables.
 const FOLLOW_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// How long a server that stops waits for the log of its queries, at least.
+const FLUSH_PATIENCE_MIN: Duration = Duration::from_secs(2);
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -129,12 +135,15 @@ impl Server {
     /// Waits until it is asked to stop, and then until its queries have ended, or the time for that is over.
     pub async fn stopped(self) {
         self.shutdown.cancelled().await;
+        let until = tokio::time::Instant::now() + self.grace;
         let aborts: Vec<_> = self.listeners.iter().map(JoinHandle::abort_handle).collect();
         let ended = futures::future::join_all(self.listeners);
-        if tokio::time::timeout(self.grace, ended).await.is_err() {
+        if tokio::time::timeout_at(until, ended).await.is_err() {
             warn!("queries are still running; they are abandoned");
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        self.engine.close(left.max(FLUSH_PATIENCE_MIN)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! `serve`: who may ask `isobar serve` for what, and how much.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use super::certificate::CertificateName;
 use super::check::Place;
-use super::raw::{Entries, OptionValue, TOPOLOGY_NAME_PATTERN};
+use super::raw::{Entries, OptionValue, TOPIC_PATTERN, TOPOLOGY_NAME_PATTERN};
 use super::resolve::Resolver;
 use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
@@ -25,6 +26,9 @@ const WAITING_MAX: u64 = 100_000;
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 const SQL_BYTES_MAX: u64 = 1 << 20;
 const BYTES_MAX: u64 = 1 << 50;
+const AUDIT_PATIENCE_MAX: Duration = Duration::from_secs(3600);
+/// Fewest and most records on their way: a question may have two.
+const AUDIT_BUFFER: RangeInclusive<u64> = 2..=100_000;
 
 /// What `isobar serve` gives to whom. The rest of the topology is the same for all commands.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -57,6 +61,40 @@ pub struct Serve {
 
     /// TLS of every listener. Default: none, so that tokens and rows are on the wire as they are.
     pub tls: Option<ServeTls>,
+
+    /// Where it is written who asks what. Default: nowhere.
+    pub audit: Option<ServeAudit>,
+}
+
+/// Where it is written who asks what.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServeAudit {
+    /// A topic of the cluster in `kafka`. The topology in `topologies/query_audit` makes a dataset of it. Required.
+    #[schemars(regex(pattern = TOPIC_PATTERN), extend("examples" = ["query_audit"]))]
+    pub topic: String,
+
+    /// Whether a question is refused while it cannot be written who asks it: it is answered only after Kafka has stored that.
+    /// Without, nobody waits, and what cannot be written is counted. Default: false.
+    #[serde(default)]
+    pub required: bool,
+
+    /// How long a question waits for that, up to 1h. Default: 5s.
+    #[serde(default)]
+    pub patience: Option<HumanDuration>,
+
+    /// Bytes of the text of a query that are written, up to 1MiB; the rest is left out. Default: 4KiB.
+    #[serde(default)]
+    pub sql: Option<ByteSize>,
+
+    /// Whether values of parameters are written, no more bytes of them than of the text. Default: false.
+    #[serde(default)]
+    pub parameters: bool,
+
+    /// Records on their way to Kafka, from 2 to 100,000; there are two for each question if they are `required`. Default: 1,000.
+    #[serde(default)]
+    #[schemars(range(min = 2, max = 100000))]
+    pub buffer: Option<u64>,
 }
 
 /// Somebody who shows a token or a certificate.
@@ -211,6 +249,25 @@ pub struct ServeSpec {
     pub hash_key: Option<Text>,
     /// TLS of the listeners.
     pub tls: Option<TlsSpec>,
+    /// Where it is written who asks what.
+    pub audit: Option<AuditSpec>,
+}
+
+/// Where it is written who asks what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSpec {
+    /// A topic of Kafka.
+    pub topic: String,
+    /// Whether nothing is answered that cannot be written.
+    pub required: bool,
+    /// How long a question waits for that.
+    pub patience: Duration,
+    /// Bytes of a text that are written.
+    pub sql_bytes: usize,
+    /// Whether values of parameters are written.
+    pub parameters: bool,
+    /// Records on their way.
+    pub buffer: usize,
 }
 
 /// Somebody who shows a token or a certificate. There is one of them, or both, of which either will do.
@@ -324,6 +381,7 @@ impl ServeSpec {
             refresh: Duration::from_secs(1),
             hash_key: None,
             tls: None,
+            audit: None,
         }
     }
 }
@@ -351,6 +409,7 @@ impl Resolver<'_> {
             serve.hash_key = self.option_text("/serve/hash_key", "hash_key", &key);
         }
         serve.tls = self.tls();
+        serve.audit = self.audit();
         serve.jwt = match jwt {
             Some(jwt) => Some(jwt?),
             None => None,
@@ -524,6 +583,34 @@ impl Resolver<'_> {
             let message = format!("`{name}` is {time}; it can be from {least} to {most}");
             self.report(pointer, Place::Value, message, None);
         }
+    }
+
+    fn audit(&mut self) -> Option<AuditSpec> {
+        let raw: ServeAudit = self.typed::<Option<_>>("/serve/audit").flatten()?;
+        let patience = raw.patience.unwrap_or(HumanDuration(Duration::from_secs(5)));
+        self.check_time(
+            "/serve/audit/patience",
+            "patience",
+            patience,
+            Duration::from_millis(1),
+            AUDIT_PATIENCE_MAX,
+        );
+        let sql = raw.sql.unwrap_or(ByteSize(4 << 10));
+        self.check_bytes("/serve/audit/sql", "sql", sql, 0, SQL_BYTES_MAX);
+        let buffer = raw.buffer.unwrap_or(1_000);
+        if !AUDIT_BUFFER.contains(&buffer) {
+            let (least, most) = (AUDIT_BUFFER.start(), AUDIT_BUFFER.end());
+            let message = format!("`buffer` is {buffer}; it can be from {least} to {most}");
+            self.report("/serve/audit/buffer", Place::Value, message, None);
+        }
+        Some(AuditSpec {
+            topic: raw.topic,
+            required: raw.required,
+            patience: patience.0,
+            sql_bytes: usize::try_from(sql.0).unwrap_or(usize::MAX),
+            parameters: raw.parameters,
+            buffer: usize::try_from(buffer).unwrap_or(usize::MAX),
+        })
     }
 
     fn tls(&mut self) -> Option<TlsSpec> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Problem, body_of, caller, columns};
 use crate::query::{Answer, RowsFormat, TableVersion};
-use crate::serve::{Caller, Engine, Question, Refusal};
+use crate::serve::{Caller, Engine, Protocol, Question, Refusal};
 use crate::spec::units::HumanDuration;
 
 /// The header that says which versions an answer is of: `table=version@cloud`, several separated by commas.
@@ -113,6 +113,7 @@ pub(super) async fn query(State(engine): State<Engine>, request: Request) -> Res
         versions: request.versions,
         min_version: request.min_version,
         max_staleness: request.max_staleness.map(|age| age.0),
+        protocol: Protocol::Http,
     };
     let prepared = engine.prepare(&caller, question).await?;
     let versions = prepared.versions().to_vec();

@@ -17,7 +17,7 @@ use pgwire::messages::response::{
 };
 use pgwire::messages::startup::ParameterStatus;
 
-use super::super::{Caller, Engine, PeerNames, Prepared, Question, Refusal};
+use super::super::{Caller, Engine, PeerNames, Prepared, Protocol, Question, Refusal};
 use super::catalog::{self, Surroundings};
 use super::failure::{Failure, Trouble, code};
 use super::frontend::{Frontend, Target};
@@ -491,7 +491,13 @@ impl Session {
             _ => BTreeMap::new(),
         };
         let parameters = (!values.is_empty()).then(|| ParamValues::from(values));
-        Question { sql: sql.to_owned(), parameters, versions, ..Question::default() }
+        Question {
+            sql: sql.to_owned(),
+            parameters,
+            versions,
+            protocol: Protocol::Postgres,
+            ..Question::default()
+        }
     }
 
     /// Keeps the versions that a query reads for the rest of the transaction, but not those that it names itself.

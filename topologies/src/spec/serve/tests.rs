@@ -23,6 +23,7 @@ fn nothing_said_is_everybody_on_this_machine_and_the_documented_limits() {
     let topology = check_text(text, "topology.yaml", Path::new("/specs"), CheckOptions::default());
     let serve = topology.unwrap_or_else(|errors| panic!("{errors}")).serve;
     assert!(serve.callers.is_empty() && serve.jwt.is_none() && serve.roles.is_empty() && serve.tls.is_none());
+    assert_eq!(serve.audit, None);
     assert_eq!(serve.refresh, Duration::from_secs(1));
     let expected = LimitsOfQueries {
         time: Duration::from_secs(60),
@@ -56,6 +57,7 @@ fn everything_is_read_as_written() {
   refresh: 500ms
   hash_key: \"${env:HASH_KEY}\"
   tls: { certificate: ./server.pem, private_key: /keys/server.pem, client_ca: ./clients.pem }
+  audit: { topic: query_audit, required: true, patience: 2s, sql: 1KiB, parameters: true, buffer: 10 }
 ",
     );
     let serve = serve.unwrap_or_else(|errors| panic!("{errors}")).serve;
@@ -109,6 +111,15 @@ fn everything_is_read_as_written() {
     assert!(has_places("auditor") && !has_places("guest") && !has_places("analyst"));
     assert_eq!(serve.refresh, Duration::from_millis(500));
     assert!(serve.hash_key.is_some());
+    let audit = AuditSpec {
+        topic: "query_audit".to_owned(),
+        required: true,
+        patience: Duration::from_secs(2),
+        sql_bytes: 1 << 10,
+        parameters: true,
+        buffer: 10,
+    };
+    assert_eq!(serve.audit, Some(audit));
     let tls = serve.tls.unwrap();
     assert_eq!(tls.certificate, Path::new("/specs/./server.pem"));
     assert_eq!(tls.private_key, Path::new("/keys/server.pem"));
@@ -151,6 +162,11 @@ fn what_is_wrong_is_said() {
             "  callers: { a: { token: \"${env:A}\" } }\n  roles: { r: { limits: { memory: 512MiB } } }\n",
             "`memory` is 512MiB; it can be at most 384MiB",
         ),
+        ("  audit: { required: true }\n", "missing field `topic`"),
+        ("  audit: { topic: a b }\n", "not the name of a Kafka topic"),
+        ("  audit: { topic: a, buffer: 1 }\n", "`buffer` is 1; it can be from 2 to 100000"),
+        ("  audit: { topic: a, sql: 2MiB }\n", "`sql` is 2MiB; it can be at most 1MiB"),
+        ("  audit: { topic: a, patience: 2h }\n", "`patience` is 2h"),
         ("  limits: { time: 25h }\n", "`time` is 25h"),
         ("  refresh: 2h\n", "`refresh` is 2h"),
         ("  limits: { rowz: 1 }\n", "unknown field `rowz`"),
