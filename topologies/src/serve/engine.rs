@@ -274,6 +274,15 @@ impl Engine {
         }
     }
 
+    /// As [`prepare`](Self::prepare), for a protocol that has to know something about a question before it is asked: nothing is
+    /// counted or written of it.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub(super) async fn explore(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
+        self.prepared(caller, question).await
+    }
+
     fn refused(&self, refusal: &Refusal, entry: Option<Entry>) {
         self.0.metrics.refused(refusal.outcome());
         entry.into_iter().for_each(|mut entry| entry.ended(refusal.outcome()));

@@ -11,13 +11,13 @@ use crate::spec::{CheckOptions, check_text};
 /// Nobody listens there.
 const NOWHERE: &str = "127.0.0.1:1";
 
-fn topology(audit: &str) -> Topology {
+fn topology(serve: &str) -> Topology {
     let text = format!(
         "
 topology: t
 kafka: {{ brokers: \"{NOWHERE}\" }}
 clouds: {{ a: {{ url: ./data }} }}
-serve: {{ audit: {audit} }}
+serve: {serve}
 sources: {{ s: {{ topic: s, format: json, fields: {{ x: int64 }} }} }}
 datasets: {{ flights: {{ from: s, sql: 'SELECT x FROM s' }} }}
 "
@@ -27,13 +27,13 @@ datasets: {{ flights: {{ from: s, sql: 'SELECT x FROM s' }} }}
 }
 
 fn opened(audit: &str) -> (Arc<Audit>, Metrics) {
-    let topology = topology(audit);
+    let topology = topology(&format!("{{ audit: {audit} }}"));
     let metrics = Metrics::new("t");
     (Audit::open(&topology, topology.serve.audit.as_ref().unwrap(), &metrics).unwrap(), metrics)
 }
 
 async fn anybody() -> Caller {
-    let engine = Engine::open(&topology("{ topic: log }"), &[]).unwrap();
+    let engine = Engine::open(&topology("{}"), &[]).unwrap();
     engine.authenticate(None).await.unwrap()
 }
 
@@ -52,7 +52,7 @@ fn written(entry: &Entry, event: &'static str, outcome: Option<&str>) -> Json {
 
 #[tokio::test]
 async fn a_question_is_written_with_what_came_of_it() {
-    let (audit, _) = opened("{ topic: log, sql: 20B }");
+    let (audit, _) = opened("{ topic: log, sql: 11B }");
     let sql = "SELECT 'äöü' AS long, 1";
     let version = TableVersion {
         table: "flights".to_owned(),
@@ -77,7 +77,7 @@ async fn a_question_is_written_with_what_came_of_it() {
     assert_eq!(who, (&json!("anonymous"), &json!("everything"), &json!("flight"), &json!("t")));
     assert_eq!(ended["versions"], json!([{ "table": "flights", "version": 7, "cloud": "a" }]));
     // Cut between characters.
-    assert_eq!((&ended["sql"], &ended["sql_bytes"]), (&json!("SELECT 'äöü' AS l"), &json!(sql.len())));
+    assert_eq!((&ended["sql"], &ended["sql_bytes"]), (&json!("SELECT 'ä"), &json!(sql.len())));
     assert!(!ended.to_string().contains("hunter2"), "{ended}");
     entry.forget();
 }

@@ -324,20 +324,22 @@ impl Session {
             let columns = Columns { schema: planned.schema(), names: planned.names() };
             return Ok((statement(sql, types, columns), None));
         }
-        let first = self.engine.prepare(&self.caller, self.question(sql, Vec::new())).await;
+        let plain = self.question(sql, Vec::new());
         if count == 0 {
-            let prepared = first?;
+            let prepared = self.engine.prepare(&self.caller, plain).await?;
             self.pin(sql, prepared.versions());
             let columns = Columns::new(prepared.schema());
             return Ok((statement(sql, Vec::new(), columns), Some(prepared)));
         }
+        let first = self.engine.explore(&self.caller, plain.clone()).await;
         let inferred = first.as_ref().map(Prepared::parameters).unwrap_or_default();
         let types = types_of(sql, count, declared, &inferred);
         // What the columns are may depend on the types of the values, which stand for themselves here without any.
         let nulls = types.iter().map(null_of).collect();
-        let prepared = match self.engine.prepare(&self.caller, self.question(sql, nulls)).await {
-            Ok(prepared) => prepared,
-            Err(_) => first?,
+        let prepared = match (self.engine.explore(&self.caller, self.question(sql, nulls)).await, first) {
+            (Ok(prepared), _) | (Err(_), Ok(prepared)) => prepared,
+            // Once more, as a question of the client's that is refused.
+            (Err(_), Err(_)) => self.engine.prepare(&self.caller, plain).await?,
         };
         Ok((statement(sql, types, Columns::new(prepared.schema())), None))
     }
