@@ -157,7 +157,7 @@ impl Audit {
                 let mut named: Vec<_> = values.iter().collect();
                 named.sort_by_key(|(name, _)| *name);
                 let named = named.into_iter().take(PARAMETERS_MAX);
-                named.map(|(name, value)| text(Some(name), &value.value)).collect()
+                named.map(|(name, value)| text(Some(name.as_str()), &value.value)).collect()
             }
         })
     }

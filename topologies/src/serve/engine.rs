@@ -160,6 +160,14 @@ impl std::fmt::Debug for Prepared {
     }
 }
 
+/// What is known of a question before it is asked.
+pub(super) struct Explored {
+    /// Columns of the answer.
+    pub(super) schema: SchemaRef,
+    /// Its placeholders, as [`Prepared::parameters`] has them.
+    pub(super) parameters: Vec<(String, Option<DataType>)>,
+}
+
 /// Which versions a question wants, by table.
 struct Wanted {
     versions: BTreeMap<String, u64>,
@@ -274,13 +282,14 @@ impl Engine {
         }
     }
 
-    /// As [`prepare`](Self::prepare), for a protocol that has to know something about a question before it is asked: nothing is
-    /// counted or written of it.
+    /// What a question would be, for a protocol that has to say so before it is asked. Nothing is counted or written of it, and it
+    /// cannot be run.
     ///
     /// # Errors
     /// As [`prepare`](Self::prepare).
-    pub(super) async fn explore(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
-        self.prepared(caller, question).await
+    pub(super) async fn explore(&self, caller: &Caller, question: Question) -> Result<Explored, Refusal> {
+        let prepared = self.prepared(caller, question).await?;
+        Ok(Explored { schema: prepared.schema(), parameters: prepared.parameters() })
     }
 
     fn refused(&self, refusal: &Refusal, entry: Option<Entry>) {

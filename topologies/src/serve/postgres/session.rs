@@ -332,16 +332,16 @@ impl Session {
             return Ok((statement(sql, Vec::new(), columns), Some(prepared)));
         }
         let first = self.engine.explore(&self.caller, plain.clone()).await;
-        let inferred = first.as_ref().map(Prepared::parameters).unwrap_or_default();
-        let types = types_of(sql, count, declared, &inferred);
+        let inferred = first.as_ref().map_or(&[][..], |first| &first.parameters);
+        let types = types_of(sql, count, declared, inferred);
         // What the columns are may depend on the types of the values, which stand for themselves here without any.
         let nulls = types.iter().map(null_of).collect();
-        let prepared = match (self.engine.explore(&self.caller, self.question(sql, nulls)).await, first) {
-            (Ok(prepared), _) | (Err(_), Ok(prepared)) => prepared,
+        let schema = match (self.engine.explore(&self.caller, self.question(sql, nulls)).await, first) {
+            (Ok(explored), _) | (Err(_), Ok(explored)) => explored.schema,
             // Once more, as a question of the client's that is refused.
-            (Err(_), Err(_)) => self.engine.prepare(&self.caller, plain).await?,
+            (Err(_), Err(_)) => self.engine.prepare(&self.caller, plain).await?.schema(),
         };
-        Ok((statement(sql, types, Columns::new(prepared.schema())), None))
+        Ok((statement(sql, types, Columns::new(schema)), None))
     }
 
     fn bind(
