@@ -110,7 +110,8 @@ impl KafkaConfig {
         for (name, value) in SINGLE_RECORDS {
             client.set(name, value);
         }
-        let patience_ms = patience.map_or(0, |patience| patience.as_millis().clamp(1, i32::MAX as u128));
+        // librdkafka wants more than `linger.ms`.
+        let patience_ms = patience.map_or(0, |patience| patience.as_millis().clamp(10, i32::MAX as u128));
         client.set("message.timeout.ms", patience_ms.to_string());
         Ok(client)
     }
@@ -415,7 +416,7 @@ mod tests {
     fn a_sender_of_records_takes_what_librdkafka_knows() {
         let config = KafkaConfig::new(["localhost:9092"], "t");
         for (patience, said) in
-            [(None, "0"), (Some(Duration::ZERO), "1"), (Some(Duration::MAX), "2147483647")]
+            [(None, "0"), (Some(Duration::ZERO), "10"), (Some(Duration::MAX), "2147483647")]
         {
             let client = config.record_sender(patience).unwrap();
             client.create_native_config().unwrap();

@@ -184,7 +184,7 @@ mod tests {
     fn what_is_given_up_is_told_too() {
         // Nobody listens there.
         let patient = sender("127.0.0.1:1", None);
-        let hasty = sender("127.0.0.1:1", Some(Duration::from_millis(1)));
+        let hasty = sender("127.0.0.1:1", Some(Duration::from_millis(10)));
         let (tells, told) = mpsc::channel();
         let send = |sender: &RecordSender| {
             let tells = tells.clone();

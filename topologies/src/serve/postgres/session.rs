@@ -332,7 +332,7 @@ impl Session {
             return Ok((statement(sql, Vec::new(), columns), Some(prepared)));
         }
         let first = self.engine.explore(&self.caller, plain.clone()).await;
-        let inferred = first.as_ref().map_or(&[][..], |first| &first.parameters);
+        let inferred = first.as_ref().map_or(&[][..], |first| first.parameters.as_slice());
         let types = types_of(sql, count, declared, inferred);
         // What the columns are may depend on the types of the values, which stand for themselves here without any.
         let nulls = types.iter().map(null_of).collect();
