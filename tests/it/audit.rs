@@ -1,6 +1,8 @@
 //! The log of queries: what is asked of a server becomes rows of a dataset, by the topology that is given for it
 //! (`topologies/query_audit`).
 
+use std::path::{Path, PathBuf};
+
 use isobar_tests::events::{self, FEATURES, FEATURES_YAML, Generator, TOPIC};
 use isobar_tests::lab::{Lab, write_file};
 use isobar_tests::prng::Seed;
@@ -14,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 const LOG: &str = "query_audit";
 const LOG_TOPOLOGY: &str = include_str!("../../topologies/query_audit/topology.yaml");
 const LOG_CONTRACT: &str = include_str!("../../topologies/query_audit/contracts/queries.yaml");
+const LOG_CLOUDS: &str = "  aws:   { url: \"file:./aws\" }
+  azure: { url: \"file:./azure\" }
+  gcp:   { url: \"file:./gcp\" }
+";
 const TOKEN: &str = "token-of-the-analyst";
 
 fn replaced(text: &str, from: &str, to: &str) -> String {
@@ -21,18 +27,15 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
     text.replacen(from, to, 1)
 }
 
-/// The topology of the log as it is given, on the broker and in the clouds of `lab`.
-fn log_topology(lab: &Lab) -> Topology {
-    let folder = lab.directory.path().join(LOG);
+/// Writes the topology of the log as it is given to `folder`, with other lines below `kafka` and `clouds` and another topic.
+pub(crate) fn log_spec(folder: &Path, kafka: &str, clouds: &str, topic: &str) -> PathBuf {
     std::fs::create_dir_all(folder.join("contracts")).unwrap();
     write_file(&folder.join("contracts/queries.yaml"), LOG_CONTRACT);
-    let brokers = format!("brokers: {}\n  topic_identity: name", lab.broker.bootstrap_servers());
-    let mut text = replaced(LOG_TOPOLOGY, "brokers: localhost:9092", &brokers);
-    for cloud in &lab.clouds {
-        text = replaced(&text, &format!("file:./{}", cloud.name), cloud.url.as_str());
-    }
+    let text = replaced(LOG_TOPOLOGY, "  brokers: localhost:9092\n", kafka);
+    let text = replaced(&text, LOG_CLOUDS, clouds);
+    let text = replaced(&text, "    topic: query_audit\n", &format!("    topic: {topic}\n"));
     let text = replaced(&text, "interval: 10s", "interval: 200ms");
-    spec::load(&write_file(&folder.join("topology.yaml"), &text)).unwrap_or_else(|errors| panic!("{errors}"))
+    write_file(&folder.join("topology.yaml"), &text)
 }
 
 /// A lab with a dataset, and a server whose questions go to the log.
@@ -84,7 +87,14 @@ impl Served {
         let metrics = engine.metrics();
         assert!(metrics.contains("isobar_serve_audit_records_waiting{topology=\"lab\"} 0"), "{metrics}");
         assert!(!metrics.contains("outcome=\"lost\""), "{metrics}");
-        let topology = log_topology(&lab);
+        let kafka = format!("  brokers: {}\n  topic_identity: name\n", lab.broker.bootstrap_servers());
+        let clouds: String = lab
+            .clouds
+            .iter()
+            .map(|cloud| format!("  {}: {{ url: \"{}\" }}\n", cloud.name, cloud.url))
+            .collect();
+        let spec = log_spec(&lab.directory.path().join(LOG), &kafka, &clouds, LOG);
+        let topology = spec::load(&spec).unwrap_or_else(|errors| panic!("{errors}"));
         lab.run_until_caught_up(&topology).await.unwrap();
         Logged { lab, topology }
     }
