@@ -37,7 +37,9 @@ async fn whoever_was_answered_is_in_the_log_though_the_server_was_killed() {
 
     let folder = live.directory.path().join("query_audit");
     let kafka = format!("  brokers: {}\n", live.services.brokers);
-    let clouds = live.services.clouds_yaml(&live.name, live.directory.path());
+    // The key of a cloud lies beside the spec.
+    std::fs::create_dir(&folder).unwrap();
+    let clouds = live.services.clouds_yaml(&live.name, &folder);
     let log_spec = log_spec(&folder, &kafka, &clouds, &log);
     let log_spec = log_spec.to_str().unwrap();
     live.run(&["run", log_spec, "--until-caught-up"]).await.assert(0, &[]);
