@@ -1,5 +1,5 @@
-//! Kafka: reading records from given positions, asking a cluster who it is, sending records in transactions or one by one, and producing
-//! them for demonstrations, benchmarks and tests.
+//! Kafka: reading records from given positions, asking a cluster who it is, sending records in transactions or one by one, and
+//! producing them for demonstrations, benchmarks and tests.
 //!
 //! Everything goes through librdkafka. No consumer group is joined: partitions are assigned explicitly, with the
 //! positions found in the dataset, so a broker's opinion of the progress never matters. What the `rdkafka` crate

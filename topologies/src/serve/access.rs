@@ -1,8 +1,9 @@
 //! Who asks, and what they may see.
 //!
 //! A caller shows a token: one that the specification refers to, or signed claims (JWT) of an issuer that it names; or a certificate
-//! with a name that the specification has. Tokens are kept and compared as digests, all of them each time. A signature is checked with the key that its algorithm is for and
-//! no other: HS256 with the shared secret, RS256 and ES256 with a key of the key set; `none` and everything else is refused.
+//! with a name that the specification has. Tokens are kept and compared as digests, all of them each time. A signature is checked
+//! with the key that its algorithm is for and no other: HS256 with the shared secret, RS256 and ES256 with a key of the key set;
+//! `none` and everything else is refused.
 //!
 //! A role is a list of tables, each with what is seen of it ([`Guard`]). A table that is not in the list has no name for the
 //! role, so that nothing can tell it from one that does not exist. Whatever is wrong with a role refuses the question.
@@ -222,7 +223,7 @@ impl Access {
             }
         };
         match token.filter(|token| !token.is_empty()) {
-            Some(token) if !self.of_token(token).is_some_and(|other| std::ptr::eq(other, caller)) => {
+            Some(token) if self.of_token(token).is_none_or(|other| !std::ptr::eq(other, caller)) => {
                 let why =
                     "the token is not one of the caller whom the certificate names: show one of the two";
                 Err(Refusal::Unauthenticated(why.to_owned()))

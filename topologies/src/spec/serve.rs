@@ -34,8 +34,8 @@ const AUDIT_BUFFER: RangeInclusive<u64> = 2..=100_000;
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serve {
-    /// Programs and people that show a token or a certificate, by name. Names: lower-case letters, digits, `_` and `-`, at most 64. Without any,
-    /// and without `jwt`, everybody who reaches the server reads everything, and it listens on loopback addresses only.
+    /// Programs and people that show a token or a certificate, by name. Names: lower-case letters, digits, `_` and `-`, at most
+    /// 64. Without any, and without `jwt`, everybody who reaches the server reads everything, and it listens on loopback addresses only.
     /// Default: none.
     #[schemars(extend("propertyNames" = json!({ "pattern": TOPOLOGY_NAME_PATTERN })))]
     pub callers: Entries<ServeCaller>,
