@@ -147,7 +147,7 @@ async fn the_command_line_says_which_cloud_was_read_and_refuses_what_cannot_be()
     assert_eq!((only.code, &only.stdout), (Some(0), &first.stdout), "{only}");
     assert!(only.stderr.contains("from gcp"), "{only}");
     for prefer in ["order", "nearest"] {
-        let answer = ask(&["--prefer", prefer, "--max-staleness", "100h"]).await;
+        let answer = ask(&["--prefer", prefer, "--max-age", "100h"]).await;
         assert_eq!((answer.code, &answer.stdout), (Some(0), &first.stdout), "{answer}");
     }
 
@@ -159,8 +159,8 @@ async fn the_command_line_says_which_cloud_was_read_and_refuses_what_cannot_be()
         (["--min-version", "features=100000"], 1, "read features at version 100000 or later"),
         (["--min-version", "nothing=1"], 2, "there is no table nothing"),
         (["--min-version", "features"], 2, "features=42"),
-        (["--max-staleness", "1ms"], 1, "at a version committed at most 1ms ago"),
-        (["--max-staleness", "soon"], 2, "duration"),
+        (["--max-age", "1ms"], 1, "at a version committed at most 1ms ago"),
+        (["--max-age", "soon"], 2, "duration"),
     ] {
         let answer = ask(&options).await;
         assert_eq!(answer.code, Some(code), "{options:?}: {answer}");

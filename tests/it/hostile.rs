@@ -10,7 +10,8 @@ use isobar_tests::lab::{Lab, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{Output, binary, run};
 use isobar_topologies::Error;
-use isobar_topologies::query::{Catalog, Freshness, QueryLimits, RowsFormat, catalog_in, told};
+use isobar_topologies::query::{Catalog, Freshness, QueryLimits, RowsFormat, catalog_in};
+use isobar_topologies::serve::Refusal;
 use tokio::process::Command;
 
 /// Resident memory that no hostile query may exceed: the program, 128 MiB for operators, and batches on their way.
@@ -160,7 +161,7 @@ async fn one_catalog_answers_an_ordinary_query_after_each_hostile_one() {
             Err(Error::Configuration(_)) => &[Expected::Refused],
             Err(_) => &[],
         };
-        let said = answer.unwrap_or_else(|error| told(&error));
+        let said = answer.unwrap_or_else(|error| Refusal::from(error).to_string());
         faults.extend(fault(&case, ended, &said, &secrets).map(|fault| shown(&case, &fault, &said)));
         assert_eq!(text(&catalog, ORDINARY, &patient).await.unwrap(), expected, "after {}", case.name);
     }

@@ -9,6 +9,7 @@
 //! ISOBAR_LIVE=1 cargo test --release --workspace --test it -- live::
 //! ```
 
+mod audit;
 mod dead_letter;
 mod doctor;
 mod registry;

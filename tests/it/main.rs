@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, an unexpected error is a failure")]
 
 mod as_of;
+mod audit;
 mod backfill;
 mod bad_input;
 mod checkpoint;

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod drill;
 pub mod error;
 pub mod evolve;
+mod fetched;
 pub mod gap;
 pub mod http;
 mod limits;

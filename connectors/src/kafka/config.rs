@@ -104,6 +104,18 @@ impl KafkaConfig {
         Ok(client)
     }
 
+    /// A producer of single records, each of which is given up after `patience`; never, if there is none.
+    pub(crate) fn record_sender(&self, patience: Option<Duration>) -> Result<ClientConfig, Error> {
+        let mut client = self.of_connections().client()?;
+        for (name, value) in SINGLE_RECORDS {
+            client.set(name, value);
+        }
+        // librdkafka wants more than `linger.ms`.
+        let patience_ms = patience.map_or(0, |patience| patience.as_millis().clamp(10, i32::MAX as u128));
+        client.set("message.timeout.ms", patience_ms.to_string());
+        Ok(client)
+    }
+
     /// The same without the options that are about something else than how to reach the brokers and to be let in: those of
     /// the consumer mean nothing to a producer, and its own are isobar's.
     pub(crate) fn of_connections(&self) -> Self {
@@ -167,6 +179,18 @@ const TRANSACTIONAL: [(&str, &str); 9] = [
     ("message.max.bytes", "134217728"),
     // Room for one such record, and for what is sent at a time.
     ("queue.buffering.max.kbytes", "262144"),
+];
+
+const SINGLE_RECORDS: [(&str, &str); 6] = [
+    ("enable.idempotence", "true"),
+    // Keys are put where Java's producers put them.
+    ("partitioner", "murmur2_random"),
+    ("compression.type", "lz4"),
+    // Somebody may wait for it.
+    ("linger.ms", "2"),
+    // Whoever sends bounds what is on its way.
+    ("queue.buffering.max.messages", "0"),
+    ("queue.buffering.max.kbytes", "2097151"),
 ];
 
 /// How the names of options begin that are about connections, encryption and credentials.
@@ -385,6 +409,18 @@ mod tests {
             for name in ["socket.timeout.ms", "fetch.min.bytes", "acks", "delivery.timeout.ms"] {
                 assert_eq!(client.get(name), None, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn a_sender_of_records_takes_what_librdkafka_knows() {
+        let config = KafkaConfig::new(["localhost:9092"], "t");
+        for (patience, said) in
+            [(None, "0"), (Some(Duration::ZERO), "10"), (Some(Duration::MAX), "2147483647")]
+        {
+            let client = config.record_sender(patience).unwrap();
+            client.create_native_config().unwrap();
+            assert_eq!(client.get("message.timeout.ms"), Some(said));
         }
     }
 

@@ -1,5 +1,5 @@
-//! Kafka: reading records from given positions, asking a cluster who it is, sending records in transactions, and producing
-//! them for demonstrations, benchmarks and tests.
+//! Kafka: reading records from given positions, asking a cluster who it is, sending records in transactions or one by one, and
+//! producing them for demonstrations, benchmarks and tests.
 //!
 //! Everything goes through librdkafka. No consumer group is joined: partitions are assigned explicitly, with the
 //! positions found in the dataset, so a broker's opinion of the progress never matters. What the `rdkafka` crate
@@ -12,6 +12,7 @@ mod ffi;
 mod identity;
 mod oauth;
 mod producer;
+mod sender;
 mod source;
 mod transactions;
 
@@ -22,5 +23,6 @@ pub use identity::{
 };
 pub use oauth::{Lookup, TokenSource};
 pub use producer::{Compression, KafkaProducer, ProducedRecord, partition_of_key};
+pub use sender::{RecordSender, Told};
 pub use source::KafkaSource;
 pub use transactions::{OutgoingRecord, Progress, Refusal, Sent, TransactionalProducer};

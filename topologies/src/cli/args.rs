@@ -772,7 +772,7 @@ pub struct QueryArgs {
     pub min_version: Vec<(String, u64)>,
     /// Fail unless the newest version of every table was committed at most so long ago
     #[arg(long, value_name = "DURATION")]
-    pub max_staleness: Option<HumanDuration>,
+    pub max_age: Option<HumanDuration>,
     /// Say on standard error what was read from which cloud, and what that costs by the prices of the spec
     #[arg(long)]
     pub stats: bool,

@@ -133,7 +133,7 @@ fn reading_of(topology: &Topology, args: &QueryArgs) -> anyhow::Result<Reading> 
 fn freshness_of(args: &QueryArgs) -> Freshness {
     Freshness {
         min_versions: args.min_version.iter().cloned().collect(),
-        max_staleness: args.max_staleness.map(|longest| longest.0),
+        max_age: args.max_age.map(|longest| longest.0),
     }
 }
 
@@ -238,7 +238,7 @@ mod tests {
             cloud: None,
             local_to: None,
             min_version: Vec::new(),
-            max_staleness: None,
+            max_age: None,
             stats: false,
             no_history: false,
         }

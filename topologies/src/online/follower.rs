@@ -28,10 +28,11 @@ use tracing::{info, warn};
 
 use super::View;
 use super::layout::Layout;
-use super::reading::{Unread, fetch, read};
+use super::reading::read;
 use super::store::{Applied, State, Store, Unopened, store_failed};
 use crate::commit::format::published_path;
 use crate::error::Error;
+use crate::fetched::{Stated, Unfetched, fetch};
 use crate::prove::log::{AddedFile, Bodies, DataFile, Entry, data_file, list_versions};
 use crate::query::{Snapshot, newest_snapshots};
 use crate::spec::OnlineSpec;
@@ -368,10 +369,11 @@ impl Follower {
         file: &DataFile,
         building: bool,
     ) -> Result<(), Stopped> {
-        let fetched = match fetch(&self.clouds, self.table(), file).await {
+        let stated = Stated { path: &file.path, size: file.size, sha256: file.sha256.as_deref() };
+        let fetched = match fetch(&self.clouds, self.table(), stated).await {
             Ok(fetched) => fetched,
-            Err(Unread { is_gone: true, reasons }) => return Err(Stopped::Gone(reasons)),
-            Err(Unread { reasons, .. }) => {
+            Err(Unfetched { is_gone: true, reasons }) => return Err(Stopped::Gone(reasons)),
+            Err(Unfetched { reasons, .. }) => {
                 let action = format!("read {} of {}", file.path, self.table());
                 return Err(Error::no_majority(&action, 1, self.clouds.len(), reasons).into());
             }

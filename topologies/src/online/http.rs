@@ -20,7 +20,7 @@ use arrow::datatypes::{DataType, Field};
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -43,11 +43,11 @@ const KEYS_INLINE_MAX: usize = 32;
 /// Who may look up what.
 #[async_trait]
 pub trait Access: Send + Sync + 'static {
-    /// Whoever asks, by the headers of a request.
+    /// Whoever asks, by the headers of a request and what is known of its connection.
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`] and [`Refusal::Forbidden`] for somebody who may ask for nothing at all.
-    async fn reader(&self, headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal>;
+    async fn reader(&self, headers: &HeaderMap, connection: &Extensions) -> Result<Box<dyn Reads>, Refusal>;
 }
 
 /// Somebody who asks.
@@ -66,7 +66,11 @@ pub struct Anyone;
 
 #[async_trait]
 impl Access for Anyone {
-    async fn reader(&self, _headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal> {
+    async fn reader(
+        &self,
+        _headers: &HeaderMap,
+        _connection: &Extensions,
+    ) -> Result<Box<dyn Reads>, Refusal> {
         Ok(Box::new(Self))
     }
 }
@@ -170,7 +174,7 @@ async fn one_key(
     path: NamedPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers()).await?;
+    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
     let view = shared.view(&*reader, &name_in(path)?)?;
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
     let Query(parameters) = parameters.map_err(|rejection| Refusal::Wrong(rejection.body_text()))?;
@@ -198,7 +202,7 @@ async fn many_keys(
     path: NamedPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers()).await?;
+    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
     let view = shared.view(&*reader, &name_in(path)?)?;
     let asked: KeysRequest = parsed(request).await?;
     let options = asked.options();
@@ -206,7 +210,7 @@ async fn many_keys(
 }
 
 async fn several(State(shared): State<Shared>, request: Request) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers()).await?;
+    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
     let requests: SeveralRequest = parsed(request).await?;
     let keys: usize = requests.datasets.values().map(|request| request.keys.len()).sum();
     check_count(keys)?;
@@ -225,8 +229,8 @@ async fn several(State(shared): State<Shared>, request: Request) -> Result<Respo
 }
 
 /// The views that the caller may read.
-async fn listed(State(shared): State<Shared>, headers: HeaderMap) -> Result<Response, Problem> {
-    let reader = shared.access.reader(&headers).await?;
+async fn listed(State(shared): State<Shared>, request: Request) -> Result<Response, Problem> {
+    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
     let mut listed = Vec::new();
     for view in shared.views.all() {
         match reader.may_read(&view.spec.dataset) {

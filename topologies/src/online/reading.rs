@@ -1,88 +1,23 @@
-//! The rows of a data file, from the first cloud that has it.
-//!
-//! A file goes to a temporary file of this machine and is believed when it has the size and, where the log says one, the SHA-256
-//! that it was committed with. Of its columns only those of the view are decoded, a bounded number of rows at a time. So
-//! memory does not depend on the size of a file, and a cloud that dies in the middle costs one file read again.
+//! The rows of a data file that was [fetched](crate::fetched): of its columns only those of the view are decoded, a bounded
+//! number of rows at a time.
 
 use std::fs::File;
-use std::io::{Seek, Write};
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::FieldRef;
 use datafusion::common::ScalarValue;
-use futures::TryStreamExt;
-use isobar_connectors::clouds::Cloud;
 use isobar_connectors::dataset::filled;
-use object_store::ObjectStoreExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use sha2::{Digest, Sha256};
 
 use super::layout::{EncodedRows, Layout};
-use crate::chain_of;
 use crate::prove::log::DataFile;
-use crate::prove::objects::object_path;
 
 /// About the most bytes of rows decoded at a time, and the most rows.
 const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_ROWS_MAX: u64 = 8192;
-
-/// Why there is no file.
-#[derive(Debug)]
-pub(super) struct Unread {
-    /// Whether every cloud answered that it has none: a vacuum let go of it.
-    pub(super) is_gone: bool,
-    /// Per cloud, why.
-    pub(super) reasons: Vec<String>,
-}
-
-/// `file` of `table` on this machine, from the first of `clouds` that has it as the log states it.
-///
-/// # Errors
-/// [`Unread`] if none has.
-pub(super) async fn fetch(clouds: &[Cloud], table: &str, file: &DataFile) -> Result<File, Unread> {
-    let mut unread = Unread { is_gone: true, reasons: Vec::new() };
-    for cloud in clouds {
-        match fetch_from(cloud, table, file).await {
-            Ok(fetched) => return Ok(fetched),
-            Err((is_gone, why)) => {
-                unread.is_gone &= is_gone;
-                unread.reasons.push(format!("{}: {}: {why}", cloud.name, file.path));
-            }
-        }
-    }
-    Err(unread)
-}
-
-/// A file, or whether it is not there and why.
-async fn fetch_from(cloud: &Cloud, table: &str, file: &DataFile) -> Result<File, (bool, String)> {
-    let other = |why: String| (false, why);
-    let path = object_path(table, &file.path).ok_or_else(|| other("not a path of an object".to_owned()))?;
-    let found = cloud
-        .data
-        .get(&path)
-        .await
-        .map_err(|error| (matches!(error, object_store::Error::NotFound { .. }), chain_of(&error)))?;
-    let mut pieces = found.into_stream();
-    let mut fetched = tempfile::tempfile().map_err(|error| other(format!("a temporary file: {error}")))?;
-    let (mut hasher, mut size) = (Sha256::new(), 0u64);
-    while let Some(piece) = pieces.try_next().await.map_err(|error| other(chain_of(&error)))? {
-        size += piece.len() as u64;
-        if size > file.size {
-            break;
-        }
-        hasher.update(&piece);
-        fetched.write_all(&piece).map_err(|error| other(format!("a temporary file: {error}")))?;
-    }
-    let digest = hex::encode(hasher.finalize());
-    if size != file.size || file.sha256.as_ref().is_some_and(|sha256| *sha256 != digest) {
-        return Err(other("differs from the log; see `isobar scrub`".to_owned()));
-    }
-    fetched.rewind().map_err(|error| other(format!("a temporary file: {error}")))?;
-    Ok(fetched)
-}
 
 /// Hands the rows of a fetched file to `take`, some at a time.
 ///

@@ -173,7 +173,7 @@ impl SnapshotCache {
 
 /// What a query that has to have `version` of `table` asks for.
 fn at_least(table: &str, version: u64) -> Freshness {
-    Freshness { min_versions: BTreeMap::from([(table.to_owned(), version)]), max_staleness: None }
+    Freshness { min_versions: BTreeMap::from([(table.to_owned(), version)]), max_age: None }
 }
 
 impl Look {

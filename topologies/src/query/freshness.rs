@@ -17,8 +17,9 @@ use crate::spec::units::HumanDuration;
 pub struct Freshness {
     /// The least version, by table: a dataset or its quarantine.
     pub min_versions: BTreeMap<String, u64>,
-    /// The longest time since the version was committed.
-    pub max_staleness: Option<Duration>,
+    /// The longest time since the version was committed. How long ago it was looked for a newer one is another matter: that is
+    /// the `max_staleness` of `isobar serve`.
+    pub max_age: Option<Duration>,
 }
 
 impl Freshness {
@@ -36,7 +37,7 @@ impl Freshness {
         let is_early = self.min_versions.get(table).is_some_and(|least| version < *least);
         // Of a clock that is behind the writer's, the age is nothing.
         let age = Duration::from_millis(u64::try_from(now_ms.saturating_sub(committed_ms)).unwrap_or(0));
-        let is_old = self.max_staleness.is_some_and(|most| age > most);
+        let is_old = self.max_age.is_some_and(|most| age > most);
         (is_early || is_old).then(|| {
             let (committed, age) = (shown(committed_ms), HumanDuration(age));
             format!("its newest version is {version}, committed at {committed}, {age} ago")
@@ -46,9 +47,8 @@ impl Freshness {
     /// What is asked of `table`, after "read flights ".
     pub(super) fn in_words(&self, table: &str) -> String {
         let version = self.min_versions.get(table).map(|least| format!("at version {least} or later"));
-        let age = self
-            .max_staleness
-            .map(|most| format!("at a version committed at most {} ago", HumanDuration(most)));
+        let age =
+            self.max_age.map(|most| format!("at a version committed at most {} ago", HumanDuration(most)));
         version.into_iter().chain(age).collect::<Vec<_>>().join(" and ")
     }
 }
@@ -61,7 +61,7 @@ mod tests {
     fn versions_and_ages_are_judged() {
         let freshness = Freshness {
             min_versions: BTreeMap::from([("flights".to_owned(), 7)]),
-            max_staleness: Some(Duration::from_secs(30)),
+            max_age: Some(Duration::from_secs(30)),
         };
         let lacking =
             |version, age_ms: i64| freshness.lacking_at("flights", version, 1_000_000 - age_ms, 1_000_000);

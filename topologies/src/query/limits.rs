@@ -50,7 +50,6 @@ use tokio::time::{Instant, timeout_at};
 
 pub(crate) use self::dialect::BoundedDialect;
 pub(crate) use self::plan::check as check_plan;
-pub use self::shown::told;
 pub(crate) use self::survey::check as check_statement;
 
 use self::pool::runtime_of;

@@ -70,11 +70,11 @@ pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
 pub(crate) use self::json::{json_lines, json_options};
+pub use self::limits::QueryLimits;
 pub(crate) use self::limits::{
     BoundedDialect, Watch, aside, batch_bytes, bound, check_plan, check_statement, limit_of, started,
     too_nested,
 };
-pub use self::limits::{QueryLimits, told};
 pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable, quoted};
@@ -398,7 +398,7 @@ impl Catalog {
             };
             min_versions.insert(table.to_owned(), *least);
         }
-        Ok(Freshness { min_versions, max_staleness: freshness.max_staleness })
+        Ok(Freshness { min_versions, max_age: freshness.max_age })
     }
 
     /// What is wrong with a query, and which tables there are.

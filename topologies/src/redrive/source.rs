@@ -3,31 +3,26 @@
 //!
 //! A list of files decides what is taken out of the table, so it must be the one that is decided. Only the hash of the
 //! head is asked for; each body vouches for the one before it, and a cloud whose log does not lead to that hash is passed
-//! over. A file is believed when it has the size and SHA-256 that the log gives it. It goes to a temporary file of this
-//! machine, so that a file of any size needs little memory.
+//! over. A file is believed when it has the size and SHA-256 that the log gives it ([`fetched`](crate::fetched)).
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{Seek, Write};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::FileDigest;
 use isobar_connectors::delta::path::decode_log_path;
-use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use sha2::{Digest, Sha256};
 use tracing::debug;
 
 use crate::chain_of;
 use crate::commit::{RemovedFile, TableHead};
 use crate::error::Error;
+use crate::fetched::{Stated, fetch};
 use crate::prove::checks;
 use crate::prove::log::{Bodies, TableLog, list_versions};
-use crate::prove::objects::object_path;
 
 /// How often the clouds are asked for a head that is decided and may not be published yet, and how long to wait in
 /// between.
@@ -140,40 +135,13 @@ impl Source {
     /// # Errors
     /// [`Error::NoMajority`] if no cloud has it.
     pub(crate) async fn fetch(&self, file: &LiveFile) -> Result<File, Error> {
-        let mut reasons = Vec::new();
-        for cloud in &self.clouds {
-            match self.fetch_from(cloud, file).await {
-                Ok(fetched) => return Ok(fetched),
-                Err(why) => reasons.push(format!("{}: {why}", cloud.name)),
-            }
-        }
-        let action = format!("read {} of {}", file.path, self.table);
-        Err(Error::no_majority(&action, 1, self.clouds.len(), reasons))
-    }
-
-    async fn fetch_from(&self, cloud: &Cloud, file: &LiveFile) -> Result<File, String> {
-        let path = decode_log_path(&file.path).map_err(|error| error.to_string())?;
-        let path = object_path(&self.table, &path).ok_or("not a path that an object can have")?;
-        let found = cloud.data.get(&path).await.map_err(|error| chain_of(&error))?;
-        let mut pieces = found.into_stream();
-        let mut fetched = tempfile::tempfile().map_err(|error| format!("a temporary file: {error}"))?;
-        let (mut hasher, mut size) = (Sha256::new(), 0);
-        while let Some(piece) = pieces.try_next().await.map_err(|error| chain_of(&error))? {
-            size += piece.len() as u64;
-            if size > file.size {
-                break;
-            }
-            let written = tokio::task::block_in_place(|| {
-                hasher.update(&piece);
-                fetched.write_all(&piece)
-            });
-            written.map_err(|error| format!("a temporary file: {error}"))?;
-        }
-        if size != file.size || hex::encode(hasher.finalize()) != file.sha256 {
-            return Err("differs from the log; see `isobar scrub`".to_owned());
-        }
-        fetched.rewind().map_err(|error| format!("a temporary file: {error}"))?;
-        Ok(fetched)
+        let unread = |reasons| {
+            let action = format!("read {} of {}", file.path, self.table);
+            Error::no_majority(&action, 1, self.clouds.len(), reasons)
+        };
+        let path = decode_log_path(&file.path).map_err(|error| unread(vec![error.to_string()]))?;
+        let stated = Stated { path: &path, size: file.size, sha256: Some(file.sha256.as_str()) };
+        fetch(&self.clouds, &self.table, stated).await.map_err(|unfetched| unread(unfetched.reasons))
     }
 }
 

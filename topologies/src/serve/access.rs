@@ -1,8 +1,9 @@
 //! Who asks, and what they may see.
 //!
-//! A caller shows a token: one that the specification refers to, or signed claims (JWT) of an issuer that it names. Tokens are kept
-//! and compared as digests, all of them each time. A signature is checked with the key that its algorithm is for and
-//! no other: HS256 with the shared secret, RS256 and ES256 with a key of the key set; `none` and everything else is refused.
+//! A caller shows a token: one that the specification refers to, or signed claims (JWT) of an issuer that it names; or a certificate
+//! with a name that the specification has. Tokens are kept and compared as digests, all of them each time. A signature is checked
+//! with the key that its algorithm is for and no other: HS256 with the shared secret, RS256 and ES256 with a key of the key set;
+//! `none` and everything else is refused.
 //!
 //! A role is a list of tables, each with what is seen of it ([`Guard`]). A table that is not in the list has no name for the
 //! role, so that nothing can tell it from one that does not exist. Whatever is wrong with a role refuses the question.
@@ -19,10 +20,12 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::Refusal;
+use super::gate::Gate;
 use crate::error::Error;
 use crate::query::{Guard, Names};
+use crate::spec::certificate::CertificateName;
 use crate::spec::serve::{JwtSpec, RoleSpec};
-use crate::spec::{ServeSpec, Text};
+use crate::spec::{LimitsOfQueries, ServeSpec, Text};
 
 /// Shorter tokens can be guessed.
 const TOKEN_CHARACTERS_MIN: usize = 16;
@@ -47,6 +50,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// What one of its queries may use.
+    pub fn limits(&self) -> &LimitsOfQueries {
+        &self.role.limits
+    }
+
     /// Whether all rows and columns of `table` are seen as they are.
     pub(super) fn may_read_all_of(&self, table: &str) -> Result<(), Refusal> {
         if self.role.names.get(table).is_none() {
@@ -71,10 +79,15 @@ pub(super) struct Role {
     pub(super) names: Names,
     /// What is seen of tables of which not everything is.
     guards: BTreeMap<String, Guard>,
+    /// Bounds of its queries.
+    pub(super) limits: LimitsOfQueries,
+    /// The places of its queries, where it has its own.
+    pub(super) gate: Option<Gate>,
 }
 
 impl Role {
-    fn new(name: &str, spec: &RoleSpec, names: &Names, key: &[u8; 32]) -> Self {
+    /// `general` are the limits where the role says nothing.
+    fn new(name: &str, spec: &RoleSpec, names: &Names, key: &[u8; 32], general: &LimitsOfQueries) -> Self {
         let is_seen = |table: &str| spec.all || spec.tables.contains_key(table);
         let guard = |rule: &crate::spec::serve::TableRule| Guard {
             rows: rule.rows.clone(),
@@ -84,7 +97,9 @@ impl Role {
         };
         let guards = spec.tables.iter().map(|(table, rule)| (table.clone(), guard(rule)));
         let guards = guards.filter(|(_, guard)| !guard.is_open()).collect();
-        Self { name: name.to_owned(), names: names.only(is_seen), guards }
+        let limits = spec.limits.unwrap_or(*general);
+        let gate = spec.has_places.then(|| Gate::new(&limits));
+        Self { name: name.to_owned(), names: names.only(is_seen), guards, limits, gate }
     }
 
     /// What is seen of `table`, where that is not everything.
@@ -109,8 +124,19 @@ pub(super) struct Access {
 
 struct KnownCaller {
     name: String,
-    token_sha256: [u8; 32],
+    token_sha256: Option<[u8; 32]>,
+    certificate: Option<CertificateName>,
     role: Arc<Role>,
+}
+
+impl KnownCaller {
+    fn known(&self) -> Caller {
+        Caller { name: self.name.clone(), role: self.role.clone() }
+    }
+
+    fn is_named(&self, names: &[CertificateName]) -> bool {
+        self.certificate.as_ref().is_some_and(|name| names.contains(name))
+    }
 }
 
 impl std::fmt::Debug for KnownCaller {
@@ -131,25 +157,30 @@ impl Access {
             None => key,
         };
         let everything = RoleSpec { all: true, ..RoleSpec::default() };
-        let everything = Arc::new(Role::new("everything", &everything, names, &key));
+        let everything = Arc::new(Role::new("everything", &everything, names, &key, &spec.limits));
         let roles: BTreeMap<String, Arc<Role>> = spec
             .roles
             .iter()
-            .map(|(name, role)| (name.clone(), Arc::new(Role::new(name, role, names, &key))))
+            .map(|(name, role)| (name.clone(), Arc::new(Role::new(name, role, names, &key, &spec.limits))))
             .collect();
         let mut callers: Vec<KnownCaller> = Vec::new();
         for caller in &spec.callers {
-            let place = format!("serve.callers.{}.token", caller.name);
-            let token = secret(&caller.token, &place, TOKEN_CHARACTERS_MIN)?;
-            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(no_secret(&place, TOKEN_CHARACTERS_MIN));
-            }
-            let token_sha256 = Sha256::digest(token).into();
-            if let Some(other) = callers.iter().find(|other| other.token_sha256 == token_sha256) {
-                return Err(Error::Configuration(format!(
-                    "the callers {} and {} have the same token: give each its own",
+            let token_sha256 =
+                caller.token.as_ref().map(|token| digest_of(token, &caller.name)).transpose()?;
+            let certificate = caller.certificate.clone();
+            let same = |what: &str, other: &KnownCaller| {
+                Err(Error::Configuration(format!(
+                    "the callers {} and {} have the same {what}: give each its own",
                     other.name, caller.name
-                )));
+                )))
+            };
+            for other in &callers {
+                if token_sha256.is_some() && other.token_sha256 == token_sha256 {
+                    return same("token", other);
+                }
+                if certificate.is_some() && other.certificate == certificate {
+                    return same("certificate", other);
+                }
             }
             let role = match &caller.role {
                 None => everything.clone(),
@@ -157,7 +188,7 @@ impl Access {
                     Error::Configuration(format!("caller {}: there is no role {role}", caller.name))
                 })?,
             };
-            callers.push(KnownCaller { name: caller.name.clone(), token_sha256, role });
+            callers.push(KnownCaller { name: caller.name.clone(), token_sha256, certificate, role });
         }
         let jwt = spec.jwt.as_ref().map(Jwt::open).transpose()?;
         Ok(Self { callers, jwt, roles, everything })
@@ -168,9 +199,44 @@ impl Access {
         self.callers.is_empty() && self.jwt.is_none()
     }
 
+    /// Whether one of `names`, in a certificate, is a caller's.
+    pub(super) fn has_named(&self, names: &[CertificateName]) -> bool {
+        self.callers.iter().any(|caller| caller.is_named(names))
+    }
+
     /// Every role that somebody may have.
     pub(super) fn roles(&self) -> impl Iterator<Item = &Arc<Role>> {
         self.roles.values()
+    }
+
+    /// Who shows `token`, a certificate with these `names`, or both, at `now_s` seconds since the Unix epoch. A certificate that names
+    /// a caller is that caller's alone: a token of somebody else beside it is refused, as one that went astray.
+    ///
+    /// # Errors
+    /// Those of [`authenticate`](Self::authenticate), and [`Refusal::Unauthenticated`] if the two are of different callers.
+    pub(super) fn recognise(
+        &self,
+        token: Option<&str>,
+        names: &[CertificateName],
+        now_s: u64,
+    ) -> Result<Caller, Refusal> {
+        let mut named = self.callers.iter().filter(|caller| caller.is_named(names));
+        let caller = match (named.next(), named.next()) {
+            (None, _) => return self.authenticate(token, now_s),
+            (Some(caller), None) => caller,
+            (Some(_), Some(_)) => {
+                let why = "the certificate has the names of several callers of this server";
+                return Err(Refusal::Unauthenticated(why.to_owned()));
+            }
+        };
+        match token.filter(|token| !token.is_empty()) {
+            Some(token) if self.of_token(token).is_none_or(|other| !std::ptr::eq(other, caller)) => {
+                let why =
+                    "the token is not one of the caller whom the certificate names: show one of the two";
+                Err(Refusal::Unauthenticated(why.to_owned()))
+            }
+            _ => Ok(caller.known()),
+        }
     }
 
     /// Who shows `token`, at `now_s` seconds since the Unix epoch.
@@ -188,22 +254,28 @@ impl Access {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Refusal::Unauthenticated(format!("a token has at most {TOKEN_BYTES_MAX} bytes")));
         }
-        let shown: [u8; 32] = Sha256::digest(token).into();
-        let mut found = None;
-        for caller in &self.callers {
-            let differences =
-                caller.token_sha256.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
-            if differences == 0 {
-                found = Some(Caller { name: caller.name.clone(), role: caller.role.clone() });
-            }
-        }
-        if let Some(caller) = found {
-            return Ok(caller);
+        if let Some(caller) = self.of_token(token) {
+            return Ok(caller.known());
         }
         match self.jwt.as_ref().filter(|_| token.split('.').count() == 3) {
             Some(jwt) => self.of_claims(jwt, &jwt.claims(token, now_s)?),
             None => Err(Refusal::Unauthenticated("the token is not known here".to_owned())),
         }
+    }
+
+    /// The caller whose token this is. Takes as long for every other text of this length.
+    fn of_token(&self, token: &str) -> Option<&KnownCaller> {
+        let shown: [u8; 32] = Sha256::digest(token).into();
+        let mut found = None;
+        for caller in &self.callers {
+            let Some(token_sha256) = &caller.token_sha256 else { continue };
+            let differences =
+                token_sha256.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
+            if differences == 0 {
+                found = Some(caller);
+            }
+        }
+        found
     }
 
     fn of_claims(&self, jwt: &Jwt, claims: &Map<String, Json>) -> Result<Caller, Refusal> {
@@ -230,6 +302,16 @@ impl Access {
             ))),
         }
     }
+}
+
+/// The digest of a caller's token.
+fn digest_of(token: &Text, caller: &str) -> Result<[u8; 32], Error> {
+    let place = format!("serve.callers.{caller}.token");
+    let token = secret(token, &place, TOKEN_CHARACTERS_MIN)?;
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(no_secret(&place, TOKEN_CHARACTERS_MIN));
+    }
+    Ok(Sha256::digest(token).into())
 }
 
 /// The secret that `text` refers to.

@@ -19,11 +19,14 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use isobar_connectors::clouds::Cloud;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use super::access::{Access, Caller};
+use super::audit::{Audit, Entry, Subject};
+use super::certificate::PeerNames;
 use super::gate::{Counted, Early, Gate};
 use super::metrics::Metrics;
 use crate::commit::quarantine_of;
@@ -55,14 +58,14 @@ struct Inner {
     replicas: Arc<Replicas>,
     cache: SnapshotCache,
     access: Access,
-    limits: LimitsOfQueries,
-    /// The same for one query.
-    of_query: QueryLimits,
     refresh: Duration,
+    /// The places of all whose roles have none of their own.
     gate: Gate,
     metrics: Metrics,
     /// Rows that are looked up by key, where there are any.
     look_ups: OnceLock<OnlineViews>,
+    /// Where it is written who asks what.
+    audit: Option<Arc<Audit>>,
     /// What is said of tables.
     comments: BTreeMap<String, String>,
 }
@@ -85,8 +88,36 @@ pub struct Question {
     pub versions: BTreeMap<String, u64>,
     /// By table, the version that it must have reached.
     pub min_version: BTreeMap<String, u64>,
-    /// How old the last look for newer versions may be.
+    /// How old the last look for newer versions may be: the answer is of versions that were the newest so long ago, or later.
     pub max_staleness: Option<Duration>,
+    /// How it came here.
+    pub protocol: Protocol,
+}
+
+/// How a question came to the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// From the same process.
+    #[default]
+    Process,
+    /// By HTTP.
+    Http,
+    /// By PostgreSQL's protocol.
+    Postgres,
+    /// By Flight SQL.
+    Flight,
+}
+
+impl Protocol {
+    /// One word for it, in the log of queries.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Http => "http",
+            Self::Postgres => "postgres",
+            Self::Flight => "flight",
+        }
+    }
 }
 
 impl Question {
@@ -114,19 +145,30 @@ pub struct TableInfo {
 #[derive(Clone)]
 pub struct Prepared {
     engine: Engine,
-    caller: String,
+    caller: Caller,
     state: SessionState,
     plan: LogicalPlan,
     schema: SchemaRef,
     versions: Vec<TableVersion>,
     /// Ends it from elsewhere.
     stop: CancellationToken,
+    /// What is written of it when it is run, and how long it took to plan.
+    subject: Option<Arc<Subject>>,
+    planned_in: Duration,
 }
 
 impl std::fmt::Debug for Prepared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Prepared").field("versions", &self.versions).finish_non_exhaustive()
     }
+}
+
+/// What is known of a question before it is asked.
+pub(super) struct Explored {
+    /// Columns of the answer.
+    pub(super) schema: SchemaRef,
+    /// Its placeholders, as [`Prepared::parameters`] has them.
+    pub(super) parameters: Vec<(String, Option<DataType>)>,
 }
 
 /// Which versions a question wants, by table.
@@ -160,12 +202,11 @@ impl Engine {
         let replicas = Arc::new(Replicas::new(clouds, &Reading::of(topology.query.clone()))?);
         let context = session(&replicas, topology.memory_bytes_max)?;
         let partitions = std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_MAX);
-        let reserve = (spec.limits.memory_bytes / SPILL_RESERVE).min(SPILL_RESERVE_BYTES_MAX);
         let mut base = context.state();
-        let options = base.config_mut().options_mut();
-        options.execution.target_partitions = partitions;
-        options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(usize::MAX);
+        base.config_mut().options_mut().execution.target_partitions = partitions;
         let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
+        let metrics = Metrics::new(&topology.name);
+        let audit = spec.audit.as_ref().map(|spec| Audit::open(topology, spec, &metrics)).transpose()?;
         let mut comments = BTreeMap::new();
         for dataset in &topology.datasets {
             comments.extend(dataset.description.clone().map(|text| (dataset.name.clone(), text)));
@@ -180,11 +221,10 @@ impl Engine {
             replicas,
             cache,
             access,
-            of_query: of_query(&spec.limits),
-            limits: spec.limits,
             refresh: spec.refresh,
             gate: Gate::new(&spec.limits),
-            metrics: Metrics::new(&topology.name),
+            metrics,
+            audit,
             look_ups: OnceLock::new(),
             comments,
         })))
@@ -198,11 +238,6 @@ impl Engine {
     /// Whether everybody may read everything, without a token.
     pub fn is_open(&self) -> bool {
         self.0.access.is_open()
-    }
-
-    /// What one query may use.
-    pub fn limits(&self) -> &LimitsOfQueries {
-        &self.0.limits
     }
 
     /// The metrics as text.
@@ -226,13 +261,21 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unauthenticated`] if it is none; [`Refusal::Forbidden`] if its claims name no role.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Refusal> {
-        self.who_shows(token)
+        self.recognise(token, &PeerNames::default())
     }
 
-    /// The same, where nothing can be waited for.
-    pub(super) fn who_shows(&self, token: Option<&str>) -> Result<Caller, Refusal> {
+    /// Whether whoever shows a certificate with these names, or none, has to show nothing else.
+    pub(super) fn needs_no_token(&self, names: &PeerNames) -> bool {
+        self.is_open() || self.0.access.has_named(names.as_slice())
+    }
+
+    /// Who shows `token`, or a certificate with the names of a caller, or both of the same one.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    pub(super) fn recognise(&self, token: Option<&str>, names: &PeerNames) -> Result<Caller, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let caller = self.0.access.authenticate(token, now.as_secs());
+        let caller = self.0.access.recognise(token, names.as_slice(), now.as_secs());
         caller.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
     }
 
@@ -241,22 +284,69 @@ impl Engine {
     /// # Errors
     /// [`Refusal`], for every reason there is.
     pub async fn prepare(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
-        let prepared = self.prepared(caller, question).await;
-        prepared.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
+        let audit = self.0.audit.as_ref();
+        let subject = audit.map(|audit| audit.subject(caller, &question));
+        let entry = audit.zip(subject.clone()).map(|(audit, subject)| audit.entry(subject, Duration::ZERO));
+        let since = Instant::now();
+        match self.prepared(caller, question).await {
+            Ok(prepared) => {
+                // It is written when it is run.
+                entry.into_iter().for_each(Entry::forget);
+                Ok(Prepared { subject, planned_in: since.elapsed(), ..prepared })
+            }
+            Err(refusal) => {
+                self.refused(&refusal, entry);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// What a question would be, for a protocol that has to say so before it is asked. Nothing is counted or written of it, and it
+    /// cannot be run.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub(super) async fn explore(&self, caller: &Caller, question: Question) -> Result<Explored, Refusal> {
+        let prepared = self.prepared(caller, question).await?;
+        Ok(Explored { schema: prepared.schema(), parameters: prepared.parameters() })
+    }
+
+    fn refused(&self, refusal: &Refusal, entry: Option<Entry>) {
+        self.0.metrics.refused(refusal.outcome());
+        entry.into_iter().for_each(|mut entry| entry.ended(refusal.outcome()));
+    }
+
+    /// Waits until what is written about questions is stored, no longer than `patience`.
+    pub(super) async fn close(&self, patience: Duration) {
+        if let Some(audit) = &self.0.audit {
+            audit.close(patience).await;
+        }
     }
 
     async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
-        let watch = Watch::start(&self.0.of_query);
-        let _place = self.0.gate.enter(Instant::now() + self.0.limits.time).await?;
-        watch.within(self.plan(caller, question, &watch)).await?
+        let limits = of_query(caller.limits());
+        let watch = Watch::start(&limits);
+        let _place = self.place(caller).await?;
+        watch.within(self.plan(caller, question, &limits, &watch)).await?
     }
 
-    async fn plan(&self, caller: &Caller, question: Question, watch: &Watch) -> Result<Prepared, Refusal> {
+    /// A place among the queries that run, of the role's own or of everybody's.
+    async fn place(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
+        let gate = caller.role.gate.as_ref().unwrap_or(&self.0.gate);
+        gate.enter(Instant::now() + caller.limits().time).await
+    }
+
+    async fn plan(
+        &self,
+        caller: &Caller,
+        question: Question,
+        limits: &QueryLimits,
+        watch: &Watch,
+    ) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
         let mut wanted = self.wanted(names, &question)?;
-        let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
+        let (mut state, tables) = self.own_session(limits).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
-        let limits = &self.0.of_query;
         let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
             Ok(asked) => asked,
             Err(error) => return Err(self.explained(caller, error).await),
@@ -288,9 +378,17 @@ impl Engine {
         };
         let versions = read_by(&plan);
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        let caller = caller.name.clone();
-        let stop = CancellationToken::new();
-        Ok(Prepared { engine: self.clone(), caller, state, plan, schema, versions, stop })
+        Ok(Prepared {
+            engine: self.clone(),
+            caller: caller.clone(),
+            state,
+            plan,
+            schema,
+            versions,
+            subject: None,
+            planned_in: Duration::ZERO,
+            stop: CancellationToken::new(),
+        })
     }
 
     /// The versions that a question wants, by table instead of by name.
@@ -370,15 +468,21 @@ impl Engine {
     }
 
     /// A session without tables, and where to put them.
-    fn own_session(&self) -> Result<(SessionState, Arc<MemorySchemaProvider>), DataFusionError> {
+    fn own_session(
+        &self,
+        limits: &QueryLimits,
+    ) -> Result<(SessionState, Arc<MemorySchemaProvider>), DataFusionError> {
         let tables = Arc::new(MemorySchemaProvider::new());
         let catalog = MemoryCatalogProvider::new();
         catalog.register_schema(CATALOG.1, tables.clone())?;
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(CATALOG.0.to_owned(), Arc::new(catalog));
-        let state = SessionStateBuilder::new_from_existing(self.0.base.clone())
+        let mut state = SessionStateBuilder::new_from_existing(self.0.base.clone())
             .with_catalog_list(Arc::new(catalogs))
             .build();
+        let reserve = (limits.memory_bytes_max / SPILL_RESERVE).min(SPILL_RESERVE_BYTES_MAX);
+        let options = state.config_mut().options_mut();
+        options.execution.sort_spill_reservation_bytes = usize::try_from(reserve).unwrap_or(usize::MAX);
         Ok((state, tables))
     }
 
@@ -406,18 +510,32 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unavailable`] if no cloud can serve one.
     pub async fn tables(&self, caller: &Caller) -> Result<Vec<TableInfo>, Refusal> {
-        let names = &caller.role.names;
         let mut tables = Vec::new();
-        for table in names.tables() {
-            let Some(found) = self.0.cache.newest(table, self.0.refresh).await? else { continue };
-            let PinnedTable { version, provider } = self.guarded(caller, found, &self.0.base).await?;
-            // The name that needs no quotes.
-            let Some(name) = names.of_table(table).find(|name| !name.contains('.')) else { continue };
-            let comment = self.0.comments.get(table).cloned();
-            tables.push(TableInfo { name: name.to_owned(), version, schema: provider.schema(), comment });
+        for table in caller.role.names.tables() {
+            tables.extend(self.described(caller, table).await?);
         }
         tables.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(tables)
+    }
+
+    /// The table that `caller` means by `name`; `None` if there is none that it may read, or nothing was committed to it yet.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] if no cloud can serve it.
+    pub async fn table(&self, caller: &Caller, name: &str) -> Result<Option<TableInfo>, Refusal> {
+        match caller.role.names.get(name) {
+            Some(table) => self.described(caller, table).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn described(&self, caller: &Caller, table: &str) -> Result<Option<TableInfo>, Refusal> {
+        let Some(found) = self.0.cache.newest(table, self.0.refresh).await? else { return Ok(None) };
+        let PinnedTable { version, provider } = self.guarded(caller, found, &self.0.base).await?;
+        // The name that needs no quotes.
+        let name = caller.role.names.of_table(table).find(|name| !name.contains('.')).map(str::to_owned);
+        let comment = self.0.comments.get(table).cloned();
+        Ok(name.map(|name| TableInfo { name, version, schema: provider.schema(), comment }))
     }
 
     /// Whether the first of the tables can be looked for: what `/readyz` says.
@@ -514,14 +632,33 @@ impl Prepared {
     /// # Errors
     /// [`Refusal`], as far as it is known before the first row.
     pub async fn run(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
-        let metrics = self.engine.0.metrics.clone();
-        self.started(parameters).await.inspect_err(|refusal| metrics.refused(refusal.outcome()))
+        let engine = self.engine.clone();
+        let audit = engine.0.audit.as_ref().zip(self.subject.clone());
+        let entry = audit.map(|(audit, subject)| audit.entry(subject, self.planned_in));
+        let mut entry = entry.map(|entry| entry.of_run(parameters.as_ref(), &self.versions));
+        let stop = self.stop.clone();
+        match self.started(parameters, entry.as_mut()).await {
+            Ok((answer, place, watch)) => {
+                let running = engine.0.metrics.begin().written(entry);
+                let early = early(watch, stop);
+                Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place, early))))
+            }
+            Err(refusal) => {
+                engine.refused(&refusal, entry);
+                Err(refusal)
+            }
+        }
     }
 
-    async fn started(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
+    async fn started(
+        self,
+        parameters: Option<ParamValues>,
+        entry: Option<&mut Entry>,
+    ) -> Result<(Answer, OwnedSemaphorePermit, Arc<Watch>), Refusal> {
         let inner = &self.engine.0;
+        let limits = of_query(self.caller.limits());
         let plan = match parameters {
-            Some(values) => with_values(self.plan, values, &inner.of_query)?,
+            Some(values) => with_values(self.plan, values, &limits)?,
             None => self.plan,
         };
         let mut missing: Vec<String> = plan.get_parameter_names().unwrap_or_default().into_iter().collect();
@@ -529,15 +666,16 @@ impl Prepared {
             missing.sort();
             return Err(Refusal::Wrong(format!("there is no value for {}", missing.join(", "))));
         }
-        let watch = Watch::start(&inner.of_query);
-        let place = inner.gate.enter(Instant::now() + inner.limits.time).await?;
-        tracing::debug!(caller = %self.caller, versions = ?self.versions, "a query runs");
+        let watch = Watch::start(&limits);
+        let place = self.engine.place(&self.caller).await?;
+        if let Some(entry) = entry {
+            watch.within(entry.begun()).await??;
+        }
+        tracing::debug!(caller = %self.caller.name, versions = ?self.versions, "a query runs");
         let mut state = self.state.clone();
         state.mark_start_execution();
-        let answer = start(state, plan, &inner.replicas, &inner.of_query, watch.clone()).await?;
-        let running = inner.metrics.begin();
-        let early = early(watch, self.stop);
-        Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place, early))))
+        let answer = start(state, plan, &inner.replicas, &limits, watch.clone()).await?;
+        Ok((answer, place, watch))
     }
 }
 

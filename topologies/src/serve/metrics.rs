@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use super::audit::Entry;
 use crate::metrics::{register, registry_of, rendered};
 
 /// Upper bounds of the histogram, seconds.
@@ -19,6 +20,8 @@ pub(super) struct Metrics {
     seconds: Histogram,
     rows: IntCounter,
     bytes: IntCounter,
+    audit_records: IntCounterVec,
+    audit_waiting: IntGauge,
 }
 
 impl Metrics {
@@ -30,7 +33,19 @@ impl Metrics {
             "Queries by how they ended: `ok`, `cancelled` by the client, or why there was no answer.",
         );
         let seconds = HistogramOpts::new("query_seconds", "From the beginning of a query to its last row.");
+        let audit_records = Opts::new(
+            "audit_records_total",
+            "Records of the log of queries by what became of them: `stored` or `lost`.",
+        );
         Self {
+            audit_records: register(&registry, IntCounterVec::new(audit_records, &["outcome"])),
+            audit_waiting: register(
+                &registry,
+                IntGauge::new(
+                    "audit_records_waiting",
+                    "Records of the log of queries that Kafka has not stored yet.",
+                ),
+            ),
             queries: register(&registry, IntCounterVec::new(queries, &["outcome"])),
             running: register(
                 &registry,
@@ -49,7 +64,22 @@ impl Metrics {
     /// A query that begins.
     pub(super) fn begin(&self) -> Running {
         self.running.inc();
-        Running { metrics: self.clone(), since: Instant::now(), is_over: false }
+        Running { metrics: self.clone(), since: Instant::now(), is_over: false, entry: None }
+    }
+
+    /// A record of the log of queries is on its way.
+    pub(super) fn audit_begins(&self) {
+        self.audit_waiting.inc();
+    }
+
+    /// It is not any more.
+    pub(super) fn audit_ends(&self) {
+        self.audit_waiting.dec();
+    }
+
+    /// What became of a record of the log of queries.
+    pub(super) fn audited(&self, outcome: &str) {
+        self.audit_records.with_label_values(&[outcome]).inc();
     }
 
     /// A question that was refused before it became a query.
@@ -69,11 +99,23 @@ pub(super) struct Running {
     metrics: Metrics,
     since: Instant,
     is_over: bool,
+    /// What is written of it.
+    entry: Option<Entry>,
 }
 
 impl Running {
+    /// The same, which is written down as well.
+    pub(super) fn written(self, entry: Option<Entry>) -> Self {
+        let mut running = self;
+        running.entry = entry;
+        running
+    }
+
     /// Counts rows of the answer.
-    pub(super) fn rows(&self, rows: u64, bytes: u64) {
+    pub(super) fn rows(&mut self, rows: u64, bytes: u64) {
+        if let Some(entry) = &mut self.entry {
+            entry.rows(rows, bytes);
+        }
         self.metrics.rows.inc_by(rows);
         self.metrics.bytes.inc_by(bytes);
     }
@@ -86,6 +128,9 @@ impl Running {
         self.metrics.running.dec();
         self.metrics.seconds.observe(self.since.elapsed().as_secs_f64());
         self.metrics.queries.with_label_values(&[outcome]).inc();
+        if let Some(entry) = &mut self.entry {
+            entry.ended(outcome);
+        }
     }
 }
 

@@ -7,11 +7,15 @@
 //!                                               └── snapshots that are kept; guards of the caller's role
 //! ```
 //!
+//! With `serve.audit`, whoever asks what is written to a topic of Kafka ([`audit`]).
+//!
 //! Protocols only carry: who may read what ([`access`]), which versions a question is pinned to and how it runs ([`engine`]) and when
 //! ([`gate`]) is the same for all of them. Nothing can be written by any of them. A server keeps nothing but
 //! what it has read, so that there may be as many as needed, in every cloud.
 
 mod access;
+mod audit;
+mod certificate;
 mod engine;
 mod flight;
 mod gate;
@@ -37,7 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::access::Caller;
-pub use self::engine::{Engine, Prepared, Question, TableInfo};
+use self::certificate::PeerNames;
+pub use self::engine::{Engine, Prepared, Protocol, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
 use crate::error::Error;
@@ -48,6 +53,9 @@ use crate::start::open_clouds;
 
 /// Views that are caught up look for newer versions no more often than that, however new queries want their tables.
 const FOLLOW_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// How long a server that stops waits for the log of its queries, at least.
+const FLUSH_PATIENCE_MIN: Duration = Duration::from_secs(2);
 
 /// How a server is started.
 #[derive(Debug, Clone)]
@@ -118,7 +126,7 @@ impl Server {
         listeners.push(match tls {
             Some(tls) => {
                 let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
-                spawn(listener, app, shutdown.clone())
+                serve_https(listener, app, shutdown.clone())
             }
             None => serve_http(listener, app, shutdown.clone()),
         });
@@ -128,12 +136,15 @@ impl Server {
     /// Waits until it is asked to stop, and then until its queries have ended, or the time for that is over.
     pub async fn stopped(self) {
         self.shutdown.cancelled().await;
+        let until = tokio::time::Instant::now() + self.grace;
         let aborts: Vec<_> = self.listeners.iter().map(JoinHandle::abort_handle).collect();
         let ended = futures::future::join_all(self.listeners);
-        if tokio::time::timeout(self.grace, ended).await.is_err() {
+        if tokio::time::timeout_at(until, ended).await.is_err() {
             warn!("queries are still running; they are abandoned");
             aborts.iter().for_each(tokio::task::AbortHandle::abort);
         }
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        self.engine.close(left.max(FLUSH_PATIENCE_MIN)).await;
     }
 }
 
@@ -169,7 +180,10 @@ fn app(engine: &Engine) -> Router {
 /// Answers by `app` whoever connects to `listener`, until `shutdown`: what `isobar serve` does, for whatever is asked in the
 /// same way.
 pub fn serve_http(listener: TcpListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
-    spawn(prompt(listener), app, shutdown)
+    let listener = prompt(listener);
+    tokio::spawn(async move {
+        until_stopped(axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned())).await;
+    })
 }
 
 /// `listener`, with connections that send what they are given at once.
@@ -184,16 +198,11 @@ fn send_at_once(connection: &TcpStream) {
     }
 }
 
-fn spawn<L>(listener: L, app: Router, shutdown: CancellationToken) -> JoinHandle<()>
-where
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-{
+/// The same over TLS. What is asked knows the names in the client's certificate.
+fn serve_https(listener: tls::TlsListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
+    let app = app.into_make_service_with_connect_info::<PeerNames>();
     tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the server stopped listening");
-        }
+        until_stopped(axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned())).await;
     })
 }
 
@@ -201,6 +210,12 @@ where
 fn versions_json(read: &[TableVersion]) -> serde_json::Value {
     let table = |read: &TableVersion| serde_json::json!({ "table": read.table, "version": read.version, "cloud": read.cloud });
     read.iter().map(table).collect()
+}
+
+async fn until_stopped(serving: impl IntoFuture<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the server stopped listening");
+    }
 }
 
 /// Without tokens everybody who reaches the server reads everything.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::Router;
-use axum::http::HeaderMap;
+use axum::http::{Extensions, HeaderMap};
 
 use super::http::caller;
 use super::{Caller, Engine, Refusal};
@@ -20,8 +20,8 @@ pub(super) fn router(engine: &Engine, views: OnlineViews) -> Router {
 
 #[async_trait]
 impl Access for Engine {
-    async fn reader(&self, headers: &HeaderMap) -> Result<Box<dyn Reads>, Refusal> {
-        Ok(Box::new(caller(self, headers).await?))
+    async fn reader(&self, headers: &HeaderMap, connection: &Extensions) -> Result<Box<dyn Reads>, Refusal> {
+        Ok(Box::new(caller(self, headers, connection).await?))
     }
 }
 

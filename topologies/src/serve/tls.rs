@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::certificate::PeerNames;
 use crate::error::Error;
 use crate::spec::serve::TlsSpec;
 
@@ -126,6 +128,12 @@ async fn accept(
     }
 }
 
+impl Connected<IncomingStream<'_, TlsListener>> for PeerNames {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self::of(stream.io().get_ref().1.peer_certificates())
+    }
+}
+
 impl Listener for TlsListener {
     type Io = TlsStream<TcpStream>;
     type Addr = SocketAddr;
@@ -142,3 +150,6 @@ impl Listener for TlsListener {
         Ok(self.address)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use arrow::datatypes::SchemaRef;
 use isobar_transforms::Expectation;
 use url::Url;
 
+pub mod certificate;
 pub mod check;
 pub mod contract;
 mod encoding;

@@ -1,6 +1,7 @@
 //! `serve`: who may ask `isobar serve` for what, and how much.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::certificate::CertificateName;
 use super::check::Place;
-use super::raw::{Entries, OptionValue, TOPOLOGY_NAME_PATTERN};
+use super::raw::{Entries, OptionValue, TOPIC_PATTERN, TOPOLOGY_NAME_PATTERN};
 use super::resolve::Resolver;
 use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
@@ -24,13 +26,16 @@ const WAITING_MAX: u64 = 100_000;
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 const SQL_BYTES_MAX: u64 = 1 << 20;
 const BYTES_MAX: u64 = 1 << 50;
+const AUDIT_PATIENCE_MAX: Duration = Duration::from_secs(3600);
+/// Fewest and most records on their way: a question may have two.
+const AUDIT_BUFFER: RangeInclusive<u64> = 2..=100_000;
 
 /// What `isobar serve` gives to whom. The rest of the topology is the same for all commands.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Serve {
-    /// Programs and people that show a token, by name. Names: lower-case letters, digits, `_` and `-`, at most 64. Without any,
-    /// and without `jwt`, everybody who reaches the server reads everything, and it listens on loopback addresses only.
+    /// Programs and people that show a token or a certificate, by name. Names: lower-case letters, digits, `_` and `-`, at most
+    /// 64. Without any, and without `jwt`, everybody who reaches the server reads everything, and it listens on loopback addresses only.
     /// Default: none.
     #[schemars(extend("propertyNames" = json!({ "pattern": TOPOLOGY_NAME_PATTERN })))]
     pub callers: Entries<ServeCaller>,
@@ -42,7 +47,7 @@ pub struct Serve {
     #[schemars(extend("propertyNames" = json!({ "pattern": TOPOLOGY_NAME_PATTERN })))]
     pub roles: Entries<ServeRole>,
 
-    /// What one query may use, and how many there may be. Default: that of each limit.
+    /// What one query may use, and how many there may be, where a role says nothing else. Default: that of each limit.
     pub limits: ServeLimitsOfQueries,
 
     /// How old the last look for newer versions of a table may be when a query does not say, up to 1h. Shorter means fresher
@@ -56,16 +61,57 @@ pub struct Serve {
 
     /// TLS of every listener. Default: none, so that tokens and rows are on the wire as they are.
     pub tls: Option<ServeTls>,
+
+    /// Where it is written who asks what. Default: nowhere.
+    pub audit: Option<ServeAudit>,
 }
 
-/// Somebody who shows a token.
+/// Where it is written who asks what.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServeAudit {
+    /// A topic of the cluster in `kafka`. The topology in `topologies/query_audit` makes a dataset of it. Required.
+    #[schemars(regex(pattern = TOPIC_PATTERN), extend("examples" = ["query_audit"]))]
+    pub topic: String,
+
+    /// Whether a question is refused while it cannot be written who asks it: it is answered only after Kafka has stored that.
+    /// Without, nobody waits, and what cannot be written is counted. Default: false.
+    #[serde(default)]
+    pub required: bool,
+
+    /// How long a question waits for that, up to 1h. Default: 5s.
+    #[serde(default)]
+    pub patience: Option<HumanDuration>,
+
+    /// Bytes of the text of a query that are written, up to 1MiB; the rest is left out. Default: 4KiB.
+    #[serde(default)]
+    pub sql: Option<ByteSize>,
+
+    /// Whether values of parameters are written, no more bytes of them than of the text. Default: false.
+    #[serde(default)]
+    pub parameters: bool,
+
+    /// Records on their way to Kafka, from 2 to 100,000; there are two for each question if they are `required`. Default: 1,000.
+    #[serde(default)]
+    #[schemars(range(min = 2, max = 100000))]
+    pub buffer: Option<u64>,
+}
+
+/// Somebody who shows a token or a certificate.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServeCaller {
     /// The token, by reference: `"${env:NAME}"` or `"${file:path}"`; at least 16 visible ASCII characters. It is what stands
-    /// behind `Authorization: Bearer`, and the password of protocols that have one. Required.
+    /// behind `Authorization: Bearer`, and the password of protocols that have one. Required, unless there is `certificate`.
+    #[serde(default)]
     #[schemars(extend("examples" = ["${env:DASHBOARDS_TOKEN}"]))]
-    pub token: OptionValue,
+    pub token: Option<OptionValue>,
+
+    /// A name in its certificate, which one of the authorities in `client_ca` signed: `CN=…` of its subject, or an alternative
+    /// name, `URI:…`, `DNS:…` or `email:…`. Whoever shows it needs no token. Required, unless there is `token`.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["CN=dashboards", "URI:spiffe://example.com/dashboards"]))]
+    pub certificate: Option<String>,
 
     /// What it may read. Default: everything.
     #[serde(default)]
@@ -111,6 +157,11 @@ pub struct ServeRole {
     /// What it may read of datasets, by name; a quarantine is `<dataset>.quarantine`, and holds rejected records as they came.
     /// What is not here does not exist for it, unless there is `all`. Default: none.
     pub datasets: Entries<ServeDataset>,
+
+    /// What one query of its callers may use, narrower or wider than `limits` of `serve`, which stand in for what is not said here.
+    /// With `running` or `waiting`, its callers together have places of their own, beside those of everybody else. Default: the
+    /// general limits and places.
+    pub limits: Option<ServeLimitsOfQueries>,
 }
 
 /// What a role may read of a dataset.
@@ -175,7 +226,7 @@ pub struct ServeTls {
     pub private_key: String,
 
     /// A file with authorities, PEM, relative to the spec: then a client has to show a certificate of one of them, beside its
-    /// token. Default: clients need none.
+    /// token, or instead of it if the certificate names a caller. Default: clients need none.
     #[serde(default)]
     #[schemars(extend("examples" = ["./clients.pem"]))]
     pub client_ca: Option<String>,
@@ -198,15 +249,36 @@ pub struct ServeSpec {
     pub hash_key: Option<Text>,
     /// TLS of the listeners.
     pub tls: Option<TlsSpec>,
+    /// Where it is written who asks what.
+    pub audit: Option<AuditSpec>,
 }
 
-/// Somebody who shows a token.
+/// Where it is written who asks what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSpec {
+    /// A topic of Kafka.
+    pub topic: String,
+    /// Whether nothing is answered that cannot be written.
+    pub required: bool,
+    /// How long a question waits for that.
+    pub patience: Duration,
+    /// Bytes of a text that are written.
+    pub sql_bytes: usize,
+    /// Whether values of parameters are written.
+    pub parameters: bool,
+    /// Records on their way.
+    pub buffer: usize,
+}
+
+/// Somebody who shows a token or a certificate. There is one of them, or both, of which either will do.
 #[derive(Debug, Clone)]
 pub struct CallerSpec {
     /// The name.
     pub name: String,
     /// The token.
-    pub token: Text,
+    pub token: Option<Text>,
+    /// A name in the certificate.
+    pub certificate: Option<CertificateName>,
     /// The role; `None`: everything.
     pub role: Option<String>,
 }
@@ -233,6 +305,10 @@ pub struct RoleSpec {
     pub all: bool,
     /// What is seen of tables, by name. Each is one of the topology.
     pub tables: BTreeMap<String, TableRule>,
+    /// Bounds of its queries; `None`: the general ones.
+    pub limits: Option<LimitsOfQueries>,
+    /// Whether its queries run and wait in places of their own, as many as its limits say.
+    pub has_places: bool,
 }
 
 /// What is seen of a table.
@@ -305,6 +381,7 @@ impl ServeSpec {
             refresh: Duration::from_secs(1),
             hash_key: None,
             tls: None,
+            audit: None,
         }
     }
 }
@@ -313,7 +390,8 @@ impl Resolver<'_> {
     /// `serve`, checked against the datasets of the topology.
     pub(super) fn serve(&mut self, memory_bytes: u64, datasets: &[Option<DatasetSpec>]) -> Option<ServeSpec> {
         let mut serve = ServeSpec::within(memory_bytes);
-        serve.roles = self.roles(datasets);
+        self.limits_of_queries("/serve/limits", memory_bytes, &mut serve.limits);
+        serve.roles = self.roles(memory_bytes, &serve.limits, datasets);
         serve.callers = self.callers(&serve.roles);
         let jwt = self.is_given("/serve/jwt").then(|| self.jwt());
         // As they are written: one that is wrong is somebody too.
@@ -323,7 +401,6 @@ impl Resolver<'_> {
             let suggestion = "add `callers: { dashboards: { token: \"${env:DASHBOARDS_TOKEN}\", role: … } }`";
             self.report("/serve/roles", Place::Key, message, Some(suggestion.to_owned()));
         }
-        self.limits_of_queries(memory_bytes, &mut serve.limits);
         if let Some(refresh) = self.typed::<Option<HumanDuration>>("/serve/refresh").flatten() {
             self.check_time("/serve/refresh", "refresh", refresh, Duration::ZERO, REFRESH_MAX);
             serve.refresh = refresh.0;
@@ -332,6 +409,7 @@ impl Resolver<'_> {
             serve.hash_key = self.option_text("/serve/hash_key", "hash_key", &key);
         }
         serve.tls = self.tls();
+        serve.audit = self.audit();
         serve.jwt = match jwt {
             Some(jwt) => Some(jwt?),
             None => None,
@@ -344,17 +422,41 @@ impl Resolver<'_> {
         for name in self.names("/serve/callers") {
             let pointer = pointer_to("/serve/callers", &name);
             let at_token = format!("{pointer}/token");
-            let token = self.required::<OptionValue>(&at_token);
+            let token = self.typed::<Option<OptionValue>>(&at_token).flatten();
             let token = token.and_then(|OptionValue(token)| self.option_text(&at_token, "token", &token));
+            let certificate = self.certificate_name(&format!("{pointer}/certificate"));
+            if !self.is_given(&at_token) && !self.is_given(&format!("{pointer}/certificate")) {
+                let message = format!("nobody can be `{name}`: there is neither `token` nor `certificate`");
+                let suggestion = "add `token: \"${env:…}\"`, or `certificate: \"CN=…\"` and `tls.client_ca`";
+                self.report(pointer.clone(), Place::Key, message, Some(suggestion.to_owned()));
+            }
             let role = self.typed::<Option<String>>(&format!("{pointer}/role")).flatten();
             if let Some(role) = role.as_ref().filter(|role| !roles.contains_key(*role)) {
                 let message = format!("there is no role `{role}`");
                 let suggestion = did_you_mean(role, roles.keys().map(String::as_str));
                 self.report(format!("{pointer}/role"), Place::Value, message, suggestion);
             }
-            callers.extend(token.map(|token| CallerSpec { name, token, role }));
+            if token.is_some() || certificate.is_some() {
+                callers.push(CallerSpec { name, token, certificate, role });
+            }
         }
         callers
+    }
+
+    fn certificate_name(&mut self, pointer: &str) -> Option<CertificateName> {
+        let written = self.typed::<Option<String>>(pointer).flatten()?;
+        if !self.is_given("/serve/tls/client_ca") {
+            let message = "nobody can show a certificate: clients are not asked for one";
+            let suggestion = "add `client_ca`, a file with the authorities of the clients, to `serve.tls`";
+            self.report(pointer, Place::Key, message, Some(suggestion.to_owned()));
+        }
+        match written.parse() {
+            Ok(name) => Some(name),
+            Err(problem) => {
+                self.report(pointer, Place::Value, problem, None);
+                None
+            }
+        }
     }
 
     fn jwt(&mut self) -> Option<JwtSpec> {
@@ -376,7 +478,12 @@ impl Resolver<'_> {
         })
     }
 
-    fn roles(&mut self, datasets: &[Option<DatasetSpec>]) -> BTreeMap<String, RoleSpec> {
+    fn roles(
+        &mut self,
+        memory_bytes: u64,
+        general: &LimitsOfQueries,
+        datasets: &[Option<DatasetSpec>],
+    ) -> BTreeMap<String, RoleSpec> {
         let mut tables: Vec<String> = self.names("/datasets");
         tables.extend(self.names("/datasets").iter().map(|dataset| quarantine_of(dataset)));
         let are_known = datasets.iter().all(Option::is_some);
@@ -385,8 +492,13 @@ impl Resolver<'_> {
             let pointer = pointer_to("/serve/roles", &name);
             let mut role = RoleSpec {
                 all: self.typed(&format!("{pointer}/all")).unwrap_or_default(),
-                tables: BTreeMap::new(),
+                ..RoleSpec::default()
             };
+            let at_limits = format!("{pointer}/limits");
+            if self.is_given(&at_limits) {
+                let limits = role.limits.insert(*general);
+                role.has_places = self.limits_of_queries(&at_limits, memory_bytes, limits);
+            }
             let at_datasets = format!("{pointer}/datasets");
             for table in self.names(&at_datasets) {
                 let at_table = pointer_to(&at_datasets, &table);
@@ -418,10 +530,11 @@ impl Resolver<'_> {
         roles
     }
 
-    fn limits_of_queries(&mut self, memory_bytes: u64, limits: &mut LimitsOfQueries) {
-        let Some(raw) = self.typed::<ServeLimitsOfQueries>("/serve/limits") else { return };
+    /// Puts what stands at `pointer` into `limits`; whether places are among it.
+    fn limits_of_queries(&mut self, pointer: &str, memory_bytes: u64, limits: &mut LimitsOfQueries) -> bool {
+        let Some(raw) = self.typed::<Option<ServeLimitsOfQueries>>(pointer).flatten() else { return false };
         if let Some(time) = raw.time {
-            self.check_time("/serve/limits/time", "time", time, Duration::from_millis(1), TIME_MAX);
+            self.check_time(&format!("{pointer}/time"), "time", time, Duration::from_millis(1), TIME_MAX);
             limits.time = time.0;
         }
         let sizes = [
@@ -432,13 +545,13 @@ impl Resolver<'_> {
         ];
         for (name, size, least, most, limit) in sizes {
             if let Some(size) = size {
-                self.check_bytes(&format!("/serve/limits/{name}"), name, size, least, most);
+                self.check_bytes(&format!("{pointer}/{name}"), name, size, least, most);
                 *limit = size.0;
             }
         }
         if raw.rows == Some(0) {
             let message = "`rows` is 0, so that no answer could have a row";
-            self.report("/serve/limits/rows", Place::Value, message, None);
+            self.report(format!("{pointer}/rows"), Place::Value, message, None);
         }
         limits.rows = raw.rows.unwrap_or(limits.rows);
         let counts = [
@@ -449,11 +562,12 @@ impl Resolver<'_> {
             let Some(count) = count else { continue };
             if !(least..=most).contains(&count) {
                 let message = format!("`{name}` is {count}; it can be from {least} to {most}");
-                self.report(format!("/serve/limits/{name}"), Place::Value, message, None);
+                self.report(format!("{pointer}/{name}"), Place::Value, message, None);
                 continue;
             }
             *limit = usize::try_from(count).unwrap_or(usize::MAX);
         }
+        raw.running.is_some() || raw.waiting.is_some()
     }
 
     fn check_time(
@@ -469,6 +583,34 @@ impl Resolver<'_> {
             let message = format!("`{name}` is {time}; it can be from {least} to {most}");
             self.report(pointer, Place::Value, message, None);
         }
+    }
+
+    fn audit(&mut self) -> Option<AuditSpec> {
+        let raw: ServeAudit = self.typed::<Option<_>>("/serve/audit").flatten()?;
+        let patience = raw.patience.unwrap_or(HumanDuration(Duration::from_secs(5)));
+        self.check_time(
+            "/serve/audit/patience",
+            "patience",
+            patience,
+            Duration::from_millis(1),
+            AUDIT_PATIENCE_MAX,
+        );
+        let sql = raw.sql.unwrap_or(ByteSize(4 << 10));
+        self.check_bytes("/serve/audit/sql", "sql", sql, 0, SQL_BYTES_MAX);
+        let buffer = raw.buffer.unwrap_or(1_000);
+        if !AUDIT_BUFFER.contains(&buffer) {
+            let (least, most) = (AUDIT_BUFFER.start(), AUDIT_BUFFER.end());
+            let message = format!("`buffer` is {buffer}; it can be from {least} to {most}");
+            self.report("/serve/audit/buffer", Place::Value, message, None);
+        }
+        Some(AuditSpec {
+            topic: raw.topic,
+            required: raw.required,
+            patience: patience.0,
+            sql_bytes: usize::try_from(sql.0).unwrap_or(usize::MAX),
+            parameters: raw.parameters,
+            buffer: usize::try_from(buffer).unwrap_or(usize::MAX),
+        })
     }
 
     fn tls(&mut self) -> Option<TlsSpec> {

@@ -6,21 +6,6 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
 use datafusion::error::Result;
 
-use crate::error::Error;
-
-/// What somebody who asks over the network is told of an error: what is theirs to mend, and no path, address or word of a store.
-/// Logs have the rest.
-pub fn told(error: &Error) -> String {
-    match error {
-        Error::Configuration(text) | Error::Limit { message: text, .. } => text.clone(),
-        Error::NoMajority { .. } | Error::Store { .. } | Error::Connector { .. } => {
-            "the tables cannot be read now: try again later, and if that does not help, ask whoever runs this service"
-                .to_owned()
-        }
-        _ => "the query failed by no fault of its own: ask whoever runs this service".to_owned(),
-    }
-}
-
 /// A plan as text, without the names of files.
 pub(super) fn without_files(batch: &RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(|column| match column.data_type() {

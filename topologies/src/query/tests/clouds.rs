@@ -180,10 +180,8 @@ async fn a_version_that_one_cloud_has_not_yet_is_read_from_another() {
     let catalog = open(&clouds).await.unwrap();
     let sql = "SELECT count(x) AS n FROM flights";
     assert_eq!(csv(&catalog, sql).await, "n\n13\n");
-    let least = |version| Freshness {
-        min_versions: BTreeMap::from([(DATASET.to_owned(), version)]),
-        max_staleness: None,
-    };
+    let least =
+        |version| Freshness { min_versions: BTreeMap::from([(DATASET.to_owned(), version)]), max_age: None };
     let mut answer = fresh(&catalog, sql, &least(3)).await.unwrap();
     assert_eq!((answer.from()[0].version, answer.from()[0].cloud.as_str()), (3, "c"));
     assert_eq!(answer.next_text(RowsFormat::Csv).await.unwrap().unwrap(), "n\n15\n");
@@ -204,7 +202,7 @@ async fn a_version_that_is_too_old_is_refused_with_its_age() {
     let clouds = History::good().store(2).await;
     let catalog = open(&clouds).await.unwrap();
     let sql = "SELECT count(x) AS n FROM flights";
-    let recent = |longest| Freshness { max_staleness: Some(longest), ..Freshness::default() };
+    let recent = |longest| Freshness { max_age: Some(longest), ..Freshness::default() };
     let error = fresh(&catalog, sql, &recent(Duration::from_secs(30))).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     let error = error.to_string();

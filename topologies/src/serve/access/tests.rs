@@ -48,18 +48,20 @@ fn spec(folder: &Path) -> ServeSpec {
         hide: ["y".to_owned()].into(),
         hash: ["z".to_owned()].into(),
     };
-    let analyst = RoleSpec { all: false, tables: [("flights".to_owned(), rule)].into() };
+    let analyst = RoleSpec { tables: [("flights".to_owned(), rule)].into(), ..RoleSpec::default() };
     std::fs::write(folder.join("jwks.json"), KEY_SET).unwrap();
     ServeSpec {
         callers: vec![
             CallerSpec {
                 name: "dashboards".into(),
-                token: text(folder, "dashboards", "token-of-dashboards"),
+                token: Some(text(folder, "dashboards", "token-of-dashboards")),
+                certificate: Some("CN=dashboards".parse().unwrap()),
                 role: Some("analyst".into()),
             },
             CallerSpec {
                 name: "admin".into(),
-                token: text(folder, "admin", "token-of-the-admin"),
+                token: Some(text(folder, "admin", "token-of-the-admin")),
+                certificate: None,
                 role: None,
             },
         ],
@@ -128,10 +130,47 @@ fn a_caller_is_known_by_its_token_and_reads_what_its_role_says() {
 }
 
 #[test]
+fn a_certificate_names_a_caller_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = spec(folder.path());
+    let robot = "URI:spiffe://example.com/robot".parse().unwrap();
+    spec.callers.push(CallerSpec { name: "robot".into(), token: None, certificate: Some(robot), role: None });
+    let access = Access::open(&spec, &names(), [0; 32]).unwrap();
+    let shown = |token: Option<&str>, names: &[&str]| {
+        let names: Vec<CertificateName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        access.recognise(token, &names, NOW_S).map(|caller| format!("{}/{}", caller.name, caller.role.name))
+    };
+    let (robot, dashboards) = ("URI:spiffe://example.com/robot", "CN=dashboards");
+    assert_eq!(shown(None, &[dashboards]).unwrap(), "dashboards/analyst");
+    assert_eq!(shown(Some(""), &["DNS:x", dashboards]).unwrap(), "dashboards/analyst");
+    assert_eq!(shown(Some("token-of-dashboards"), &[dashboards]).unwrap(), "dashboards/analyst");
+    assert_eq!(shown(None, &[robot]).unwrap(), "robot/everything");
+    // A certificate that names nobody takes no token away.
+    assert_eq!(shown(Some("token-of-the-admin"), &["CN=gateway"]).unwrap(), "admin/everything");
+    assert_eq!(shown(Some(RS256), &["CN=gateway"]).unwrap(), "jo/analyst");
+    for (token, names) in [
+        (None, &["CN=gateway"][..]),
+        (None, &[]),
+        (None, &["DNS:dashboards", "email:dashboards", "CN=Dashboards", "CN=dashboards "]),
+        (Some("token-of-the-admin"), &[dashboards]),
+        (Some("token-of-nobody-here"), &[dashboards]),
+        (Some(RS256), &[dashboards]),
+        (None, &[dashboards, robot]),
+        (Some("token-of-dashboards"), &[dashboards, robot]),
+    ] {
+        let refused = shown(token, names).unwrap_err();
+        assert!(matches!(refused, Refusal::Unauthenticated(_)), "{token:?} {names:?}: {refused:?}");
+    }
+    spec.callers[1].certificate = spec.callers[0].certificate.clone();
+    let error = Access::open(&spec, &names(), [0; 32]).unwrap_err().to_string();
+    assert!(error.contains("dashboards and admin have the same certificate"), "{error}");
+}
+
+#[test]
 fn a_role_with_all_may_still_have_guards() {
     let rule = TableRule { hide: ["y".to_owned()].into(), ..TableRule::default() };
-    let spec = RoleSpec { all: true, tables: [("flights".to_owned(), rule)].into() };
-    let role = Role::new("most", &spec, &names(), &[0; 32]);
+    let spec = RoleSpec { all: true, tables: [("flights".to_owned(), rule)].into(), ..RoleSpec::default() };
+    let role = Role::new("most", &spec, &names(), &[0; 32], &LimitsOfQueries::within(128 << 20));
     assert_eq!(role.names.tables().len(), 4);
     assert!(role.guard("flights").is_some() && role.guard("weather").is_none());
     assert_eq!(role.guards().count(), 1);
@@ -245,7 +284,7 @@ fn what_is_no_secret_and_no_key_set_is_refused_without_being_shown() {
     let spaced = text(folder.path(), "spaced", "hunter2 hunter2 hunter2");
     let absent = Text::parse("${file:nowhere}", folder.path()).unwrap();
     for (secret, said) in [(&short, "at least 16"), (&spaced, "visible"), (&absent, "nowhere")] {
-        let error = refusal(&|spec| spec.callers[0].token = secret.clone());
+        let error = refusal(&|spec| spec.callers[0].token = Some(secret.clone()));
         assert!(error.contains("serve.callers.dashboards.token") && error.contains(said), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }

@@ -233,6 +233,25 @@ async fn a_role_cannot_be_got_around() {
     assert_eq!(tables.len(), 1);
     assert_eq!((tables[0].name.as_str(), tables[0].comment.as_deref()), ("flights", Some("Flights.")));
     assert_eq!(tables[0].schema.field(0).data_type(), &DataType::Utf8);
+    let named = engine.table(&caller, "flights").await.unwrap().unwrap();
+    assert_eq!((named.name.as_str(), named.version), ("flights", tables[0].version.clone()));
+    for name in ["weather", "flights_quarantine", "flights.quarantine", "nowhere"] {
+        assert!(engine.table(&caller, name).await.unwrap().is_none(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn one_table_is_described_without_a_look_at_others() {
+    let mut clouds = History::good().store(1).await;
+    let switch = FaultSwitch::default();
+    clouds[0] = clouds[0].clone().with_faults(&switch);
+    let engine = engine(&clouds, "{ refresh: 1h }");
+    let caller = anybody(&engine).await;
+    let before = engine.table(&caller, "flights").await.unwrap().unwrap();
+    switch.set(Fault::RefuseAll);
+    // What is known of this one is new enough; of others nothing is known.
+    assert_eq!(engine.table(&caller, "flights").await.unwrap().unwrap().version, before.version);
+    assert!(matches!(engine.tables(&caller).await.unwrap_err(), Refusal::Unavailable(_)));
 }
 
 #[tokio::test]
@@ -334,6 +353,71 @@ async fn limits_refuse_and_the_next_question_is_answered() {
     let metrics = engine.metrics();
     assert!(metrics.contains("queries_total{outcome=\"cancelled\",topology=\"t\"} 2"), "{metrics}");
     assert!(metrics.contains("queries_running{topology=\"t\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_role_narrows_and_widens_the_general_limits_and_has_places_of_its_own() {
+    let clouds = History::good().store(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut callers = String::new();
+    for (name, role) in
+        [("plain", ""), ("other", "role: other"), ("wide", "role: wide"), ("hasty", "role: hasty")]
+    {
+        std::fs::write(folder.path().join(name), format!("the-token-of-{name}")).unwrap();
+        callers.push_str(&format!("{name}: {{ token: \"${{file:{name}}}\", {role} }}, "));
+    }
+    let serve = format!(
+        "{{ limits: {{ rows: 5, running: 1, waiting: 0 }}, callers: {{ {callers} }}, roles: {{ other: {{ all: true }}, \
+         wide: {{ all: true, limits: {{ rows: 10, memory: 1MiB, disk: 0B, bytes: 4KiB, running: 1 }} }}, \
+         hasty: {{ all: true, limits: {{ time: 1ms }} }} }} }}"
+    );
+    let engine = Engine::open(&topology(folder.path(), &serve), &clouds).unwrap();
+    let known = async |name: &str| engine.authenticate(Some(&format!("the-token-of-{name}"))).await.unwrap();
+    let (plain, other, wide, hasty) =
+        (known("plain").await, known("other").await, known("wide").await, known("hasty").await);
+    let series = |to: u32| format!("SELECT value FROM generate_series(1, {to})");
+    let texts = "SELECT repeat('x', 1000) AS t, value FROM generate_series(1, 5)";
+    let distinct = "SELECT count(DISTINCT value) AS n FROM generate_series(1, 100000)";
+    for (caller, sql) in [
+        (&plain, &*series(5)),
+        (&other, &series(5)),
+        (&wide, &series(10)),
+        (&plain, texts),
+        (&plain, distinct),
+    ] {
+        csv(&engine, caller, sql).await;
+    }
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000000000000)";
+    for (caller, sql, limit) in [
+        (&plain, &*series(6), "rows"),
+        (&other, &series(6), "rows"),
+        (&wide, &series(11), "rows"),
+        (&wide, texts, "bytes"),
+        (&wide, distinct, "memory"),
+        (&hasty, endless, "time"),
+    ] {
+        match refusal(&engine, caller, sql).await {
+            Refusal::TooMuch { limit: reached, .. } => assert_eq!(reached, limit, "{}: {sql}", caller.name),
+            refused => panic!("{}: {sql}: {refused:?}", caller.name),
+        }
+    }
+    // The general place is taken, also for a role that has nothing of its own, and not for the one that has.
+    let sql = "SELECT x FROM flights";
+    let start = async |caller: &Caller| match engine.prepare(caller, Question::new(sql)).await {
+        Ok(prepared) => prepared.run(None).await,
+        Err(refused) => Err(refused),
+    };
+    let is_full =
+        |started: Result<Answer, Refusal>| matches!(started, Err(Refusal::TooMuch { limit: "waiting", .. }));
+    let general = start(&plain).await.unwrap();
+    assert!(is_full(start(&plain).await) && is_full(start(&other).await));
+    let own = start(&wide).await.unwrap();
+    assert!(is_full(start(&wide).await));
+    drop(general);
+    drop(start(&other).await.unwrap());
+    assert!(is_full(start(&wide).await), "a general place is none of the role's");
+    drop(own);
+    drop(start(&wide).await.unwrap());
 }
 
 #[test]

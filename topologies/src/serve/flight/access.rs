@@ -5,10 +5,11 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::service::Interceptor;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Extensions, Request, Status};
 
 use super::status::status;
-use crate::serve::{Caller, Engine};
+use crate::serve::{Caller, Engine, PeerNames};
 
 /// Clients in Go leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -24,7 +25,7 @@ pub(super) const AUTHORIZATION: &str = "authorization";
 pub(super) fn known_callers(engine: Engine) -> impl Interceptor + Clone + Send + Sync + 'static {
     move |mut request: Request<()>| -> Result<Request<()>, Status> {
         let token = token(request.metadata())?;
-        let caller = engine.who_shows(token.as_deref()).map_err(status)?;
+        let caller = engine.recognise(token.as_deref(), &names(request.extensions())).map_err(status)?;
         request.extensions_mut().insert(caller);
         Ok(request)
     }
@@ -33,6 +34,12 @@ pub(super) fn known_callers(engine: Engine) -> impl Interceptor + Clone + Send +
 /// Who sent the request that has these.
 pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     extensions.get().cloned().ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
+}
+
+/// The names in the certificate that was shown for a connection.
+pub(super) fn names(connection: &Extensions) -> PeerNames {
+    let shown = connection.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
+    PeerNames::of(shown.as_ref().map(|certificates| certificates.as_slice()))
 }
 
 /// Whom tickets and statements belong to: names of callers are given by more than one side, so that a name alone may be another's.

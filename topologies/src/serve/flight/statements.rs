@@ -24,7 +24,7 @@ use super::seal::{Planned, Sealed, pinned};
 use super::status::status;
 use super::{Flight, MESSAGE_BYTES_TARGET, Replies, parameters, placeholders, plain};
 use crate::query::{Answer, TableVersion};
-use crate::serve::{Caller, Prepared, Question, Refusal, versions_json};
+use crate::serve::{Caller, Prepared, Protocol, Question, Refusal, versions_json};
 
 /// A query that was planned.
 pub(super) struct Plan {
@@ -71,6 +71,7 @@ impl Flight {
             sql: query.sql.clone(),
             parameters: values.map_err(|error| unencoded(&error))?,
             versions: query.planned.as_ref().map(Planned::newest).unwrap_or_default(),
+            protocol: Protocol::Flight,
             ..Question::default()
         };
         self.engine.prepare(caller, question).await.map_err(status)

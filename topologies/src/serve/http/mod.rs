@@ -14,8 +14,8 @@ mod tests;
 use std::net::IpAddr;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -26,7 +26,7 @@ use arrow::datatypes::Schema;
 
 pub(crate) use self::body::body_of;
 pub(crate) use self::problem::Problem;
-use super::{Caller, Engine, Refusal, TableInfo};
+use super::{Caller, Engine, PeerNames, Refusal, TableInfo};
 
 /// The page that `GET /` shows. It needs nothing from elsewhere, and may load nothing.
 const PAGE: &str = include_str!("page.html");
@@ -82,11 +82,15 @@ pub(super) async fn harmless(request: Request, next: Next) -> Response {
     response
 }
 
-/// Who asks, by the headers of a request.
+/// Who asks, by the headers of a request and the certificate that was shown for its connection.
 ///
 /// Without tokens, what was not asked of this machine by its own name is refused: a page elsewhere could have its name point
 /// here, and read the answer.
-pub(super) async fn caller(engine: &Engine, headers: &HeaderMap) -> Result<Caller, Refusal> {
+pub(super) fn caller(
+    engine: &Engine,
+    headers: &HeaderMap,
+    connection: &Extensions,
+) -> Result<Caller, Refusal> {
     if engine.is_open() && !is_for_this_machine(headers) {
         let why = "without tokens this server answers only to its loopback addresses and localhost";
         return Err(Refusal::Forbidden(why.to_owned()));
@@ -96,7 +100,8 @@ pub(super) async fn caller(engine: &Engine, headers: &HeaderMap) -> Result<Calle
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    engine.authenticate(token).await
+    let names = connection.get::<ConnectInfo<PeerNames>>().map(|info| info.0.clone()).unwrap_or_default();
+    engine.recognise(token, &names)
 }
 
 fn is_for_this_machine(headers: &HeaderMap) -> bool {
@@ -125,8 +130,8 @@ async fn page() -> Response {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response()
 }
 
-async fn datasets(State(engine): State<Engine>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
-    let caller = caller(&engine, &headers).await?;
+async fn datasets(State(engine): State<Engine>, request: Request) -> Result<Json<Value>, Problem> {
+    let caller = caller(&engine, request.headers(), request.extensions())?;
     let tables = engine.tables(&caller).await?;
     let datasets: Vec<Value> = tables.iter().map(described).collect();
     Ok(Json(json!({ "datasets": datasets })))
@@ -135,16 +140,14 @@ async fn datasets(State(engine): State<Engine>, headers: HeaderMap) -> Result<Js
 async fn dataset(
     State(engine): State<Engine>,
     path: NamedPath,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller(&engine, &headers).await?;
+    let caller = caller(&engine, request.headers(), request.extensions())?;
     let name = name_in(path)?;
-    let tables = engine.tables(&caller).await?;
-    let found = tables.iter().find(|table| table.name == name || table.version.table == name);
-    let found = found.ok_or_else(|| {
+    let found = engine.table(&caller, &name).await?.ok_or_else(|| {
         Refusal::NotFound("there is no such dataset; `GET /v1/datasets` lists them".to_owned())
     })?;
-    let mut dataset = described(found);
+    let mut dataset = described(&found);
     dataset["columns"] = columns(&found.schema);
     Ok(Json(dataset))
 }

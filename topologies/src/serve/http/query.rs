@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Problem, body_of, caller, columns};
 use crate::query::{Answer, RowsFormat, TableVersion};
-use crate::serve::{Engine, Question, Refusal, versions_json};
+use crate::serve::{Caller, Engine, Protocol, Question, Refusal, versions_json};
 use crate::spec::units::HumanDuration;
 
 /// The header that says which versions an answer is of: `table=version@cloud`, several separated by commas.
@@ -100,9 +100,9 @@ impl Format {
 }
 
 pub(super) async fn query(State(engine): State<Engine>, request: Request) -> Result<Response, Problem> {
-    let caller = caller(&engine, request.headers()).await?;
+    let caller = caller(&engine, request.headers(), request.extensions())?;
     let accepted = Format::accepted(request.headers());
-    let request = read(&engine, request).await?;
+    let request = read(&caller, request).await?;
     let format = match request.format {
         Some(format) => format,
         None => accepted?,
@@ -113,6 +113,7 @@ pub(super) async fn query(State(engine): State<Engine>, request: Request) -> Res
         versions: request.versions,
         min_version: request.min_version,
         max_staleness: request.max_staleness.map(|age| age.0),
+        protocol: Protocol::Http,
     };
     let prepared = engine.prepare(&caller, question).await?;
     let versions = prepared.versions().to_vec();
@@ -120,7 +121,7 @@ pub(super) async fn query(State(engine): State<Engine>, request: Request) -> Res
     respond(answer, &versions, format).await
 }
 
-async fn read(engine: &Engine, request: Request) -> Result<QueryRequest, Refusal> {
+async fn read(caller: &Caller, request: Request) -> Result<QueryRequest, Refusal> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next()).map(str::trim);
     // Forms of pages elsewhere cannot send it.
@@ -128,7 +129,7 @@ async fn read(engine: &Engine, request: Request) -> Result<QueryRequest, Refusal
         return Err(Refusal::Wrong("the body is JSON: send `Content-Type: application/json`".to_owned()));
     }
     // A character of JSON may take six bytes.
-    let bytes_max = BODY_BYTES_MAX + 6 * engine.limits().sql_bytes;
+    let bytes_max = BODY_BYTES_MAX + 6 * caller.limits().sql_bytes;
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     let body = body_of(request, bytes_max).await?;
     serde_json::from_slice(&body).map_err(|error| Refusal::Wrong(format!("the body is no question: {error}")))

@@ -12,11 +12,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::super::Caller;
+use super::super::{Caller, PeerNames};
 use super::conversation::converse;
 use super::failure::{Failure, Trouble, code};
 use super::frontend::{Frontend, Opening};
-use super::session::Session;
+use super::session::{Session, Shown};
 use super::settings::Settings;
 use super::wire::{Input, MESSAGE_BYTES_MAX, Output, opening};
 use super::{Cancelable, OPENING_TIME_MAX, PROTOCOL_NAME, Shared};
@@ -98,7 +98,7 @@ async fn open(
                     decoded,
                     peer,
                     shared,
-                    Circumstances { is_secure: false, has_place },
+                    Circumstances { is_secure: false, has_place, names: PeerNames::default() },
                 )
                 .await;
             }
@@ -120,15 +120,17 @@ async fn encrypted(
 ) -> Result<Option<Opened>, Trouble> {
     let Some(message) = opening(&mut stream).await? else { return Ok(None) };
     let decoded = Opening::decode(message);
+    let names = PeerNames::of(stream.get_ref().1.peer_certificates());
     let (input, output) = split(stream);
     let (input, output) = (Input::new(Box::new(input)), Output::new(Box::new(output)));
-    begin(input, output, decoded, peer, shared, Circumstances { is_secure: true, has_place }).await
+    begin(input, output, decoded, peer, shared, Circumstances { is_secure: true, has_place, names }).await
 }
 
-#[derive(Clone, Copy)]
 struct Circumstances {
     is_secure: bool,
     has_place: bool,
+    /// Those in the client's certificate.
+    names: PeerNames,
 }
 
 /// What follows the question about encryption.
@@ -196,7 +198,7 @@ impl Startup {
         if self.settings.iter().any(|(name, value)| name == "replication" && !is_off(value)) {
             return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, "replication is not supported here").into());
         }
-        let (caller, token) = authenticated(input, output, peer, shared, circumstances.is_secure).await?;
+        let (caller, token) = authenticated(input, output, peer, shared, &circumstances).await?;
         tracing::debug!(caller = caller.name, %peer, "connected");
         let cancelable = shared.cancels.register(if minor >= 2 { 32 } else { 4 });
 
@@ -211,7 +213,8 @@ impl Startup {
         output.put(&PgWireBackendMessage::BackendKeyData(key));
         output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle)));
         output.flush().await?;
-        let session = Session::new(shared.engine.clone(), caller, token, cancelable.process, settings);
+        let shown = Shown { token, names: circumstances.names };
+        let session = Session::new(shared.engine.clone(), caller, shown, cancelable.process, settings);
         Ok((session, cancelable))
     }
 
@@ -255,18 +258,20 @@ fn is_off(value: &str) -> bool {
     ["false", "off", "no", "0"].iter().any(|off| value.eq_ignore_ascii_case(off))
 }
 
-/// Who asks, and what shows it. A token is asked for if there must be one, and never in plain text through a network.
+/// Who asks, and the token that shows it unless a certificate does. A token is asked for if there must be one, and never in plain
+/// text through a network.
 async fn authenticated(
     input: &mut Input,
     output: &mut Output,
     peer: SocketAddr,
     shared: &Shared,
-    is_secure: bool,
+    circumstances: &Circumstances,
 ) -> Result<(Caller, Option<String>), Trouble> {
-    if shared.engine.is_open() {
-        return Ok((shared.engine.authenticate(None).await?, None));
+    let Circumstances { is_secure, names, .. } = circumstances;
+    if shared.engine.needs_no_token(names) {
+        return Ok((shared.engine.recognise(None, names)?, None));
     }
-    if !is_secure && !peer.ip().to_canonical().is_loopback() {
+    if !*is_secure && !peer.ip().to_canonical().is_loopback() {
         let how = if shared.tls.is_some() {
             "connect with TLS (sslmode=require)"
         } else {
@@ -282,7 +287,7 @@ async fn authenticated(
         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
     };
     match Frontend::decode(tag, body)? {
-        Frontend::Password(token) => Ok((shared.engine.authenticate(Some(&token)).await?, Some(token))),
+        Frontend::Password(token) => Ok((shared.engine.recognise(Some(&token), names)?, Some(token))),
         _ => Err(Failure::malformed("a password was expected").into()),
     }
 }

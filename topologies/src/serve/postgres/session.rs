@@ -17,7 +17,7 @@ use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse, ReadyForQuery, TransactionStatus};
 
 use self::commands::columns_of;
-use super::super::{Caller, Engine, Prepared, Question, Refusal};
+use super::super::{Caller, Engine, PeerNames, Prepared, Protocol, Question, Refusal};
 use super::catalog::{self, Surroundings};
 use super::failure::{Failure, Trouble, code};
 use super::frontend::{Frontend, Target};
@@ -40,12 +40,18 @@ const VALUES_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of the name of a statement or portal.
 const NAME_BYTES_MAX: usize = 1_000;
 
+/// What shows who a client is. It may be valid for a limited time.
+pub(super) struct Shown {
+    pub(super) token: Option<String>,
+    /// Those in its certificate.
+    pub(super) names: PeerNames,
+}
+
 /// One client's.
 pub(super) struct Session {
     engine: Engine,
     caller: Caller,
-    /// What shows who the caller is; it may be valid for a limited time.
-    token: Option<String>,
+    shown: Shown,
     process: i32,
     settings: Settings,
     statements: HashMap<String, Arc<Statement>>,
@@ -140,14 +146,14 @@ impl Session {
     pub(super) fn new(
         engine: Engine,
         caller: Caller,
-        token: Option<String>,
+        shown: Shown,
         process: i32,
         settings: Settings,
     ) -> Self {
         Self {
             engine,
             caller,
-            token,
+            shown,
             process,
             settings,
             statements: HashMap::new(),
@@ -183,7 +189,8 @@ impl Session {
     /// Answers one message. If this is dropped on the way, the session can go on.
     pub(super) async fn answer(&mut self, message: Frontend, output: &mut Output) -> Result<(), Trouble> {
         if matches!(message, Frontend::Query(_) | Frontend::Parse { .. } | Frontend::Execute { .. }) {
-            self.caller = self.engine.authenticate(self.token.as_deref()).await?;
+            let Shown { token, names } = &self.shown;
+            self.caller = self.engine.recognise(token.as_deref(), names)?;
         }
         match message {
             Frontend::Query(sql) => self.query(&sql, output).await,
@@ -331,22 +338,24 @@ impl Session {
             let columns = Columns { schema: planned.schema(), names: planned.names() };
             return Ok((statement(sql, types, columns), None));
         }
-        let first = self.engine.prepare(&self.caller, self.question(sql, Vec::new())).await;
+        let plain = self.question(sql, Vec::new());
         if count == 0 {
-            let prepared = first?;
+            let prepared = self.engine.prepare(&self.caller, plain).await?;
             self.pin(sql, prepared.versions());
             let columns = Columns::new(prepared.schema());
             return Ok((statement(sql, Vec::new(), columns), Some(prepared)));
         }
-        let inferred = first.as_ref().map(Prepared::parameters).unwrap_or_default();
-        let types = types_of(sql, count, declared, &inferred);
+        let first = self.engine.explore(&self.caller, plain.clone()).await;
+        let inferred = first.as_ref().map_or(&[][..], |first| first.parameters.as_slice());
+        let types = types_of(sql, count, declared, inferred);
         // What the columns are may depend on the types of the values, which stand for themselves here without any.
         let nulls = types.iter().map(null_of).collect();
-        let prepared = match self.engine.prepare(&self.caller, self.question(sql, nulls)).await {
-            Ok(prepared) => prepared,
-            Err(_) => first?,
+        let schema = match (self.engine.explore(&self.caller, self.question(sql, nulls)).await, first) {
+            (Ok(explored), _) | (Err(_), Ok(explored)) => explored.schema,
+            // Once more, as a question of the client's that is refused.
+            (Err(_), Err(_)) => self.engine.prepare(&self.caller, plain).await?.schema(),
         };
-        Ok((statement(sql, types, Columns::new(prepared.schema())), None))
+        Ok((statement(sql, types, Columns::new(schema)), None))
     }
 
     fn bind(
@@ -498,7 +507,13 @@ impl Session {
             _ => BTreeMap::new(),
         };
         let parameters = (!values.is_empty()).then(|| ParamValues::from(values));
-        Question { sql: sql.to_owned(), parameters, versions, ..Question::default() }
+        Question {
+            sql: sql.to_owned(),
+            parameters,
+            versions,
+            protocol: Protocol::Postgres,
+            ..Question::default()
+        }
     }
 
     /// Keeps the versions that a query reads for the rest of the transaction, but not those that it names itself.
@@ -522,7 +537,7 @@ impl Session {
 
     /// The engine says the same of queries; this is for what does not reach it.
     fn check_length(&self, sql: &str) -> Result<(), Failure> {
-        let bytes_max = self.engine.limits().sql_bytes;
+        let bytes_max = self.caller.limits().sql_bytes;
         if sql.len() as u64 <= bytes_max {
             return Ok(());
         }

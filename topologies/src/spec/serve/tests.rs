@@ -23,6 +23,7 @@ fn nothing_said_is_everybody_on_this_machine_and_the_documented_limits() {
     let topology = check_text(text, "topology.yaml", Path::new("/specs"), CheckOptions::default());
     let serve = topology.unwrap_or_else(|errors| panic!("{errors}")).serve;
     assert!(serve.callers.is_empty() && serve.jwt.is_none() && serve.roles.is_empty() && serve.tls.is_none());
+    assert_eq!(serve.audit, None);
     assert_eq!(serve.refresh, Duration::from_secs(1));
     let expected = LimitsOfQueries {
         time: Duration::from_secs(60),
@@ -43,23 +44,33 @@ fn everything_is_read_as_written() {
         "  callers:
     dashboards: { token: \"${env:DASHBOARDS}\", role: analyst }
     admin: { token: \"${file:admin}\" }
+    robot: { certificate: \"URI:spiffe://example.com/robot\" }
   jwt: { issuer: https://issuer.example/, audience: isobar, jwks: ./jwks.json, secret: \"${env:SHARED}\", role_claim: group }
   roles:
     analyst:
       datasets:
         flight_features: { rows: carrier = 'UA', hide: [dep_time], hash: [carrier] }
         flight_features.quarantine: {}
-    auditor: { all: true }
+    auditor: { all: true, limits: { time: 1m, rows: 5000, running: 3 } }
+    guest: { limits: { memory: 1MiB, disk: 0B, bytes: 1MiB, sql: 1KiB } }
   limits: { time: 5s, memory: 64MiB, disk: 1GiB, rows: 1000, bytes: 8MiB, sql: 4KiB, running: 2, waiting: 0 }
   refresh: 500ms
   hash_key: \"${env:HASH_KEY}\"
   tls: { certificate: ./server.pem, private_key: /keys/server.pem, client_ca: ./clients.pem }
+  audit: { topic: query_audit, required: true, patience: 2s, sql: 1KiB, parameters: true, buffer: 10 }
 ",
     );
     let serve = serve.unwrap_or_else(|errors| panic!("{errors}")).serve;
     let callers: Vec<(&str, Option<&str>)> =
         serve.callers.iter().map(|caller| (caller.name.as_str(), caller.role.as_deref())).collect();
-    assert_eq!(callers, [("dashboards", Some("analyst")), ("admin", None)]);
+    assert_eq!(callers, [("dashboards", Some("analyst")), ("admin", None), ("robot", None)]);
+    let shown: Vec<(bool, Option<String>)> = serve
+        .callers
+        .iter()
+        .map(|caller| (caller.token.is_some(), caller.certificate.as_ref().map(ToString::to_string)))
+        .collect();
+    let robot = Some("URI:spiffe://example.com/robot".to_owned());
+    assert_eq!(shown, [(true, None), (true, None), (false, robot)]);
     let jwt = serve.jwt.unwrap();
     assert_eq!((jwt.issuer.as_str(), jwt.audience.as_str()), ("https://issuer.example/", "isobar"));
     assert_eq!(jwt.jwks.unwrap(), Path::new("/specs/./jwks.json"));
@@ -84,8 +95,31 @@ fn everything_is_read_as_written() {
         waiting: 0,
     };
     assert_eq!(serve.limits, limits);
+    // What a role does not say is that of everybody.
+    let auditor = LimitsOfQueries { time: Duration::from_secs(60), rows: 5000, running: 3, ..limits };
+    assert_eq!(serve.roles["auditor"].limits, Some(auditor));
+    let guest = LimitsOfQueries {
+        memory_bytes: 1 << 20,
+        disk_bytes: 0,
+        bytes: 1 << 20,
+        sql_bytes: 1 << 10,
+        ..limits
+    };
+    assert_eq!(serve.roles["guest"].limits, Some(guest));
+    assert_eq!(serve.roles["analyst"].limits, None);
+    let has_places = |role: &str| serve.roles[role].has_places;
+    assert!(has_places("auditor") && !has_places("guest") && !has_places("analyst"));
     assert_eq!(serve.refresh, Duration::from_millis(500));
     assert!(serve.hash_key.is_some());
+    let audit = AuditSpec {
+        topic: "query_audit".to_owned(),
+        required: true,
+        patience: Duration::from_secs(2),
+        sql_bytes: 1 << 10,
+        parameters: true,
+        buffer: 10,
+    };
+    assert_eq!(serve.audit, Some(audit));
     let tls = serve.tls.unwrap();
     assert_eq!(tls.certificate, Path::new("/specs/./server.pem"));
     assert_eq!(tls.private_key, Path::new("/keys/server.pem"));
@@ -97,7 +131,12 @@ fn what_is_wrong_is_said() {
     for (serve, expected) in [
         ("  callers: { a: { token: hunter2-hunter2-hunter2 } }\n", "`token` is a secret"),
         ("  callers: { a: { token: \"${env:A}\", role: nobody } }\n", "there is no role `nobody`"),
-        ("  callers: { a: {} }\n", "missing field `token`"),
+        ("  callers: { a: {} }\n", "there is neither `token` nor `certificate`"),
+        ("  callers: { a: { certificate: CN=a } }\n", "clients are not asked for one"),
+        (
+            "  callers: { a: { certificate: a } }\n  tls: { certificate: c, private_key: k, client_ca: a }\n",
+            "a name in a certificate is `CN=…`",
+        ),
         ("  roles: { a: { all: true } }\n", "nobody has these roles"),
         (
             "  callers: { a: { token: \"${env:A}\", role: r } }\n  roles: { r: { datasets: { flights: {} } } }\n",
@@ -115,6 +154,19 @@ fn what_is_wrong_is_said() {
         ("  limits: { memory: 1KiB }\n", "`memory` is 1KiB; it must be at least 1MiB"),
         ("  limits: { rows: 0 }\n", "`rows` is 0"),
         ("  limits: { running: 0 }\n", "`running` is 0; it can be from 1 to 1000"),
+        (
+            "  callers: { a: { token: \"${env:A}\" } }\n  roles: { r: { limits: { rows: 0 } } }\n",
+            "`rows` is 0",
+        ),
+        (
+            "  callers: { a: { token: \"${env:A}\" } }\n  roles: { r: { limits: { memory: 512MiB } } }\n",
+            "`memory` is 512MiB; it can be at most 384MiB",
+        ),
+        ("  audit: { required: true }\n", "missing field `topic`"),
+        ("  audit: { topic: a b }\n", "not the name of a Kafka topic"),
+        ("  audit: { topic: a, buffer: 1 }\n", "`buffer` is 1; it can be from 2 to 100000"),
+        ("  audit: { topic: a, sql: 2MiB }\n", "`sql` is 2MiB; it can be at most 1MiB"),
+        ("  audit: { topic: a, patience: 2h }\n", "`patience` is 2h"),
         ("  limits: { time: 25h }\n", "`time` is 25h"),
         ("  refresh: 2h\n", "`refresh` is 2h"),
         ("  limits: { rowz: 1 }\n", "unknown field `rowz`"),
