@@ -194,8 +194,13 @@ impl Watch {
         Arc::new(Self { time: limits.time, deadline, is_dropped: AtomicBool::new(false) })
     }
 
+    /// The time that is left; `None` is without end.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Refuses to go on after the end of the time, or when nobody waits for the answer.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.is_dropped.load(Ordering::Relaxed) {
             return Err(DataFusionError::Execution("the query was cancelled".to_owned()));
         }

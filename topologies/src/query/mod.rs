@@ -21,6 +21,7 @@ mod asof;
 mod blocks;
 mod cache;
 mod diff;
+mod distributed;
 mod freshness;
 mod guard;
 mod history;
@@ -52,9 +53,8 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
@@ -64,6 +64,8 @@ pub(crate) use self::cache::SnapshotCache;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub use self::distributed::Workers;
+pub(crate) use self::distributed::{TaskMetrics, secret_of_workers, worker_of};
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
@@ -81,6 +83,7 @@ pub(crate) use self::snapshot::{PublishedTable, Snapshot, newest_snapshots, newe
 pub(crate) use self::sql::time_ms;
 pub use self::usage::{CloudUsage, Metered, Usage};
 
+use self::distributed::Query;
 use self::guard::GuardedTable;
 use self::provider::CloudStores;
 use self::snapshot::fresh_snapshots;
@@ -162,6 +165,9 @@ impl Catalog {
     ) -> Result<Self, Error> {
         let replicas = Arc::new(Replicas::new(clouds, reading)?);
         let context = session(&replicas, memory_bytes_max)?;
+        if let Some(workers) = &reading.workers {
+            context.state_ref().write().config_mut().set_extension(workers.clone());
+        }
         Ok(Self {
             context,
             replicas,
@@ -383,20 +389,12 @@ pub(crate) async fn start(
     state.config_mut().set_extension(meter.clone());
     let from = read_by(&plan);
     let runtime = limits::runtime_of(state.runtime_env(), limits).map_err(|error| failed(&from, error))?;
-    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
-    let (logical, checks) = (plan.clone(), watch.clone());
-    let copied_bytes_max = limits.copied_bytes_max;
-    let planned = async move {
-        let frame = datafusion::dataframe::DataFrame::new(state, logical);
-        limits::watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
-    };
-    let started = async {
-        let physical = limits::aside(&watch, planned).await?;
-        let rows = execute_stream(physical.clone(), context)?;
-        Ok::<_, DataFusionError>((limits::limited(rows, &plan, limits, watch.clone()), physical))
-    };
-    match started.await {
-        Ok((rows, physical)) => Ok(Answer::new(rows, physical, from, meter)),
+    let query = Query { state, plan: plan.clone(), runtime, limits: limits.clone(), watch: watch.clone() };
+    match query.start().await {
+        Ok((rows, physical)) => {
+            let rows = limits::limited(rows, &plan, limits, watch);
+            Ok(Answer::new(rows, physical, from, meter))
+        }
         Err(error) => Err(failed(&from, error)),
     }
 }

@@ -23,6 +23,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod worker;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ pub use self::access::Caller;
 pub use self::engine::{Engine, Prepared, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
+pub use self::worker::WorkerServer;
 use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::spec::Topology;

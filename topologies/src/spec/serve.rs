@@ -1,5 +1,7 @@
 //! `serve`: who may ask `isobar serve` for what, and how much.
 
+mod workers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+pub use self::workers::{ServeWorkers, WorkersSpec, worker_url};
 use super::check::Place;
 use super::raw::{Entries, OptionValue, TOPOLOGY_NAME_PATTERN};
 use super::resolve::Resolver;
@@ -56,6 +59,9 @@ pub struct Serve {
 
     /// TLS of every listener. Default: none, so that tokens and rows are on the wire as they are.
     pub tls: Option<ServeTls>,
+
+    /// Processes that run parts of queries. Default: none.
+    pub workers: Option<ServeWorkers>,
 }
 
 /// Somebody who shows a token.
@@ -198,6 +204,8 @@ pub struct ServeSpec {
     pub hash_key: Option<Text>,
     /// TLS of the listeners.
     pub tls: Option<TlsSpec>,
+    /// Processes that run parts of queries.
+    pub workers: Option<WorkersSpec>,
 }
 
 /// Somebody who shows a token.
@@ -305,6 +313,7 @@ impl ServeSpec {
             refresh: Duration::from_secs(1),
             hash_key: None,
             tls: None,
+            workers: None,
         }
     }
 }
@@ -332,6 +341,7 @@ impl Resolver<'_> {
             serve.hash_key = self.option_text("/serve/hash_key", "hash_key", &key);
         }
         serve.tls = self.tls();
+        serve.workers = self.workers();
         serve.jwt = match jwt {
             Some(jwt) => Some(jwt?),
             None => None,

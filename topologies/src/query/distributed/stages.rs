@@ -1,0 +1,178 @@
+//! Which parts of a plan may run on workers.
+//!
+//! A part is sent as bytes and made into a plan again. That is the same plan only if all of it can be written down: nodes and
+//! expressions of DataFusion's own, over scans of our Parquet files, of which the worker adds what is not written down. So there
+//! is a list of nodes, and a part with any other stays here. A plan of a worker is held against the same list.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result;
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion_distributed::{
+    DesiredTaskCountEvent, DesiredTaskCountEventResponse, DesiredTaskCountHandler, DistributedExec,
+    DistributedLeafExec, MaybeEncoded, NetworkBoundaryExt, Stage,
+};
+
+/// Nodes that mean the same on a worker; the last two are of the crate that divides plans.
+const NODES: [&str; 23] = [
+    "AggregateExec",
+    "BoundedWindowAggExec",
+    "CoalescePartitionsExec",
+    "CooperativeExec",
+    "CrossJoinExec",
+    "DataSourceExec",
+    "EmptyExec",
+    "FilterExec",
+    "GlobalLimitExec",
+    "HashJoinExec",
+    "InterleaveExec",
+    "LocalLimitExec",
+    "NestedLoopJoinExec",
+    "PlaceholderRowExec",
+    "ProjectionExec",
+    "RepartitionExec",
+    "SortExec",
+    "SortMergeJoinExec",
+    "SortPreservingMergeExec",
+    "UnionExec",
+    "WindowAggExec",
+    "BroadcastExec",
+    "ChildrenIsolatorUnionExec",
+];
+/// How many nodes and expressions may be in one another: more cannot be read from bytes.
+const DEPTH_MAX: usize = 40;
+/// Bytes of the plans of one query.
+pub(super) const PLAN_BYTES_MAX: usize = 32 << 20;
+
+/// The scan in a node, if it is one of Parquet files.
+pub(super) fn parquet_scan(plan: &dyn ExecutionPlan) -> Option<(&FileScanConfig, &ParquetSource)> {
+    let scan: &FileScanConfig = plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()?;
+    Some((scan, scan.file_source().downcast_ref()?))
+}
+
+/// Whether everything in `plan` may run on a worker, as far as the plan of the next stage.
+pub(super) fn is_for_workers(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    fits(plan, 1)
+}
+
+fn fits(plan: &Arc<dyn ExecutionPlan>, depth: usize) -> Result<bool> {
+    if plan.is_network_boundary() {
+        return Ok(true);
+    }
+    if let Some(leaf) = plan.downcast_ref::<DistributedLeafExec>() {
+        return fits(leaf.original(), depth);
+    }
+    let name = plan.name();
+    let is_known = NODES.contains(&name) || name == "SortExec(TopK)";
+    let is_scan = name == "DataSourceExec";
+    if !is_known || (is_scan && parquet_scan(plan.as_ref()).is_none()) {
+        return Ok(false);
+    }
+    let mut deepest = depth;
+    plan.apply_expressions(&mut |expression| {
+        deepest = deepest.max(depth + depth_of(expression, DEPTH_MAX));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if deepest > DEPTH_MAX {
+        return Ok(false);
+    }
+    for child in plan.children() {
+        if !fits(child, depth + 1)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// How many expressions are in one another, looked at no further than `most`.
+fn depth_of(expression: &Arc<dyn PhysicalExpr>, most: usize) -> usize {
+    if most == 0 {
+        return 1;
+    }
+    1 + expression.children().into_iter().map(|child| depth_of(child, most - 1)).max().unwrap_or(0)
+}
+
+/// Whether parts of `plan` run on workers, and all of these can.
+pub(super) fn is_divided(plan: &Arc<dyn ExecutionPlan>, state: &SessionState) -> Result<bool> {
+    if !plan.is::<DistributedExec>() {
+        return Ok(false);
+    }
+    let context = Arc::new(TaskContext::from(state));
+    let mut is_divided = true;
+    let mut bytes = 0;
+    plan.apply(|node| {
+        let Some(Stage::Local(stage)) = node.as_network_boundary().map(|boundary| boundary.input_stage())
+        else {
+            return Ok(TreeNodeRecursion::Continue);
+        };
+        // Not all that is in expressions can be written down, so that it is tried. The stages below are in it.
+        bytes += MaybeEncoded::Decoded(of_one_task(stage.plan.clone())?).encode(&context)?.len();
+        is_divided = bytes <= PLAN_BYTES_MAX && are_for_workers(&stage.plan)?;
+        Ok(if is_divided { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(is_divided)
+}
+
+/// Whether the plan of a stage and those of all stages below may run on workers.
+fn are_for_workers(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let mut are = is_for_workers(plan)?;
+    plan.apply(|node| {
+        if let Some(Stage::Local(stage)) = node.as_network_boundary().map(|boundary| boundary.input_stage()) {
+            are = are && is_for_workers(&stage.plan)?;
+        }
+        Ok(if are { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(are)
+}
+
+/// The plan of a stage as the first of its tasks gets it, as far as scans are concerned.
+fn of_one_task(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let of_one = plan.transform_down(|node| {
+        let first = node.downcast_ref::<DistributedLeafExec>().and_then(|leaf| leaf.variants().first());
+        Ok(match first.cloned() {
+            Some(first) => Transformed::yes(first),
+            None => Transformed::no(node),
+        })
+    });
+    of_one.data()
+}
+
+/// Keeps together what must not be divided: nodes that need all rows, or all of a key, in one place and have them there only because
+/// there is one partition; and nodes that cannot be sent anyway.
+#[derive(Debug)]
+pub(super) struct Together;
+
+#[async_trait]
+impl DesiredTaskCountHandler for Together {
+    async fn handle(
+        &self,
+        event: DesiredTaskCountEvent<'_>,
+    ) -> Option<Result<DesiredTaskCountEventResponse>> {
+        is_together(event.plan).then(|| Ok(DesiredTaskCountEventResponse::maximum(1)))
+    }
+}
+
+fn is_together(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let name = plan.name();
+    let is_known = NODES.contains(&name)
+        || ["SortExec(TopK)", "DistributedLeafExec"].contains(&name)
+        || plan.is_network_boundary();
+    if !is_known {
+        return true;
+    }
+    let wanted = plan.input_distribution_requirements().into_per_child();
+    plan.children().into_iter().zip(wanted).any(|(child, wanted)| {
+        // Below these, a stage begins, whose rows all come here.
+        let is_gathered = child.is::<CoalescePartitionsExec>() || child.is::<SortPreservingMergeExec>();
+        let is_alone = child.output_partitioning().partition_count() == 1;
+        !matches!(wanted, Distribution::UnspecifiedDistribution) && is_alone && !is_gathered
+    })
+}

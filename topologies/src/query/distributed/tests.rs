@@ -1,0 +1,1 @@
+//! What goes to workers, and what workers take.
