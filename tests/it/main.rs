@@ -13,6 +13,7 @@ mod cli;
 mod contracts;
 mod dead_letter;
 mod debezium;
+mod distributed;
 mod doctor;
 mod drill;
 mod elect;
