@@ -47,6 +47,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::dialect::BoundedDialect;
+pub(super) use self::functions::unnamed as unnamed_functions;
 pub(crate) use self::plan::check as check_plan;
 pub(super) use self::pool::runtime_of;
 pub use self::shown::told;

@@ -12,7 +12,7 @@ use datafusion::datasource::physical_plan::{FileScanConfig, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::physical_expr::{Distribution, PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -20,6 +20,8 @@ use datafusion_distributed::{
     DesiredTaskCountEvent, DesiredTaskCountEventResponse, DesiredTaskCountHandler, DistributedExec,
     DistributedLeafExec, MaybeEncoded, NetworkBoundaryExt, Stage,
 };
+
+use crate::query::limits::unnamed_functions;
 
 /// Nodes that mean the same on a worker; the last two are of the crate that divides plans.
 const NODES: [&str; 23] = [
@@ -58,17 +60,21 @@ pub(super) fn parquet_scan(plan: &dyn ExecutionPlan) -> Option<(&FileScanConfig,
     Some((scan, scan.file_source().downcast_ref()?))
 }
 
-/// Whether everything in `plan` may run on a worker, as far as the plan of the next stage.
-pub(super) fn is_for_workers(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    fits(plan, 1)
+/// Whether everything in `plan` may run on a worker, as far as the plan of the next stage. `is_function` says whether a worker
+/// finds a function by this name.
+pub(super) fn is_for_workers(
+    plan: &Arc<dyn ExecutionPlan>,
+    is_function: &dyn Fn(&str) -> bool,
+) -> Result<bool> {
+    fits(plan, is_function, 1)
 }
 
-fn fits(plan: &Arc<dyn ExecutionPlan>, depth: usize) -> Result<bool> {
+fn fits(plan: &Arc<dyn ExecutionPlan>, is_function: &dyn Fn(&str) -> bool, depth: usize) -> Result<bool> {
     if plan.is_network_boundary() {
         return Ok(true);
     }
     if let Some(leaf) = plan.downcast_ref::<DistributedLeafExec>() {
-        return fits(leaf.original(), depth);
+        return fits(leaf.original(), is_function, depth);
     }
     let name = plan.name();
     let is_known = NODES.contains(&name) || name == "SortExec(TopK)";
@@ -76,28 +82,31 @@ fn fits(plan: &Arc<dyn ExecutionPlan>, depth: usize) -> Result<bool> {
     if !is_known || (is_scan && parquet_scan(plan.as_ref()).is_none()) {
         return Ok(false);
     }
-    let mut deepest = depth;
+    let mut do_fit = true;
     plan.apply_expressions(&mut |expression| {
-        deepest = deepest.max(depth + depth_of(expression, DEPTH_MAX));
+        do_fit = do_fit && fits_expression(expression, is_function, depth);
         Ok(TreeNodeRecursion::Continue)
     })?;
-    if deepest > DEPTH_MAX {
+    if !do_fit || depth > DEPTH_MAX {
         return Ok(false);
     }
     for child in plan.children() {
-        if !fits(child, depth + 1)? {
+        if !fits(child, is_function, depth + 1)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// How many expressions are in one another, looked at no further than `most`.
-fn depth_of(expression: &Arc<dyn PhysicalExpr>, most: usize) -> usize {
-    if most == 0 {
-        return 1;
-    }
-    1 + expression.children().into_iter().map(|child| depth_of(child, most - 1)).max().unwrap_or(0)
+fn fits_expression(
+    expression: &Arc<dyn PhysicalExpr>,
+    is_function: &dyn Fn(&str) -> bool,
+    depth: usize,
+) -> bool {
+    let function = expression.downcast_ref::<ScalarFunctionExpr>();
+    depth < DEPTH_MAX
+        && function.is_none_or(|function| is_function(function.name()))
+        && expression.children().into_iter().all(|child| fits_expression(child, is_function, depth + 1))
 }
 
 /// Whether parts of `plan` run on workers, and all of these can.
@@ -106,6 +115,10 @@ pub(super) fn is_divided(plan: &Arc<dyn ExecutionPlan>, state: &SessionState) ->
         return Ok(false);
     }
     let context = Arc::new(TaskContext::from(state));
+    let unnamed = unnamed_functions();
+    let is_function = |name: &str| {
+        state.scalar_functions().contains_key(name) || unnamed.iter().any(|function| function.name() == name)
+    };
     let mut is_divided = true;
     let mut bytes = 0;
     plan.apply(|node| {
@@ -113,20 +126,23 @@ pub(super) fn is_divided(plan: &Arc<dyn ExecutionPlan>, state: &SessionState) ->
         else {
             return Ok(TreeNodeRecursion::Continue);
         };
-        // Not all that is in expressions can be written down, so that it is tried. The stages below are in it.
-        bytes += MaybeEncoded::Decoded(of_one_task(stage.plan.clone())?).encode(&context)?.len();
-        is_divided = bytes <= PLAN_BYTES_MAX && are_for_workers(&stage.plan)?;
+        is_divided = are_for_workers(&stage.plan, &is_function)?;
+        if is_divided {
+            // Not all that is in expressions can be written down, so that it is tried. The stages below are in it.
+            bytes += MaybeEncoded::Decoded(of_one_task(stage.plan.clone())?).encode(&context)?.len();
+            is_divided = bytes <= PLAN_BYTES_MAX;
+        }
         Ok(if is_divided { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Stop })
     })?;
     Ok(is_divided)
 }
 
 /// Whether the plan of a stage and those of all stages below may run on workers.
-fn are_for_workers(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let mut are = is_for_workers(plan)?;
+fn are_for_workers(plan: &Arc<dyn ExecutionPlan>, is_function: &dyn Fn(&str) -> bool) -> Result<bool> {
+    let mut are = is_for_workers(plan, is_function)?;
     plan.apply(|node| {
         if let Some(Stage::Local(stage)) = node.as_network_boundary().map(|boundary| boundary.input_stage()) {
-            are = are && is_for_workers(&stage.plan)?;
+            are = are && is_for_workers(&stage.plan, is_function)?;
         }
         Ok(if are { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     })?;

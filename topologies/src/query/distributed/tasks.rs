@@ -31,7 +31,7 @@ use super::metrics::TaskMetrics;
 use super::stages::{is_for_workers, parquet_scan};
 use super::{spec_of, version_of};
 use crate::error::Error;
-use crate::query::limits::{QueryLimits, Watch, runtime_of, watched};
+use crate::query::limits::{QueryLimits, Watch, runtime_of, unnamed_functions, watched};
 use crate::query::names::Names;
 use crate::query::provider::scan_of_a_plan;
 use crate::query::replicas::{Reading, Replicas};
@@ -149,9 +149,10 @@ impl WorkerSessionBuilder for Tasks {
         let config = builder.config().get_or_insert_default();
         config.set_extension(Arc::new(task));
         config.options_mut().execution.sort_spill_reservation_bytes = limits.sort_reserve_bytes;
+        let functions = self.base.scalar_functions().values().cloned().chain(unnamed_functions());
         Ok(builder
             .with_runtime_env(runtime)
-            .with_scalar_functions(self.base.scalar_functions().values().cloned().collect())
+            .with_scalar_functions(functions.collect())
             .with_aggregate_functions(self.base.aggregate_functions().values().cloned().collect())
             .with_window_functions(self.base.window_functions().values().cloned().collect())
             .with_distributed_channel_resolver(self.channels.clone())
@@ -187,7 +188,8 @@ impl Plans {
     /// # Errors
     /// If it does anything else.
     pub(super) fn own(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        if !is_for_workers(&plan)? {
+        // Functions were found already.
+        if !is_for_workers(&plan, &|_| true)? {
             return exec_err!("a plan holds what a worker does not run");
         }
         plan.apply(|node| {

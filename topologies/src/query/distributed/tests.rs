@@ -285,7 +285,8 @@ async fn what_is_too_deep_stays_here() {
         let nested = format!("{}x{}", "abs(".repeat(levels), ")".repeat(levels));
         let sql = format!("SELECT x FROM flights WHERE {nested} > 3");
         let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
-        assert_eq!(stages::is_for_workers(&plan).unwrap(), fits, "{levels}");
+        assert_eq!(stages::is_for_workers(&plan, &|_| true).unwrap(), fits, "{levels}");
+        assert!(!stages::is_for_workers(&plan, &|name| name != "abs").unwrap());
     }
 }
 

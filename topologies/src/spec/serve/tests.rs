@@ -133,7 +133,7 @@ fn what_is_wrong_is_said() {
         ("  workers: { secret: \"${env:A}\", urls: [http://a:1/b] }\n", "a host and a port and nothing else"),
         ("  workers: { secret: \"${env:A}\", urls: [http://a:1, http://a:1/] }\n", "there twice"),
         ("  workers: { secret: \"${env:A}\", urls: [https://a:1] }\n", "`ca` is missing"),
-        ("  workers: { secret: \"${env:A}\", share: 1 }\n", "`share` is 1B; it must be at least 1KiB"),
+        ("  workers: { secret: \"${env:A}\", share: 512B }\n", "`share` is 512B; it must be at least 1KiB"),
     ] {
         let found = problems(serve);
         assert_eq!(found.len(), 1, "{serve}{found:#?}");
