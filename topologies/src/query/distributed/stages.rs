@@ -1,8 +1,9 @@
 //! Which parts of a plan may run on workers.
 //!
-//! A part is sent as bytes and made into a plan again. That is the same plan only if all of it can be written down: nodes and
-//! expressions of DataFusion's own, over scans of our Parquet files, of which the worker adds what is not written down. So there
-//! is a list of nodes, and a part with any other stays here. A plan of a worker is held against the same list.
+//! A part is sent as bytes and made into a plan again. That is the same plan only if all of it can be written down, and not all that
+//! DataFusion writes down is the same afterwards: of windows, conditions and `IGNORE NULLS` are lost, and limits are cut to 32 bits. So
+//! there is a list of nodes that were looked at, over scans of our Parquet files, of which the worker adds what is not written
+//! down; a part with any other node stays here. A plan that comes to a worker is held against the same list.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use datafusion::error::Result;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_expr::{Distribution, PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion_distributed::{
@@ -24,9 +26,8 @@ use datafusion_distributed::{
 use crate::query::limits::unnamed_functions;
 
 /// Nodes that mean the same on a worker; the last two are of the crate that divides plans.
-const NODES: [&str; 23] = [
+const NODES: [&str; 21] = [
     "AggregateExec",
-    "BoundedWindowAggExec",
     "CoalescePartitionsExec",
     "CooperativeExec",
     "CrossJoinExec",
@@ -45,7 +46,6 @@ const NODES: [&str; 23] = [
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
     "UnionExec",
-    "WindowAggExec",
     "BroadcastExec",
     "ChildrenIsolatorUnionExec",
 ];
@@ -78,8 +78,13 @@ fn fits(plan: &Arc<dyn ExecutionPlan>, is_function: &dyn Fn(&str) -> bool, depth
     }
     let name = plan.name();
     let is_known = NODES.contains(&name) || name == "SortExec(TopK)";
-    let is_scan = name == "DataSourceExec";
-    if !is_known || (is_scan && parquet_scan(plan.as_ref()).is_none()) {
+    let scan = parquet_scan(plan.as_ref());
+    if !is_known || (name == "DataSourceExec" && scan.is_none()) {
+        return Ok(false);
+    }
+    let scanned = scan.and_then(|(scan, _)| scan.limit);
+    let skipped = plan.downcast_ref::<GlobalLimitExec>().map(GlobalLimitExec::skip);
+    if [plan.fetch(), scanned, skipped].into_iter().flatten().any(|rows| u32::try_from(rows).is_err()) {
         return Ok(false);
     }
     let mut do_fit = true;

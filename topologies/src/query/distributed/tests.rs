@@ -290,6 +290,28 @@ async fn what_is_too_deep_stays_here() {
     }
 }
 
+/// What would come out of bytes as something else.
+#[tokio::test]
+async fn what_cannot_be_written_down_stays_here() {
+    let clouds = History::good().store(1).await;
+    let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
+    let context = session(&replicas, 64 << 20).unwrap();
+    let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
+    context.register_table(DATASET, Arc::new(SnapshotTable::new(&snapshot, replicas).unwrap())).unwrap();
+    for (sql, fits) in [
+        ("SELECT x FROM flights WHERE x > 3", true),
+        ("SELECT month, sum(x) FILTER (WHERE x > 3) AS s FROM flights GROUP BY month", true),
+        ("SELECT x FROM flights LIMIT 7", true),
+        ("SELECT x FROM flights LIMIT 4294967303", false),
+        ("SELECT x FROM flights OFFSET 4294967303", false),
+        ("SELECT sum(x) FILTER (WHERE x > 3) OVER () AS s FROM flights", false),
+        ("SELECT first_value(x) IGNORE NULLS OVER (ORDER BY x) AS f FROM flights", false),
+    ] {
+        let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+        assert_eq!(stages::is_for_workers(&plan, &|_| true).unwrap(), fits, "{sql}");
+    }
+}
+
 #[test]
 fn limits_travel_with_a_plan_and_are_needed() {
     let limits = QueryLimits { spill_bytes_max: 7, copied_bytes_max: 9, ..QueryLimits::served() };
