@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use isobar_connectors::clouds::Cloud;
 use tokio_util::sync::CancellationToken;
 
@@ -297,13 +298,24 @@ async fn what_cannot_be_written_down_stays_here() {
     let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
     let context = session(&replicas, 64 << 20).unwrap();
     let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    context.register_table(DATASET, Arc::new(SnapshotTable::new(&snapshot, replicas).unwrap())).unwrap();
+    context
+        .register_table(DATASET, Arc::new(SnapshotTable::new(&snapshot, replicas.clone()).unwrap()))
+        .unwrap();
+    let rows = scan(&clouds, &replicas).await;
+    let large = u32::MAX as usize + 7;
+    for (plan, fits) in [
+        (Arc::new(LocalLimitExec::new(rows.clone(), 7)) as Arc<dyn ExecutionPlan>, true),
+        (Arc::new(LocalLimitExec::new(rows.clone(), large)), false),
+        (Arc::new(GlobalLimitExec::new(rows.clone(), 7, None)), true),
+        (Arc::new(GlobalLimitExec::new(rows.clone(), large, None)), false),
+        (Arc::new(GlobalLimitExec::new(rows, 0, Some(large))), false),
+    ] {
+        assert_eq!(stages::is_for_workers(&plan, &|_| true).unwrap(), fits, "{plan:?}");
+    }
     for (sql, fits) in [
         ("SELECT x FROM flights WHERE x > 3", true),
         ("SELECT month, sum(x) FILTER (WHERE x > 3) AS s FROM flights GROUP BY month", true),
         ("SELECT x FROM flights LIMIT 7", true),
-        ("SELECT x FROM flights LIMIT 4294967303", false),
-        ("SELECT x FROM flights OFFSET 4294967303", false),
         ("SELECT sum(x) FILTER (WHERE x > 3) OVER () AS s FROM flights", false),
         ("SELECT first_value(x) IGNORE NULLS OVER (ORDER BY x) AS f FROM flights", false),
     ] {
