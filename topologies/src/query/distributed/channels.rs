@@ -28,8 +28,10 @@ use crate::spec::serve::WorkersSpec;
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// How long a connection may be silent before the worker is asked whether it is there, and how long that may take.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long a connection may be silent before the worker is asked whether it is there.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to say so: a worker that has much to do says it late.
+const SILENCE_AFTER_PING_MAX: Duration = Duration::from_secs(20);
 
 /// Connections that are kept. Those that are in use go on without being kept.
 const OPEN_MAX: usize = 256;
@@ -85,7 +87,7 @@ impl Channels {
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(SILENCE_MAX)
-            .keep_alive_timeout(SILENCE_MAX);
+            .keep_alive_timeout(SILENCE_AFTER_PING_MAX);
         if url.scheme() == "https" {
             let Some(tls) = &inner.tls else {
                 return exec_err!("{url} needs `serve.workers.ca`");
