@@ -104,14 +104,17 @@ impl Query {
     ) -> Result<()> {
         let schema = attempt.rows.schema();
         for number in 1.. {
-            let error = match self.pass(&mut attempt, &schema, &sender).await {
+            let handed = self.pass(&mut attempt, &schema, &sender).await;
+            let is_here = attempt.urls.is_empty();
+            let error = match handed {
                 Handed::On => return Ok(()),
-                Handed::Nothing(error) if !attempt.urls.is_empty() && self.watch.check().is_ok() => error,
-                Handed::Some(error) if limit_of(&error).is_none() && !is_the_callers(&error) => {
+                Handed::Nothing(error) if !is_here => error,
+                Handed::Some(error) if !is_here && limit_of(&error).is_none() && !is_the_callers(&error) => {
                     return Err(DataFusionError::External(Box::new(Lost(crate::chain_of(&error)))));
                 }
                 Handed::Nothing(error) | Handed::Some(error) => return Err(error),
             };
+            self.watch.check()?;
             let answering = self.watch.within(workers.answering(true)).await?;
             let left: Vec<Url> = attempt.urls.iter().filter(|url| answering.contains(url)).cloned().collect();
             let is_lost = left.len() < attempt.urls.len();
