@@ -14,6 +14,7 @@ mod cli;
 mod contracts;
 mod dead_letter;
 mod debezium;
+mod distributed;
 mod doctor;
 mod drill;
 mod elect;

@@ -10,9 +10,11 @@ use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
+use url::Url;
 
 use crate::quarantine::listing::SHOWN_MAX;
 use crate::query::DIFF_ROWS_MAX;
+use crate::spec::serve::worker_url;
 use crate::spec::units::ByteSize;
 use crate::training::SetVersions;
 
@@ -203,6 +205,7 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query -c topology.yaml < statements.sql
   isobar query \"SELECT count(*) FROM flight_features\" -c topology.yaml --prefer nearest --stats
   isobar query \"SELECT count(*) FROM flights\" -c topology.yaml --min-version flights=42
+  isobar query \"SELECT count(*) FROM flights\" -c topology.yaml --workers http://10.0.0.1:8182,http://10.0.0.2:8182
 
 A table is at its newest version where the query names none. Versions are those of isobar snapshots;
 a time means the newest version committed by then. Both give the same rows in every cloud.
@@ -216,6 +219,7 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
   isobar serve topology.yaml --listen 0.0.0.0:8181      needs tokens: see `serve` of the spec
   isobar serve topology.yaml --postgres 127.0.0.1:5432  also for psql, drivers and BI tools
   isobar serve topology.yaml --flight 127.0.0.1:32010   also for ADBC and JDBC (Flight SQL)
+  isobar serve topology.yaml --worker --listen 10.0.0.1:8182   parts of other servers' queries
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
   curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
@@ -779,6 +783,13 @@ pub struct QueryArgs {
     /// Keep no history of what is typed into the shell, and read none
     #[arg(long, env = "ISOBAR_NO_HISTORY", value_parser = FalseyValueParser::new())]
     pub no_history: bool,
+    /// Divide queries among these workers, with the secret in `serve.workers` of the spec
+    #[arg(long, value_name = "URL,URL", value_delimiter = ',', value_parser = parse_worker)]
+    pub workers: Vec<Url>,
+}
+
+fn parse_worker(text: &str) -> Result<Url, String> {
+    worker_url(text).map_err(str::to_owned)
 }
 
 fn parse_table_version(text: &str) -> Result<(String, u64), String> {
@@ -809,6 +820,9 @@ pub struct ServeArgs {
     /// Where HTTP listens; other addresses than loopback ones need tokens
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8181")]
     pub listen: SocketAddr,
+    /// Run parts of other servers' queries, and serve nothing else; needs `serve.workers` in the spec
+    #[arg(long, conflicts_with_all = ["online_directory", "postgres", "flight"])]
+    pub worker: bool,
     /// A folder for the newest rows of the datasets of `online`, which are looked up by key
     #[arg(long, value_name = "FOLDER")]
     pub online_directory: Option<PathBuf>,

@@ -11,7 +11,7 @@ use super::args::{CloudPreference, DiffArgs, QueryArgs, ReportFormat, RowFormat,
 use super::bars::QueryProgress;
 use super::{Exit, Misconfigured, bars, output, runtime, shell};
 use crate::aside::new_file;
-use crate::query::{self, Answer, Freshness, QueryLimits, Reading, RowsFormat};
+use crate::query::{self, Answer, Freshness, QueryLimits, Reading, RowsFormat, Workers};
 use crate::spec::{self, Prefer, Topology};
 
 /// Prints rows, or writes them to a file.
@@ -126,6 +126,9 @@ fn reading_of(topology: &Topology, args: &QueryArgs) -> anyhow::Result<Reading> 
         reading.query.local_to = Some(cloud.clone());
     }
     reading.only = args.cloud.clone();
+    if !args.workers.is_empty() {
+        reading.workers = Some(Workers::at(topology, args.workers.clone())?);
+    }
     Ok(reading)
 }
 
@@ -241,6 +244,7 @@ mod tests {
             max_age: None,
             stats: false,
             no_history: false,
+            workers: Vec::new(),
         }
     }
 

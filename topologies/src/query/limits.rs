@@ -38,24 +38,26 @@ use arrow::error::ArrowError;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub(crate) use self::dialect::BoundedDialect;
+pub(super) use self::functions::unnamed as unnamed_functions;
 pub(crate) use self::plan::check as check_plan;
 pub(crate) use self::survey::check as check_statement;
 
-use self::pool::runtime_of;
+pub(super) use self::pool::runtime_of;
 use self::shown::without_files;
 pub(crate) use self::sizes::batch_bytes;
-use self::watched::watched;
+pub(super) use self::watched::watched;
 use crate::error::Error;
 
 /// Stack of a thread that plans. Only what is used of it becomes memory.
@@ -195,8 +197,13 @@ impl Watch {
         Arc::new(Self { time: limits.time, deadline, is_dropped: AtomicBool::new(false) })
     }
 
+    /// The time that is left; `None` is without end.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Refuses to go on after the end of the time, or when nobody waits for the answer.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.is_dropped.load(Ordering::Relaxed) {
             return Err(DataFusionError::Execution("the query was cancelled".to_owned()));
         }
@@ -259,6 +266,11 @@ fn workers() -> Result<&'static Handle> {
     workers.map_err(|error| DataFusionError::IoError(std::io::Error::new(error.kind(), error.to_string())))
 }
 
+/// Until this is dropped, what is spawned is spawned on the threads that queries run on.
+pub(super) fn apart() -> Result<EnterGuard<'static>> {
+    workers().map(Handle::enter)
+}
+
 /// Starts a plan within `limits`, whatever it reads: its rows, and how they are made.
 pub(crate) async fn started(
     state: SessionState,
@@ -267,27 +279,38 @@ pub(crate) async fn started(
     watch: Arc<Watch>,
 ) -> Result<(SendableRecordBatchStream, Arc<dyn ExecutionPlan>)> {
     let runtime = runtime_of(state.runtime_env(), limits)?;
+    let (rows, physical) = begun(state, plan.clone(), runtime, limits, &watch).await?;
+    Ok((limited(rows, &plan, limits, watch)?, physical))
+}
+
+/// The same without limits of the rows.
+pub(super) async fn begun(
+    state: SessionState,
+    plan: LogicalPlan,
+    runtime: Arc<RuntimeEnv>,
+    limits: &QueryLimits,
+    watch: &Arc<Watch>,
+) -> Result<(SendableRecordBatchStream, Arc<dyn ExecutionPlan>)> {
     let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
-    let (logical, checks) = (plan.clone(), watch.clone());
-    let copied_bytes_max = limits.copied_bytes_max;
+    let (checks, copied_bytes_max) = (watch.clone(), limits.copied_bytes_max);
     let planned = async move {
-        let frame = DataFrame::new(state, logical);
+        let frame = DataFrame::new(state, plan);
         watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
     };
-    let physical = aside(&watch, planned).await?;
-    // What is spawned from here on is spawned there.
-    let _apart = workers()?.enter();
+    let physical = aside(watch, planned).await?;
+    let _apart = apart()?;
     let rows = execute_stream(physical.clone(), context)?;
-    Ok((limited(rows, &plan, limits, watch), physical))
+    Ok((rows, physical))
 }
 
 /// The rows of a query within its limits. They are made in a task of their own, which ends when they are dropped.
-fn limited(
+pub(super) fn limited(
     rows: SendableRecordBatchStream,
     plan: &LogicalPlan,
     limits: &QueryLimits,
     watch: Arc<Watch>,
-) -> SendableRecordBatchStream {
+) -> Result<SendableRecordBatchStream> {
+    let _apart = apart()?;
     let schema = rows.schema();
     let (sender, receiver) = mpsc::channel(1);
     let is_explained = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
@@ -311,7 +334,7 @@ fn limited(
         }
     });
     // Whoever asks after the end is told so again.
-    Box::pin(RecordBatchStreamAdapter::new(schema, limited.fuse()))
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, limited.fuse())))
 }
 
 /// Sends batches until there are no more, or nobody takes them.

@@ -21,6 +21,7 @@ mod asof;
 mod blocks;
 mod cache;
 mod diff;
+mod distributed;
 mod freshness;
 mod guard;
 mod history;
@@ -66,6 +67,8 @@ pub(crate) use self::cache::SnapshotCache;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
+pub use self::distributed::Workers;
+pub(crate) use self::distributed::{TaskMetrics, secret_of_workers, worker_of};
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
@@ -87,6 +90,7 @@ pub(crate) use self::snapshot::{PublishedTable, Snapshot, newest_snapshots, newe
 pub(crate) use self::sql::time_ms;
 pub use self::usage::{CloudUsage, Metered, Usage};
 
+use self::distributed::Query;
 use self::guard::GuardedTable;
 use self::kept::KeptTables;
 use self::pinning::Known;
@@ -177,6 +181,9 @@ impl Catalog {
     ) -> Result<Self, Error> {
         let replicas = Arc::new(Replicas::new(clouds, reading)?);
         let context = session(&replicas, memory_bytes_max)?;
+        if let Some(workers) = &reading.workers {
+            context.state_ref().write().config_mut().set_extension(workers.clone());
+        }
         Ok(Self {
             context,
             replicas,
@@ -445,7 +452,13 @@ pub(crate) async fn start(
     let meter = Arc::new(replicas.meter());
     state.config_mut().set_extension(meter.clone());
     let from = read_by(&plan);
-    match limits::started(state, plan, limits, watch).await {
+    let runtime = limits::runtime_of(state.runtime_env(), limits).map_err(|error| failed(&from, error))?;
+    let query = Query { state, plan: plan.clone(), runtime, limits: limits.clone(), watch: watch.clone() };
+    let started = async {
+        let (rows, physical) = query.start().await?;
+        Ok::<_, DataFusionError>((limits::limited(rows, &plan, limits, watch)?, physical))
+    };
+    match started.await {
         Ok((rows, physical)) => Ok(Answer::new(rows, physical, from, meter)),
         Err(error) => Err(failed(&from, error)),
     }

@@ -18,7 +18,9 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::{
     CachedParquetFileReaderFactory, ParquetFileReaderFactory,
 };
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::cache::cache_manager::FileMetadataCache;
@@ -68,14 +70,16 @@ impl ObjectStoreRegistry for CloudStores {
     }
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-        let cloud = url.host_str().filter(|_| url.scheme() == SCHEME);
-        let first = cloud.and_then(|cloud| self.0.place(cloud));
-        let store = first.map(|first| ReplicatedFile::any(self.0.clone(), Some(first)));
-        let store = store.ok_or_else(|| {
-            exec_datafusion_err!("{}: only the clouds of the topology can be read", url.scheme())
-        })?;
-        Ok(Arc::new(store))
+        let first = place_of(url, &self.0)?;
+        Ok(Arc::new(ReplicatedFile::any(self.0.clone(), Some(first))))
     }
+}
+
+/// The place of the cloud that `url` names.
+fn place_of(url: &Url, replicas: &Replicas) -> Result<usize> {
+    let cloud = url.host_str().filter(|_| url.scheme() == SCHEME);
+    let place = cloud.and_then(|cloud| replicas.place(cloud));
+    place.ok_or_else(|| exec_datafusion_err!("{}: only the clouds of the topology can be read", url.scheme()))
 }
 
 /// Makes readers of data files of one table, for one query.
@@ -83,7 +87,8 @@ impl ObjectStoreRegistry for CloudStores {
 struct Readers {
     replicas: Arc<Replicas>,
     first: Option<usize>,
-    table_id: Arc<str>,
+    /// `None` where it is not known.
+    table_id: Option<Arc<str>>,
     meter: Arc<Meter>,
     footers: Arc<FileMetadataCache>,
 }
@@ -303,6 +308,40 @@ fn scanned_file(
     Ok(ScannedFile { file: scanned.with_partition_values(values), rows: file.rows })
 }
 
+/// The scan that came in a plan, of files in `replicas`. How they are read, and what older ones lack, does not come with it.
+///
+/// # Errors
+/// If it names a cloud that there is not.
+pub(super) fn scan_of_a_plan(
+    scan: &FileScanConfig,
+    source: &ParquetSource,
+    replicas: &Arc<Replicas>,
+    footers: &Arc<FileMetadataCache>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let readers = Readers {
+        first: Some(place_of(scan.object_store_url.as_ref(), replicas)?),
+        replicas: replicas.clone(),
+        table_id: None,
+        meter: Arc::new(replicas.meter()),
+        footers: footers.clone(),
+    };
+    let source = with_readers(source.clone(), readers);
+    let config = FileScanConfigBuilder::from(scan.clone())
+        .with_source(Arc::new(source))
+        .with_expr_adapter(Some(Arc::new(FilledColumns)))
+        .build();
+    Ok(DataSourceExec::from_data_source(config))
+}
+
+fn with_readers(source: ParquetSource, readers: Readers) -> ParquetSource {
+    let hint = source.table_parquet_options().global.metadata_size_hint;
+    let source = match hint {
+        Some(hint) => source.with_metadata_size_hint(hint),
+        None => source,
+    };
+    source.with_parquet_file_reader_factory(Arc::new(readers))
+}
+
 #[async_trait]
 impl TableProvider for SnapshotTable {
     fn schema(&self) -> SchemaRef {
@@ -340,16 +379,12 @@ impl TableProvider for SnapshotTable {
         let readers = Readers {
             replicas: self.replicas.clone(),
             first: self.replicas.place(&self.version.cloud),
-            table_id: self.table_id.clone(),
+            table_id: Some(self.table_id.clone()),
             meter: state.config().get_extension().unwrap_or_else(|| Arc::new(self.replicas.meter())),
             footers: state.runtime_env().cache_manager.get_file_metadata_cache(),
         };
         // By default everything that lets pages be left out is on.
-        let mut source = ParquetSource::new(table_schema);
-        if let Some(hint) = source.table_parquet_options().global.metadata_size_hint {
-            source = source.with_metadata_size_hint(hint);
-        }
-        let source = source.with_parquet_file_reader_factory(Arc::new(readers));
+        let source = with_readers(ParquetSource::new(table_schema), readers);
         let config = FileScanConfigBuilder::new(self.store.clone(), Arc::new(source))
             .with_file_groups(group.split_files(state.config().target_partitions()))
             .with_statistics(statistics)

@@ -28,6 +28,7 @@ use object_store::{
 };
 use tracing::{debug, warn};
 
+use super::Workers;
 use super::blocks::Blocks;
 use super::route::{Route, Watched, only_reads};
 use super::usage::Meter;
@@ -56,6 +57,8 @@ pub struct Reading {
     pub only: Option<String>,
     /// How long a cloud may take to begin an answer, and to go on with it, before another one is asked.
     pub answer_within: Duration,
+    /// The workers that queries are divided among; `None`: this process reads all.
+    pub workers: Option<Arc<Workers>>,
 }
 
 impl Default for Reading {
@@ -67,7 +70,7 @@ impl Default for Reading {
 impl Reading {
     /// As the topology says.
     pub fn of(query: QuerySpec) -> Self {
-        Self { query, only: None, answer_within: ANSWER_WITHIN }
+        Self { query, only: None, answer_within: ANSWER_WITHIN, workers: None }
     }
 }
 
@@ -359,15 +362,15 @@ impl ReplicatedFile {
         Self { replicas, first, table: None, size: None, meter, metrics: None }
     }
 
-    /// A file of `size` bytes, of the table with the id `table`.
+    /// A file of `size` bytes, of the table with the id `table`; if that is not known, nothing of it is kept on disk.
     pub(super) fn of_table(
         replicas: Arc<Replicas>,
         first: Option<usize>,
-        table: Arc<str>,
+        table: impl Into<Option<Arc<str>>>,
         size: u64,
         meter: Arc<Meter>,
     ) -> Self {
-        Self { replicas, first, table: Some(table), size: Some(size), meter, metrics: None }
+        Self { replicas, first, table: table.into(), size: Some(size), meter, metrics: None }
     }
 
     /// The same, with its counts also in `metrics`.

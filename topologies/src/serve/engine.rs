@@ -34,7 +34,7 @@ use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::query::{
     Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
-    SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start,
+    SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session, start,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -203,6 +203,9 @@ impl Engine {
         let context = session(&replicas, topology.memory_bytes_max)?;
         let partitions = std::thread::available_parallelism().map_or(1, usize::from).min(PARTITIONS_MAX);
         let mut base = context.state();
+        if let Some(workers) = Workers::of(topology)? {
+            base.config_mut().set_extension(workers);
+        }
         base.config_mut().options_mut().execution.target_partitions = partitions;
         let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
         let metrics = Metrics::new(&topology.name);
@@ -243,7 +246,8 @@ impl Engine {
     /// The metrics as text.
     pub fn metrics(&self) -> String {
         let look_ups = self.look_ups().map(OnlineViews::metrics);
-        self.0.metrics.render() + &look_ups.unwrap_or_default()
+        let workers = self.0.base.config().get_extension::<Workers>().map(|workers| workers.metrics());
+        self.0.metrics.render() + &look_ups.unwrap_or_default() + &workers.unwrap_or_default()
     }
 
     /// Rows that are looked up by key here.

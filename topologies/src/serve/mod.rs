@@ -27,6 +27,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod worker;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ use self::certificate::PeerNames;
 pub use self::engine::{Engine, Prepared, Protocol, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
+pub use self::worker::WorkerServer;
 use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::query::TableVersion;

@@ -1,5 +1,7 @@
 //! `serve`: who may ask `isobar serve` for what, and how much.
 
+mod workers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -9,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+pub use self::workers::{ServeWorkers, WorkersSpec, worker_url};
 use super::certificate::CertificateName;
 use super::check::Place;
 use super::raw::{Entries, OptionValue, TOPIC_PATTERN, TOPOLOGY_NAME_PATTERN};
@@ -64,6 +67,8 @@ pub struct Serve {
 
     /// Where it is written who asks what. Default: nowhere.
     pub audit: Option<ServeAudit>,
+    /// Processes that run parts of queries. Default: none.
+    pub workers: Option<ServeWorkers>,
 }
 
 /// Where it is written who asks what.
@@ -251,6 +256,8 @@ pub struct ServeSpec {
     pub tls: Option<TlsSpec>,
     /// Where it is written who asks what.
     pub audit: Option<AuditSpec>,
+    /// Processes that run parts of queries.
+    pub workers: Option<WorkersSpec>,
 }
 
 /// Where it is written who asks what.
@@ -382,6 +389,7 @@ impl ServeSpec {
             hash_key: None,
             tls: None,
             audit: None,
+            workers: None,
         }
     }
 }
@@ -410,6 +418,7 @@ impl Resolver<'_> {
         }
         serve.tls = self.tls();
         serve.audit = self.audit();
+        serve.workers = self.workers();
         serve.jwt = match jwt {
             Some(jwt) => Some(jwt?),
             None => None,

@@ -135,6 +135,11 @@ pub(super) fn bound(session: &SessionContext) {
     session.add_analyzer_rule(Arc::new(BoundExpressions));
 }
 
+/// Functions that only the planner calls, so that no registry has them: whoever finds functions by their names needs them.
+pub(in crate::query) fn unnamed() -> Vec<Arc<ScalarUDF>> {
+    vec![Arc::new(ScalarUDF::new_from_impl(ConcatOperator::new()))]
+}
+
 /// A function that is asked only for what is not too large.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Bounded {

@@ -33,7 +33,7 @@ async fn answer(sql: &str, limits: &QueryLimits) -> Result<Vec<RecordBatch>> {
     let frame = DataFrame::new(state, plan.clone());
     let physical = watched(frame.create_physical_plan().await?, &watch, limits.copied_bytes_max)?;
     let rows = execute_stream(physical, context)?;
-    limited(rows, &plan, limits, watch).try_collect().await
+    limited(rows, &plan, limits, watch)?.try_collect().await
 }
 
 /// The limit that was met, or what else is wrong.

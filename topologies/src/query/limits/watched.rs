@@ -36,6 +36,7 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties,
     ReplaceChildrenOptions,
 };
+use datafusion_distributed::NetworkBoundaryExt;
 use futures::StreamExt;
 
 use super::sizes::{batch_bytes, byte_lengths, value_bytes};
@@ -51,7 +52,13 @@ pub(in crate::query) fn watched(
         check_constants(plan, copied_bytes_max)?;
         Ok(TreeNodeRecursion::Continue)
     })?;
-    let checked = plan.transform_up(|plan| {
+    // What is below a network boundary is checked where it runs.
+    let as_far_as_here = |plan: Arc<dyn ExecutionPlan>| {
+        let recursion =
+            if plan.is_network_boundary() { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue };
+        Ok(Transformed::new(plan, false, recursion))
+    };
+    let checked = plan.transform_down_up(as_far_as_here, |plan| {
         if plan.children().is_empty() {
             return Ok(Transformed::yes(Checked::over(plan, watch, Check::Time)));
         }

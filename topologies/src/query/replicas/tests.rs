@@ -121,7 +121,7 @@ impl Clouds {
         let cloud =
             |(name, store): (&str, &Arc<Fated>)| Cloud::new(name, store.clone() as _, store.clone() as _);
         let clouds: Vec<Cloud> = ["a", "b", "c"].into_iter().zip(&stores).map(cloud).collect();
-        let reading = Reading { query, only: None, answer_within: Duration::from_millis(50) };
+        let reading = Reading { answer_within: Duration::from_millis(50), ..Reading::of(query) };
         let replicas = Arc::new(Replicas::new(&clouds, &reading).unwrap());
         Self { stores, replicas }
     }

@@ -166,7 +166,7 @@ async fn serve(
 }
 
 /// Connections whose handshake is done, of clients that speak HTTP/2.
-fn secured(
+pub(super) fn secured(
     listener: TcpListener,
     address: SocketAddr,
     tls: &ServerConfig,

@@ -58,6 +58,7 @@ fn everything_is_read_as_written() {
   hash_key: \"${env:HASH_KEY}\"
   tls: { certificate: ./server.pem, private_key: /keys/server.pem, client_ca: ./clients.pem }
   audit: { topic: query_audit, required: true, patience: 2s, sql: 1KiB, parameters: true, buffer: 10 }
+  workers: { urls: [http://10.0.0.1:8182, https://b/], secret: \"${env:SECRET}\", ca: ./workers.pem, share: 1MiB }
 ",
     );
     let serve = serve.unwrap_or_else(|errors| panic!("{errors}")).serve;
@@ -124,6 +125,13 @@ fn everything_is_read_as_written() {
     assert_eq!(tls.certificate, Path::new("/specs/./server.pem"));
     assert_eq!(tls.private_key, Path::new("/keys/server.pem"));
     assert_eq!(tls.client_ca.unwrap(), Path::new("/specs/./clients.pem"));
+    let workers = serve.workers.unwrap();
+    let urls: Vec<&str> = workers.urls.iter().map(|url| url.as_str()).collect();
+    assert_eq!(urls, ["http://10.0.0.1:8182/", "https://b/"]);
+    assert_eq!(
+        (workers.ca.unwrap().as_path(), workers.share_bytes),
+        (Path::new("/specs/./workers.pem"), 1 << 20)
+    );
 }
 
 #[test]
@@ -170,6 +178,14 @@ fn what_is_wrong_is_said() {
         ("  limits: { time: 25h }\n", "`time` is 25h"),
         ("  refresh: 2h\n", "`refresh` is 2h"),
         ("  limits: { rowz: 1 }\n", "unknown field `rowz`"),
+        ("  workers: { urls: [http://a:1] }\n", "missing field `secret`"),
+        ("  workers: { secret: hunter2 }\n", "`secret` is a secret"),
+        ("  workers: { secret: \"${env:A}\", urls: [a] }\n", "this is no URL"),
+        ("  workers: { secret: \"${env:A}\", urls: [ftp://a:1] }\n", "by `http` or `https`"),
+        ("  workers: { secret: \"${env:A}\", urls: [http://a:1/b] }\n", "a host and a port and nothing else"),
+        ("  workers: { secret: \"${env:A}\", urls: [http://a:1, http://a:1/] }\n", "there twice"),
+        ("  workers: { secret: \"${env:A}\", urls: [https://a:1] }\n", "`ca` is missing"),
+        ("  workers: { secret: \"${env:A}\", share: 512B }\n", "`share` is 512B; it must be at least 1KiB"),
     ] {
         let found = problems(serve);
         assert_eq!(found.len(), 1, "{serve}{found:#?}");

@@ -1,0 +1,140 @@
+//! `isobar serve --worker`: parts of other servers' queries, by gRPC.
+//!
+//! It answers those who show the secret of `serve.workers`, and nobody else; `GET /metrics` and `GET /healthz` are for everybody. What it runs
+//! and reads is said in `query/distributed`. It knows no callers and no roles: who may see what is decided by whoever
+//! divides a query, and is part of the plans that come from there.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Status};
+use tracing::warn;
+
+use super::{ServeOptions, flight, tls};
+use crate::error::Error;
+use crate::query::{TaskMetrics, secret_of_workers, worker_of};
+use crate::spec::Topology;
+use crate::start::open_clouds;
+
+/// Bytes of a message that comes: a plan with the files that it reads.
+const REQUEST_BYTES_MAX: usize = 64 << 20;
+/// Parts of queries at the same time in one connection; further ones wait.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
+/// Bytes of the headers of a request.
+const HEADER_BYTES_MAX: u32 = 32 << 10;
+/// How long a connection may say nothing before it is asked whether it is still there.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// A worker that runs.
+#[derive(Debug)]
+pub struct WorkerServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    grace: Duration,
+    shutdown: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl WorkerServer {
+    /// Starts to run parts of queries over `topology` until `shutdown`. Nothing is served but that.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for an address that cannot be listened on, a topology without a secret for workers, and for
+    /// secrets, keys and certificates that cannot be read.
+    pub async fn start(
+        topology: &Topology,
+        options: ServeOptions,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let clouds = match options.clouds {
+            Some(clouds) => clouds,
+            None => open_clouds(topology)?,
+        };
+        let metrics = TaskMetrics::new(&topology.name);
+        let worker = worker_of(topology, &clouds, metrics.clone())?;
+        let secret = Sha256::digest(format!("Bearer {}", secret_of_workers(topology)?)).into();
+        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        let listen = options.listen;
+        let cannot = |error| Error::Configuration(format!("cannot listen on --listen {listen}: {error}"));
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        if !address.ip().is_loopback() && tls.is_none() {
+            warn!(%address, "the secret, plans and rows are on the wire as they are: see `serve.tls`");
+        }
+        let service = worker.into_worker_server().max_decoding_message_size(REQUEST_BYTES_MAX);
+        let service = InterceptedService::new(service, authorized(secret, metrics.clone()));
+        let routes = Routes::from(plain(metrics)).add_service(service);
+        let server = tonic::transport::Server::builder()
+            .accept_http1(true)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .http2_keepalive_interval(Some(SILENCE_MAX))
+            .add_routes(routes);
+        let stop = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            let stopped = stop.clone().cancelled_owned();
+            let served = match tls {
+                None => {
+                    let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
+                    server.serve_with_incoming_shutdown(connections, stopped).await
+                }
+                Some(tls) => {
+                    let connections = flight::secured(listener, address, &tls, stop);
+                    server.serve_with_incoming_shutdown(connections, stopped).await
+                }
+            };
+            if let Err(error) = served {
+                let error = crate::chain_of(&error);
+                tracing::error!(error, "the worker stopped listening");
+            }
+        });
+        Ok(Self { address, grace: options.grace, shutdown, serving })
+    }
+
+    /// Waits until it is asked to stop, and then until its parts of queries have ended, or the time for that is over.
+    pub async fn stopped(self) {
+        self.shutdown.cancelled().await;
+        let abort = self.serving.abort_handle();
+        if tokio::time::timeout(self.grace, self.serving).await.is_err() {
+            warn!("parts of queries are still running; they are abandoned");
+            abort.abort();
+        }
+    }
+}
+
+/// Lets those pass whose header has the digest `secret`.
+fn authorized(
+    secret: [u8; 32],
+    metrics: TaskMetrics,
+) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| {
+        let shown = request.metadata().get("authorization").map(|shown| shown.as_bytes()).unwrap_or_default();
+        let shown: [u8; 32] = Sha256::digest(shown).into();
+        let differences = secret.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
+        if differences == 0 {
+            return Ok(request);
+        }
+        metrics.unauthenticated();
+        Err(Status::unauthenticated("a worker answers those who show the secret of `serve.workers`"))
+    }
+}
+
+/// What everybody may ask, by HTTP.
+fn plain(metrics: TaskMetrics) -> Router {
+    let shown = move || async move {
+        let text = "text/plain; version=0.0.4; charset=utf-8";
+        ([(header::CONTENT_TYPE, text)], metrics.render()).into_response()
+    };
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(shown))
+}
