@@ -21,7 +21,7 @@ pub(super) fn router(engine: &Engine, views: OnlineViews) -> Router {
 #[async_trait]
 impl Access for Engine {
     async fn reader(&self, headers: &HeaderMap, connection: &Extensions) -> Result<Box<dyn Reads>, Refusal> {
-        Ok(Box::new(caller(self, headers, connection).await?))
+        Ok(Box::new(caller(self, headers, connection)?))
     }
 }
 

@@ -48,7 +48,7 @@ impl FlightService for Flight {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
-        let (headers, connection, messages) = request.into_parts();
+        let (headers, _, messages) = request.into_parts();
         let shown = token(&headers)?;
         let answer = stream::iter([Ok(HandshakeResponse { protocol_version: 0, payload: Bytes::new() })]);
         // Nothing is in them; a client that is cut off while it still sends would take that for an error.
