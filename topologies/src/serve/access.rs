@@ -130,6 +130,11 @@ struct KnownCaller {
 }
 
 impl KnownCaller {
+    /// Whether its certificate has one of these names.
+    fn is_named(&self, names: &[CertificateName]) -> bool {
+        self.certificate.as_ref().is_some_and(|name| names.contains(name))
+    }
+
     fn known(&self) -> Caller {
         Caller { name: self.name.clone(), role: self.role.clone() }
     }
@@ -200,6 +205,11 @@ impl Access {
         self.roles.values()
     }
 
+    /// Whether a certificate with these names is that of a caller.
+    pub(super) fn has_named(&self, names: &[CertificateName]) -> bool {
+        self.callers.iter().any(|caller| caller.is_named(names))
+    }
+
     /// Who shows `token`, a certificate with these `names`, or both, at `now_s` seconds since the Unix epoch. A certificate that names
     /// a caller is that caller's alone: a token of somebody else beside it is refused, as one that went astray.
     ///
@@ -211,9 +221,7 @@ impl Access {
         names: &[CertificateName],
         now_s: u64,
     ) -> Result<Caller, Refusal> {
-        let is_named =
-            |caller: &&KnownCaller| caller.certificate.as_ref().is_some_and(|name| names.contains(name));
-        let mut named = self.callers.iter().filter(is_named);
+        let mut named = self.callers.iter().filter(|caller| caller.is_named(names));
         let caller = match (named.next(), named.next()) {
             (None, _) => return self.authenticate(token, now_s),
             (Some(caller), None) => caller,

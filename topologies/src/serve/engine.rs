@@ -21,12 +21,13 @@ use datafusion::logical_expr::LogicalPlan;
 use isobar_connectors::clouds::Cloud;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use super::access::{Access, Caller};
 use super::audit::{Audit, Entry, Subject};
 use super::certificate::PeerNames;
-use super::gate::{Counted, Gate};
+use super::gate::{Counted, Early, Gate};
 use super::metrics::Metrics;
 use crate::commit::quarantine_of;
 use crate::error::Error;
@@ -152,6 +153,8 @@ pub struct Prepared {
     /// What is written of it when it is run, and how long it took to plan.
     subject: Option<Arc<Subject>>,
     planned_in: Duration,
+    /// Ends it from elsewhere.
+    stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -173,6 +176,17 @@ struct Wanted {
     versions: BTreeMap<String, u64>,
     min_version: BTreeMap<String, u64>,
     age_max: Duration,
+}
+
+impl Wanted {
+    /// The question names this version itself. Where it names none of the same table, that one is no older: the newest version that is
+    /// known here may be.
+    fn reach(&mut self, named: &TableVersion) {
+        if !self.versions.contains_key(&named.table) {
+            let least = self.min_version.entry(named.table.clone()).or_default();
+            *least = (*least).max(named.version);
+        }
+    }
 }
 
 impl Engine {
@@ -226,6 +240,11 @@ impl Engine {
         self.0.access.is_open()
     }
 
+    /// Whether somebody whose certificate has these names has to show a token.
+    pub(super) fn needs_token(&self, names: &PeerNames) -> bool {
+        !self.is_open() && !self.0.access.has_named(names.as_slice())
+    }
+
     /// The metrics as text.
     pub fn metrics(&self) -> String {
         let look_ups = self.look_ups().map(OnlineViews::metrics);
@@ -247,14 +266,14 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unauthenticated`] if it is none; [`Refusal::Forbidden`] if its claims name no role.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Refusal> {
-        self.recognise(token, &PeerNames::default()).await
+        self.recognise(token, &PeerNames::default())
     }
 
     /// Who shows `token`, or a certificate with the names of a caller, or both of the same one.
     ///
     /// # Errors
     /// As [`authenticate`](Self::authenticate).
-    pub(super) async fn recognise(&self, token: Option<&str>, names: &PeerNames) -> Result<Caller, Refusal> {
+    pub(super) fn recognise(&self, token: Option<&str>, names: &PeerNames) -> Result<Caller, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let caller = self.0.access.recognise(token, names.as_slice(), now.as_secs());
         caller.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
@@ -325,25 +344,29 @@ impl Engine {
         watch: &Watch,
     ) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
-        let wanted = self.wanted(names, &question)?;
+        let mut wanted = self.wanted(names, &question)?;
         let (mut state, tables) = self.own_session(limits).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
         let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
             Ok(asked) => asked,
             Err(error) => return Err(self.explained(caller, error).await),
         };
-        for table in &asked.newest {
-            let Some(found) = self.at_wanted(table, &wanted).await? else { continue };
+        let mut pinned = Vec::with_capacity(asked.pinned.len());
+        for (_, pin, table) in &asked.pinned {
+            let found = self.0.cache.pinned(table, *pin).await?;
+            wanted.reach(found.version());
+            pinned.push(self.guarded(caller, found, &state).await?);
+        }
+        // All at once: the first query after the start waits for the slowest log, not for all of them.
+        let looks: Vec<_> = asked.newest.iter().map(|table| self.at_wanted(table, &wanted)).collect();
+        let found = futures::future::try_join_all(looks).await?;
+        for (table, found) in asked.newest.iter().zip(found) {
+            let Some(found) = found else { continue };
             let guarded = self.guarded(caller, found, &state).await?;
             for name in names.of_table(table) {
                 let registered = tables.register_table(name.to_owned(), guarded.provider.clone());
                 registered.map_err(|error| cannot_set_up(&error))?;
             }
-        }
-        let mut pinned = Vec::with_capacity(asked.pinned.len());
-        for (_, pin, table) in &asked.pinned {
-            let found = self.0.cache.pinned(table, *pin).await?;
-            pinned.push(self.guarded(caller, found, &state).await?);
         }
         let (state, plan) = match asked.plan(state, pinned, limits, watch).await {
             Ok(planned) => planned,
@@ -364,6 +387,7 @@ impl Engine {
             versions,
             subject: None,
             planned_in: Duration::ZERO,
+            stop: CancellationToken::new(),
         })
     }
 
@@ -598,19 +622,25 @@ impl Prepared {
         &self.versions
     }
 
+    /// The same, which ends when `stop` is cancelled, whether anybody asks for its rows or not.
+    pub(super) fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
     /// Starts it. Dropping the answer, or this future, cancels it.
     ///
     /// # Errors
     /// [`Refusal`], as far as it is known before the first row.
     pub async fn run(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
-        let engine = self.engine.clone();
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
         let audit = engine.0.audit.as_ref().zip(self.subject.clone());
         let entry = audit.map(|(audit, subject)| audit.entry(subject, self.planned_in));
         let mut entry = entry.map(|entry| entry.of_run(parameters.as_ref(), &self.versions));
         match self.started(parameters, entry.as_mut()).await {
-            Ok((answer, place)) => {
+            Ok((answer, place, watch)) => {
                 let running = engine.0.metrics.begin().written(entry);
-                Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place))))
+                let early = early(watch, stop);
+                Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place, early))))
             }
             Err(refusal) => {
                 engine.refused(&refusal, entry);
@@ -623,7 +653,7 @@ impl Prepared {
         self,
         parameters: Option<ParamValues>,
         entry: Option<&mut Entry>,
-    ) -> Result<(Answer, OwnedSemaphorePermit), Refusal> {
+    ) -> Result<(Answer, OwnedSemaphorePermit, Arc<Watch>), Refusal> {
         let inner = &self.engine.0;
         let limits = of_query(self.caller.limits());
         let plan = match parameters {
@@ -643,8 +673,18 @@ impl Prepared {
         tracing::debug!(caller = %self.caller.name, versions = ?self.versions, "a query runs");
         let mut state = self.state.clone();
         state.mark_start_execution();
-        let answer = start(state, plan, &inner.replicas, &limits, watch).await?;
-        Ok((answer, place))
+        let answer = start(state, plan, &inner.replicas, &limits, watch.clone()).await?;
+        Ok((answer, place, watch))
+    }
+}
+
+/// What ends a query before its last row.
+async fn early(watch: Arc<Watch>, stop: CancellationToken) -> Early {
+    tokio::select! {
+        over = watch.over() => ("too_much", over),
+        () = stop.cancelled() => {
+            ("cancelled", DataFusionError::Execution("the query was cancelled".to_owned()))
+        }
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) async fn caller(
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
     let names = connection.get::<ConnectInfo<PeerNames>>().map(|info| info.0.clone()).unwrap_or_default();
-    engine.recognise(token, &names).await
+    engine.recognise(token, &names)
 }
 
 fn is_for_this_machine(headers: &HeaderMap) -> bool {
