@@ -130,6 +130,11 @@ struct KnownCaller {
 }
 
 impl KnownCaller {
+    /// Whether its certificate has one of these names.
+    fn is_named(&self, names: &[CertificateName]) -> bool {
+        self.certificate.as_ref().is_some_and(|name| names.contains(name))
+    }
+
     fn known(&self) -> Caller {
         Caller { name: self.name.clone(), role: self.role.clone() }
     }
@@ -207,6 +212,11 @@ impl Access {
     /// Every role that somebody may have.
     pub(super) fn roles(&self) -> impl Iterator<Item = &Arc<Role>> {
         self.roles.values()
+    }
+
+    /// Whether a certificate with these names is that of a caller.
+    pub(super) fn has_named(&self, names: &[CertificateName]) -> bool {
+        self.callers.iter().any(|caller| caller.is_named(names))
     }
 
     /// Who shows `token`, a certificate with these `names`, or both, at `now_s` seconds since the Unix epoch. A certificate that names

@@ -243,6 +243,11 @@ impl Engine {
         self.0.access.is_open()
     }
 
+    /// Whether somebody whose certificate has these names has to show a token.
+    pub(super) fn needs_token(&self, names: &PeerNames) -> bool {
+        !self.is_open() && !self.0.access.has_named(names.as_slice())
+    }
+
     /// The metrics as text.
     pub fn metrics(&self) -> String {
         let look_ups = self.look_ups().map(OnlineViews::metrics);
@@ -636,7 +641,7 @@ impl Prepared {
     /// # Errors
     /// [`Refusal`], as far as it is known before the first row.
     pub async fn run(self, parameters: Option<ParamValues>) -> Result<Answer, Refusal> {
-        let engine = self.engine.clone();
+        let (engine, stop) = (self.engine.clone(), self.stop.clone());
         let audit = engine.0.audit.as_ref().zip(self.subject.clone());
         let entry = audit.map(|(audit, subject)| audit.entry(subject, self.planned_in));
         let mut entry = entry.map(|entry| entry.of_run(parameters.as_ref(), &self.versions));

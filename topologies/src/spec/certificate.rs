@@ -16,6 +16,9 @@ pub enum CertificateName {
     Email(String),
 }
 
+/// How names of a kind begin, and what they are.
+type Kind = (&'static str, fn(&str) -> CertificateName);
+
 impl CertificateName {
     /// The name of a host.
     pub(crate) fn dns(name: &str) -> Self {
@@ -28,7 +31,7 @@ impl FromStr for CertificateName {
 
     /// As OpenSSL prints them.
     fn from_str(text: &str) -> Result<Self, String> {
-        let kinds: [(&str, fn(&str) -> Self); 4] = [
+        let kinds: [Kind; 4] = [
             ("CN=", |name| Self::Common(name.to_owned())),
             ("URI:", |name| Self::Uri(name.to_owned())),
             ("DNS:", Self::dns),

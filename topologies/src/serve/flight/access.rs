@@ -31,6 +31,12 @@ pub(super) fn known_callers(engine: Engine) -> impl Interceptor + Clone + Send +
     }
 }
 
+/// The names in the certificate that was shown for a connection.
+fn names(connection: &Extensions) -> PeerNames {
+    let shown = connection.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
+    PeerNames::of(shown.as_ref().map(|certificates| certificates.as_slice()))
+}
+
 /// Who sent the request that has these.
 pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     extensions.get().cloned().ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
