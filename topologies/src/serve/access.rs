@@ -138,10 +138,6 @@ impl KnownCaller {
     fn known(&self) -> Caller {
         Caller { name: self.name.clone(), role: self.role.clone() }
     }
-
-    fn is_named(&self, names: &[CertificateName]) -> bool {
-        self.certificate.as_ref().is_some_and(|name| names.contains(name))
-    }
 }
 
 impl std::fmt::Debug for KnownCaller {
@@ -202,11 +198,6 @@ impl Access {
     /// Whether everybody reads everything.
     pub(super) fn is_open(&self) -> bool {
         self.callers.is_empty() && self.jwt.is_none()
-    }
-
-    /// Whether one of `names`, in a certificate, is a caller's.
-    pub(super) fn has_named(&self, names: &[CertificateName]) -> bool {
-        self.callers.iter().any(|caller| caller.is_named(names))
     }
 
     /// Every role that somebody may have.

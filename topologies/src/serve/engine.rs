@@ -273,11 +273,6 @@ impl Engine {
         self.recognise(token, &PeerNames::default())
     }
 
-    /// Whether whoever shows a certificate with these names, or none, has to show nothing else.
-    pub(super) fn needs_no_token(&self, names: &PeerNames) -> bool {
-        self.is_open() || self.0.access.has_named(names.as_slice())
-    }
-
     /// Who shows `token`, or a certificate with the names of a caller, or both of the same one.
     ///
     /// # Errors
@@ -645,7 +640,6 @@ impl Prepared {
         let audit = engine.0.audit.as_ref().zip(self.subject.clone());
         let entry = audit.map(|(audit, subject)| audit.entry(subject, self.planned_in));
         let mut entry = entry.map(|entry| entry.of_run(parameters.as_ref(), &self.versions));
-        let stop = self.stop.clone();
         match self.started(parameters, entry.as_mut()).await {
             Ok((answer, place, watch)) => {
                 let running = engine.0.metrics.begin().written(entry);

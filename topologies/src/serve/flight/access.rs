@@ -42,12 +42,6 @@ pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
     extensions.get().cloned().ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
 }
 
-/// The names in the certificate that was shown for a connection.
-pub(super) fn names(connection: &Extensions) -> PeerNames {
-    let shown = connection.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
-    PeerNames::of(shown.as_ref().map(|certificates| certificates.as_slice()))
-}
-
 /// Whom tickets and statements belong to: names of callers are given by more than one side, so that a name alone may be another's.
 pub(super) fn identity(caller: &Caller) -> String {
     format!("{}/{}", caller.role.name, caller.name)

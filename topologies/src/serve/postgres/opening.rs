@@ -268,7 +268,7 @@ async fn authenticated(
     circumstances: &Circumstances,
 ) -> Result<(Caller, Option<String>), Trouble> {
     let Circumstances { is_secure, names, .. } = circumstances;
-    if shared.engine.needs_no_token(names) {
+    if !shared.engine.needs_token(names) {
         return Ok((shared.engine.recognise(None, names)?, None));
     }
     if !*is_secure && !peer.ip().to_canonical().is_loopback() {
