@@ -267,8 +267,9 @@ impl Chain {
         let wrong = |what: &str| format!("{} entry {}: {what}", table.dataset, table.version);
         let entry = ModelEntry::parse(table.body.as_bytes()).map_err(|what| wrong(&what))?;
         let head = self.tables.get(&table.dataset);
-        let (index, previous) = head.map_or((0, NO_PREVIOUS), |head| (head.version + 1, &head.sha256));
-        let is_its_own = table.dataset.strip_prefix(MODELS_PREFIX) == Some(&entry.model);
+        let (index, previous) =
+            head.map_or((0, NO_PREVIOUS), |head| (head.version + 1, head.sha256.as_str()));
+        let is_its_own = table.dataset.strip_prefix(MODELS_PREFIX) == Some(entry.model.as_str());
         require(is_its_own, || wrong("it is of another model"))?;
         let follows = (table.version, entry.index) == (index, index) && entry.previous_sha256 == previous;
         require(follows, || wrong("it does not follow the chain"))?;
