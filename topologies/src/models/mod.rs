@@ -107,7 +107,7 @@ impl FromStr for Reference {
         let (model, which) = match text.split_once('@') {
             None => (text, Which::Newest),
             Some((model, which)) => {
-                let version = which.parse().ok().filter(|version| *version > 0);
+                let version = which.parse::<u64>().ok().filter(|version| *version > 0);
                 let alias = || is_alias(which).then(|| Which::Alias(which.to_owned()));
                 let which = version.map(Which::Version).or_else(alias);
                 (
