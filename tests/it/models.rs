@@ -12,6 +12,7 @@ use isobar_tests::events::{FEATURES_YAML, SOURCE};
 use isobar_tests::kill::order;
 use isobar_tests::lab::Lab;
 use isobar_tests::models;
+use isobar_tests::prng::Seed;
 use isobar_tests::program::{isobar, run, run_isobar};
 use isobar_tests::script::{Kind, Verdict};
 use isobar_tests::wait::in_time;
@@ -25,6 +26,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
 
 use crate::leader::wipe;
+use crate::single_faults::sample;
 
 const MODEL: &str = "flight_delay";
 
@@ -243,6 +245,34 @@ async fn answers_that_are_lost_change_nothing() {
     let model = read(&lab).await;
     assert_eq!((second.version, champion(&model), model.versions.len()), (2, Some(2), 2));
     assert_whole_and_equal(&lab).await;
+}
+
+/// Once there is a model, a majority is enough: one failed request, whichever it is, stops no registration.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_one_request_of_a_registration_may_fail() {
+    for (test, verdict) in [("model_refused", Verdict::Refuse), ("model_lost", Verdict::LoseAnswer)] {
+        let seed = Seed::of(test);
+        let lab = Lab::in_memory();
+        register(&lab, [0.0, 0.0], None).await;
+        let before = lab.script.requests();
+        register(&lab, [0.5, 0.5], None).await;
+        let requests = lab.script.requests() - before;
+        assert!(requests > 100, "{requests} requests are fewer than two decisions take");
+        for number in sample(requests, &mut seed.prng()) {
+            let (place, verdict) = (lab.script.requests() + number, verdict.clone());
+            lab.script.set(move |request| match request.number == place {
+                true => verdict.clone(),
+                false => Verdict::Pass,
+            });
+            let registered = register(&lab, [number as f32, 1.0], Some("champion")).await;
+            lab.script.clear();
+            let model = read(&lab).await;
+            assert_eq!(champion(&model), Some(registered.version), "request {number}");
+            assert_eq!(model.versions[&registered.version], registered, "request {number}");
+        }
+        verified(&lab, true).await;
+        assert_whole_and_equal(&lab).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
