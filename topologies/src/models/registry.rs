@@ -329,7 +329,12 @@ impl Registry {
         let needed = majority(self.clouds.len());
         let questions = self.clouds.iter().map(|cloud| (cloud, question(cloud))).enumerate();
         let asked = questions.map(|(index, (cloud, question))| async move {
-            (index, future::try_join(question, has_identity(cloud)).await)
+            let answer = async {
+                let answer = question.await?;
+                // After the answer: a cloud that was lost in between has forgotten what it would have said.
+                Ok::<_, Error>((answer, has_identity(cloud).await?))
+            };
+            (index, answer.await)
         });
         let mut asked: FuturesUnordered<_> = asked.collect();
         let (mut answers, mut strangers, mut reasons) = (Vec::new(), 0, Vec::new());
