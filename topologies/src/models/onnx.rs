@@ -36,11 +36,8 @@ pub(super) fn describe(bytes: &[u8]) -> Result<Described, String> {
     for field in Fields::of(bytes) {
         match field? {
             (1, Value::Number(version)) => ir_version = Some(version),
-            (7, Value::Bytes(bytes)) => {
-                if graph.replace(bytes).is_some() {
-                    return Err("it has two graphs".to_owned());
-                }
-            }
+            (7, Value::Bytes(_)) if graph.is_some() => return Err("it has two graphs".to_owned()),
+            (7, Value::Bytes(bytes)) => graph = Some(bytes),
             (8, Value::Bytes(set)) => {
                 let (domain, version) = operator_set(set)?;
                 if domain.is_empty() || domain == "ai.onnx" {
