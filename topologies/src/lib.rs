@@ -21,6 +21,7 @@ pub mod http;
 mod limits;
 mod maintain;
 pub mod metrics;
+pub mod models;
 pub mod online;
 mod parts;
 pub mod pipeline;
