@@ -141,6 +141,7 @@ fn body(sizes: Sizes, version: u64, previous_sha256: String) -> Result<CommitBod
         members: Vec::new(),
         previous_sha256,
         plan: sha256_hex(b"plan"),
+        models: Vec::new(),
         offsets: vec![],
         rows: RowCounts::default(),
         files: vec![],

@@ -18,6 +18,7 @@ pub mod error;
 pub mod evolve;
 pub mod gap;
 pub mod http;
+pub mod inference;
 mod limits;
 mod maintain;
 pub mod metrics;

@@ -15,7 +15,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{SessionStateDefaults, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, Volatility};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
@@ -51,6 +51,15 @@ pub(crate) struct SqlSession {
 impl SqlSession {
     /// A session whose only table is `source_name` with the columns `schema`.
     pub(crate) fn new(source_name: &str, schema: SchemaRef) -> Result<Self, Error> {
+        Self::with_functions(source_name, schema, &[])
+    }
+
+    /// The same, with further functions.
+    pub(crate) fn with_functions(
+        source_name: &str,
+        schema: SchemaRef,
+        functions: &[Arc<ScalarUDF>],
+    ) -> Result<Self, Error> {
         // Everything that the plan depends on is fixed here and not left to the machine.
         let config = SessionConfig::new()
             .with_target_partitions(1)
@@ -60,6 +69,7 @@ impl SqlSession {
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut scalar_functions = SessionStateDefaults::default_scalar_functions();
         scalar_functions.push(Arc::new(header_function()));
+        scalar_functions.extend_from_slice(functions);
         // Aggregate and window functions are known so that they can be refused for what they are.
         let state = SessionStateBuilder::new()
             .with_session_id("isobar".to_owned())

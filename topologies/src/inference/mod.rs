@@ -7,24 +7,35 @@
 //! The library is loaded from a path of the configuration; nothing of it is linked or downloaded. A model is bytes from the
 //! [registry](crate::models): what they claim is checked and bounded before ONNX Runtime sees them, and what they answer is
 //! checked against their signature. An error names the model's part that is wrong; none of them ends the process.
+//!
+//! In SQL a model is the function `predict(…)`: [`Predictors`] has the models that a query calls and says which of them answer,
+//! [`ModelStore`] brings them from the registry. [`docs/predict.md`](../../../docs/predict.md) is for users.
 
-use std::path::{Path, PathBuf};
+mod answers;
+mod claims;
+mod function;
+mod matrix;
+mod predictors;
+mod reference;
+mod runtime;
+mod session;
+mod store;
+mod watch;
+mod watchdog;
+
 use std::time::Duration;
 
-use arrow::array::{Float64Array, Int64Array, RecordBatch};
+use arrow::array::{Float64Array, Int64Array};
 
-use crate::models::Signature;
+pub use self::function::FUNCTION;
+pub use self::predictors::{Bindings, Predictors};
+pub use self::reference::Reference;
+pub use self::runtime::{LIBRARY_VARIABLE, Runtime};
+pub use self::session::{Prepared, Session};
+pub use self::store::ModelStore;
+pub(crate) use self::watch::{ModelWatch, bind_once};
 
-/// The environment variable with the path of ONNX Runtime's library, where the specification has none.
-pub const LIBRARY_VARIABLE: &str = "ISOBAR_ONNXRUNTIME";
-
-/// The library, loaded once per process: every further one is the first.
-#[derive(Clone)]
-pub struct Runtime {
-    path: PathBuf,
-}
-
-/// What a model may cost.
+/// What a model may cost, and what it may be given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InferenceLimits {
     /// Longest time for one call of [`Session::run`]. ONNX Runtime looks at it between the operators of a graph and between
@@ -44,6 +55,20 @@ pub struct InferenceLimits {
     pub nan_allowed: bool,
 }
 
+impl Default for InferenceLimits {
+    fn default() -> Self {
+        Self {
+            time_max: Duration::from_secs(10),
+            model_bytes_max: 256 << 20,
+            threads: 1,
+            sessions: 1,
+            rows_per_run: 4096,
+            nulls: Nulls::Refuse,
+            nan_allowed: false,
+        }
+    }
+}
+
 /// What a feature that is NULL means.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Nulls {
@@ -54,13 +79,6 @@ pub enum Nulls {
     Fill(f64),
     /// It is NaN, for models that know what to make of it.
     Nan,
-}
-
-/// One model, ready to answer. Cheap to clone. [`run`](Self::run) may be called from many threads, and belongs on one that
-/// may be blocked.
-#[derive(Clone)]
-pub struct Session {
-    signature: Signature,
 }
 
 /// What a model says of the rows given, in their order.
@@ -74,7 +92,7 @@ pub struct Predictions {
 }
 
 /// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// ONNX Runtime is not there: install it and name its path.
@@ -102,44 +120,5 @@ pub enum Error {
     Run(String),
 }
 
-impl Runtime {
-    /// Loads the library from `path`, or else from [`LIBRARY_VARIABLE`].
-    ///
-    /// # Errors
-    /// [`Error::Library`] if it is not there, is no ONNX Runtime, or too old.
-    pub fn load(path: Option<&Path>) -> Result<Self, Error> {
-        let _ = path;
-        Err(Error::Library("not written yet".to_owned()))
-    }
-
-    /// Where it was loaded from.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Session {
-    /// Loads `onnx`, whose inputs and outputs must be those of `signature`.
-    ///
-    /// # Errors
-    /// [`Error::Model`] if the file is damaged, claims more than `limits` allow, or has other inputs and outputs.
-    pub fn new(
-        runtime: &Runtime,
-        onnx: &[u8],
-        signature: &Signature,
-        limits: &InferenceLimits,
-    ) -> Result<Self, Error> {
-        let _ = (runtime, onnx, signature, limits);
-        Err(Error::Model("not written yet".to_owned()))
-    }
-
-    /// Scores `features`: one column per feature, in the order of the manifest, one row per element.
-    ///
-    /// # Errors
-    /// [`Error::Features`] for other columns, [`Error::Row`] for the first row that cannot be scored, [`Error::TimedOut`] and
-    /// [`Error::Run`].
-    pub fn run(&self, features: &RecordBatch) -> Result<Predictions, Error> {
-        let _ = (features, &self.signature);
-        Err(Error::Run("not written yet".to_owned()))
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@
 mod asof;
 mod blocks;
 mod cache;
+mod callable;
 mod diff;
 mod freshness;
 mod guard;
@@ -61,6 +62,7 @@ use isobar_connectors::clouds::Cloud;
 use tokio::sync::{Mutex, RwLock};
 
 pub(crate) use self::cache::SnapshotCache;
+pub(crate) use self::callable::CallableModels;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
@@ -121,6 +123,7 @@ impl TableVersion {
 pub struct Catalog {
     context: SessionContext,
     replicas: Arc<Replicas>,
+    models: CallableModels,
     /// The tables that may exist.
     names: Names,
     /// Those that were looked for and exist, by the same names. Held while others are looked for.
@@ -165,6 +168,7 @@ impl Catalog {
         Ok(Self {
             context,
             replicas,
+            models: CallableModels::default(),
             names: Names::of(datasets),
             newest: Mutex::default(),
             planning: RwLock::default(),
@@ -310,7 +314,8 @@ impl Catalog {
         watch: &Watch,
     ) -> Result<(SessionState, LogicalPlan), Stopped> {
         let freshness = self.by_table(freshness)?;
-        let state = self.context.state();
+        let mut state = self.context.state();
+        let called = self.models.offer(&mut state)?;
         let asked = Asked::parse(&state, &self.names, sql, limits, watch).await?;
         let newest = asked.newest.iter().map(String::as_str).collect();
         watch.within(self.find(&newest, &freshness)).await??;
@@ -319,8 +324,11 @@ impl Catalog {
             let snapshot = watch.within(self.pinned(table, *pin)).await??;
             pinned.push(SnapshotTable::new(&snapshot, self.replicas.clone()).map(Arc::new)?.into());
         }
-        let _planning = self.planning.read().await;
-        Ok(asked.plan(state, pinned, limits, watch).await?)
+        let planning = self.planning.read().await;
+        let planned = asked.plan(state, pinned, limits, watch).await?;
+        drop(planning);
+        watch.within(self.models.bind(&called)).await??;
+        Ok(planned)
     }
 
     /// The same for tables by their own names, where queries may use others.
@@ -487,6 +495,7 @@ fn is_the_callers(error: &DataFusionError) -> bool {
                 | ArrowError::InvalidArgumentError(_)
         ),
         DataFusionError::Execution(_) | DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => true,
+        DataFusionError::External(source) => source.is::<isobar_transforms::RuleError>(),
         _ => false,
     }
 }
@@ -521,7 +530,8 @@ pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Erro
 /// Those of [`Catalog::reading`].
 pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
     let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)
+    let catalog = Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)?;
+    Ok(Catalog { models: CallableModels::of(topology, clouds), ..catalog })
 }
 
 /// Runs one query over the datasets of `topology` and returns all its rows.

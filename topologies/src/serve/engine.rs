@@ -29,8 +29,8 @@ use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::query::{
-    Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
-    SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start,
+    Answer, Asked, CATALOG, CallableModels, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas,
+    SnapshotCache, SnapshotTable, TableVersion, Watch, check_plan, limit_of, read_by, session, start,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -52,6 +52,7 @@ struct Inner {
     /// Functions and settings; no tables.
     base: SessionState,
     replicas: Arc<Replicas>,
+    models: CallableModels,
     cache: SnapshotCache,
     access: Access,
     limits: LimitsOfQueries,
@@ -164,6 +165,7 @@ impl Engine {
             topology: topology.name.clone(),
             base,
             replicas,
+            models: CallableModels::of(topology, clouds),
             cache,
             access,
             of_query: of_query(&spec.limits),
@@ -236,6 +238,7 @@ impl Engine {
         let names = &caller.role.names;
         let wanted = self.wanted(names, &question)?;
         let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
+        let called = self.0.models.offer(&mut state).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
         let limits = &self.0.of_query;
         let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
@@ -259,6 +262,7 @@ impl Engine {
             Ok(planned) => planned,
             Err(error) => return Err(self.explained(caller, error).await),
         };
+        self.0.models.bind(&called).await?;
         let plan = match question.parameters {
             Some(values) => with_values(plan, values, limits)?,
             None => plan,

@@ -16,6 +16,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
+use super::models::Models;
 use super::serve::Serve;
 use super::units::{ByteSize, HumanDuration, Percent};
 
@@ -102,6 +103,10 @@ pub struct Topology {
     /// store on its machine. Default: none.
     #[serde(default)]
     pub online: Vec<Online>,
+
+    /// How models are run that queries call with `predict('model', …)`. Optional.
+    #[serde(default)]
+    pub models: Option<Models>,
 }
 
 pub(super) fn default_memory() -> ByteSize {

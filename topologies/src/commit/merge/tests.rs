@@ -37,7 +37,15 @@ fn file(commit_id: &str, rows: u64) -> NewFile {
 }
 
 fn table(dataset: &str, offsets: Vec<OffsetRange>, rows: RowCounts, files: Vec<NewFile>) -> TableProposal {
-    TableProposal { dataset: dataset.into(), create: None, plan: "11".repeat(32), offsets, rows, files }
+    TableProposal {
+        dataset: dataset.into(),
+        create: None,
+        plan: "11".repeat(32),
+        models: vec![],
+        offsets,
+        rows,
+        files,
+    }
 }
 
 /// Reads offsets of one partition; the last record is rejected.
