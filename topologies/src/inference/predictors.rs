@@ -206,6 +206,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 impl Predictors {
+    /// The models that answer now.
+    pub(super) fn bindings(&self) -> Bindings {
+        (*self.current()).clone()
+    }
+
     /// Lets `champion` answer, and `challenger` beside it, without a registry.
     pub(super) fn bound(
         limits: &InferenceLimits,

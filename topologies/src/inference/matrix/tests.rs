@@ -26,6 +26,13 @@ fn elements(layout: &Layout, batch: &RecordBatch) -> Result<Vec<Elements>, Error
     layout.elements(&columns, batch, 0..batch.num_rows())
 }
 
+fn floats(elements: Result<Vec<Elements>, Error>) -> Vec<f32> {
+    match elements.unwrap().remove(0) {
+        Elements::Float32(values) => values,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn doubles(values: &[Option<f64>]) -> ArrayRef {
     Arc::new(Float64Array::from(values.to_vec()))
 }
@@ -86,17 +93,9 @@ fn the_first_row_that_cannot_be_scored_is_named() {
     let lenient = layout("FP32", 2, Nulls::Fill(-1.0), true);
     let filled = elements(&lenient, &null);
     assert_eq!(filled, Ok(vec![Elements::Float32(vec![1.0, 0.0, 2.0, 0.0, -1.0, 0.0])]));
-    let Ok([Elements::Float32(values)]) = elements(&lenient, &nan).as_deref().map(|all| [all[0].clone()])
-    else {
-        panic!("NaN is allowed")
-    };
-    assert!(values[2].is_nan());
-    let Ok([Elements::Float32(values)]) =
-        elements(&layout("FP32", 2, Nulls::Nan, false), &null).as_deref().map(|all| [all[0].clone()])
-    else {
-        panic!("NULL is NaN")
-    };
-    assert!(values[4].is_nan(), "NaN that stands for NULL is no NaN of the row");
+    assert!(floats(elements(&lenient, &nan))[2].is_nan(), "NaN is allowed");
+    let with_nan = layout("FP32", 2, Nulls::Nan, false);
+    assert!(floats(elements(&with_nan, &null))[4].is_nan(), "NaN that stands for NULL is no NaN of the row");
 
     let whole = layout("INT64", 1, Nulls::Nan, false);
     let numbers = batch(vec![("a", Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef)]);
