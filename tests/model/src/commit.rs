@@ -10,6 +10,8 @@ pub mod choose;
 pub mod evolution;
 #[path = "../../../topologies/src/commit/format.rs"]
 pub mod format;
+#[path = "../../../topologies/src/commit/model.rs"]
+pub mod model;
 #[path = "../../../topologies/src/commit/quorum.rs"]
 pub mod quorum;
 #[path = "../../../topologies/src/commit/redrive.rs"]

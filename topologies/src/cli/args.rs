@@ -10,6 +10,10 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
 
+pub use super::models::args::{
+    ExportModelArgs, ModelsArgs, ModelsCommand, PromoteArgs, RegisterModelArgs, RollbackArgs, ShowModelArgs,
+    VerifyModelsArgs,
+};
 use crate::quarantine::listing::SHOWN_MAX;
 use crate::query::DIFF_ROWS_MAX;
 use crate::spec::units::ByteSize;
@@ -289,6 +293,21 @@ answer is compared at the version that it states.
 
 Exit codes: 0 they agree, 1 they do not, 2 the specification or the command line is wrong.")]
     VerifyOnline(VerifyOnlineArgs),
+
+    /// Models beside the data: versions, and aliases that switch at once in every cloud
+    #[command(after_help = "Examples:
+  isobar models register ./forest --model flight_delay --alias challenger --config topology.yaml
+  isobar models promote flight_delay@challenger --config topology.yaml
+  isobar models show flight_delay@champion --config topology.yaml
+  isobar models verify --config topology.yaml
+
+A version is an ONNX model with what is known of it: the same bytes in every cloud, decided by the
+same protocol as the data.")]
+    Models {
+        /// What to do
+        #[command(subcommand)]
+        command: ModelsCommand,
+    },
 
     /// Look at rejected records, and send them through the topology again, once
     #[command(after_help = "Examples:

@@ -18,6 +18,7 @@ mod bars;
 mod doctor;
 mod drill;
 pub mod logs;
+mod models;
 mod online;
 pub mod output;
 mod quarantine;
@@ -101,6 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::TrainingSet(set_args) => training::training_set(&set_args),
         Command::LeakCheck(check_args) => training::leak_check(&check_args),
         Command::VerifyOnline(verify_args) => online::verify(&verify_args),
+        Command::Models { command } => models::models(&command),
         Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;

@@ -10,7 +10,7 @@ use isobar_connectors::delta;
 use isobar_schemas::RowCounts;
 use serde::{Deserialize, Serialize};
 
-use super::format::{CheckpointRef, Decision, TableBody};
+use super::format::{CheckpointRef, Decision, MODELS_PREFIX, TableBody};
 use super::{Epoch, evolution, upkeep};
 
 pub use isobar_connectors::delta::body::NO_PREVIOUS_SHA256 as NO_PREVIOUS;
@@ -165,6 +165,16 @@ pub enum Refusal {
         /// The version that says the schema now.
         chain: u64,
     },
+    /// An entry of a model's log that was planned on other entries: read the log and plan again.
+    #[error("{dataset}: planned after {planned} entries, there are {entries}")]
+    Appended {
+        /// The model's log.
+        dataset: String,
+        /// How many entries there were when it was planned.
+        planned: u64,
+        /// How many there are.
+        entries: u64,
+    },
     /// Its numbers contradict each other. A bug: stop.
     #[error("{dataset}: {what}")]
     DoesNotAddUp {
@@ -293,6 +303,10 @@ impl Chain {
         self.apply_checkpoints(&decision.checkpoints)?;
         let mut members = BTreeSet::new();
         for table in &decision.tables {
+            if table.dataset.starts_with(MODELS_PREFIX) {
+                self.apply_model(table)?;
+                continue;
+            }
             let body = delta::parse_body(table.body.as_bytes())
                 .map_err(|error| format!("{} version {}: {error}", table.dataset, table.version))?;
             let head = self.tables.get(&table.dataset);

@@ -114,14 +114,23 @@ fn number_before(suffix: &str, location: &Path) -> Option<u64> {
     (name.len() == 20).then(|| name.parse().ok())?
 }
 
-/// The folder of a table's log.
-pub fn log_folder(table: &str) -> Path {
-    Path::from(format!("datasets/{table}/_delta_log"))
+/// What stands before a model's name where its log is named among tables. No dataset's name has a slash.
+pub const MODELS_PREFIX: &str = "models/";
+
+/// The folder that the paths of a table's files are relative to: a dataset's, or a model's.
+pub fn table_folder(table: &str) -> String {
+    if table.starts_with(MODELS_PREFIX) { table.to_owned() } else { format!("datasets/{table}") }
 }
 
-/// Where version `version` of `dataset` is published.
-pub fn published_path(dataset: &str, version: u64) -> Path {
-    Path::from(format!("datasets/{dataset}/_delta_log/{version:020}.json"))
+/// The folder of a table's log.
+pub fn log_folder(table: &str) -> Path {
+    let log = if table.starts_with(MODELS_PREFIX) { "_log" } else { "_delta_log" };
+    Path::from(format!("{}/{log}", table_folder(table)))
+}
+
+/// Where version `version` of `table` is published.
+pub fn published_path(table: &str, version: u64) -> Path {
+    Path::from(format!("{}/{version:020}.json", log_folder(table)))
 }
 
 /// The version whose body has this name, `None` for checkpoints and whatever else lies in a log.
@@ -340,6 +349,7 @@ mod tests {
             published_path("d.quarantine", 3).as_ref(),
             "datasets/d.quarantine/_delta_log/00000000000000000003.json"
         );
+        assert_eq!(published_path("models/late", 3).as_ref(), "models/late/_log/00000000000000000003.json");
         assert_eq!(number_of(&keys.record(Epoch(7), 12)), Some(12));
         assert_eq!(number_of(&keys.identity()), None);
         assert_eq!(keys.readmission(2).as_ref(), "control/flights/readmitted/00000000000000000002");

@@ -30,8 +30,11 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::chain::{Chain, TableHead};
-use super::format::{Decision, Identity, RECORD_BYTES_MAX, Record, TableBody, decode, published_path};
-use super::readmit::is_readmitted;
+use super::format::{
+    Decision, Identity, MODELS_PREFIX, RECORD_BYTES_MAX, Record, TableBody, decode, published_path,
+};
+use super::model::ModelEntry;
+use super::readmit::{files_of, is_readmitted};
 use super::released::{Released, released_by};
 use super::rules::{self, Occupant};
 use super::state::{Shared, Slot, State};
@@ -453,7 +456,7 @@ impl Lane {
             let Ok(Some(bytes)) = read_register(&other.control, &path, RECORD_BYTES_MAX).await else {
                 continue;
             };
-            let previous = delta::parse_body(&bytes).ok()?.info.isobar.previous_sha256;
+            let previous = previous_of(dataset, &bytes).ok()?;
             return Some((delta::sha256_hex(&bytes), previous));
         }
         None
@@ -462,7 +465,8 @@ impl Lane {
     /// The SHA-256 of the version before `version`, whose own is known.
     async fn version_before(&self, dataset: &str, version: u64, sha256: &str) -> Step<String> {
         let body = self.read_version_elsewhere(dataset, version, sha256).await?;
-        Ok(parsed(&body)?.info.isobar.previous_sha256)
+        let previous = previous_of(dataset, body.body.as_bytes());
+        Ok(previous.map_err(|what| Error::damaged(&format!("{dataset} version {version}"), what))?)
     }
 
     /// What is to be published at `version` follows what lies here before it.
@@ -540,6 +544,10 @@ impl Lane {
     /// Versions before it count as well if an earlier epoch has looked through them: what was let go stays let go.
     async fn released_after(&self, body: &TableBody, hashes: &[String]) -> Step<Released> {
         let (walks, dataset) = (&self.shared.walks, &body.dataset);
+        if dataset.starts_with(MODELS_PREFIX) {
+            // Nothing of a model is ever let go.
+            return Ok(Released::default());
+        }
         let (mut noted, mut released) = walks.released(self.cloud, dataset, body.version);
         let looked_through =
             usize::try_from(noted.saturating_sub(body.version)).unwrap_or(usize::MAX).min(hashes.len());
@@ -561,19 +569,14 @@ impl Lane {
 
     /// Makes sure that the files of `table` are here. The paths, as the log writes them, of those that are in no cloud.
     async fn bring_files(&self, table: &TableBody, slot: &Slot, purpose: Purpose) -> Step<Vec<String>> {
-        let parsed = parsed(table)?;
         let mut nowhere = Vec::new();
-        for file in &parsed.info.isobar.files {
-            let path = delta::path::decode_log_path(&file.path).map_err(|error| {
-                Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
-            })?;
-            let path = format!("datasets/{}/{path}", table.dataset);
+        for (path, file) in files_of(table)? {
             if slot.uploaded(&path, self.cloud).await {
                 continue;
             }
             self.reach(&failpoint::FILL_BEFORE_FILE)?;
-            if !self.copy_file(&path, file, purpose).await? {
-                nowhere.push(file.path.clone());
+            if !self.copy_file(&path, &file, purpose).await? {
+                nowhere.push(file.path);
             }
             self.reach(&failpoint::FILL_AFTER_FILE)?;
         }
@@ -658,6 +661,15 @@ fn parsed(table: &TableBody) -> Result<CommitBody, Error> {
     delta::parse_body(table.body.as_bytes()).map_err(|error| {
         Error::damaged(&format!("{} version {}", table.dataset, table.version), error.to_string())
     })
+}
+
+/// The SHA-256 that a version of a table, or an entry of a model's log, names as that of the one before it.
+fn previous_of(table: &str, bytes: &[u8]) -> Result<String, String> {
+    if table.starts_with(MODELS_PREFIX) {
+        return Ok(ModelEntry::parse(bytes)?.previous_sha256);
+    }
+    let body = delta::parse_body(bytes).map_err(|error| error.to_string())?;
+    Ok(body.info.isobar.previous_sha256)
 }
 
 /// A file that no cloud has can only be done without if it was let go.

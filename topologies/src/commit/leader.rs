@@ -19,6 +19,7 @@ use super::format::{Content, Decision, Record, encode};
 use super::gap::GapProposal;
 use super::lane::Lane;
 use super::merge::{Merged, Verdict, merge};
+use super::model::ModelProposal;
 use super::quorum::{CloudState, majority};
 use super::redrive::Redrive;
 use super::rules::{self, Standing};
@@ -226,6 +227,45 @@ impl Leader {
         let prepared = self.prepare(decision, Vec::new())?;
         self.decide(prepared).await?;
         Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+    }
+
+    /// Decides an entry of a model's log; its files must lie in a majority. One that is decided already is answered with its
+    /// decision, as far back as the chain remembers.
+    pub async fn record_model(
+        &mut self,
+        proposal: &ModelProposal,
+        uploads: Vec<FileUploads>,
+        now_ms: i64,
+    ) -> Result<CommitOutcome, Error> {
+        if let Some(sequence) = self.chain.sequence_of(&proposal.commit_id) {
+            return Ok(CommitOutcome::Committed { sequence });
+        }
+        self.wait(|state| (state.unpublished() < UNPUBLISHED_MAX).then_some(())).await?;
+        failpoint::hit(&failpoint::DECIDE_BEFORE_ACCEPT, "").map_err(unanswered)?;
+        if let Err(refusal) = self.chain.accept_model(proposal) {
+            return Ok(CommitOutcome::Stale(refusal));
+        }
+        if let Err(what) = files_in_majority(&uploads, self.shared.clouds.len()).await {
+            return Ok(CommitOutcome::NotStored(what));
+        }
+        let decision = self.chain.decide_model(self.shared.epoch, now_ms, proposal);
+        let prepared = self.prepare(decision.map_err(Error::Bug)?, uploads)?;
+        self.decide(prepared).await?;
+        Ok(CommitOutcome::Committed { sequence: self.chain.sequence })
+    }
+
+    /// Waits until a majority has published everything that is decided.
+    ///
+    /// # Errors
+    /// [`Error::NoMajority`] if that takes longer than `patience`; [`Error::Superseded`].
+    pub async fn published(&self, patience: Duration) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            published = self.wait(|state| (state.unpublished() == 0).then_some(())) => published,
+            () = self.shared.environment.sleep(patience) => {
+                Err(self.shared.read(|state| self.describe_hindrances(state)))
+            }
+        }
     }
 
     /// Decides new schemas. Anything wrong with them is answered: nothing was proposed then.

@@ -16,8 +16,8 @@
 //! What must never be wrong is pure: [`chain`] (may this follow?), [`merge`] (several workers' commits in one
 //! decision), [`quorum`] (is this decided?), [`choose`] (what did the sealed logs decide?), [`upkeep`] and
 //! [`checkpoint`] (may this maintenance follow?), [`redrive`] (may these rows leave the quarantine?), [`gap`] (may these offsets
-//! be left out?), [`evolution`] (may the table have these columns?) and [`rules`] (the small decisions between). The other modules carry
-//! it out. Guarantee: per sequence number one decision, ever; per version of a table one content, in every cloud.
+//! be left out?), [`evolution`] (may the table have these columns?), [`model`] (may this entry of a model's log follow?) and
+//! [`rules`] (the small decisions between). The other modules carry it out. Guarantee: per sequence number one decision, ever; per version of a table one content, in every cloud.
 //! Failure: with fewer than a majority of clouds nothing is decided, and nothing is lost; once a later epoch has
 //! sealed a majority, the older leader stops by itself.
 
@@ -32,6 +32,7 @@ pub mod gap;
 mod lane;
 mod leader;
 pub mod merge;
+pub mod model;
 mod numbers;
 pub mod quorum;
 mod readmit;
@@ -55,10 +56,12 @@ pub use gap::GapProposal;
 pub(crate) use lane::{hint_of, hinted_version};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CommitOutcome, Leader, Staged};
+pub use model::{ModelAction, ModelEntry, ModelFile, ModelProposal};
+pub(crate) use quorum::majority;
 pub(crate) use readmit::is_readmitted;
 pub use redrive::Redrive;
 pub(crate) use released::Released;
 pub use takeover::Group;
-pub(crate) use takeover::most_common;
+pub(crate) use takeover::{most_common, published_from};
 pub use upkeep::{Change, RemovedFile, Upkeep};
 pub use watch::{CloudProgress, LeaderProgress, LeaderWatch};

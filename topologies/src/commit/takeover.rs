@@ -792,7 +792,7 @@ pub(crate) fn most_common<'a>(identities: impl Iterator<Item = &'a Identity> + C
 }
 
 /// Versions `0..n` of `dataset` are in the store, given that `0..first` were seen there or are not asked about.
-pub(super) async fn published_from(
+pub(crate) async fn published_from(
     store: &Arc<dyn ObjectStore>,
     dataset: &str,
     first: u64,

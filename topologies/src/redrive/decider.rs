@@ -173,9 +173,10 @@ impl Decider {
 fn refused(refusal: Refusal) -> Result<Decided, Error> {
     match refusal {
         Refusal::DoesNotAddUp { .. } => Err(Error::Bug(refusal.to_string())),
-        Refusal::Overtaken { .. } | Refusal::Stale { .. } | Refusal::Described { .. } => {
-            Ok(Decided::Not(refusal.to_string()))
-        }
+        Refusal::Overtaken { .. }
+        | Refusal::Stale { .. }
+        | Refusal::Described { .. }
+        | Refusal::Appended { .. } => Ok(Decided::Not(refusal.to_string())),
     }
 }
 

@@ -36,7 +36,7 @@ mod control;
 mod decided;
 mod files;
 mod inspect;
-mod repair;
+pub(crate) mod repair;
 mod report;
 
 use std::time::Duration;

@@ -340,10 +340,10 @@ fn reach(point: &'static Failpoint, cloud: &Cloud) -> Result<(), String> {
     failpoint::hit(point, &cloud.name).map_err(|error| chain_of(&error))
 }
 
-type Versioned = Option<(Bytes, UpdateVersion)>;
+pub(crate) type Versioned = Option<(Bytes, UpdateVersion)>;
 
 /// The bytes at `path` with what a conditional write needs, `None` where nothing is.
-async fn read_with_version(cloud: &Cloud, path: &Path) -> Result<Versioned, String> {
+pub(crate) async fn read_with_version(cloud: &Cloud, path: &Path) -> Result<Versioned, String> {
     let found = match cloud.control.get(path).await {
         Ok(found) => found,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
@@ -383,7 +383,7 @@ async fn replace(
 }
 
 /// One conditional write. A store without conditional updates is read once more instead.
-async fn overwrite(
+pub(crate) async fn overwrite(
     cloud: &Cloud,
     path: &Path,
     bytes: &Bytes,

@@ -42,6 +42,8 @@ pub enum Document {
     Contract,
     /// A training set.
     TrainingSet,
+    /// A model as MLflow describes it.
+    MlModel,
 }
 
 impl Document {
@@ -51,6 +53,7 @@ impl Document {
             Document::Spec => "spec",
             Document::Contract => "contract",
             Document::TrainingSet => "training set",
+            Document::MlModel => "MLmodel",
         }
     }
 
@@ -61,6 +64,7 @@ impl Document {
             Document::TrainingSet => {
                 "`isobar schema training-set` prints what a training set may hold, with an example"
             }
+            Document::MlModel => "`mlflow.onnx.save_model` writes one",
         }
     }
 
@@ -69,6 +73,7 @@ impl Document {
             Document::Spec => "one file describes one topology",
             Document::Contract => "one file holds one contract",
             Document::TrainingSet => "one file describes one training set",
+            Document::MlModel => "one file describes one model",
         }
     }
 }
