@@ -29,7 +29,7 @@ use arrow::array::{Float64Array, Int64Array};
 
 pub use self::function::FUNCTION;
 pub use self::predictors::{Bindings, Predictors};
-pub use self::reference::Reference;
+pub use self::reference::{CHAMPION, Reference};
 pub use self::runtime::{LIBRARY_VARIABLE, Runtime};
 pub use self::session::{Prepared, Session};
 pub use self::store::ModelStore;

@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use ort::session::{RunOptions, Session as OrtSession};
-use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::answers::{Answered, Answers};
-use super::matrix::{Elements, Layout, shape_text};
+use super::matrix::{Elements, Layout};
 use super::watchdog::watch;
 use super::{Error, InferenceLimits, Predictions, Runtime, claims};
-use crate::models::{Signature, Tensor};
+use crate::models::Signature;
 
 /// One model, ready to answer. Cheap to clone. [`run`](Self::run) may be called from many threads, and belongs on one that
 /// may be blocked.
@@ -53,14 +52,12 @@ impl Session {
         signature: &Signature,
         limits: &InferenceLimits,
     ) -> Result<Self, Error> {
-        claims::check(onnx, limits.model_bytes_max).map_err(Error::Model)?;
+        claims::check(onnx, signature, limits.model_bytes_max).map_err(Error::Model)?;
         let layout = Layout::new(signature, limits.nulls, limits.nan_allowed).map_err(Error::Model)?;
         let answers = Answers::new(signature).map_err(Error::Model)?;
         let mut idle = Vec::new();
         for _ in 0..limits.sessions.max(1) {
-            let session = load(runtime, onnx, limits)?;
-            check_signature(&session, signature).map_err(Error::Model)?;
-            idle.push(session);
+            idle.push(load(runtime, onnx, limits)?);
         }
         let (limits, returned) = (limits.clone(), Condvar::new());
         Ok(Self(Arc::new(Loaded { layout, answers, limits, idle: Mutex::new(idle), returned })))
@@ -217,64 +214,4 @@ fn load(runtime: &Runtime, onnx: &[u8], limits: &InferenceLimits) -> Result<OrtS
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed("it has inputs or outputs of a kind that is not known".into())),
     }
-}
-
-/// Holds the graph against what the registry says of it.
-fn check_signature(session: &OrtSession, signature: &Signature) -> Result<(), String> {
-    check_tensors("input", session.inputs(), &signature.inputs)?;
-    check_tensors("output", session.outputs(), &signature.outputs)
-}
-
-fn check_tensors(what: &str, found: &[Outlet], expected: &[Tensor]) -> Result<(), String> {
-    let names = |names: Vec<&str>| names.join(", ");
-    let same = found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.name() == e.name);
-    if !same {
-        return Err(format!(
-            "the graph has the {what}s [{}], the manifest says [{}]",
-            names(found.iter().map(Outlet::name).collect()),
-            names(expected.iter().map(|tensor| tensor.name.as_str()).collect()),
-        ));
-    }
-    for (found, expected) in found.iter().zip(expected) {
-        let described = describe(found.dtype());
-        let fits = described.as_ref().is_some_and(|(datatype, shape)| {
-            *datatype == expected.datatype && (shape.is_empty() || shape_fits(shape, &expected.shape))
-        });
-        if !fits {
-            let found_text = match described {
-                Some((datatype, shape)) => format!("{datatype} {}", shape_text(&shape)),
-                None => found.dtype().to_string(),
-            };
-            return Err(format!(
-                "{what} `{}` of the graph is {found_text}, the manifest says {} {}",
-                expected.name,
-                expected.datatype,
-                shape_text(&expected.shape)
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a graph may say `found` where the manifest says `expected`: a dimension that the graph leaves open may be said.
-fn shape_fits(found: &[Option<u64>], expected: &[Option<u64>]) -> bool {
-    found.len() == expected.len()
-        && found.iter().zip(expected).all(|(found, expected)| found.is_none() || found == expected)
-}
-
-/// The type and shape of an input or output, as the Open Inference Protocol has them; `None` for what is no tensor. Graphs may
-/// leave the shape of an output out.
-fn describe(value: &ValueType) -> Option<(&'static str, Vec<Option<u64>>)> {
-    let ValueType::Tensor { ty, shape, .. } = value else { return None };
-    let datatype = match ty {
-        TensorElementType::Float32 => "FP32",
-        TensorElementType::Float64 => "FP64",
-        TensorElementType::Int64 => "INT64",
-        TensorElementType::Bool => "BOOL",
-        TensorElementType::String => "BYTES",
-        TensorElementType::Int32 => "INT32",
-        TensorElementType::Float16 => "FP16",
-        _ => return None,
-    };
-    Some((datatype, shape.iter().map(|dim| u64::try_from(*dim).ok()).collect()))
 }

@@ -79,7 +79,7 @@ impl ModelStore {
     pub(super) async fn bind(&self, reference: &Reference, features: usize) -> Result<Binding, Error> {
         let runtime = self.runtime()?;
         let model = self.registry.model(reference.model()).await?;
-        let manifest = reference.version_of(&model).map_err(Error::Configuration)?;
+        let manifest = model.version(reference.which())?;
         let champion = self.load(&runtime, manifest, features).await?;
         let challenger = self.challenger(&runtime, reference, &model, manifest, features).await;
         Ok(Binding { champion, challenger })

@@ -9,14 +9,14 @@ use serde::Deserialize;
 use super::check::Place;
 use super::resolve::Resolver;
 use super::units::{ByteSize, HumanDuration};
-use crate::inference::{InferenceLimits, Nulls};
+use crate::commit::model::is_alias;
+use crate::inference::{CHAMPION, InferenceLimits, Nulls};
 
 const TIME: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(600));
 const BYTES: (u64, u64) = (1 << 10, 16 << 30);
 const THREADS_MAX: u64 = 256;
 const SESSIONS_MAX: u64 = 64;
 const ROWS_MAX: u64 = 1 << 20;
-const ALIAS_BYTES_MAX: usize = 64;
 
 /// How models are run that queries call with `predict('model', …)`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -152,11 +152,12 @@ impl Resolver<'_> {
 
     fn shadow(&mut self) -> Option<String> {
         let alias = self.typed::<Option<String>>("/models/shadow").flatten()?;
-        let is_alias = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        if !(1..=ALIAS_BYTES_MAX).contains(&alias.len()) || !alias.bytes().all(is_alias) {
-            let message = format!("`{alias}` is not an alias: letters, digits, `_` and `-`, at most 64");
+        if !is_alias(&alias) {
+            let message = format!(
+                "`{alias}` is no alias: lower-case letters, digits, `_` and `-`, beginning with a letter"
+            );
             self.report("/models/shadow", Place::Value, message, None);
-        } else if alias == "champion" {
+        } else if alias == CHAMPION {
             let message = "the champion cannot be in its own shadow";
             self.report("/models/shadow", Place::Value, message, Some("name another alias".to_owned()));
         }
