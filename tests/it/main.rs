@@ -34,6 +34,7 @@ mod mirrored_checkpoints;
 mod online;
 mod outage;
 mod payload_rows;
+mod predict;
 mod redrive;
 mod scrub;
 mod scrub_kills;

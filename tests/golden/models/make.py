@@ -107,6 +107,13 @@ def separate():
     return model(nodes, inputs, [value("sum", TensorProto.DOUBLE, [None, 1])], [ten])
 
 
+def twice():
+    """2 x."""
+    node = helper.make_node("Mul", ["x", "two"], ["y"])
+    two = constant("two", np.array([2.0], np.float32))
+    return model([node], [value("x", FLOAT, [None, 1])], [value("y", FLOAT, [None, 1])], [two])
+
+
 def picky():
     """Fails on rows that are not from 0 to 9: it looks them up in a table of ten."""
     nodes = [
@@ -184,6 +191,7 @@ def main():
     save("forest", forest(x, random))
     save("network", network(random))
     save("separate", separate())
+    save("twice", twice())
     save("picky", picky())
     save("endless", endless())
     save("huge", huge(), check=False)

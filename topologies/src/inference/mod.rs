@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use arrow::array::{Float64Array, Int64Array};
 
+use crate::models::ONNX_BYTES_MAX;
+
 pub use self::function::FUNCTION;
 pub use self::predictors::{Bindings, Predictors};
 pub use self::reference::{CHAMPION, Reference};
@@ -59,7 +61,7 @@ impl Default for InferenceLimits {
     fn default() -> Self {
         Self {
             time_max: Duration::from_secs(10),
-            model_bytes_max: 256 << 20,
+            model_bytes_max: ONNX_BYTES_MAX,
             threads: 1,
             sessions: 1,
             rows_per_run: 4096,

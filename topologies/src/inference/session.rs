@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch};
 use ort::session::{RunOptions, Session as OrtSession};
@@ -195,7 +195,10 @@ impl Loaded {
     }
 }
 
-/// Loads `onnx` within the time limit.
+/// Longest time to load a model, whatever its size.
+const LOAD_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Loads `onnx`.
 fn load(runtime: &Runtime, onnx: &[u8], limits: &InferenceLimits) -> Result<OrtSession, Error> {
     let failed = |error: String| Error::Model(format!("ONNX Runtime cannot load it: {error}"));
     let loaded = catch_unwind(AssertUnwindSafe(|| -> Result<OrtSession, ort::Error> {
@@ -206,7 +209,7 @@ fn load(runtime: &Runtime, onnx: &[u8], limits: &InferenceLimits) -> Result<OrtS
             .with_deterministic_compute(true)?;
         let mut builder = builder;
         let canceler = builder.canceler();
-        let _watched = watch(Instant::now() + limits.time_max, move || _ = canceler.cancel());
+        let _watched = watch(Instant::now() + LOAD_TIME_MAX, move || _ = canceler.cancel());
         builder.commit_from_memory(onnx)
     }));
     match loaded {

@@ -31,7 +31,7 @@ pub struct Models {
     /// batch that takes longer go to the quarantine under `predict_timeout`. Default: 10s.
     pub time: Option<HumanDuration>,
 
-    /// Largest model: of its file, and of all the tensors that it claims together. 1KiB to 16GiB. Default: 256MiB.
+    /// Largest model: of its file, and of all the tensors that it claims together. 1KiB to 16GiB. Default: 1GiB.
     pub bytes: Option<ByteSize>,
 
     /// Threads that one model runs on, 1 to 256. Default: 1.
