@@ -27,7 +27,8 @@ use std::time::Duration;
 
 use arrow::array::{Float64Array, Int64Array};
 
-use crate::models::ONNX_BYTES_MAX;
+use crate::models::onnx::describe;
+use crate::models::{ONNX_BYTES_MAX, Signature};
 
 pub use self::function::FUNCTION;
 pub use self::predictors::{Bindings, Predictors};
@@ -51,7 +52,15 @@ pub struct InferenceLimits {
     pub sessions: usize,
     /// Most rows that ONNX Runtime is given at a time.
     pub rows_per_run: usize,
-    /// What a feature that is NULL means.
+    /// The inputs and outputs of an ONNX file, as a registry would say them.
+///
+/// # Errors
+/// [`Error::Model`] if it is none that can be used.
+pub fn signature_of(onnx: &[u8]) -> Result<Signature, Error> {
+    describe(onnx).map(|described| described.signature).map_err(Error::Model)
+}
+
+/// What a feature that is NULL means.
     pub nulls: Nulls,
     /// Whether a feature may be NaN.
     pub nan_allowed: bool,

@@ -15,8 +15,9 @@ use isobar_connectors::delta::ScoredBy;
 
 use super::reference::Reference;
 use super::store::{Binding, Bound, ModelStore};
-use super::{Error as InferenceError, InferenceLimits, Predictions};
+use super::{Error as InferenceError, InferenceLimits, Predictions, Session};
 use crate::error::Error;
+use crate::models::Manifest;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -113,6 +114,12 @@ impl Predictors {
             *current = Arc::new(bindings);
         }
         is_other
+    }
+
+    /// Lets `session` answer for `reference`, without a registry: it is what `manifest` says.
+    pub fn answer_with(&self, reference: Reference, session: Session, manifest: &Manifest) {
+        let binding = Binding { champion: Arc::new(Bound::new(session, manifest)), challenger: None };
+        self.turn(Bindings(BTreeMap::from([(reference, binding)])));
     }
 
     /// The models that answer now, as a commit has them.
