@@ -52,15 +52,7 @@ pub struct InferenceLimits {
     pub sessions: usize,
     /// Most rows that ONNX Runtime is given at a time.
     pub rows_per_run: usize,
-    /// The inputs and outputs of an ONNX file, as a registry would say them.
-///
-/// # Errors
-/// [`Error::Model`] if it is none that can be used.
-pub fn signature_of(onnx: &[u8]) -> Result<Signature, Error> {
-    describe(onnx).map(|described| described.signature).map_err(Error::Model)
-}
-
-/// What a feature that is NULL means.
+    /// What a feature that is NULL means.
     pub nulls: Nulls,
     /// Whether a feature may be NaN.
     pub nan_allowed: bool,
@@ -129,6 +121,14 @@ pub enum Error {
     /// ONNX Runtime failed: see what it says.
     #[error("{0}")]
     Run(String),
+}
+
+/// The inputs and outputs of an ONNX file, as a registry would say them.
+///
+/// # Errors
+/// [`Error::Model`] if it is none that can be used.
+pub fn signature_of(onnx: &[u8]) -> Result<Signature, Error> {
+    describe(onnx).map(|described| described.signature).map_err(Error::Model)
 }
 
 #[cfg(test)]
