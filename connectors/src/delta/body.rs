@@ -1136,6 +1136,28 @@ mod tests {
     fn every_rule_is_enforced_on_reading() {
         let isobar = |value: &mut Value, key: &str, new: Value| value["commitInfo"]["isobar"][key] = new;
         refuse(0, "format 2", |v| isobar(v, "format", json!(2)));
+        let model = |name: &str, sha256: &str| json!({"model": name, "version": 1, "sha256": sha256});
+        let sha256 = "ab".repeat(32);
+        refuse(0, "list of models", |v| isobar(v, "models", json!([model("a/b", &sha256)])));
+        refuse(0, "list of models", |v| isobar(v, "models", json!([model("a", "ab")])));
+        refuse(0, "list of models", |v| {
+            isobar(v, "models", json!([model("b", &sha256), model("a", &sha256)]));
+        });
+        let mut scored = write(b"previous");
+        scored.info.isobar.models = [("a", false), ("a", true), ("b", false)]
+            .map(|(model, shadow)| ScoredBy {
+                model: model.into(),
+                version: 7,
+                sha256: sha256.clone(),
+                features: Some("flights@1.2.0".into()),
+                shadow,
+            })
+            .to_vec();
+        let bytes = scored.to_bytes().unwrap();
+        assert_eq!(parse_body(&bytes).unwrap().info.isobar.models, scored.info.isobar.models);
+        assert!(
+            !String::from_utf8(write(b"previous").to_bytes().unwrap().to_vec()).unwrap().contains("models")
+        );
         refuse(0, "commit id", |v| v["commitInfo"]["txnId"] = json!("other"));
         refuse(0, "commit id", |v| {
             v["commitInfo"]["txnId"] = json!("a/b");

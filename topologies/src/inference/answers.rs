@@ -73,7 +73,8 @@ impl Answers {
         }
         match &self.values {
             None => {
-                so_far.values.extend(so_far.labels[so_far.values.len()..].iter().map(|label| *label as f64))
+                let known = so_far.values.len();
+                so_far.values.extend(so_far.labels[known..].iter().map(|label| *label as f64));
             }
             Some((name, element)) => {
                 let output = get(name)?;

@@ -41,6 +41,21 @@ struct TimeLeft {
     challenger: Duration,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Champion,
+    Challenger,
+}
+
+impl TimeLeft {
+    fn of(&mut self, role: Role) -> &mut Duration {
+        match role {
+            Role::Champion => &mut self.champion,
+            Role::Challenger => &mut self.challenger,
+        }
+    }
+}
+
 /// What the models of a call answer.
 pub(super) struct Answer {
     pub(super) champion: (Arc<Bound>, Predictions),
@@ -149,12 +164,11 @@ impl Predictors {
         };
         let features = &batch_of(features, rows, &champion.feature_names)
             .map_err(|error| InferenceError::Features(error.to_string()))?;
-        let said =
-            self.timed(|left| &mut left.champion, |deadline| champion.session.run_until(features, deadline))?;
+        let said = self.timed(Role::Champion, |deadline| champion.session.run_until(features, deadline))?;
         // Whatever becomes of the challenger, the row is the champion's.
         let challenger = challenger.as_ref().and_then(|bound| {
             let ran = |deadline| bound.session.run_until(features, deadline);
-            match self.timed(|left| &mut left.challenger, ran) {
+            match self.timed(Role::Challenger, ran) {
                 Ok(said) => Some((bound.clone(), said)),
                 Err(error) => {
                     bound.complain(&error);
@@ -168,17 +182,17 @@ impl Predictors {
     /// Runs within what is left of the batch's time, or, for queries, within the limit.
     fn timed(
         &self,
-        of: impl Fn(&mut TimeLeft) -> &mut Duration,
+        role: Role,
         run: impl FnOnce(Instant) -> Result<Predictions, InferenceError>,
     ) -> Result<Predictions, InferenceError> {
         let begun = Instant::now();
         if !self.is_stream {
             return run(begun + self.time_max);
         }
-        let left = *of(&mut locked(&self.left));
+        let left = *locked(&self.left).of(role);
         let said = run(begun + left);
         let mut now = locked(&self.left);
-        let left = of(&mut now);
+        let left = now.of(role);
         *left = left.saturating_sub(begun.elapsed());
         if matches!(said, Err(InferenceError::TimedOut(_))) {
             // Parts of a batch that ran out of time are not tried again.

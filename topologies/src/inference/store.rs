@@ -16,7 +16,7 @@ use crate::spec::ModelsSpec;
 
 /// A version of a model, loaded.
 #[derive(Debug)]
-pub struct Bound {
+pub(super) struct Bound {
     pub(super) session: Session,
     pub(super) model: String,
     pub(super) version: u64,

@@ -28,7 +28,7 @@ pub(super) struct Watch(Option<(Instant, u64)>);
 pub(super) fn watch(deadline: Instant, end: impl FnOnce() + Send + 'static) -> Watch {
     let watchdog = WATCHDOG.get_or_init(|| {
         let watchdog: &'static Watchdog = Box::leak(Box::default());
-        let started = thread::Builder::new().name("isobar-watchdog".into()).spawn(|| watchdog.run());
+        let started = thread::Builder::new().name("isobar-watchdog".into()).spawn(move || watchdog.run());
         if let Err(error) = started {
             tracing::warn!(%error, "models run without a time limit");
         }
