@@ -118,13 +118,13 @@ impl Predictors {
 
     /// Whether `bindings` are other models than those that answer now.
     pub(super) fn differ(&self, bindings: &Bindings) -> bool {
-        bindings.scored_by() != self.in_use()
+        !bindings.is_like(&self.current())
     }
 
     /// Lets the models of `bindings` answer from now on; whether they are others than before.
     pub fn turn(&self, bindings: Bindings) -> bool {
         let mut current = self.bindings.write().unwrap_or_else(PoisonError::into_inner);
-        let is_other = bindings.scored_by() != current.scored_by();
+        let is_other = !bindings.is_like(&current);
         if is_other {
             *current = Arc::new(bindings);
         }
@@ -203,6 +203,15 @@ impl Predictors {
 }
 
 impl Bindings {
+    /// Whether every call is answered by the same files.
+    fn is_like(&self, other: &Self) -> bool {
+        let answers = |bindings: &Self| -> Vec<(Reference, Vec<ScoredBy>)> {
+            let each = bindings.0.iter();
+            each.map(|(reference, binding)| (reference.clone(), binding.scored_by().collect())).collect()
+        };
+        answers(self) == answers(other)
+    }
+
     fn scored_by(&self) -> Vec<ScoredBy> {
         let mut models: Vec<ScoredBy> = self.0.values().flat_map(Binding::scored_by).collect();
         models.sort();
