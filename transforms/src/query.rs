@@ -43,10 +43,10 @@ impl Query {
         let plan = session.plan(sql)?;
         check_names(plan.schema().fields().iter().map(|field| field.name().as_str()))?;
         let plan = as_stored(plan)?;
-        let logical = session.state().optimize(&plan).map_err(Error::invalid_sql)?;
-        let planner = session.state().query_planner();
-        let physical =
-            block_on(planner.create_physical_plan(&logical, session.state())).map_err(Error::invalid_sql)?;
+        let state = session.state_for(&plan)?;
+        let logical = state.optimize(&plan).map_err(Error::invalid_sql)?;
+        let physical = block_on(state.query_planner().create_physical_plan(&logical, &state))
+            .map_err(Error::invalid_sql)?;
         let physical = checked_plan(physical).map_err(Error::execution)?;
         let output_schema = output_schema(&logical);
         Ok(Self {

@@ -8,6 +8,7 @@
 //!
 //! The session knows the source, and functions. It has no other tables, no files, no settings to change.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -46,6 +47,8 @@ pub(crate) struct SqlSession {
     source: Arc<SourceTable>,
     /// The source's columns, which checks can use with or without the source's name before them.
     columns: DFSchema,
+    /// Names of the functions that were given.
+    functions: Vec<String>,
 }
 
 impl SqlSession {
@@ -87,11 +90,40 @@ impl SqlSession {
             .schema_for_ref(table)
             .and_then(|schema| schema.register_table(source_name.to_owned(), Arc::clone(&source) as _))
             .map_err(Error::execution)?;
-        Ok(Self { state, source_name: source_name.to_owned(), source, columns })
+        let functions = functions.iter().map(|function| function.name().to_owned()).collect();
+        Ok(Self { state, source_name: source_name.to_owned(), source, columns, functions })
     }
 
     pub(crate) fn state(&self) -> &SessionState {
         &self.state
+    }
+
+    /// The state to optimise `plan` with. DataFusion would move the fields of a struct to where the struct is made, and call the
+    /// function that makes it once for each: a function that was given is called once for all.
+    pub(crate) fn state_for(&self, plan: &LogicalPlan) -> Result<Cow<'_, SessionState>, Error> {
+        if !self.calls_given(plan).map_err(Error::invalid_sql)? {
+            return Ok(Cow::Borrowed(&self.state));
+        }
+        let mut state = self.state.clone();
+        state.config_mut().options_mut().optimizer.enable_leaf_expression_pushdown = false;
+        Ok(Cow::Owned(state))
+    }
+
+    /// Whether `plan` calls one of the functions that were given.
+    fn calls_given(&self, plan: &LogicalPlan) -> datafusion::error::Result<bool> {
+        let is_given = |part: &Expr| match part {
+            Expr::ScalarFunction(function) => self.functions.iter().any(|name| name == function.name()),
+            _ => false,
+        };
+        let calls = |expression: &Expr| expression.exists(|part| Ok(is_given(part)));
+        let mut found = false;
+        plan.apply(|node| {
+            for expression in node.expressions() {
+                found |= calls(&expression)?;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(found)
     }
 
     pub(crate) fn slot(&self) -> &Arc<ChunkSlot> {

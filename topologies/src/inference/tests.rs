@@ -333,13 +333,12 @@ fn a_challenger_answers_beside_the_champion_and_its_errors_do_not_matter() {
 #[test]
 fn several_fields_of_one_call_are_scored_once() {
     let models = Predictors::of_stream(&InferenceLimits::default());
-    let transform = compile(
-        &models,
-        "SELECT id, predict('picky', x)['value'] AS value, predict('picky', x)['sha256'] AS sha256 FROM events",
-    );
-    let explained = transform.unwrap().explain();
-    let (_, physical) = explained.split_once("physical plan").unwrap();
-    assert_eq!(physical.matches("predict(").count(), 1, "{explained}");
+    let direct = "SELECT id, predict('picky', x)['value'] AS value, predict('picky', x)['sha256'] AS sha256 FROM events";
+    for sql in [direct, EVERY_FIELD] {
+        let explained = compile(&models, sql).unwrap().explain();
+        let (_, physical) = explained.split_once("physical plan").unwrap();
+        assert_eq!(physical.matches("predict(").count(), 1, "{explained}");
+    }
 }
 
 #[test]

@@ -40,11 +40,12 @@ impl CallableModels {
         Ok(called)
     }
 
-    /// Loads the models that the query calls, as it was planned.
+    /// Loads the models that the query calls, as it was planned, and has each call computed once: DataFusion would move the
+    /// fields of a struct to where it is made, and make it once for each.
     ///
     /// # Errors
     /// [`Error::Configuration`] if ONNX Runtime or a model is not there or cannot be used, and those of the registry.
-    pub(crate) async fn bind(&self, called: &Predictors) -> Result<(), Error> {
+    pub(crate) async fn bind(&self, called: &Predictors, state: &mut SessionState) -> Result<(), Error> {
         if called.is_empty() {
             return Ok(());
         }
@@ -54,6 +55,7 @@ impl CallableModels {
         let bindings = called.bind(store).await?;
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = bindings.clone();
         called.turn(bindings);
+        state.config_mut().options_mut().optimizer.enable_leaf_expression_pushdown = false;
         Ok(())
     }
 }

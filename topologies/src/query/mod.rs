@@ -325,10 +325,10 @@ impl Catalog {
             pinned.push(SnapshotTable::new(&snapshot, self.replicas.clone()).map(Arc::new)?.into());
         }
         let planning = self.planning.read().await;
-        let planned = asked.plan(state, pinned, limits, watch).await?;
+        let (mut state, plan) = asked.plan(state, pinned, limits, watch).await?;
         drop(planning);
-        watch.within(self.models.bind(&called)).await??;
-        Ok(planned)
+        watch.within(self.models.bind(&called, &mut state)).await??;
+        Ok((state, plan))
     }
 
     /// The same for tables by their own names, where queries may use others.

@@ -258,11 +258,11 @@ impl Engine {
             let found = self.0.cache.pinned(table, *pin).await?;
             pinned.push(self.guarded(caller, found, &state).await?);
         }
-        let (state, plan) = match asked.plan(state, pinned, limits, watch).await {
+        let (mut state, plan) = match asked.plan(state, pinned, limits, watch).await {
             Ok(planned) => planned,
             Err(error) => return Err(self.explained(caller, error).await),
         };
-        self.0.models.bind(&called).await?;
+        self.0.models.bind(&called, &mut state).await?;
         let plan = match question.parameters {
             Some(values) => with_values(plan, values, limits)?,
             None => plan,
