@@ -158,8 +158,8 @@ enum Command {
         /// ONNX Runtime's library.
         #[arg(long, env = "ISOBAR_ONNXRUNTIME")]
         onnxruntime: Option<PathBuf>,
-        /// Rows of each round.
-        #[arg(long, default_value_t = 500_000)]
+        /// Rows that are there; a round goes through them as often as it takes a second.
+        #[arg(long, default_value_t = 100_000)]
         rows: usize,
         /// Rows at a time.
         #[arg(long, default_value_t = 4096)]
