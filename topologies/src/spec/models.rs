@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::check::Place;
 use super::resolve::Resolver;
@@ -47,7 +47,7 @@ pub struct Models {
     /// What becomes of a row of which a feature is NULL. Default: `error`.
     pub nulls: NullFeatures,
 
-    /// What NULL stands for with `nulls: fill`.
+    /// What NULL stands for with `nulls: fill`. Default: none.
     pub fill: Option<f64>,
 
     /// Whether a feature may be NaN; without, such a row goes to the quarantine. Default: false.
@@ -60,8 +60,9 @@ pub struct Models {
 }
 
 /// What becomes of a row of which a feature is NULL.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 pub enum NullFeatures {
     /// It goes to the quarantine, under `predict_error`.
     #[default]
