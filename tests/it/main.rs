@@ -31,6 +31,7 @@ mod live;
 mod main_job;
 mod maintenance;
 mod mirrored_checkpoints;
+mod models;
 mod online;
 mod outage;
 mod payload_rows;

@@ -39,7 +39,7 @@ async fn finish(lab: &Lab) -> Vec<Error> {
 }
 
 /// The numbers to try, of `requests`.
-fn sample(requests: u64, prng: &mut Prng) -> Vec<u64> {
+pub(crate) fn sample(requests: u64, prng: &mut Prng) -> Vec<u64> {
     if std::env::var("ISOBAR_EXHAUSTIVE").as_deref() == Ok("1") {
         return (0..requests).collect();
     }

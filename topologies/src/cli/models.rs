@@ -122,10 +122,7 @@ fn describe(manifest: &Manifest, model: &Model) -> String {
     let meaning = model.aliases.iter().filter(|(_, meant)| **meant == manifest.version);
     let meaning: Vec<&str> = meaning.map(|(alias, _)| alias.as_str()).collect();
     line("aliases", if meaning.is_empty() { "none".to_owned() } else { meaning.join(" ") });
-    let tensor = |tensor: &Tensor| {
-        let shape = tensor.shape.iter().map(|size| size.map_or("*".to_owned(), |size| size.to_string()));
-        format!("{} {}[{}]", tensor.name, tensor.datatype, shape.collect::<Vec<_>>().join(", "))
-    };
+    let tensor = |tensor: &Tensor| format!("{} {tensor}", tensor.name);
     manifest.signature.inputs.iter().for_each(|input| line("input", tensor(input)));
     manifest.signature.outputs.iter().for_each(|output| line("output", tensor(output)));
     for feature in &manifest.features {

@@ -323,16 +323,10 @@ fn check_signature(said: &Signature, found: &Signature) -> Result<(), String> {
         }
         for (said, found) in said.iter().zip(found) {
             if said != found {
-                let (name, said, found) = (&said.name, shown(said), shown(found));
+                let name = &said.name;
                 return Err(format!("the {what} `{name}` is {said} in it, and {found} in the ONNX file"));
             }
         }
     }
     Ok(())
-}
-
-/// Type and shape, as in `FP32[*, 4]`.
-pub(super) fn shown(tensor: &Tensor) -> String {
-    let shape = tensor.shape.iter().map(|size| size.map_or("*".to_owned(), |size| size.to_string()));
-    format!("{}[{}]", tensor.datatype, shape.collect::<Vec<_>>().join(", "))
 }

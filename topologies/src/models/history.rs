@@ -10,15 +10,6 @@ use isobar_connectors::delta::sha256_hex;
 use crate::commit::chain::NO_PREVIOUS;
 use crate::commit::model::{ModelAction, ModelEntry, ModelFile};
 
-/// A version that exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Registered {
-    /// Its files; paths are relative to the model's folder.
-    pub(super) files: Vec<ModelFile>,
-    /// When it was registered, milliseconds since the Unix epoch.
-    pub(super) timestamp_ms: i64,
-}
-
 /// A model as of one of its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct History {
@@ -27,7 +18,8 @@ pub(super) struct History {
     pub(super) entries: u64,
     /// SHA-256 of the last one, zeros where there is none.
     pub(super) last_sha256: String,
-    pub(super) versions: BTreeMap<u64, Registered>,
+    /// The files of each version that exists; their paths are relative to the model's folder.
+    pub(super) versions: BTreeMap<u64, Vec<ModelFile>>,
     /// The highest version that was given away, whether it was registered or not.
     reserved: u64,
     /// What each alias has meant, the present meaning last. A rollback takes that away.
@@ -84,8 +76,7 @@ impl History {
         match entry.action {
             ModelAction::Reserve { version } => self.reserved = version,
             ModelAction::Register { version, files, alias } => {
-                let timestamp_ms = entry.timestamp_ms;
-                self.versions.insert(version, Registered { files, timestamp_ms });
+                self.versions.insert(version, files);
                 if let Some(alias) = alias {
                     self.aliases.entry(alias).or_default().push(version);
                 }

@@ -1,6 +1,7 @@
 //! What a version of a model is made of: `models/<name>/<version>/manifest.json`, the same bytes in every cloud.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use isobar_connectors::delta::is_sha256;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,14 @@ pub struct Tensor {
     pub datatype: String,
     /// Its dimensions, `null` where one is free, such as the rows of a batch.
     pub shape: Vec<Option<u64>>,
+}
+
+impl fmt::Display for Tensor {
+    /// Type and shape, as in `FP32[*, 4]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shape = self.shape.iter().map(|size| size.map_or("*".to_owned(), |size| size.to_string()));
+        write!(f, "{}[{}]", self.datatype, shape.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// A column that goes into a model.

@@ -50,7 +50,7 @@ pub struct Model {
     pub versions: BTreeMap<u64, Manifest>,
     /// Which version each alias means.
     pub aliases: BTreeMap<String, u64>,
-    /// The sequence number of the newest entry.
+    /// The number of the newest entry, from 0.
     pub entry: u64,
 }
 

@@ -39,6 +39,8 @@ const READS_AT_ONCE: usize = 16;
 pub struct Registry {
     clouds: Vec<Cloud>,
     known: Arc<Mutex<BTreeMap<String, Known>>>,
+    /// The clouds that answered last, in the order of their answers: they are asked first.
+    answered: Arc<Mutex<Vec<usize>>>,
 }
 
 /// What was read of a model.
@@ -55,7 +57,7 @@ impl Registry {
     /// The models that lie in `clouds`: all those of a topology.
     pub fn new(clouds: Vec<Cloud>) -> Self {
         let clouds = clouds.into_iter().map(|cloud| cloud.for_queries(READ_DEADLINE)).collect();
-        Self { clouds, known: Arc::default() }
+        Self { clouds, known: Arc::default(), answered: Arc::default() }
     }
 
     /// The names of all models that have a version, in order.
@@ -120,6 +122,13 @@ impl Registry {
         &self.clouds
     }
 
+    /// All clouds, those that answered last first: one that hangs is only asked if no other has what is looked for.
+    fn in_order(&self) -> Vec<&Cloud> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let others = (0..self.clouds.len()).filter(|index| !answered.contains(index));
+        answered.iter().copied().chain(others).filter_map(|index| self.clouds.get(index)).collect()
+    }
+
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,8 +137,7 @@ impl Registry {
         let path = format!("{version}/{MANIFEST}");
         let object = format!("{FOLDER}/{}/{path}", history.name);
         let wrong = |what: &str| Error::damaged(&object, what);
-        let files = history.versions.get(&version).map(|registered| registered.files.as_slice());
-        let files = files.unwrap_or_default();
+        let files = history.versions.get(&version).map(Vec::as_slice).unwrap_or_default();
         let file = files.iter().find(|file| file.path == path);
         let file = file.ok_or_else(|| wrong("the version has no manifest"))?;
         if file.size > MANIFEST_BYTES_MAX {
@@ -152,7 +160,7 @@ impl Registry {
     async fn file(&self, path: &str, size: u64, sha256: &str) -> Result<Bytes, Error> {
         let location = Path::parse(path).map_err(|error| Error::damaged(path, error.to_string()))?;
         let (mut reasons, mut answered) = (Vec::new(), false);
-        for cloud in &self.clouds {
+        for cloud in self.in_order() {
             match read_file(cloud, &location, size, sha256).await {
                 Ok(Ok(bytes)) => return Ok(bytes),
                 Ok(Err(what)) => {
@@ -259,7 +267,7 @@ impl Registry {
 
     /// What the first cloud that has the entry holds, whatever that is.
     async fn any_copy(&self, log: &str, index: u64) -> Option<Bytes> {
-        for cloud in &self.clouds {
+        for cloud in self.in_order() {
             if let Ok(Some(bytes)) = copy(cloud, log, index).await {
                 return Some(bytes);
             }
@@ -271,7 +279,7 @@ impl Registry {
     async fn copy_with(&self, log: &str, index: u64, sha256: &str) -> Result<Bytes, Error> {
         let path = published_path(log, index);
         let mut reasons = Vec::new();
-        for cloud in &self.clouds {
+        for cloud in self.in_order() {
             match copy(cloud, log, index).await {
                 Ok(Some(bytes)) if sha256_hex(&bytes) == sha256 => return Ok(bytes),
                 Ok(Some(_)) => {
@@ -321,7 +329,12 @@ impl Registry {
         let needed = majority(self.clouds.len());
         let questions = self.clouds.iter().map(|cloud| (cloud, question(cloud))).enumerate();
         let asked = questions.map(|(index, (cloud, question))| async move {
-            (index, future::try_join(question, has_identity(cloud)).await)
+            let answer = async {
+                let answer = question.await?;
+                // After the answer: a cloud that was lost in between has forgotten what it would have said.
+                Ok::<_, Error>((answer, has_identity(cloud).await?))
+            };
+            (index, answer.await)
         });
         let mut asked: FuturesUnordered<_> = asked.collect();
         let (mut answers, mut strangers, mut reasons) = (Vec::new(), 0, Vec::new());
@@ -342,6 +355,8 @@ impl Registry {
                 None => return Err(Error::no_majority(action, needed, self.clouds.len(), reasons)),
             }
         }
+        let order = answers.iter().map(|(index, _)| *index).collect();
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = order;
         Ok(answers)
     }
 

@@ -190,7 +190,7 @@ async fn decided(registry: &Registry, only: Option<&str>) -> Result<Everything, 
             everything.objects.insert(path.to_string(), Decided::Entry(bytes));
             everything.entries += 1;
         }
-        for file in history.versions.into_values().flat_map(|registered| registered.files) {
+        for file in history.versions.into_values().flatten() {
             let path = format!("{FOLDER}/{name}/{}", file.path);
             everything.objects.insert(path, Decided::File { size: file.size, sha256: file.sha256 });
         }
