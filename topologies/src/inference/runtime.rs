@@ -84,12 +84,9 @@ fn open(path: &Path) -> Result<Environment, Error> {
     Ok(environment)
 }
 
-/// What ONNX Runtime has to say. Errors come back as errors too, so that nothing here is louder than a warning.
+/// What ONNX Runtime has to say. Its errors come back as errors too, each once.
 fn log(level: LogLevel, category: &str, _id: &str, _location: &str, message: &str) {
-    match level {
-        LogLevel::Error | LogLevel::Fatal => warn!(category, "ONNX Runtime: {message}"),
-        _ => debug!(category, "ONNX Runtime: {message}"),
-    }
+    debug!(?level, category, "ONNX Runtime: {message}");
 }
 
 #[cfg(test)]
