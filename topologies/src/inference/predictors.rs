@@ -160,7 +160,7 @@ impl Predictors {
     ) -> Result<Answer, InferenceError> {
         let bindings = self.current();
         let Some(Binding { champion, challenger }) = bindings.0.get(reference) else {
-            return Err(InferenceError::Model(format!("model {reference} is not loaded")));
+            return Err(InferenceError::Model("it is not loaded".to_owned()));
         };
         let features = &batch_of(features, rows, &champion.feature_names)
             .map_err(|error| InferenceError::Features(error.to_string()))?;

@@ -331,6 +331,17 @@ fn a_challenger_answers_beside_the_champion_and_its_errors_do_not_matter() {
 }
 
 #[test]
+fn rows_that_no_model_scores_are_rejected_under_the_rule_that_says_so() {
+    let models = Predictors::of_stream(&InferenceLimits::default());
+    let sql = "SELECT id, predict('picky', x) AS p FROM events WHERE id > 0";
+    let mut transform = compile(&models, sql).unwrap();
+    let outcome = run(&mut transform, &models, &[Some(1.0), Some(2.0), None]);
+    assert_eq!((outcome.counts.filtered, outcome.rows.num_rows()), (1, 0));
+    assert_eq!(outcome.counts.rejected, [(PREDICT_ERROR.to_owned(), 2)].into());
+    assert_eq!(outcome.rejects[0].message, "model picky: it is not loaded");
+}
+
+#[test]
 fn several_fields_of_one_call_are_scored_once() {
     let models = Predictors::of_stream(&InferenceLimits::default());
     let direct = "SELECT id, predict('picky', x)['value'] AS value, predict('picky', x)['sha256'] AS sha256 FROM events";
