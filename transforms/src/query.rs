@@ -45,7 +45,7 @@ impl Query {
         let plan = as_stored(plan)?;
         let state = session.state_for(&plan)?;
         let logical = state.optimize(&plan).map_err(Error::invalid_sql)?;
-        let physical = block_on(state.query_planner().create_physical_plan(&logical, &state))
+        let physical = block_on(state.query_planner().create_physical_plan(&logical, state.as_ref()))
             .map_err(Error::invalid_sql)?;
         let physical = checked_plan(physical).map_err(Error::execution)?;
         let output_schema = output_schema(&logical);
