@@ -6,23 +6,19 @@
 
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use arrow::datatypes::{DataType, Field, Schema};
 use isobar_connectors::Error;
-use isobar_connectors::checkpoint::write_checkpoint;
+use isobar_connectors::checkpoint::{CheckpointSummary, write_checkpoint};
 use isobar_connectors::delta::body::NO_PREVIOUS_SHA256;
-use isobar_connectors::delta::{
-    CommitBody, CommitInfo, FileDigest, IsobarInfo, Remove, TableDefinition, sha256_hex,
-};
-use isobar_schemas::RowCounts;
+use isobar_connectors::delta::{CommitBody, FileDigest, Remove, TableDefinition, sha256_hex};
 
-use crate::child;
+use crate::dataset::{self, STARTED_MS, body_path, commit_id};
 use crate::measure::{Measurement, Stopwatch};
-
-const STARTED_MS: i64 = 1_700_000_000_000;
+use crate::process::child;
 
 /// The table.
 #[derive(Clone, Copy)]
@@ -103,18 +99,24 @@ pub(crate) fn build(
     previous: Option<&Path>,
 ) -> Result<()> {
     let stopwatch = Stopwatch::start()?;
+    let summary = write(bodies, versions, previous, sink)?;
+    println!("{}", serde_json::to_string(&stopwatch.stop(summary.actions, summary.size)?)?);
+    Ok(())
+}
+
+/// Writes the checkpoint of the last of `versions` of the log `bodies`, on a previous checkpoint if there is one.
+pub(crate) fn write(
+    bodies: &Path,
+    versions: std::ops::Range<u64>,
+    previous: Option<&Path>,
+    sink: &Path,
+) -> Result<CheckpointSummary> {
     let previous = previous.map(File::open).transpose()?;
     let bodies = versions.map(|version| {
         let read = fs::read(body_path(bodies, version));
         read.map(Into::into).map_err(|error| Error::LogEntry(format!("read version {version}: {error}")))
     });
-    let summary = write_checkpoint(previous, bodies, BufWriter::new(File::create(sink)?))?;
-    println!("{}", serde_json::to_string(&stopwatch.stop(summary.actions, summary.size)?)?);
-    Ok(())
-}
-
-fn body_path(directory: &Path, version: u64) -> PathBuf {
-    directory.join(format!("{version:020}.json"))
+    Ok(write_checkpoint(previous, bodies, BufWriter::new(File::create(sink)?))?)
 }
 
 /// Writes all bodies; returns their bytes.
@@ -131,24 +133,8 @@ fn write_bodies(sizes: Sizes, directory: &Path) -> Result<u64> {
 }
 
 fn body(sizes: Sizes, version: u64, previous_sha256: String) -> Result<CommitBody> {
-    let isobar = IsobarInfo {
-        format: 1,
-        topology: "bench".into(),
-        dataset: "features".into(),
-        epoch: 1,
-        sequence: version + 1,
-        commit_id: commit_id(version),
-        members: Vec::new(),
-        previous_sha256,
-        plan: sha256_hex(b"plan"),
-        models: Vec::new(),
-        offsets: vec![],
-        rows: RowCounts::default(),
-        files: vec![],
-    };
-    let operation = if version == 0 { CommitInfo::CREATE } else { CommitInfo::WRITE };
-    let timestamp_ms = STARTED_MS + i64::try_from(version)?;
-    let mut body = CommitBody::new(CommitInfo::new(operation, timestamp_ms, isobar));
+    let mut body = dataset::body("features", version, previous_sha256)?;
+    let timestamp_ms = body.info.timestamp_ms;
     if version == 0 {
         return Ok(body.create(&table())?);
     }
@@ -189,10 +175,6 @@ fn table() -> TableDefinition {
         partition_by: vec!["month".into()],
         created_ms: STARTED_MS,
     }
-}
-
-fn commit_id(version: u64) -> String {
-    format!("0000000000000001-{version:016}")
 }
 
 fn month(number: u64) -> String {

@@ -14,28 +14,36 @@
 //! `point-in-time`: a spine joined with feature views, from Parquet files; `benches/rivals` asks others the same.
 //! `predict`: models in a stage, beside ONNX Runtime alone.
 //! `online`: look-ups of the newest row by key, in this process and over HTTP at a fixed rate.
+//! `scans`: TPC-H and hits of web pages through the table provider, beside DataFusion alone on the same files.
+//! `start`: from the start of `isobar serve` to its first answer, for a table of many versions and files.
 
 mod age;
 mod bare;
 mod checkpoint;
+mod dataset;
 mod decoders;
 mod formats;
 mod measure;
+mod numbers;
 mod online;
 mod pipeline;
 mod point_in_time;
 mod predict;
+mod process;
+mod scans;
 mod small;
+mod start;
 mod topic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use formats::Format;
 use measure::Measurement;
+use process::child;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -189,6 +197,57 @@ enum Command {
         #[arg(long)]
         directory: Option<PathBuf>,
     },
+    /// TPC-H, and queries in the manner of ClickBench, through isobar's table provider and through DataFusion alone.
+    ///
+    /// Tables are made unless they are in the directory. Those of TPC-H come from the Python package tpchgen-cli:
+    /// pip install -r benches/rivals/requirements.txt
+    Scans {
+        /// Where the tables are kept.
+        #[arg(long)]
+        directory: PathBuf,
+        /// Which queries.
+        #[arg(long, value_enum, value_delimiter = ',', default_values_t = [scans::Suite::Tpch, scans::Suite::Hits])]
+        suites: Vec<scans::Suite>,
+        /// Scale factor of TPC-H.
+        #[arg(long, default_value = "1")]
+        scale: String,
+        /// Rows of the table of hits.
+        #[arg(long, default_value_t = 5_000_000)]
+        hits: u64,
+        /// Rows of a file, at most.
+        #[arg(long, default_value_t = 1_000_000)]
+        file_rows: usize,
+        /// Runs of each query on each side, after one that does not count.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Memory budget of the topology, such as 4GiB, for both sides; by default that of topologies that say nothing.
+        #[arg(long)]
+        memory: Option<String>,
+        /// The generator of TPC-H.
+        #[arg(long, default_value = "tpchgen-cli")]
+        tpchgen: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// From the start of `isobar serve` to its first answer by HTTP.
+    Start {
+        /// Where the table is kept; it is made unless it is there.
+        #[arg(long)]
+        directory: PathBuf,
+        /// Versions of the table.
+        #[arg(long, default_value_t = 10_000)]
+        versions: u64,
+        /// Files of its newest version.
+        #[arg(long, default_value_t = 10_000)]
+        files: u64,
+        /// Starts for each question.
+        #[arg(long, default_value_t = 11)]
+        runs: usize,
+        /// The program; by default the `isobar` beside this one.
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
     /// One run of the bare loop (used by `ingest`).
     #[command(hide = true)]
     Bare { brokers: String, topic: String },
@@ -269,6 +328,14 @@ async fn run(command: Command) -> Result<()> {
             tokio::task::spawn_blocking(move || online::run(sizes, directory)).await?
         }
         Command::OnlineServe { store } => online::answer(&store).await,
+        Command::Scans { directory, suites, scale, hits, file_rows, runs, memory, tpchgen, json } => {
+            let options =
+                scans::Options { directory, suites, scale, hits, file_rows, runs, memory, tpchgen, json };
+            scans::run(&options).await
+        }
+        Command::Start { directory, versions, files, runs, program } => {
+            start::run(start::Options { versions, files, runs, program }, &directory).await
+        }
         Command::PointInTimeJoin { directory, views, memory_bytes_max, known } => {
             point_in_time::join(&directory, views, memory_bytes_max, known).await
         }
@@ -281,7 +348,7 @@ async fn ingest(setting: &OnKafka, megabytes: u64, runs: usize) -> Result<()> {
     let topic =
         topic::fill(brokers, &name, &topic::flights()?, |topic| topic.bytes >= megabytes * 1_000_000).await?;
     eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
-    let bare = || child(&["bare", brokers, &topic.name]);
+    let bare = || child::<Measurement>(&["bare", brokers, &topic.name]);
     let pipeline = || {
         let directory = tempfile::tempdir()?;
         pipeline::prepare(brokers, &topic.name, memory, directory.path(), Format::Json)?;
@@ -325,18 +392,4 @@ fn in_turn(
 fn pipeline_child(directory: &Path, key_bytes: u64) -> Result<Measurement> {
     let directory = directory.to_str().context("the temporary directory has a UTF-8 name")?;
     child(&["pipeline", directory, &key_bytes.to_string()])
-}
-
-/// Runs this program again with `arguments`; its last line of output is a measurement.
-fn child(arguments: &[&str]) -> Result<Measurement> {
-    let program = std::env::current_exe().context("find this program")?;
-    let output = std::process::Command::new(program)
-        .args(arguments)
-        .stderr(std::process::Stdio::inherit())
-        .output()?;
-    if !output.status.success() {
-        bail!("{} ended with {}", arguments[0], output.status);
-    }
-    let text = String::from_utf8(output.stdout)?;
-    serde_json::from_str(text.lines().last().unwrap_or_default()).context("read the measurement")
 }

@@ -43,7 +43,7 @@ impl Stopwatch {
             bytes,
             seconds: self.started.elapsed().as_secs_f64(),
             core_seconds: core_seconds()? - self.core_seconds,
-            resident_bytes_max: resident_bytes_max()?,
+            resident_bytes_max: resident_bytes_max("self")?,
         })
     }
 }
@@ -101,8 +101,19 @@ fn core_seconds() -> Result<f64> {
     Ok(ticks.sum::<Result<f64, _>>().context("read processor time")? / TICKS_PER_SECOND)
 }
 
-fn resident_bytes_max() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read resident memory")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("read resident memory")?;
+/// Largest resident memory of a process so far, by its number or `self`.
+pub(crate) fn resident_bytes_max(process: &str) -> Result<u64> {
+    status_bytes(process, "VmHWM:")
+}
+
+/// Resident memory of a process now.
+pub(crate) fn resident_bytes(process: &str) -> Result<u64> {
+    status_bytes(process, "VmRSS:")
+}
+
+fn status_bytes(process: &str, name: &str) -> Result<u64> {
+    let status =
+        std::fs::read_to_string(format!("/proc/{process}/status")).context("read resident memory")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).context("read resident memory")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
 }

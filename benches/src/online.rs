@@ -8,7 +8,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ use isobar_topologies::serve::serve_http;
 use isobar_topologies::spec::OnlineSpec;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::numbers::Numbers;
+use crate::process::Server;
 
 const DATASET: &str = "entities";
 const FEATURES: usize = 50;
@@ -45,22 +48,6 @@ pub(crate) struct Sizes {
     pub(crate) rate: u64,
     /// How long requests are sent.
     pub(crate) seconds: u64,
-}
-
-/// SplitMix64.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
 }
 
 fn feature_type(index: usize) -> DataType {
@@ -138,10 +125,10 @@ pub(crate) fn run(sizes: Sizes, directory: Option<PathBuf>) -> Result<()> {
         let times = in_process(sizes, &path, keys)?;
         print_row(&format!("in process, {keys} keys"), times);
     }
-    let server = Server::start(&path)?;
+    let (_server, address) = start_server(&path)?;
     // A hundred keys are about a hundred times the work.
     for (keys, rate) in [(1, sizes.rate), (100, (sizes.rate / 50).max(1))] {
-        let times = over_http(sizes, &server.address, keys, rate)?;
+        let times = over_http(sizes, &address, keys, rate)?;
         print_row(&format!("over HTTP, {keys} keys, {rate}/s asked"), times);
     }
     Ok(())
@@ -213,34 +200,17 @@ fn in_process(sizes: Sizes, path: &Path, keys: usize) -> Result<Times> {
     Ok(Times { seconds: started.elapsed().as_secs_f64(), nanoseconds })
 }
 
-/// The process that answers over HTTP.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(path: &Path) -> Result<Self> {
-        let program = std::env::current_exe().context("find this program")?;
-        let mut child = std::process::Command::new(program)
-            .arg("online-serve")
-            .arg(path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start the server")?;
-        let output = child.stdout.take().context("the server has an output")?;
-        let mut address = String::new();
-        BufReader::new(output).read_line(&mut address)?;
-        ensure!(!address.trim().is_empty(), "the server ended before it listened");
-        Ok(Self { child, address: address.trim().to_owned() })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Starts the process that answers over HTTP; also where.
+fn start_server(path: &Path) -> Result<(Server, String)> {
+    let program = std::env::current_exe().context("find this program")?;
+    let mut command = Command::new(program);
+    command.arg("online-serve").arg(path).stdout(Stdio::piped());
+    let mut server = Server(command.spawn().context("start the server")?);
+    let output = server.0.stdout.take().context("the server has an output")?;
+    let mut address = String::new();
+    BufReader::new(output).read_line(&mut address)?;
+    ensure!(!address.trim().is_empty(), "the server ended before it listened");
+    Ok((server, address.trim().to_owned()))
 }
 
 /// Serves the store at `path` until the process is ended; prints where.

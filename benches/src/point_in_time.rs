@@ -28,6 +28,8 @@ use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Measurement, Stopwatch};
+use crate::numbers::Numbers;
+use crate::process::child;
 
 /// Files there are, whatever is asked of them.
 const VIEWS_MAX: usize = 10;
@@ -113,34 +115,16 @@ fn join_apart(
     memory_bytes_max: Option<usize>,
     known: bool,
 ) -> Result<Joined> {
-    let program = std::env::current_exe().context("find this program")?;
-    let mut command = std::process::Command::new(program);
-    command.arg("point-in-time-join").arg(directory).arg(views.to_string());
-    if let Some(bytes) = memory_bytes_max {
-        command.arg("--memory-bytes-max").arg(bytes.to_string());
+    let directory = directory.to_str().context("the directory has a UTF-8 name")?;
+    let (views, bytes) = (views.to_string(), memory_bytes_max.map(|bytes| bytes.to_string()));
+    let mut arguments = vec!["point-in-time-join", directory, &views];
+    if let Some(bytes) = &bytes {
+        arguments.extend(["--memory-bytes-max", bytes.as_str()]);
     }
     if known {
-        command.arg("--known");
+        arguments.push("--known");
     }
-    let output = command.stderr(std::process::Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "the join of {views} views ended with {}", output.status);
-    serde_json::from_slice(&output.stdout).context("read the measurement")
-}
-
-/// SplitMix64.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
+    child(&arguments)
 }
 
 fn write_files(sizes: Sizes, directory: &Path) -> Result<()> {

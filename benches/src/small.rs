@@ -6,7 +6,8 @@
 use anyhow::Result;
 
 use crate::measure::Measurement;
-use crate::{OnKafka, child, in_turn, pipeline, pipeline_child, topic};
+use crate::process::child;
+use crate::{OnKafka, in_turn, pipeline, pipeline_child, topic};
 
 /// Different records; the topic repeats them.
 const READINGS: u32 = 1 << 16;
@@ -18,7 +19,7 @@ pub(crate) async fn run(setting: &OnKafka, records: u64, runs: usize) -> Result<
     let name = format!("bench_readings_{records}");
     let topic = topic::fill(brokers, &name, &payloads, |topic| topic.records >= records).await?;
     eprintln!("topic {} holds {} records, {} bytes", topic.name, topic.records, topic.bytes);
-    let polling = || child(&["poll", brokers, &topic.name]);
+    let polling = || child::<Measurement>(&["poll", brokers, &topic.name]);
     let isobar = || {
         let directory = tempfile::tempdir()?;
         pipeline::write(directory.path(), &topology(brokers, &topic.name, memory))?;

@@ -7,7 +7,12 @@ $ISOBAR_DEMO names a folder that `isobar demo --keep` has filled; without, it is
 """
 
 import contextlib
+import datetime
+import decimal
+import importlib.machinery
+import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -16,6 +21,7 @@ import subprocess
 import threading
 
 HERE = pathlib.Path(__file__).resolve().parent
+SERVICES = HERE.parent / "services" / "services"
 # After that something hangs: the machine may be slow, and nothing here measures it.
 PATIENCE_SECONDS = 600
 
@@ -24,6 +30,45 @@ def queries():
     """The questions that all clients ask."""
     lines = (HERE / "queries.sql").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("--")]
+
+
+def answers():
+    """What is known without isobar of the answers: rows by question, of values as `plain` has them."""
+    known, last = {}, None
+    for line in (HERE / "queries.sql").read_text().splitlines():
+        if line.startswith("--= "):
+            known[last] = json.loads(line.removeprefix("--= "))
+        last = line
+    return known
+
+
+def plain(value):
+    """A value that compares equal whichever client it came by."""
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is not None:
+            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+        return value.isoformat(timespec="microseconds")
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return format(value, "f")
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def services():
+    """The program that fetches packages and makes certificates, as a module."""
+    loader = importlib.machinery.SourceFileLoader("services", str(SERVICES))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("services", loader))
+    loader.exec_module(module)
+    return module
 
 
 def variable(name):

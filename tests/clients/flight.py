@@ -6,12 +6,7 @@ came by. Times are in UTC with six digits of a second, decimals and bytes are te
 
 import contextlib
 import dataclasses
-import datetime
-import decimal
-import importlib.machinery
-import importlib.util
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -23,10 +18,9 @@ import urllib.parse
 import clients
 import pyarrow
 from adbc_driver_flightsql import DatabaseOptions, dbapi
-from clients import PATIENCE_SECONDS
+from clients import PATIENCE_SECONDS, plain, services
 
 HERE = pathlib.Path(__file__).resolve().parent
-SERVICES = HERE.parent / "services" / "services"
 # The driver's buffers lie outside the heap; see docs/serve-flight.md.
 JAVA = ["java", "--add-opens=java.base/java.nio=ALL-UNNAMED", "-Duser.timezone=UTC", "-Xmx512m"]
 ARROW = "application/vnd.apache.arrow.stream"
@@ -46,34 +40,6 @@ class Refused(Exception):
     """A client's word for an error."""
 
 
-def services():
-    """The program that fetches packages and makes certificates, as a module."""
-    loader = importlib.machinery.SourceFileLoader("services", str(SERVICES))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("services", loader))
-    loader.exec_module(module)
-    return module
-
-
-def plain(value):
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-        return value.isoformat(timespec="microseconds")
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return format(value, "f")
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return value
-
-
 def table_of(rows):
     """A `Table` of Arrow's rows."""
     columns = [[plain(value) for value in column.to_pylist()] for column in rows.columns]
@@ -83,14 +49,11 @@ def table_of(rows):
 @contextlib.contextmanager
 def server(topology, tokens):
     """Serves `topology`, whose tokens are in variables of these names, until the end of the block: the addresses by protocol."""
-    patterns = {"http": r"serving topology.*?(127\.0\.0\.1:\d+)", "flight": r"Flight SQL.*?(127\.0\.0\.1:\d+)"}
-    options = ["--flight", "127.0.0.1:0"]
-    told = subprocess.run([clients.variable("ISOBAR_BIN"), "serve", "--help"], check=True, capture_output=True, text=True).stdout
-    if "--postgres" in told:
-        patterns["postgres"] = r"PostgreSQL.*?(127\.0\.0\.1:\d+)"
-        options += ["--postgres", "127.0.0.1:0"]
+    patterns = {"http": r"serving topology.*?(127\.0\.0\.1:\d+)", "flight": r"Flight SQL.*?(127\.0\.0\.1:\d+)",
+                "postgres": r"PostgreSQL.*?(127\.0\.0\.1:\d+)"}
+    options = ["--flight", "127.0.0.1:0", "--postgres", "127.0.0.1:0"]
     with clients.server(topology, options, patterns, tokens) as found:
-        yield types.SimpleNamespace(**{"postgres": None, **found})
+        yield types.SimpleNamespace(**found)
 
 
 # ---------------------------------------------------------------- the clients

@@ -111,7 +111,8 @@ def plain(rows):
 
 class Answers(Served):
     def test_psycopg_gets_the_answers_of_isobar_query_in_both_formats(self):
-        connection = self.connect()
+        connection, known = self.connect(), clients.answers()
+        self.assertGreater(len(known), 5)
         for sql in clients.queries():
             with self.subTest(sql):
                 expected = clients.asked(self.topology, sql)
@@ -120,6 +121,8 @@ class Answers(Served):
                     rows = plain(cursor.execute(sql).fetchall())
                     names = [column.name for column in cursor.description]
                     types = type_names(cursor)
+                    if sql in known:
+                        self.assertEqual([[clients.plain(value) for value in row] for row in rows], known[sql], f"binary: {binary}")
                     self.assertEqual(len(rows), len(expected))
                     for row, wanted in zip(rows, expected):
                         self.assertEqual(list(wanted), names)
@@ -141,6 +144,23 @@ class Answers(Served):
                     sent.append(["(null)" if value is None else value.decode() for value in values])
                 shown = self.psql("--csv", "-P", "null=(null)", "-c", sql)
                 self.assertEqual(list(csv.reader(io.StringIO(shown))), sent)
+
+    @unittest.skipIf(PSQL is None, "psql is not here")
+    def test_psql_shows_what_postgresql_shows(self):
+        """Text for text, as a server of PostgreSQL 15 wrote the same values."""
+        for sql, shown in [
+            ("SELECT true, CAST('NaN' AS DOUBLE), CAST('-inf' AS DOUBLE), CAST('1e20' AS DOUBLE), CAST('1e-5' AS DOUBLE)",
+             "t|NaN|-Infinity|1e+20|1e-05"),
+            ("SELECT CAST('LGA' AS BYTEA), CAST('-0.50' AS DECIMAL(5, 2)), make_array('a', 'b c', NULL, ''), make_array(true, NULL)",
+             '\\x4c4741|-0.50|{a,"b c",NULL,""}|{t,NULL}'),
+            ("SELECT DATE '1969-12-31', TIMESTAMP '2013-07-01T12:34:56.5', TIMESTAMP '1969-12-31T23:59:59.999999'",
+             "1969-12-31|2013-07-01 12:34:56.5|1969-12-31 23:59:59.999999"),
+            ("SELECT INTERVAL '1 month 2 days 3.5 seconds', INTERVAL '-1 day', arrow_cast(90061001, 'Duration(Millisecond)')",
+             "1 mon 2 days 00:00:03.5|-1 days|25:01:01.001"),
+            ("SELECT min(scheduled_at) FROM flight_features", "2013-01-01 10:15:00+00"),
+        ]:
+            with self.subTest(sql):
+                self.assertEqual(self.psql("-A", "-t", "-c", sql), shown + "\n")
 
     def test_special_values(self):
         for binary in (False, True):
@@ -360,6 +380,26 @@ class Tls(unittest.TestCase):
             self.assertTrue(connection.pgconn.ssl_in_use)
             self.assertEqual(connection.execute(clients.queries()[1]).fetchone(), (ROWS,))
             connection.cancel_safe()
+
+    def test_nobody_comes_without_a_certificate_where_one_is_asked_for(self):
+        """Not over TLS, and not in plain text either, which a token would do for on this machine."""
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        secrets = clients.services().Secrets(folder)
+        names = ("server.pem", "server.key", "ca.pem", "client.pem", "client.key")
+        certificate, key, authority, shown, shown_key = (str(secrets.certificate(name)) for name in names)
+        pathlib.Path(shown_key).chmod(0o600)
+        topology = Served.topology.with_name("with_mutual_tls.yaml")
+        tls = json.dumps({"certificate": certificate, "private_key": key, "client_ca": authority})
+        topology.write_text(Served.topology.read_text() + SERVE + f"  tls: {tls}\n")
+        with clients.server(topology, ["--postgres", "127.0.0.1:0"], PATTERNS, TOKENS) as found:
+            host, port = found["postgres"].split(":")
+            address = {"host": host, "port": port, "user": "a", "dbname": "isobar", "password": TOKEN}
+            with psycopg.connect(**address, sslmode="require", sslcert=shown, sslkey=shown_key) as connection:
+                self.assertEqual(connection.execute("SELECT 1").fetchone(), (1,))
+            with self.assertRaisesRegex(psycopg.OperationalError, "certificate"):
+                psycopg.connect(**address, sslmode="disable")
+            with self.assertRaises(psycopg.OperationalError):
+                psycopg.connect(**address, sslmode="require", sslcert=str(folder / "none"))
 
     def test_asyncpg_checks_the_certificate(self):
         async def count():

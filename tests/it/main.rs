@@ -40,6 +40,7 @@ mod redrive;
 mod scrub;
 mod scrub_kills;
 mod serve;
+mod shell;
 mod sim;
 mod single_faults;
 mod sql_files;

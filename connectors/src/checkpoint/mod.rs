@@ -43,7 +43,7 @@ use serde::Serialize;
 use self::changes::Changes;
 use self::encoder::Encoder;
 use self::previous::Previous;
-pub use self::state::{CHECKPOINT_BYTES_MAX, CheckpointState, read_checkpoint};
+pub use self::state::{CHECKPOINT_BYTES_MAX, CheckpointState, RemovedFiles, read_checkpoint, removed_files};
 use crate::Error;
 use crate::clouds::{REGISTER_BYTES_MAX, read_register};
 

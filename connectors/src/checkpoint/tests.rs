@@ -444,6 +444,14 @@ fn a_checkpoint_read_back_has_the_files_of_its_version() {
     // `protocol`, `metaData` and four positions are neither.
     assert_eq!(state.removed, summary.actions - summary.adds - 6);
     assert!(state.removed > 0);
+    // The end of it says the same, and how much of it is needed.
+    let size = bytes.len() as u64;
+    let end = |count: u64| bytes.slice((size - count) as usize..);
+    let Ok(RemovedFiles::Needs(needed)) = removed_files(&end(8), size) else { panic!("8 bytes are too few") };
+    assert!(needed > 8 && needed < size);
+    assert_eq!(removed_files(&end(needed), size).unwrap(), RemovedFiles::Count(state.removed));
+    assert_eq!(removed_files(&bytes, size).unwrap(), RemovedFiles::Count(state.removed));
+    assert!(removed_files(&bytes.slice(..bytes.len() - 9), size - 9).is_err());
     assert!(found.values().any(|add| add.partition_values["month"].is_none()));
     assert!(found.values().any(|add| add.partition_values["month"].as_deref() == Some("m")));
     assert_eq!(found, live);

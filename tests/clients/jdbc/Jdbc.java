@@ -37,7 +37,6 @@ import java.sql.Timestamp;
 import java.sql.Types;
 import java.time.format.DateTimeFormatter;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -240,7 +239,7 @@ public class Jdbc {
     while (rows.next()) {
       List<Object> row = new ArrayList<>();
       for (int column = 1; column <= about.getColumnCount(); column++) {
-        row.add(rows.getObject(column));
+        row.add(kept(value(rows, column)));
       }
       values.add(row);
     }
@@ -249,6 +248,29 @@ public class Jdbc {
     table.put("types", types);
     table.put("rows", values);
     return table;
+  }
+
+  /** The driver (18.3.0) has no `getObject` for times with a zone. */
+  private static Object value(ResultSet rows, int column) throws SQLException {
+    if (rows.getMetaData().getColumnType(column) == Types.TIMESTAMP_WITH_TIMEZONE) {
+      return rows.getTimestamp(column);
+    }
+    return rows.getObject(column);
+  }
+
+  /** A value that outlives its row: an array of the driver reads the memory of the batch that it came in. */
+  private static Object kept(Object value) throws SQLException {
+    if (value instanceof java.sql.Array) {
+      return kept(((java.sql.Array) value).getArray());
+    }
+    if (value instanceof Object[]) {
+      List<Object> items = new ArrayList<>();
+      for (Object item : (Object[]) value) {
+        items.add(kept(item));
+      }
+      return items;
+    }
+    return value;
   }
 
   private static void write(StringBuilder json, Object value) throws SQLException {
@@ -276,8 +298,6 @@ public class Jdbc {
         hexadecimal.append(String.format("%02x", octet));
       }
       quote(json, hexadecimal.toString());
-    } else if (value instanceof java.sql.Array) {
-      write(json, Arrays.asList((Object[]) ((java.sql.Array) value).getArray()));
     } else if (value instanceof Map) {
       String separator = "{";
       for (Map.Entry<?, ?> entry : ((Map<?, ?>) value).entrySet()) {

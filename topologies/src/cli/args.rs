@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::span::Bound;
 use crate::spec::units::{HumanDuration, UnitError};
+use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
@@ -215,10 +216,10 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
 
     /// Serve the datasets of a topology to programs: SQL by HTTP and Flight SQL
     #[command(after_help = "Examples:
-  isobar serve topology.yaml                              for this machine; open http://127.0.0.1:8181
-  isobar serve topology.yaml --listen 0.0.0.0:8181        needs tokens: see `serve` of the spec
-  isobar serve topology.yaml --postgres 127.0.0.1:5432    also for psql, drivers and BI tools
-  isobar serve topology.yaml --flight 127.0.0.1:32010     also for ADBC and JDBC (Flight SQL)
+  isobar serve topology.yaml                            for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml --listen 0.0.0.0:8181      needs tokens: see `serve` of the spec
+  isobar serve topology.yaml --postgres 127.0.0.1:5432  also for psql, drivers and BI tools
+  isobar serve topology.yaml --flight 127.0.0.1:32010   also for ADBC and JDBC (Flight SQL)
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
   curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
@@ -794,6 +795,9 @@ pub struct QueryArgs {
     /// Say on standard error what was read from which cloud, and what that costs by the prices of the spec
     #[arg(long)]
     pub stats: bool,
+    /// Keep no history of what is typed into the shell, and read none
+    #[arg(long, env = "ISOBAR_NO_HISTORY", value_parser = FalseyValueParser::new())]
+    pub no_history: bool,
 }
 
 fn parse_table_version(text: &str) -> Result<(String, u64), String> {

@@ -138,7 +138,7 @@ fn freshness_of(args: &QueryArgs) -> Freshness {
 }
 
 /// Says what was read, from where, and how old it is.
-fn write_stats(answer: &Answer) -> io::Result<()> {
+pub(super) fn write_stats(answer: &Answer) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     for table in answer.from() {
         let committed = table.committed();
@@ -161,7 +161,7 @@ async fn write_stdout(answer: &mut Answer, format: RowsFormat) -> anyhow::Result
 }
 
 /// Writes rows beside `file`, which they replace when all of them are there: half an answer looks like a whole one.
-async fn write_file(answer: &mut Answer, format: RowsFormat, file: &Path) -> anyhow::Result<()> {
+pub(super) async fn write_file(answer: &mut Answer, format: RowsFormat, file: &Path) -> anyhow::Result<()> {
     let action = || format!("write {}", file.display());
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut aside = new_file(folder, ".isobar-query-").with_context(action)?;
@@ -240,6 +240,7 @@ mod tests {
             min_version: Vec::new(),
             max_staleness: None,
             stats: false,
+            no_history: false,
         }
     }
 

@@ -1,78 +1,44 @@
 //! `isobar query` without a query: a shell on a terminal, or the statements of standard input.
 //!
-//! On a terminal an error ends a statement and nothing else, and Ctrl-C a query and not the shell. Without one, the statements are run one
-//! after the other, and the first error ends the program. Each statement sees the tables at the versions that are the
-//! newest when it begins.
+//! On a terminal an error ends a statement and nothing else; Ctrl-C ends a query and what was typed behind it, or drops the line that
+//! is typed, and never ends the shell. Without one, the statements are run one after the other, and the first error ends the
+//! program. Each statement sees the tables at the versions that are the newest when it begins; of a log that is known only
+//! what is new is read.
 
-// Nothing asks these before there is a line editor.
-#[cfg_attr(not(test), expect(dead_code, reason = "a line editor asks them"))]
 mod complete;
+mod editor;
 mod input;
+mod lines;
+mod target;
 
-use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use comfy_table::{Table, presets};
 use isobar_connectors::clouds::Cloud;
+use tokio::signal::unix::{SignalKind, signal};
 
+use self::complete::Names;
+use self::editor::{Edited, SharedNames};
 use self::input::{Command, HELP, is_blank, take_statement};
+use self::lines::{Interrupts, Line, Lines, Piped, Typed};
+use self::target::Target;
 use super::args::QueryArgs;
+use super::bars::QueryProgress;
+use super::query::write_stats;
 use super::{Exit, Misconfigured, bars, runtime};
-use crate::query::{self, Answer, Freshness, QueryLimits, Reading, RowsFormat};
+use crate::query::{self, Answer, Catalog, Freshness, QueryLimits, Reading, RowsFormat};
 use crate::spec::Topology;
 use crate::start::open_clouds;
 
-/// Bytes of one line; a statement may have many.
-const LINE_BYTES_MAX: u64 = 1 << 20;
 /// Versions that `\snapshots` shows.
 const SNAPSHOTS_MAX: usize = 20;
 const PROMPT: &str = "isobar> ";
-/// Where a statement goes on.
+/// Where a statement goes on, without a line editor.
 const PROMPT_WITHIN: &str = "     -> ";
-
-/// What a person does when asked for a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Line {
-    Text(String),
-    /// Ctrl-C: what was typed of a statement is forgotten.
-    Interrupted,
-    /// There are no more.
-    End,
-}
-
-/// Where lines come from.
-trait Lines {
-    /// The next line, without its end.
-    fn next(&mut self, prompt: &str) -> io::Result<Line>;
-}
-
-/// Lines as they come, without any editing.
-struct Plain<R> {
-    input: R,
-    is_prompting: bool,
-}
-
-impl<R: BufRead> Lines for Plain<R> {
-    fn next(&mut self, prompt: &str) -> io::Result<Line> {
-        if self.is_prompting {
-            let mut stderr = io::stderr().lock();
-            stderr.write_all(prompt.as_bytes())?;
-            stderr.flush()?;
-        }
-        let mut line = String::new();
-        match self.input.by_ref().take(LINE_BYTES_MAX).read_line(&mut line) {
-            Ok(0) => Ok(Line::End),
-            Ok(_) if line.len() as u64 == LINE_BYTES_MAX && !line.ends_with('\n') => {
-                Err(io::Error::other(format!("a line has more than {LINE_BYTES_MAX} bytes")))
-            }
-            Ok(_) => Ok(Line::Text(line.trim_end_matches(['\n', '\r']).to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(Line::Interrupted),
-            Err(error) => Err(error),
-        }
-    }
-}
 
 /// Runs the shell, or what standard input holds.
 pub(super) fn shell(
@@ -82,59 +48,94 @@ pub(super) fn shell(
     limits: QueryLimits,
     (reading, freshness): (Reading, Freshness),
 ) -> anyhow::Result<Exit> {
-    let is_interactive = io::stdin().is_terminal();
-    let output = args
-        .output
-        .as_ref()
-        .map(|file| File::create(file).with_context(|| format!("write {}", file.display())));
-    let mut shell = Shell {
+    let clouds = open_clouds(topology)?;
+    let catalog = query::catalog_reading(topology, &clouds, &reading)?.following();
+    let shell = Shell {
         topology,
-        clouds: open_clouds(topology)?,
+        clouds,
+        catalog: Arc::new(catalog),
         limits,
-        reading,
         freshness,
         format,
         is_expanded: false,
         is_timed: false,
-        output: output.transpose()?,
-        is_interactive,
+        has_stats: args.stats,
+        output: args.output.clone().map(Target::new),
+        is_interactive: io::stdin().is_terminal(),
     };
-    let mut lines = Plain { input: io::stdin().lock(), is_prompting: is_interactive };
-    runtime()?.block_on(shell.run(&mut lines))?;
+    runtime()?.block_on(shell.start(args))?;
     Ok(Exit::Success)
 }
 
 struct Shell<'a> {
     topology: &'a Topology,
     clouds: Vec<Cloud>,
+    catalog: Arc<Catalog>,
     limits: QueryLimits,
-    reading: Reading,
     freshness: Freshness,
     format: RowsFormat,
     is_expanded: bool,
     is_timed: bool,
-    output: Option<File>,
+    has_stats: bool,
+    output: Option<Target>,
     is_interactive: bool,
 }
 
+/// What is typed.
+enum Step {
+    Statement(String),
+    Command(Command),
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Done,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
 impl Shell<'_> {
+    async fn start(mut self, args: &QueryArgs) -> anyhow::Result<()> {
+        if !self.is_interactive {
+            return self.run(&mut Piped(io::stdin().lock()), Interrupts::none()).await;
+        }
+        // As line editors do, who cannot move the cursor there.
+        let is_dumb =
+            std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb" || terminal == "emacs");
+        if is_dumb || !io::stdout().is_terminal() {
+            return self.run(&mut Typed::start(interrupts()?)?, interrupts()?).await;
+        }
+        let names = self.names();
+        let looking = tokio::spawn(look_for_columns(self.catalog.clone(), names.clone()));
+        let history = if args.no_history { None } else { editor::history_file() };
+        let mut lines = Edited::open(names, history).context("take the terminal")?;
+        let ended = self.run(&mut lines, interrupts()?).await;
+        looking.abort();
+        ended
+    }
+
+    /// The tables that there may be. None is looked for.
+    fn names(&self) -> SharedNames {
+        let datasets: Vec<String> =
+            self.topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+        let names = query::Names::of(&datasets);
+        let tables = names.unquoted(|_| true).into_iter().map(str::to_owned).collect();
+        Arc::new(Mutex::new(Names { tables, columns: Vec::new() }))
+    }
+
     /// Reads and does what is typed, to the end.
-    async fn run(&mut self, lines: &mut dyn Lines) -> anyhow::Result<()> {
+    async fn run<L: Lines>(&mut self, lines: &mut L, mut interrupts: Interrupts) -> anyhow::Result<()> {
         let mut text = String::new();
         loop {
             let prompt = if is_blank(&text) { PROMPT } else { PROMPT_WITHIN };
-            match lines.next(prompt).context("read a line")? {
+            match lines.next(prompt).await.context("read a line")? {
                 Line::Interrupted => text.clear(),
-                Line::Text(line) if is_blank(&text) && line.trim_start().starts_with('\\') => {
-                    match Command::read(&line) {
-                        Ok(Command::Quit) => return Ok(()),
-                        Ok(command) => {
-                            let done = self.command(command).await;
-                            self.carry_on(done)?;
-                        }
-                        Err(wrong) => self.carry_on(Err(Misconfigured(wrong).into()))?,
-                    }
-                }
+                Line::Text(line) if is_blank(&text) && Command::is_one(&line) => match Command::read(&line) {
+                    Ok(Command::Quit) => return Ok(()),
+                    Ok(command) => _ = self.step(&Step::Command(command), &mut interrupts).await?,
+                    Err(wrong) => self.carry_on(Err(Misconfigured(wrong).into()))?,
+                },
                 Line::Text(line) => {
                     text.push_str(&line);
                     text.push('\n');
@@ -142,33 +143,42 @@ impl Shell<'_> {
                     while line.contains(';')
                         && let Some(statement) = take_statement(&mut text)
                     {
-                        self.statement(&statement).await?;
+                        if self.statement(statement, &mut interrupts).await? == Ended::Interrupted {
+                            text.clear();
+                        }
                     }
                 }
                 // The last statement of a file needs no semicolon.
                 Line::End if self.is_interactive => return Ok(()),
-                Line::End => return self.statement(&text).await,
+                Line::End => return self.statement(text, &mut interrupts).await.map(|_| ()),
             }
         }
     }
 
-    async fn statement(&mut self, sql: &str) -> anyhow::Result<()> {
-        if is_blank(sql) {
-            return Ok(());
+    async fn statement(&mut self, sql: String, interrupts: &mut Interrupts) -> anyhow::Result<Ended> {
+        match is_blank(&sql) {
+            true => Ok(Ended::Done),
+            false => self.step(&Step::Statement(sql), interrupts).await,
         }
+    }
+
+    /// Does what was typed, unless Ctrl-C ends it.
+    async fn step(&mut self, step: &Step, interrupts: &mut Interrupts) -> anyhow::Result<Ended> {
         let begun = Instant::now();
-        let answered = if self.is_interactive {
-            tokio::select! {
-                answered = self.answer(sql) => answered,
-                _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("the query was cancelled")),
-            }
-        } else {
-            self.answer(sql).await
+        let progress = QueryProgress::default();
+        // One that came while nothing ran is not for this.
+        interrupts.forget();
+        let done = tokio::select! {
+            done = self.take(step, &progress) => Some(done),
+            () = interrupts.next() => None,
         };
-        if self.is_timed {
+        progress.end().await?;
+        let ended = if done.is_some() { Ended::Done } else { Ended::Interrupted };
+        if self.is_timed && matches!(step, Step::Statement(_)) {
             eprintln!("time: {:.3} s", begun.elapsed().as_secs_f64());
         }
-        self.carry_on(answered)
+        self.carry_on(done.unwrap_or_else(|| Err(anyhow::anyhow!("cancelled"))))?;
+        Ok(ended)
     }
 
     /// On a terminal, says what is wrong and goes on.
@@ -182,108 +192,158 @@ impl Shell<'_> {
         }
     }
 
-    async fn command(&mut self, command: Command) -> anyhow::Result<()> {
-        let on = |is_on: bool| if is_on { "on" } else { "off" };
+    async fn take(&mut self, step: &Step, progress: &QueryProgress) -> anyhow::Result<()> {
+        match step {
+            Step::Statement(sql) => self.answer(sql, progress).await,
+            Step::Command(command) => self.command(command, progress).await,
+        }
+    }
+
+    async fn command(&mut self, command: &Command, progress: &QueryProgress) -> anyhow::Result<()> {
         match command {
             Command::Tables => {
                 let sql = "SELECT table_name AS \"table\" FROM information_schema.tables WHERE table_schema = 'datasets' \
                            AND table_name NOT LIKE '%.%' ORDER BY table_name";
-                return self.answer(sql).await;
+                return self.show(sql, progress).await;
             }
-            Command::Describe(table) => return self.answer(&format!("DESCRIBE {table}")).await,
+            Command::Describe(table) => {
+                let table = query::known_table(self.topology, table.trim_matches('"'))?;
+                return self.show(&format!("DESCRIBE \"{table}\""), progress).await;
+            }
+            Command::Versions => return print(versions(&self.catalog).await?.as_bytes()),
             Command::Snapshots(table) => {
+                let table = table.trim_matches('"');
                 let snapshots =
-                    query::snapshots_in(self.topology, &self.clouds, &table, SNAPSHOTS_MAX).await?;
-                return self.write(snapshots.to_table().as_bytes());
+                    query::snapshots_in(self.topology, &self.clouds, table, SNAPSHOTS_MAX).await?;
+                return print(snapshots.to_table().as_bytes());
             }
-            Command::Format(format) => self.format = format,
-            Command::Expanded => {
-                self.is_expanded = !self.is_expanded;
-                eprintln!("expanded: {}", on(self.is_expanded));
+            Command::Format(format) => self.format = *format,
+            Command::Expanded(state) => {
+                self.is_expanded = state.unwrap_or(!self.is_expanded);
+                eprintln!("expanded: {}", on_or_off(self.is_expanded));
             }
-            Command::Output(None) => self.output = None,
-            Command::Output(Some(file)) => {
-                let created = File::create(&file).with_context(|| format!("write {}", file.display()))?;
-                self.output = Some(created);
+            Command::Output(file) => self.output = file.clone().map(Target::new),
+            Command::Timing(state) => {
+                self.is_timed = state.unwrap_or(!self.is_timed);
+                eprintln!("timing: {}", on_or_off(self.is_timed));
             }
-            Command::Timing => {
-                self.is_timed = !self.is_timed;
-                eprintln!("timing: {}", on(self.is_timed));
-            }
-            Command::Help => return self.write(HELP.as_bytes()),
+            Command::Help => return print(HELP.as_bytes()),
             Command::Quit => (),
         }
         Ok(())
     }
 
-    async fn answer(&mut self, sql: &str) -> anyhow::Result<()> {
-        if self.format.is_binary() && self.output.is_none() {
-            let refusal = "Parquet and Arrow are not for a terminal: name a file with \\o";
-            return Err(Misconfigured(refusal.to_owned()).into());
-        }
-        let catalog = query::catalog_reading(self.topology, &self.clouds, &self.reading)?;
-        let mut answer = catalog.query_within(sql, &self.limits, &self.freshness).await?;
-        if self.is_expanded && self.format == RowsFormat::Table {
-            return self.expanded(answer).await;
-        }
-        while let Some(piece) = answer.next_bytes(self.format).await? {
-            self.write(&piece)?;
-        }
-        Ok(())
-    }
-
-    /// A line for each value.
-    async fn expanded(&mut self, mut answer: Answer) -> anyhow::Result<()> {
-        let mut number = 0_u64;
-        while let Some(batch) = answer.next_batch().await? {
-            let options = FormatOptions::default();
-            let names: Vec<&str> =
-                batch.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
-            let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-            let columns = batch.columns().iter();
-            let columns: Vec<ArrayFormatter<'_>> = columns
-                .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
-                .collect::<Result<_, _>>()?;
-            for row in 0..batch.num_rows() {
-                number += 1;
-                let mut text = format!("-[ row {number} ]\n");
-                for (name, column) in names.iter().zip(&columns) {
-                    text.push_str(&format!("{name:width$} | {}\n", column.value(row)));
-                }
-                self.write(text.as_bytes())?;
+    /// Answers a query as it was asked for: in the format, and into the file.
+    async fn answer(&mut self, sql: &str, progress: &QueryProgress) -> anyhow::Result<()> {
+        match &self.output {
+            Some(target) => target.check(self.format)?,
+            None if self.format.is_binary() => {
+                let refusal = "an answer in Parquet or Arrow needs a file of its own: name one with \\o";
+                return Err(Misconfigured(refusal.to_owned()).into());
             }
+            None => {}
+        }
+        let mut answer = self.ask(sql, progress).await?;
+        match &mut self.output {
+            Some(target) if self.format == RowsFormat::Table => {
+                written(&mut answer, self.format, self.is_expanded, |text| target.append(text)).await?;
+            }
+            Some(target) => target.write(&mut answer, self.format).await?,
+            None => written(&mut answer, self.format, self.is_expanded, print).await?,
+        }
+        if self.has_stats {
+            bars::suspended(|| write_stats(&answer))?;
         }
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        if let Some(file) = &mut self.output {
-            return file.write_all(bytes).context("write the answer");
-        }
-        bars::suspended(|| -> io::Result<()> {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(bytes)?;
-            stdout.flush()
-        })?;
-        Ok(())
+    /// Shows what a query says to whoever sits there, whatever answers look like and wherever they go.
+    async fn show(&self, sql: &str, progress: &QueryProgress) -> anyhow::Result<()> {
+        let mut answer = self.ask(sql, progress).await?;
+        written(&mut answer, RowsFormat::Table, self.is_expanded, print).await
+    }
+
+    async fn ask(&self, sql: &str, progress: &QueryProgress) -> anyhow::Result<Answer> {
+        let answer = self.catalog.query_within(sql, &self.limits, &self.freshness).await?;
+        progress.show(answer.scanned());
+        Ok(answer)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn interrupts() -> anyhow::Result<Interrupts> {
+    Ok(Interrupts::of(signal(SignalKind::interrupt()).context("listen for SIGINT")?))
+}
 
-    #[test]
-    fn plain_lines_come_without_their_ends() {
-        let mut lines = Plain { input: "a\r\nb\n\nc".as_bytes(), is_prompting: false };
-        let mut read = Vec::new();
-        loop {
-            match lines.next(PROMPT).unwrap() {
-                Line::Text(text) => read.push(text),
-                Line::End => break,
-                Line::Interrupted => panic!("nobody interrupts"),
-            }
-        }
-        assert_eq!(read, ["a", "b", "", "c"]);
+fn on_or_off(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
+}
+
+/// Finds the names of columns, which are completed from then on. If no cloud answers, there are none.
+async fn look_for_columns(catalog: Arc<Catalog>, names: SharedNames) {
+    let sql = "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'datasets'";
+    let Ok(mut answer) = catalog.query(sql).await else { return };
+    while let Ok(Some(batch)) = answer.next_batch().await {
+        let options = FormatOptions::default();
+        let Ok(columns) = ArrayFormatter::try_new(batch.column(0).as_ref(), &options) else { return };
+        let found = (0..batch.num_rows()).map(|row| columns.value(row).to_string());
+        names.lock().unwrap_or_else(PoisonError::into_inner).columns.extend(found);
     }
+}
+
+/// The tables that something was committed to, each once.
+async fn versions(catalog: &Catalog) -> anyhow::Result<String> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["TABLE", "VERSION", "COMMITTED", "CLOUD"]);
+    for (name, version) in catalog.tables().await? {
+        // The name that needs no quotes.
+        if !name.contains('.') {
+            let number = version.version.to_string();
+            table.add_row([name, number, version.committed(), version.cloud]);
+        }
+    }
+    Ok(format!("{table}\n"))
+}
+
+/// Writes an answer piece by piece; an expanded table has a line for each value.
+async fn written(
+    answer: &mut Answer,
+    format: RowsFormat,
+    is_expanded: bool,
+    mut write: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if !is_expanded || format != RowsFormat::Table {
+        while let Some(piece) = answer.next_bytes(format).await? {
+            write(&piece)?;
+        }
+        return Ok(());
+    }
+    let mut number = 0_u64;
+    while let Some(batch) = answer.next_batch().await? {
+        let options = FormatOptions::default();
+        let names: Vec<&str> =
+            batch.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let columns = batch.columns().iter();
+        let columns: Vec<ArrayFormatter<'_>> = columns
+            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
+            .collect::<Result<_, _>>()?;
+        for row in 0..batch.num_rows() {
+            number += 1;
+            let mut text = format!("-[ row {number} ]\n");
+            for (name, column) in names.iter().zip(&columns) {
+                text.push_str(&format!("{name:width$} | {}\n", column.value(row)));
+            }
+            write(text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    bars::suspended(|| -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text)?;
+        stdout.flush()
+    })?;
+    Ok(())
 }

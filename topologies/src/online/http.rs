@@ -15,11 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
-use arrow::error::ArrowError;
-use arrow::json::LineDelimitedWriter;
-use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -34,6 +31,7 @@ use serde_json::{Value as Json, json};
 use super::lookup::{Answer, Found, KEYS_MAX, LookupError, Options, key_column};
 use super::store::Reader;
 use super::{OnlineViews, View};
+pub(super) use crate::query::json_lines;
 use crate::serve::{NamedPath, Problem, Refusal, body_of, name_in};
 use crate::spec::units::HumanDuration;
 
@@ -370,21 +368,4 @@ fn written(answer: &Answer) -> Result<String, LookupError> {
 pub(super) fn time_text(micros: i64) -> Json {
     let time = DateTime::from_timestamp_micros(micros);
     time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).into()
-}
-
-/// Rows as JSON objects, one a line, as a query writes them.
-///
-/// # Errors
-/// For columns that JSON has no place for.
-pub(super) fn json_lines(rows: &RecordBatch) -> Result<String, ArrowError> {
-    if rows.num_rows() == 0 {
-        return Ok(String::new());
-    }
-    let mut bytes = Vec::new();
-    let mut writer: LineDelimitedWriter<_> =
-        JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
-    writer.write(rows)?;
-    writer.finish()?;
-    drop(writer);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

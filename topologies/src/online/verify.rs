@@ -25,7 +25,7 @@ use super::layout::Layout;
 use super::lookup::{KEYS_MAX, event_times};
 use super::store::{Store, Unopened};
 use crate::error::Error;
-use crate::query::{catalog_in, failed, newest_snapshots};
+use crate::query::{catalog_in, failed, newest_snapshots, quoted};
 use crate::spec::{OnlineSpec, Topology};
 
 /// Differences shown in a report.
@@ -140,7 +140,6 @@ impl Report {
 
 /// The newest row of each entity at a version, as SQL: what a look-up has to say. The columns are those of `layout`, in its order.
 pub fn newest_rows_sql(layout: &Layout, version: u64) -> String {
-    let quoted = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
     let names = |fields: &[arrow::datatypes::FieldRef]| -> Vec<String> {
         fields.iter().map(|field| quoted(field.name())).collect()
     };
@@ -161,7 +160,7 @@ pub fn newest_rows_sql(layout: &Layout, version: u64) -> String {
          FROM {} VERSION AS OF {version} WHERE {}) WHERE {number} = 1",
         keys.join(", "),
         by.join(", "),
-        quoted(&layout.dataset().to_owned()),
+        quoted(layout.dataset()),
         needed.join(" AND ")
     )
 }

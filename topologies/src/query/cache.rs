@@ -5,8 +5,7 @@
 //! is preferred when that one works again. Others that ask meanwhile wait for the same look. What was seen once does not go back:
 //! a cloud that is behind is passed over while another is further.
 //!
-//! Versions that queries name are kept too, the ones used last, as many as [`FILES_MAX`] allows. A vacuum may let go of one of
-//! them; it is noticed within [`PINNED_FOR`], and until then by a file that is gone, which is an error.
+//! Versions that queries name are kept too ([`KeptTables`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,18 +16,12 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::freshness::Freshness;
-use super::history::{Pin, pinned_snapshot, version_at};
+use super::history::{Pin, version_at};
+use super::kept::{KEPT_FOR, KeptTables};
 use super::provider::SnapshotTable;
 use super::replicas::Replicas;
 use super::snapshot::{Snapshot, follow, fresh_snapshots, newest_snapshots};
 use crate::error::Error;
-
-/// Files of all versions together that queries named.
-const FILES_MAX: usize = 500_000;
-/// Versions of them.
-const PINNED_MAX: usize = 256;
-/// How long such a version is kept without looking whether it can still be read.
-const PINNED_FOR: Duration = Duration::from_secs(60);
 
 /// Snapshots of the tables in some clouds.
 #[derive(Debug)]
@@ -36,7 +29,7 @@ pub(crate) struct SnapshotCache {
     replicas: Arc<Replicas>,
     /// By table. Held while a table is looked for.
     newest: BTreeMap<String, Mutex<Option<Look>>>,
-    pinned: Mutex<Pinned>,
+    kept: KeptTables,
 }
 
 /// What a look at a table has found.
@@ -51,7 +44,7 @@ impl SnapshotCache {
     /// Nothing is read before it is asked for.
     pub(crate) fn new(replicas: Arc<Replicas>, tables: impl Iterator<Item = String>) -> Self {
         let newest = tables.map(|table| (table, Mutex::default())).collect();
-        Self { replicas, newest, pinned: Mutex::default() }
+        Self { replicas, newest, kept: KeptTables::default() }
     }
 
     /// The tables, by name.
@@ -142,11 +135,14 @@ impl SnapshotCache {
     /// `table` at the version that `pin` means.
     ///
     /// # Errors
-    /// As [`pinned_snapshot`].
+    /// As [`version_at`] and [`KeptTables::at`].
     pub(crate) async fn pinned(&self, table: &str, pin: Pin) -> Result<Arc<SnapshotTable>, Error> {
         let version = match pin {
             Pin::Version(version) => version,
-            Pin::Time(at_ms) => version_at(&self.replicas.in_order(Some(table)).await, table, at_ms).await?,
+            Pin::Time(at_ms) => {
+                let clouds = self.replicas.in_order(Some(table)).await;
+                version_at(&clouds, table, at_ms, self.seen(table)).await?.version
+            }
         };
         let now = Instant::now();
         // What was newest a moment ago has not been let go. While it is looked for, that is not waited for.
@@ -154,20 +150,19 @@ impl SnapshotCache {
             && let Ok(look) = newest.try_lock()
             && let Some(look) = look.as_ref()
             && look.version() == Some(version)
-            && now.duration_since(look.at) < PINNED_FOR
+            && now.duration_since(look.at) < KEPT_FOR
             && let Some(table) = look.table()
         {
             return Ok(table);
         }
-        let key = (table.to_owned(), version);
-        if let Some(table) = self.pinned.lock().await.get(&key, now) {
-            return Ok(table);
-        }
-        let clouds = self.replicas.in_order(Some(table)).await;
-        let snapshot = pinned_snapshot(&clouds, table, Pin::Version(version)).await?;
-        let table = Arc::new(SnapshotTable::new(&snapshot, self.replicas.clone())?);
-        self.pinned.lock().await.put(key, table.clone(), now);
-        Ok(table)
+        self.kept.at(&self.replicas, table, version).await
+    }
+
+    /// The newest version of `table` that was seen, and when it was committed; `None` also while it is looked for.
+    fn seen(&self, table: &str) -> Option<(u64, i64)> {
+        let look = self.newest.get(table)?.try_lock().ok()?;
+        let (snapshot, _) = look.as_ref()?.found.as_ref()?;
+        Some((snapshot.version, snapshot.committed_ms))
     }
 
     fn built(&self, snapshot: Snapshot) -> Result<(Arc<Snapshot>, Arc<SnapshotTable>), Error> {
@@ -188,44 +183,6 @@ impl Look {
 
     fn version(&self) -> Option<u64> {
         self.found.as_ref().map(|(snapshot, _)| snapshot.version)
-    }
-}
-
-/// Versions that queries named, bounded by their number and by the number of their files.
-#[derive(Debug, Default)]
-struct Pinned {
-    tables: BTreeMap<(String, u64), Kept>,
-    /// Counts uses, so that the one used longest ago is known.
-    uses: u64,
-}
-
-#[derive(Debug)]
-struct Kept {
-    table: Arc<SnapshotTable>,
-    since: Instant,
-    used: u64,
-}
-
-impl Pinned {
-    fn get(&mut self, key: &(String, u64), now: Instant) -> Option<Arc<SnapshotTable>> {
-        let kept = self.tables.get_mut(key).filter(|kept| now.duration_since(kept.since) < PINNED_FOR)?;
-        self.uses += 1;
-        kept.used = self.uses;
-        Some(kept.table.clone())
-    }
-
-    fn put(&mut self, key: (String, u64), table: Arc<SnapshotTable>, since: Instant) {
-        self.uses += 1;
-        self.tables.insert(key, Kept { table, since, used: self.uses });
-        while self.tables.len() > PINNED_MAX || self.tables.len() > 1 && self.files() > FILES_MAX {
-            let oldest = self.tables.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
-            let Some(oldest) = oldest else { break };
-            self.tables.remove(&oldest);
-        }
-    }
-
-    fn files(&self) -> usize {
-        self.tables.values().map(|kept| kept.table.file_count()).sum()
     }
 }
 

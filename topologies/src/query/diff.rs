@@ -16,9 +16,10 @@ use isobar_connectors::delta::evolution::differences;
 use serde::Serialize;
 use tracing::warn;
 
-use super::history::{Pin, pinned_snapshot, read_entries, shown};
+use super::history::{pinned_snapshot, read_entries, shown};
 use super::limits::{QueryLimits, Watch};
 use super::listing::{kind_of, kinds, known_table, rows_removed};
+use super::names::quoted;
 use super::output::Answer;
 use super::provider::SnapshotTable;
 use super::replicas::{Reading, Replicas};
@@ -130,9 +131,16 @@ pub async fn diff_in(
 ) -> Result<Diff, Error> {
     let table = known_table(topology, table)?;
     in_order(from, to)?;
+    let replicas = Replicas::new(clouds, &Reading::of(topology.query.clone()))?;
+    diff_of(&replicas, &table, from, to).await
+}
+
+/// The same from the first of `replicas` that answers in time and has both.
+async fn diff_of(replicas: &Replicas, table: &str, from: u64, to: u64) -> Result<Diff, Error> {
+    let clouds = replicas.in_order(Some(table)).await;
     let (mut reasons, mut absent) = (Vec::new(), Vec::new());
-    for cloud in clouds {
-        match compare(cloud, &table, from, to).await {
+    for cloud in &clouds {
+        match compare(cloud, table, from, to).await {
             Ok(Ok(diff)) => return Ok(diff),
             Ok(Err(missing)) => absent.push(format!("{}: {missing}", cloud.name)),
             Err(why) => {
@@ -360,8 +368,8 @@ async fn rows_between(
 ) -> Result<Answer, Error> {
     in_order(from, to)?;
     let clouds = replicas.in_order(Some(table)).await;
-    let mut earlier = pinned_snapshot(&clouds, table, Pin::Version(from)).await?;
-    let mut later = pinned_snapshot(&clouds, table, Pin::Version(to)).await?;
+    let mut earlier = pinned_snapshot(&clouds, table, from).await?;
+    let mut later = pinned_snapshot(&clouds, table, to).await?;
     let (removed, added) = only_in_one(&earlier, &later);
     let (removed, added) = (removed.into_iter().cloned().collect(), added.into_iter().cloned().collect());
     (earlier.files, later.files) = (removed, added);
@@ -381,7 +389,6 @@ async fn rows_between(
 /// The query for [`diff_rows`]. A column that the earlier version has not is null in its rows; the later one has all that the
 /// earlier one has, because a table only grows.
 fn difference_sql(before: &SchemaRef, after: &SchemaRef, limit: usize) -> String {
-    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let free = |name: &str| {
         let is_taken = |name: &str| after.fields().iter().any(|field| field.name() == name);
         let mut name = name.to_owned();
@@ -411,6 +418,10 @@ fn difference_sql(before: &SchemaRef, after: &SchemaRef, limit: usize) -> String
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use isobar_connectors::clouds::{Fault, FaultSwitch};
+
     use super::super::RowsFormat;
     use super::*;
     use crate::prove::testing::{DATASET, History};
@@ -504,6 +515,18 @@ mod tests {
         assert!(diff.to_table().contains("2 added, ? removed"), "{}", diff.to_table());
         let rows = rows(&history, 2, 3, 10).await;
         assert_eq!(rows, "difference,month,x\n1,a b,13\n1,a b,14\n-1,1,0\n-1,1,1\n-1,1,2\n");
+    }
+
+    #[tokio::test]
+    async fn a_cloud_that_does_not_answer_is_not_waited_for() {
+        let mut clouds = History::good().store(2).await;
+        let switch = FaultSwitch::default();
+        clouds[0] = clouds[0].clone().with_faults(&switch);
+        switch.set(Fault::Delay(Duration::from_secs(3600)));
+        let reading = Reading { answer_within: Duration::from_secs(1), ..Reading::default() };
+        let replicas = Replicas::new(&clouds, &reading).unwrap();
+        let diff = diff_of(&replicas, DATASET, 1, 3).await.unwrap();
+        assert_eq!((diff.cloud.as_str(), diff.rows_added), ("b", Some(7)));
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use chrono::{DateTime, SecondsFormat};
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::MaintenanceWork;
 use isobar_connectors::delta::path::decode_log_path;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::snapshot::{Listing, Snapshot, load, read_log, removed_before};
 use crate::error::Error;
@@ -24,7 +24,7 @@ use crate::prove::log::{Bodies, Entry};
 
 /// Ranges of versions named in an error.
 const RANGES_MAX: usize = 5;
-/// Bodies read at once while the last entry that removes files is searched for.
+/// Bodies read at once while an entry is searched for.
 const BODIES_AT_ONCE: u64 = 16;
 
 /// Which version of a table a query names.
@@ -36,16 +36,12 @@ pub(crate) enum Pin {
     Time(i64),
 }
 
-/// The snapshot of `table` at a version, from the first cloud that has it.
+/// The snapshot of `table` at `version`, from the first cloud that has it.
 ///
 /// # Errors
 /// [`Error::Configuration`] if there is no such version, or it was let go; says what there is. [`Error::NoMajority`] if no
 /// cloud that answers has it, and one that does not might.
-pub(super) async fn pinned_snapshot(clouds: &[Cloud], table: &str, pin: Pin) -> Result<Snapshot, Error> {
-    let version = match pin {
-        Pin::Version(version) => version,
-        Pin::Time(at_ms) => version_at(clouds, table, at_ms).await?,
-    };
+pub(super) async fn pinned_snapshot(clouds: &[Cloud], table: &str, version: u64) -> Result<Snapshot, Error> {
     let (mut reasons, mut held) = (Vec::new(), Vec::new());
     for cloud in clouds {
         match look(cloud, table, version).await {
@@ -120,18 +116,40 @@ fn in_words(versions: &[u64]) -> String {
     }
 }
 
-/// The newest version of `table` that was committed at or before `at_ms`, in any cloud that answers.
-pub(super) async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Result<u64, Error> {
+/// What a time means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AtTime {
+    /// The newest version by then.
+    pub(super) version: u64,
+    /// Whether a later version was found, so that the time will never mean another one.
+    pub(super) is_fixed: bool,
+}
+
+/// The newest version of `table` that was committed at or before `at_ms`, in any cloud that answers. `seen` is the newest version that
+/// the caller knows of, from whichever cloud, and when it was committed: where only clouds answer that are behind it, a time does
+/// not come to mean an earlier version than it did.
+///
+/// # Errors
+/// [`Error::Configuration`] if the table was created later, or not at all; [`Error::NoMajority`] if no cloud that answers can tell.
+pub(super) async fn version_at(
+    clouds: &[Cloud],
+    table: &str,
+    at_ms: i64,
+    seen: Option<(u64, i64)>,
+) -> Result<AtTime, Error> {
     let mut reasons = Vec::new();
     for (index, cloud) in clouds.iter().enumerate() {
         match search(cloud, table, at_ms).await {
             Ok(Searched::Empty) => {}
-            Ok(Searched::Between(version)) => return Ok(version),
+            Ok(Searched::By(found)) if found.is_fixed => return Ok(found),
             // Another cloud may be further.
-            Ok(Searched::Newest(version)) => {
+            Ok(Searched::By(found)) => {
                 let others = clouds.iter().enumerate().filter(|(other, _)| *other != index);
                 let others = others.map(|(_, cloud)| cloud);
-                return Ok(newest_until(others, table, version, at_ms).await);
+                match newest_until(others, table, found.version, at_ms).await {
+                    Ok(newest) => return no_earlier(newest, seen, table, at_ms, clouds.len()),
+                    Err(why) => reasons.push(why),
+                }
             }
             Ok(Searched::BeforeTheFirst { version, first_ms }) => {
                 return Err(Error::Configuration(format!(
@@ -156,63 +174,136 @@ pub(super) async fn version_at(clouds: &[Cloud], table: &str, at_ms: i64) -> Res
     Err(Error::no_majority(&action, 1, clouds.len(), reasons))
 }
 
+/// `found` as the newest version by a time in the clouds that answer, where `seen` was seen before.
+fn no_earlier(
+    found: AtTime,
+    seen: Option<(u64, i64)>,
+    table: &str,
+    at_ms: i64,
+    clouds: usize,
+) -> Result<AtTime, Error> {
+    let Some((seen, committed_ms)) = seen.filter(|(seen, _)| !found.is_fixed && *seen > found.version) else {
+        return Ok(found);
+    };
+    if committed_ms <= at_ms {
+        return Ok(AtTime { version: seen, is_fixed: false });
+    }
+    if found.version.checked_add(1) == Some(seen) {
+        return Ok(AtTime { version: found.version, is_fixed: true });
+    }
+    let action = format!("find the version of {table} at {}", shown(at_ms));
+    let behind = format!("those that answer end with version {}, and {seen} was seen", found.version);
+    Err(Error::no_majority(&action, 1, clouds, vec![behind]))
+}
+
 /// What the versions of a table in one cloud say of a time.
 enum Searched {
     /// There are none.
     Empty,
-    /// This version was the newest, and a later one is there.
-    Between(u64),
-    /// This version was the newest, and is.
-    Newest(u64),
+    /// This version was the newest.
+    By(AtTime),
     /// The table was created later.
     BeforeTheFirst { version: u64, first_ms: i64 },
 }
 
-async fn search(cloud: &Cloud, table: &str, at_ms: i64) -> Result<Searched, String> {
-    let versions = Listing::since(cloud, table, 0).await?.versions;
-    let Some(first) = versions.first() else { return Ok(Searched::Empty) };
-    let count = count_until(cloud, table, &versions, at_ms).await?;
-    Ok(match count.checked_sub(1) {
-        Some(at) if count == versions.len() => Searched::Newest(versions[at]),
-        Some(at) => Searched::Between(versions[at]),
-        None => {
-            Searched::BeforeTheFirst { version: *first, first_ms: committed_ms(cloud, table, *first).await? }
-        }
-    })
+impl Searched {
+    /// That the first version is too new.
+    async fn before(cloud: &Cloud, table: &str, first: u64) -> Result<Self, String> {
+        Ok(Self::BeforeTheFirst { version: first, first_ms: committed_ms(cloud, table, first).await? })
+    }
 }
 
-/// `version`, or a later one that one of `clouds` has and that was committed at or before `at_ms`.
+async fn search(cloud: &Cloud, table: &str, at_ms: i64) -> Result<Searched, String> {
+    let mut versions = Listing::reaching(cloud, table, None).await?.versions;
+    let Some(first) = versions.first().copied() else { return Ok(Searched::Empty) };
+    if first > 0 && committed_ms(cloud, table, first).await? > at_ms {
+        // A long log is listed in many steps, and its versions are known without.
+        match search_before(cloud, table, first, at_ms).await {
+            Ok(found) => return Ok(found),
+            Err(why) => debug!(cloud = %cloud.name, %table, why, "the log is listed from its beginning"),
+        }
+        versions = Listing::since(cloud, table, 0).await?.versions;
+    }
+    let Some(first) = versions.first().copied() else { return Ok(Searched::Empty) };
+    let count = count_until(cloud, table, &versions, at_ms).await?;
+    match count.checked_sub(1) {
+        Some(at) => at_time(table, versions[at], versions.get(count).copied()).map(Searched::By),
+        None => Searched::before(cloud, table, first).await,
+    }
+}
+
+/// The same where version `first` is there and too new, and none before it is missing.
+async fn search_before(cloud: &Cloud, table: &str, first: u64, at_ms: i64) -> Result<Searched, String> {
+    match count_by_then(cloud, table, first, |version| version, at_ms).await? {
+        0 => Searched::before(cloud, table, 0).await,
+        count => Ok(Searched::By(AtTime { version: count - 1, is_fixed: true })),
+    }
+}
+
+/// `version`, which one cloud ends with, or a later one that one of `clouds` has and that was committed at or before `at_ms`.
 async fn newest_until<'a>(
     clouds: impl Iterator<Item = &'a Cloud>,
     table: &str,
     version: u64,
     at_ms: i64,
-) -> u64 {
-    let mut newest = version;
+) -> Result<AtTime, String> {
+    let mut newest = AtTime { version, is_fixed: false };
     for cloud in clouds {
-        let later = async {
-            let listing = Listing::since(cloud, table, newest.saturating_add(1)).await?;
-            let count = count_until(cloud, table, &listing.versions, at_ms).await?;
-            Ok::<_, String>(count.checked_sub(1).map(|at| listing.versions[at]))
-        };
-        match later.await {
-            Ok(later) => newest = later.unwrap_or(newest),
+        match further(cloud, table, newest.version, at_ms).await {
+            Ok((version, later)) => newest = at_time(table, version, later)?,
             Err(why) => warn!(cloud = %cloud.name, %table, why, "cloud cannot tell whether it is further"),
         }
+        if newest.is_fixed {
+            break;
+        }
     }
-    newest
+    Ok(newest)
+}
+
+/// `version`, or the last one after it in `cloud` that was committed at or before `at_ms`; and the next one that is there.
+async fn further(cloud: &Cloud, table: &str, version: u64, at_ms: i64) -> Result<(u64, Option<u64>), String> {
+    let versions = Listing::since(cloud, table, version.saturating_add(1)).await?.versions;
+    let count = count_until(cloud, table, &versions, at_ms).await?;
+    let (by_then, later) = versions.split_at(count);
+    Ok((by_then.last().copied().unwrap_or(version), later.first().copied()))
+}
+
+/// That `version` is the newest by some time, where `later` is the next one that is there.
+fn at_time(table: &str, version: u64, later: Option<u64>) -> Result<AtTime, String> {
+    match later {
+        // The one that is missing may be the one that is meant.
+        Some(later) if version.checked_add(1) != Some(later) => {
+            Err(format!("{table}: version {} is missing", version.saturating_add(1)))
+        }
+        _ => Ok(AtTime { version, is_fixed: later.is_some() }),
+    }
 }
 
 /// How many of `versions`, from the first on, were committed at or before `at_ms`.
 async fn count_until(cloud: &Cloud, table: &str, versions: &[u64], at_ms: i64) -> Result<usize, String> {
-    let (mut low, mut high) = (0, versions.len());
+    let count = count_by_then(cloud, table, versions.len() as u64, |at| versions[at as usize], at_ms).await?;
+    Ok(count as usize)
+}
+
+/// The same of `count` versions, each by its place. Some are looked at at once: more of them than would be one after the other, and sooner.
+async fn count_by_then(
+    cloud: &Cloud,
+    table: &str,
+    count: u64,
+    version_of: impl Fn(u64) -> u64,
+    at_ms: i64,
+) -> Result<u64, String> {
+    let (mut low, mut high) = (0, count);
     while low < high {
-        let middle = low + (high - low) / 2;
-        if committed_ms(cloud, table, versions[middle]).await? <= at_ms {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
+        let step = (high - low).div_ceil(BODIES_AT_ONCE);
+        let places = (1..=BODIES_AT_ONCE).map(|n| low.saturating_add(n.saturating_mul(step)) - 1);
+        let places: Vec<u64> = places.take_while(|place| *place < high).collect();
+        let versions: Vec<u64> = places.iter().map(|place| version_of(*place)).collect();
+        let entries = read_entries(cloud, table, &versions).await?;
+        let is_by_then = |entry: &&Arc<Entry>| entry.commit.in_commit_timestamp_ms <= at_ms;
+        let by_then = entries.iter().take_while(is_by_then).count();
+        high = places.get(by_then).copied().unwrap_or(high);
+        low = by_then.checked_sub(1).map_or(low, |last| places[last] + 1);
     }
     Ok(low)
 }

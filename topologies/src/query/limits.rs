@@ -12,9 +12,9 @@
 //! | operators that do not count the memory they hold, or do not come back for minutes | [`mod@watched`], between operators |
 //! | time, memory, rows and bytes of the whole | here |
 //!
-//! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own: what takes too long is answered
-//! in time, whatever it is doing. Both end soon afterwards: planning because its size is bounded, execution because every
-//! operator that can go on for long asks [`Watch`] whether it still may.
+//! Planning runs on a thread of its own, whose stack is large, and execution in a task of its own, on threads that nothing else runs
+//! on: what takes too long is answered in time, whatever it is doing. Both end soon afterwards: planning because its size is
+//! bounded, execution because every operator that can go on for long asks [`Watch`] whether it still may.
 
 mod dialect;
 mod functions;
@@ -29,32 +29,34 @@ mod tests;
 mod watched;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::dataframe::DataFrame;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, stream};
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use self::dialect::BoundedDialect;
+pub(crate) use self::dialect::BoundedDialect;
 pub(crate) use self::plan::check as check_plan;
-pub(super) use self::pool::runtime_of;
 pub use self::shown::told;
-pub(super) use self::survey::check as check_statement;
-pub(super) use self::watched::watched;
+pub(crate) use self::survey::check as check_statement;
 
+use self::pool::runtime_of;
 use self::shown::without_files;
 pub(crate) use self::sizes::batch_bytes;
+use self::watched::watched;
 use crate::error::Error;
 
 /// Stack of a thread that plans. Only what is used of it becomes memory.
@@ -130,7 +132,7 @@ impl QueryLimits {
 }
 
 /// The refusal of a text that the parser was ended in.
-pub(super) fn too_nested() -> DataFusionError {
+pub(crate) fn too_nested() -> DataFusionError {
     exceeded(
         "depth",
         "too much is in one another in the query, or there is a mistake deep inside: the parser gave up"
@@ -147,7 +149,7 @@ struct Exceeded {
 }
 
 /// The error of a query that met `limit`.
-fn exceeded(limit: &'static str, message: String) -> DataFusionError {
+pub(super) fn exceeded(limit: &'static str, message: String) -> DataFusionError {
     DataFusionError::External(Box::new(Exceeded { limit, message }))
 }
 
@@ -175,7 +177,7 @@ fn out_of_memory(text: &str) -> Error {
 }
 
 /// Adds to a session what bounds its functions.
-pub(super) fn bound(session: &SessionContext) {
+pub(crate) fn bound(session: &SessionContext) {
     functions::bound(session);
 }
 
@@ -209,6 +211,15 @@ impl Watch {
         self.is_dropped.store(true, Ordering::Relaxed);
     }
 
+    /// Waits until the time is over, and says so.
+    pub(crate) async fn over(&self) -> DataFusionError {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+        self.too_late()
+    }
+
     fn too_late(&self) -> DataFusionError {
         let time = self.time.unwrap_or_default();
         exceeded("time", format!("the query took longer than {}", humantime::format_duration(time)))
@@ -224,7 +235,7 @@ impl Watch {
 }
 
 /// Runs `work`, which plans, on a thread with a stack for it, and waits no longer than there is time.
-pub(super) async fn aside<T: Send + 'static>(
+pub(crate) async fn aside<T: Send + 'static>(
     watch: &Watch,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
@@ -240,8 +251,39 @@ pub(super) async fn aside<T: Send + 'static>(
     planned.unwrap_or_else(|_| Err(DataFusionError::Internal("planning the query ended early".to_owned())))
 }
 
+/// The threads that queries run on. They are no others': an operator may not come back for seconds, and as many queries as there are
+/// threads would keep everybody waiting, also who wants to cancel them.
+fn workers() -> Result<&'static Handle> {
+    static WORKERS: LazyLock<std::io::Result<Runtime>> =
+        LazyLock::new(|| Builder::new_multi_thread().thread_name("query").enable_all().build());
+    let workers = WORKERS.as_ref().map(Runtime::handle);
+    workers.map_err(|error| DataFusionError::IoError(std::io::Error::new(error.kind(), error.to_string())))
+}
+
+/// Starts a plan within `limits`, whatever it reads: its rows, and how they are made.
+pub(crate) async fn started(
+    state: SessionState,
+    plan: LogicalPlan,
+    limits: &QueryLimits,
+    watch: Arc<Watch>,
+) -> Result<(SendableRecordBatchStream, Arc<dyn ExecutionPlan>)> {
+    let runtime = runtime_of(state.runtime_env(), limits)?;
+    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
+    let (logical, checks) = (plan.clone(), watch.clone());
+    let copied_bytes_max = limits.copied_bytes_max;
+    let planned = async move {
+        let frame = DataFrame::new(state, logical);
+        watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
+    };
+    let physical = aside(&watch, planned).await?;
+    // What is spawned from here on is spawned there.
+    let _apart = workers()?.enter();
+    let rows = execute_stream(physical.clone(), context)?;
+    Ok((limited(rows, &plan, limits, watch), physical))
+}
+
 /// The rows of a query within its limits. They are made in a task of their own, which ends when they are dropped.
-pub(super) fn limited(
+fn limited(
     rows: SendableRecordBatchStream,
     plan: &LogicalPlan,
     limits: &QueryLimits,

@@ -11,6 +11,8 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::history::{Removals, shown};
+use super::names::Names;
+use super::replicas::{Reading, Replicas};
 use super::snapshot::{Listing, load, read_log};
 use crate::error::Error;
 use crate::prove::checks::short;
@@ -84,9 +86,16 @@ pub async fn snapshots_in(
     limit: usize,
 ) -> Result<Snapshots, Error> {
     let table = known_table(topology, table)?;
+    let replicas = Replicas::new(clouds, &Reading::of(topology.query.clone()))?;
+    snapshots_of(&replicas, &table, limit).await
+}
+
+/// The same from the first of `replicas` that answers in time.
+async fn snapshots_of(replicas: &Replicas, table: &str, limit: usize) -> Result<Snapshots, Error> {
+    let clouds = replicas.in_order(Some(table)).await;
     let mut reasons = Vec::new();
-    for cloud in clouds {
-        match list(cloud, &table, limit).await {
+    for cloud in &clouds {
+        match list(cloud, table, limit).await {
             Ok(Some(snapshots)) => return Ok(snapshots),
             Ok(None) => {}
             Err(why) => {
@@ -103,18 +112,9 @@ pub async fn snapshots_in(
 
 /// The table that people mean, by any of the names that queries have for it.
 pub(crate) fn known_table(topology: &Topology, name: &str) -> Result<String, Error> {
-    let datasets: Vec<&str> = topology.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
-    let is_quarantine = |dataset: &&&str| {
-        let quarantine = crate::commit::quarantine_of(dataset);
-        quarantine == name || quarantine.replace('.', "_") == name
-    };
-    if datasets.contains(&name) {
-        return Ok(name.to_owned());
-    }
-    match datasets.iter().find(is_quarantine) {
-        Some(dataset) => Ok(crate::commit::quarantine_of(dataset)),
-        None => Err(crate::quarantine::listing::unknown_dataset(topology, name)),
-    }
+    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let table = Names::of(&datasets).get(name).map(str::to_owned);
+    table.ok_or_else(|| crate::quarantine::listing::unknown_dataset(topology, name))
 }
 
 async fn list(cloud: &Cloud, table: &str, limit: usize) -> Result<Option<Snapshots>, String> {
@@ -273,6 +273,9 @@ pub(super) fn kinds(entries: impl Iterator<Item = String>) -> BTreeMap<String, u
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use isobar_connectors::clouds::{Fault, FaultSwitch};
     use isobar_connectors::delta::sha256_hex;
 
     use super::*;
@@ -352,6 +355,18 @@ mod tests {
         let kinds: Vec<String> =
             listed(&history, DATASET, 2).await.versions.into_iter().map(|version| version.kind).collect();
         assert_eq!(kinds, ["commit", "schema"]);
+    }
+
+    #[tokio::test]
+    async fn a_cloud_that_does_not_answer_is_not_waited_for() {
+        let mut clouds = History::good().store(2).await;
+        let switch = FaultSwitch::default();
+        clouds[0] = clouds[0].clone().with_faults(&switch);
+        switch.set(Fault::Delay(Duration::from_secs(3600)));
+        let reading = Reading { answer_within: Duration::from_secs(1), ..Reading::default() };
+        let replicas = Replicas::new(&clouds, &reading).unwrap();
+        let snapshots = snapshots_of(&replicas, DATASET, 10).await.unwrap();
+        assert_eq!((snapshots.newest, snapshots.cloud.as_str()), (3, "b"));
     }
 
     #[tokio::test]

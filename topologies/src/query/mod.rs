@@ -25,6 +25,8 @@ mod diff;
 mod freshness;
 mod guard;
 mod history;
+mod json;
+mod kept;
 mod limits;
 mod listing;
 mod names;
@@ -43,6 +45,7 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -53,9 +56,8 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use isobar_connectors::clouds::Cloud;
@@ -69,11 +71,15 @@ pub use self::diff::{
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
+pub(crate) use self::json::{json_lines, json_options};
+pub(crate) use self::limits::{
+    BoundedDialect, Watch, aside, batch_bytes, bound, check_plan, check_statement, limit_of, started,
+    too_nested,
+};
 pub use self::limits::{QueryLimits, told};
-pub(crate) use self::limits::{Watch, batch_bytes, check_plan, limit_of};
 pub(crate) use self::listing::known_table;
 pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
-pub(crate) use self::names::{Asked, Names, PinnedTable};
+pub(crate) use self::names::{Asked, Names, PinnedTable, quoted};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
 pub(crate) use self::pinning::refuse_unrepeatable;
 pub(crate) use self::provider::SnapshotTable;
@@ -84,6 +90,8 @@ pub(crate) use self::sql::time_ms;
 pub use self::usage::{CloudUsage, Metered, Usage};
 
 use self::guard::GuardedTable;
+use self::kept::KeptTables;
+use self::pinning::Known;
 use self::provider::CloudStores;
 use self::snapshot::fresh_snapshots;
 use crate::error::Error;
@@ -119,21 +127,28 @@ impl TableVersion {
 }
 
 /// Tables to ask. Each stays at the version that was its newest when it was first named, unless a query says otherwise or has
-/// to have a newer one.
+/// to have a newer one, or the catalog is [`following`](Self::following).
 pub struct Catalog {
     context: SessionContext,
     replicas: Arc<Replicas>,
     models: CallableModels,
     /// The tables that may exist.
     names: Names,
-    /// Those that were looked for and exist, by the same names. Held while others are looked for.
+    /// Those that were looked for and exist, by the same names.
     newest: Mutex<BTreeMap<String, TableVersion>>,
+    /// Held while others are looked for, so that nothing is looked for twice. Who needs none of them does not wait.
+    looking: Mutex<()>,
+    /// Those at versions that queries name.
+    kept: KeptTables,
+    known: std::sync::Mutex<Known>,
     /// Held by whoever plans a query, so that no table is exchanged under its hands.
     planning: RwLock<()>,
     /// What newest means, if it is not now: milliseconds since the Unix epoch.
     newest_at_ms: Option<i64>,
     /// The clouds that decide which version a time means, if not those that are read.
     deciding: Option<Vec<Cloud>>,
+    /// Where every query looks for newer versions; `None`: tables stay where they are.
+    following: Option<SnapshotCache>,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -171,10 +186,22 @@ impl Catalog {
             models: CallableModels::default(),
             names: Names::of(datasets),
             newest: Mutex::default(),
+            looking: Mutex::default(),
+            kept: KeptTables::default(),
+            known: std::sync::Mutex::default(),
             planning: RwLock::default(),
             newest_at_ms: None,
             deciding: None,
+            following: None,
         })
+    }
+
+    /// The same, but every query looks for newer versions of its tables. Of logs that are known only what is new is read.
+    #[must_use]
+    pub fn following(mut self) -> Self {
+        let tables: Vec<String> = self.names.tables().into_iter().map(str::to_owned).collect();
+        self.following = Some(SnapshotCache::new(self.replicas.clone(), tables.into_iter()));
+        self
     }
 
     /// The tables that exist, by the names that queries use, and the version that each is at.
@@ -188,45 +215,90 @@ impl Catalog {
 
     /// Looks for the newest versions of those of `tables` that are not known yet, or not new enough.
     async fn find(&self, tables: &BTreeSet<&str>, freshness: &Freshness) -> Result<(), Error> {
-        let mut newest = self.newest.lock().await;
+        if let Some(cache) = &self.following {
+            return self.follow(cache, tables, freshness).await;
+        }
+        if self.unknown(tables, freshness).await.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.looking.lock().await;
+        // Another may have found them meanwhile.
+        let unknown = self.unknown(tables, freshness).await;
+        let Some(first) = unknown.first() else { return Ok(()) };
+        let mut found = Vec::with_capacity(unknown.len());
+        if let Some(at_ms) = self.newest_at_ms {
+            for table in &unknown {
+                found.push(self.pinned(table, Pin::Time(at_ms)).await?);
+            }
+        } else {
+            let clouds = self.replicas.in_order(Some(first)).await;
+            for snapshot in fresh_snapshots(&clouds, &unknown, freshness).await?.values() {
+                found.push(self.provider(snapshot)?);
+            }
+        }
+        self.register(&found).await
+    }
+
+    /// Brings `tables` to their newest versions.
+    async fn follow(
+        &self,
+        cache: &SnapshotCache,
+        tables: &BTreeSet<&str>,
+        freshness: &Freshness,
+    ) -> Result<(), Error> {
+        let _alone = self.looking.lock().await;
+        let mut news = Vec::new();
+        for table in tables {
+            let mut found = cache.newest(table, Duration::ZERO).await?;
+            let is_enough = match found.as_ref().map(|found| found.version()) {
+                Some(known) => freshness.lacking(table, known.version, known.committed_ms).is_none(),
+                None => !freshness.is_asked_of(table),
+            };
+            if !is_enough {
+                // A cloud that is behind does not hide what others have.
+                let clouds = self.replicas.in_order(Some(table)).await;
+                let fresh = fresh_snapshots(&clouds, &[(*table).to_owned()], freshness).await?;
+                found = fresh.get(*table).map(|snapshot| self.provider(snapshot)).transpose()?;
+            }
+            let Some(found) = found else { continue };
+            if !self.newest.lock().await.values().any(|known| known == found.version()) {
+                news.push(found);
+            }
+        }
+        if news.is_empty() { Ok(()) } else { self.register(&news).await }
+    }
+
+    fn provider(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotTable>, Error> {
+        Ok(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?))
+    }
+
+    /// Those of `tables` that are not known yet, or not new enough.
+    async fn unknown(&self, tables: &BTreeSet<&str>, freshness: &Freshness) -> Vec<String> {
+        let newest = self.newest.lock().await;
         let is_enough = |known: &TableVersion| {
             freshness.lacking(&known.table, known.version, known.committed_ms).is_none()
         };
         let is_unknown =
             |table: &&&str| !newest.values().any(|known| known.table == **table && is_enough(known));
-        let unknown: Vec<String> =
-            tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect();
-        let Some(first) = unknown.first() else { return Ok(()) };
-        if let Some(at_ms) = self.newest_at_ms {
-            for table in &unknown {
-                self.register(&self.pinned(table, Pin::Time(at_ms)).await?, &mut newest)?;
-            }
-            return Ok(());
-        }
-        let clouds = self.replicas.in_order(Some(first)).await;
-        let snapshots = fresh_snapshots(&clouds, &unknown, freshness).await?;
-        let _alone = self.planning.write().await;
-        for snapshot in snapshots.values() {
-            self.register(snapshot, &mut newest)?;
-        }
-        Ok(())
+        tables.iter().filter(is_unknown).map(|table| (*table).to_owned()).collect()
     }
 
-    fn register(
-        &self,
-        snapshot: &Snapshot,
-        newest: &mut BTreeMap<String, TableVersion>,
-    ) -> Result<(), Error> {
-        let provider = Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?);
-        let version = provider.version().clone();
-        for name in self.names.of_table(&version.table) {
-            if newest.remove(name).is_some() {
-                let gone = self.context.deregister_table(TableReference::bare(name));
-                gone.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
+    /// Where a query does not say otherwise, tables are at the versions of `found`.
+    async fn register(&self, found: &[Arc<SnapshotTable>]) -> Result<(), Error> {
+        let _alone = self.planning.write().await;
+        let mut newest = self.newest.lock().await;
+        for table in found {
+            let version = table.version();
+            self.note(version);
+            for name in self.names.of_table(&version.table) {
+                if newest.remove(name).is_some() {
+                    let gone = self.context.deregister_table(TableReference::bare(name));
+                    gone.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
+                }
+                let registered = self.context.register_table(TableReference::bare(name), table.clone());
+                registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
+                newest.insert(name.to_owned(), version.clone());
             }
-            let registered = self.context.register_table(TableReference::bare(name), provider.clone());
-            registered.map_err(|error| Error::Configuration(format!("table {name}: {error}")))?;
-            newest.insert(name.to_owned(), version.clone());
         }
         Ok(())
     }
@@ -237,14 +309,6 @@ impl Catalog {
     /// Those of [`query_within`](Self::query_within).
     pub async fn query(&self, sql: &str) -> Result<Answer, Error> {
         self.query_within(sql, &QueryLimits::default(), &Freshness::default()).await
-    }
-
-    /// The same over tables that are as new as `freshness` says.
-    ///
-    /// # Errors
-    /// Those of [`query_within`](Self::query_within).
-    pub async fn query_fresh(&self, sql: &str, freshness: &Freshness) -> Result<Answer, Error> {
-        self.query_within(sql, &QueryLimits::default(), freshness).await
     }
 
     /// Plans one query and starts it.
@@ -321,8 +385,7 @@ impl Catalog {
         watch.within(self.find(&newest, &freshness)).await??;
         let mut pinned = Vec::with_capacity(asked.pinned.len());
         for (_, pin, table) in &asked.pinned {
-            let snapshot = watch.within(self.pinned(table, *pin)).await??;
-            pinned.push(SnapshotTable::new(&snapshot, self.replicas.clone()).map(Arc::new)?.into());
+            pinned.push(watch.within(self.pinned(table, *pin)).await??.into());
         }
         let planning = self.planning.read().await;
         let (mut state, plan) = asked.plan(state, pinned, limits, watch).await?;
@@ -390,20 +453,7 @@ pub(crate) async fn start(
     let meter = Arc::new(replicas.meter());
     state.config_mut().set_extension(meter.clone());
     let from = read_by(&plan);
-    let runtime = limits::runtime_of(state.runtime_env(), limits).map_err(|error| failed(&from, error))?;
-    let context = Arc::new(TaskContext::from(&state).with_runtime(runtime));
-    let (logical, checks) = (plan.clone(), watch.clone());
-    let copied_bytes_max = limits.copied_bytes_max;
-    let planned = async move {
-        let frame = datafusion::dataframe::DataFrame::new(state, logical);
-        limits::watched(frame.create_physical_plan().await?, &checks, copied_bytes_max)
-    };
-    let started = async {
-        let physical = limits::aside(&watch, planned).await?;
-        let rows = execute_stream(physical.clone(), context)?;
-        Ok::<_, DataFusionError>((limits::limited(rows, &plan, limits, watch.clone()), physical))
-    };
-    match started.await {
+    match limits::started(state, plan, limits, watch).await {
         Ok((rows, physical)) => Ok(Answer::new(rows, physical, from, meter)),
         Err(error) => Err(failed(&from, error)),
     }
@@ -463,8 +513,13 @@ pub(crate) fn failed(from: &[TableVersion], error: DataFusionError) -> Error {
     if is_the_callers(&error) {
         return Error::Configuration(format!("the query failed: {}", error.strip_backtrace()));
     }
-    let mut clouds: Vec<&str> = from.iter().map(|table| table.cloud.as_str()).collect();
-    clouds.dedup();
+    // In order of the tables, of which several may be in one cloud, not one after the other.
+    let mut clouds: Vec<&str> = Vec::new();
+    for table in from {
+        if !clouds.contains(&table.cloud.as_str()) {
+            clouds.push(&table.cloud);
+        }
+    }
     let cloud = if clouds.is_empty() { "none".to_owned() } else { clouds.join(", ") };
     let action = match is_of_a_file_that_is_gone(&error) {
         true => {

@@ -84,6 +84,11 @@ impl Names {
     }
 }
 
+/// A name as SQL has to write it.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// A table at a version, for one query.
 #[derive(Debug, Clone)]
 pub(crate) struct PinnedTable {

@@ -7,8 +7,6 @@ use arrow::csv::WriterBuilder as CsvBuilder;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
-use arrow::json::LineDelimitedWriter;
-use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
@@ -18,6 +16,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::json::json_lines;
 use super::usage::{Meter, Metered, Usage};
 use super::{TableVersion, failed};
 use crate::error::Error;
@@ -241,13 +240,8 @@ impl Answer {
             self.state = State::Ended;
             return Ok(if begun { ended.to_owned() } else { format!("[\n{ended}") });
         };
-        let mut bytes = Vec::new();
-        let mut writer: LineDelimitedWriter<_> =
-            JsonBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut bytes);
-        let written = writer.write(&batch).and_then(|()| writer.finish());
-        written.map_err(|error| unprintable("json", &error))?;
-        let lines = String::from_utf8_lossy(&bytes);
-        let mut text = String::with_capacity(bytes.len() + batch.num_rows() + 2);
+        let lines = json_lines(&batch).map_err(|error| unprintable("json", &error))?;
+        let mut text = String::with_capacity(lines.len() + batch.num_rows() + 2);
         let mut rows = self.state == State::Begun { rows: true };
         if self.state == State::Fresh {
             text.push_str("[\n");

@@ -2,7 +2,7 @@
 //! order that does not depend on threads, and a table beside those of the clouds.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
@@ -11,11 +11,29 @@ use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Volatility};
 use isobar_connectors::clouds::Cloud;
 
-use super::history::{Pin, pinned_snapshot, version_at};
-use super::snapshot::Snapshot;
-use super::{Catalog, TableVersion};
+use super::history::{Pin, version_at};
+use super::{Catalog, SnapshotTable, TableVersion};
 use crate::error::Error;
 use crate::spec::training::At;
+
+/// Times whose versions are remembered.
+const TIMES_MAX: usize = 1024;
+
+/// What the versions of tables are known to be, for as long as a catalog stays.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The versions that times mean, where that will not change.
+    at_times: BTreeMap<(String, i64), u64>,
+    /// Of every table the newest version that was read, and when it was committed, in milliseconds since the Unix epoch.
+    seen: BTreeMap<String, (u64, i64)>,
+}
+
+impl Known {
+    fn saw(&mut self, read: &TableVersion) {
+        let seen = self.seen.entry(read.table.clone()).or_default();
+        *seen = (*seen).max((read.version, read.committed_ms));
+    }
+}
 
 impl Catalog {
     /// Plans and reads on one thread per table and query, so that rows come in an order that the query and the versions determine.
@@ -38,16 +56,48 @@ impl Catalog {
         self
     }
 
-    /// The snapshot of `table` at a version.
+    /// `table` at the version that `pin` means. Its log is read once for many queries.
     ///
     /// # Errors
-    /// Those of [`pinned_snapshot`].
-    pub(super) async fn pinned(&self, table: &str, pin: Pin) -> Result<Snapshot, Error> {
-        let pin = match (pin, &self.deciding) {
-            (Pin::Time(at_ms), Some(clouds)) => Pin::Version(version_at(clouds, table, at_ms).await?),
-            (pin, _) => pin,
+    /// Those of [`version_at`] and [`KeptTables::at`](super::kept::KeptTables::at).
+    pub(super) async fn pinned(&self, table: &str, pin: Pin) -> Result<Arc<SnapshotTable>, Error> {
+        let version = match pin {
+            Pin::Version(version) => version,
+            Pin::Time(at_ms) => self.version_at(table, at_ms).await?,
         };
-        pinned_snapshot(&self.replicas.in_order(Some(table)).await, table, pin).await
+        let found = self.kept.at(&self.replicas, table, version).await?;
+        self.note(found.version());
+        Ok(found)
+    }
+
+    /// The version of `table` that a time means: always the same one, once there is a later one.
+    async fn version_at(&self, table: &str, at_ms: i64) -> Result<u64, Error> {
+        let key = (table.to_owned(), at_ms);
+        let seen = {
+            let known = self.known();
+            if let Some(version) = known.at_times.get(&key) {
+                return Ok(*version);
+            }
+            known.seen.get(table).copied()
+        };
+        let found = match &self.deciding {
+            Some(clouds) => version_at(clouds, table, at_ms, seen).await?,
+            None => version_at(&self.replicas.in_order(Some(table)).await, table, at_ms, seen).await?,
+        };
+        let mut known = self.known();
+        if found.is_fixed && known.at_times.len() < TIMES_MAX {
+            known.at_times.insert(key, found.version);
+        }
+        Ok(found.version)
+    }
+
+    /// Remembers that a version was read.
+    pub(super) fn note(&self, read: &TableVersion) {
+        self.known().saw(read);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a query does not say otherwise, `table` is at `at`.
@@ -59,10 +109,9 @@ impl Catalog {
             At::Version(version) => Pin::Version(version),
             At::TimeMs(at_ms) => Pin::Time(at_ms),
         };
-        let snapshot = self.pinned(table, pin).await?;
-        let mut newest = self.newest.lock().await;
-        self.register(&snapshot, &mut newest)?;
-        Ok(snapshot.table_version())
+        let found = self.pinned(table, pin).await?;
+        self.register(std::slice::from_ref(&found)).await?;
+        Ok(found.version().clone())
     }
 
     /// The versions that tables are at where a query does not say otherwise, as far as they were named.

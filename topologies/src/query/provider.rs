@@ -186,6 +186,8 @@ impl SnapshotTable {
     fn matching_files(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&ScannedFile>> {
         let mut kept = self.with_matching_values(state, filters)?;
         let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
+        let columns = filters.iter().flat_map(Expr::column_refs).map(|column| column.name.as_str());
+        self.statistics.read(&columns.collect());
         for filter in filters.iter().filter(|filter| !filter.is_volatile()) {
             // A condition that cannot be judged here is judged where the rows are.
             let Ok(condition) = state.create_physical_expr(strip_qualifiers(filter.clone())?, &schema) else {

@@ -11,7 +11,8 @@
 //! | floats | the next number but one further out, since reading decimal text may round |
 //! | anything else | none |
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
@@ -21,7 +22,7 @@ use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
-use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value as Json;
 use tracing::debug;
 
@@ -46,7 +47,7 @@ pub(super) struct Statistics {
     schema: SchemaRef,
     files: Vec<FileFacts>,
     /// By column; read when a query first needs it.
-    columns: Mutex<HashMap<String, Arc<ColumnBounds>>>,
+    columns: Mutex<HashMap<String, Option<Arc<ColumnBounds>>>>,
 }
 
 /// The bounds of one column, one value per file; null where there is none.
@@ -57,13 +58,83 @@ struct ColumnBounds {
     nulls: ArrayRef,
 }
 
-/// The statistics of a file as they are written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// What the statistics of a file say of some columns; nothing of any other column is kept while they are read.
+#[derive(Debug, Default)]
 struct Written {
-    min_values: BTreeMap<String, Json>,
-    max_values: BTreeMap<String, Json>,
-    null_count: BTreeMap<String, Json>,
+    /// Per column, in the order in which they were asked for.
+    min_values: Vec<Option<Json>>,
+    max_values: Vec<Option<Json>>,
+    null_count: Vec<Option<Json>>,
+}
+
+/// Reads [`Written`] of these columns.
+struct OfColumns<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for OfColumns<'_> {
+    type Value = Written;
+
+    fn deserialize<D: Deserializer<'de>>(self, statistics: D) -> Result<Written, D::Error> {
+        statistics.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OfColumns<'_> {
+    type Value = Written;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the statistics of a file")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Written, A::Error> {
+        let mut written = Written::default();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "minValues" => written.min_values = map.next_value_seed(ValuesOf(self.0))?,
+                "maxValues" => written.max_values = map.next_value_seed(ValuesOf(self.0))?,
+                "nullCount" => written.null_count = map.next_value_seed(ValuesOf(self.0))?,
+                _ => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(written)
+    }
+}
+
+/// Reads the values of these columns from an object that has one per column.
+struct ValuesOf<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for ValuesOf<'_> {
+    type Value = Vec<Option<Json>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, values: D) -> Result<Self::Value, D::Error> {
+        values.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ValuesOf<'_> {
+    type Value = Vec<Option<Json>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("one value per column")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values = vec![None; self.0.len()];
+        while let Some(name) = map.next_key::<String>()? {
+            match self.0.iter().position(|column| *column == name) {
+                Some(at) => values[at] = Some(map.next_value()?),
+                None => _ = map.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl Written {
+    /// Of the statistics in a log. What cannot be read was refused when the log was.
+    fn of(text: &str, columns: &[&str]) -> Self {
+        let mut text = serde_json::Deserializer::from_str(text);
+        OfColumns(columns).deserialize(&mut text).unwrap_or_default()
+    }
 }
 
 /// Which end of a range.
@@ -100,24 +171,51 @@ impl Statistics {
         }
     }
 
-    /// What is known of a column of the table.
-    fn column(&self, name: &str) -> Option<Arc<ColumnBounds>> {
-        let mut columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = columns.get(name) {
-            return Some(known.clone());
+    /// Reads what the log says of these columns, unless it was read before: of all of them at once, because each file has one text
+    /// for all its columns.
+    pub(super) fn read(&self, columns: &BTreeSet<&str>) {
+        let mut known = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = columns.iter().filter(|column| !known.contains_key(**column));
+        let unknown: Vec<(&str, &DataType)> = unknown
+            .filter_map(|column| Some((*column, self.schema.field_with_name(column).ok()?.data_type())))
+            .collect();
+        if unknown.is_empty() {
+            return;
         }
-        let data_type = self.schema.field_with_name(name).ok()?.data_type();
-        let bounds = Arc::new(self.bounds(name, data_type)?);
-        columns.insert(name.to_owned(), bounds.clone());
-        Some(bounds)
+        let names: Vec<&str> = unknown.iter().map(|(name, _)| *name).collect();
+        let partition = self.files.first().map(|file| file.partition.as_slice()).unwrap_or_default();
+        let is_written = names.iter().any(|name| partition.iter().all(|(column, _)| column != name));
+        let written = self.files.iter().map(|file| match &file.statistics {
+            Some(text) if is_written => Written::of(text, &names),
+            _ => Written::default(),
+        });
+        let written: Vec<Written> = written.collect();
+        for (at, (name, data_type)) in unknown.into_iter().enumerate() {
+            let bounds = self.bounds(name, data_type, &written, at);
+            known.insert(name.to_owned(), bounds.map(Arc::new));
+        }
     }
 
-    fn bounds(&self, name: &str, data_type: &DataType) -> Option<ColumnBounds> {
+    /// What is known of a column of the table.
+    fn column(&self, name: &str) -> Option<Arc<ColumnBounds>> {
+        self.read(&BTreeSet::from([name]));
+        let columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
+        columns.get(name)?.clone()
+    }
+
+    /// The bounds of a column, which stands at `at` in `written`.
+    fn bounds(
+        &self,
+        name: &str,
+        data_type: &DataType,
+        written: &[Written],
+        at: usize,
+    ) -> Option<ColumnBounds> {
         let none = ScalarValue::try_from(data_type).ok()?;
         let mut least = Vec::with_capacity(self.files.len());
         let mut greatest = Vec::with_capacity(self.files.len());
         let mut nulls = Vec::with_capacity(self.files.len());
-        for file in &self.files {
+        for (file, written) in self.files.iter().zip(written) {
             if let Some((_, value)) = file.partition.iter().find(|(column, _)| column == name) {
                 // Null is no bound; what holds of it is judged by the partition values themselves.
                 least.push(value.clone());
@@ -125,16 +223,14 @@ impl Statistics {
                 nulls.push(if value.is_null() { None } else { Some(0) });
                 continue;
             }
-            let text = file.statistics.as_deref().unwrap_or("{}");
-            // What cannot be read was refused when the log was.
-            let written: Written = serde_json::from_str(text).unwrap_or_default();
-            let bound = |values: &BTreeMap<String, Json>, end| {
-                let value = values.get(name).and_then(|value| bound_of(value, data_type, end));
+            let said = |values: &[Option<Json>]| values.get(at).cloned().flatten();
+            let bound = |values: &[Option<Json>], end| {
+                let value = said(values).and_then(|value| bound_of(&value, data_type, end));
                 value.unwrap_or_else(|| none.clone())
             };
             least.push(bound(&written.min_values, End::Least));
             greatest.push(bound(&written.max_values, End::Greatest));
-            nulls.push(written.null_count.get(name).and_then(Json::as_u64));
+            nulls.push(said(&written.null_count).and_then(|count| count.as_u64()));
         }
         let array = |values: Vec<ScalarValue>| {
             let is_known = values.iter().any(|value| !value.is_null());
@@ -274,21 +370,22 @@ mod tests {
             ("i = 5 OR s = 'd'", vec![0, 1, 2, 3]),
             // A partition column and one of the file; where the partition is null, nothing is known of it.
             ("month = '0' OR i = 15", vec![0, 1, 2]),
-            ("month = '3' AND i > 0", vec![]),
+            ("month = '3' AND i > 0", vec![1]),
         ] {
-            // Where a file says nothing of a column, or says that all is null, it may match or not.
-            let found = kept(&files, sql);
-            assert!(expected.iter().all(|file| found.contains(file)), "{sql}: {found:?} of {expected:?}");
-            let sure_to_leave_out = [
-                ("i = 5", 1),
-                ("i > 9", 0),
-                ("i IN (0, 30)", 0),
-                ("f > 0.31", 0),
-                ("s = 'b' AND i < 100", 1),
-            ];
-            for (of, file) in sure_to_leave_out.iter().filter(|(of, _)| *of == sql) {
-                assert!(!found.contains(file), "{of}: {found:?}");
-            }
+            // A file stays unless something is known of it that no matching row could have.
+            assert_eq!(kept(&files, sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn columns_are_read_by_their_names_and_others_passed_over() {
+        let text = r#"{"numRecords":2,"minValues":{"s":{"x":1},"i":1},"tightBounds":true,"maxValues":{"i":9,"t":[2]},"nullCount":{"t":1,"i":0}}"#;
+        let written = Written::of(text, &["i", "absent", "t"]);
+        assert_eq!(written.min_values, [Some(Json::from(1)), None, None]);
+        assert_eq!(written.max_values, [Some(Json::from(9)), None, Some(Json::from(vec![2]))]);
+        assert_eq!(written.null_count, [Some(Json::from(0)), None, Some(Json::from(1))]);
+        for wrong in ["", "[]", r#"{"minValues":3}"#, r#"{"minValues":{"i":1}"#] {
+            assert!(Written::of(wrong, &["i"]).min_values.is_empty(), "{wrong}");
         }
     }
 

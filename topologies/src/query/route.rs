@@ -8,12 +8,10 @@
 //! [`Watched`] is how this hears of requests: a store that reports what became of each.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use isobar_connectors::clouds::Cloud;
@@ -263,16 +261,6 @@ impl ObjectStore for Watched {
             file => file,
         };
         Ok(answer)
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let attempt = self.route.begin(self.cloud);
-        let answer = self.inner.get_ranges(location, ranges).await;
-        match &answer {
-            Err(error) if !is_an_answer(error) => attempt.failed(error),
-            _ => attempt.answered(),
-        }
-        answer
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
-use futures::TryStreamExt;
-use isobar_connectors::checkpoint::{CHECKPOINT_BYTES_MAX, CheckpointState, read_checkpoint};
+use futures::{TryStreamExt, future};
+use isobar_connectors::checkpoint::{
+    CHECKPOINT_BYTES_MAX, CheckpointState, RemovedFiles, read_checkpoint, removed_files,
+};
 use isobar_connectors::clouds::{Cloud, REGISTER_BYTES_MAX, read_register};
 use isobar_connectors::delta::Metadata;
 use isobar_connectors::delta::schema::to_arrow;
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 use tracing::warn;
 
@@ -29,6 +31,8 @@ use crate::prove::tally::Tally;
 
 /// Entries that are read to get from a version that is known to the newest; where there are more, a checkpoint is nearer.
 const FOLLOWED_MAX: u64 = 200;
+/// What is read first of the end of a checkpoint: enough where it has some dozens of row groups.
+const CHECKPOINT_END_BYTES: u64 = 64 << 10;
 
 /// One table at one version.
 #[derive(Debug, Clone)]
@@ -345,8 +349,9 @@ async fn load_since(
     listing: &Listing,
 ) -> Result<Snapshot, String> {
     let versions = listing.run(table, checkpoint, version)?;
-    let (state, base) = with_checkpoint(cloud, table, checkpoint, parse_state).await?;
-    let log = read_log(Bodies::with_statistics(), cloud, table, &versions).await?;
+    // Neither waits for the other: a query may wait for both.
+    let bodies = read_log(Bodies::with_statistics(), cloud, table, &versions);
+    let ((state, base), log) = future::try_join(state_of(cloud, table, checkpoint), bodies).await?;
     refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
     let later = log.steps().filter(|step| step.version > checkpoint);
     let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
@@ -354,23 +359,35 @@ async fn load_since(
     snapshot(cloud, &log, metadata, log.files_since(checkpoint, base))
 }
 
-/// How many files a checkpoint says were removed from the table before, and not added again.
+/// How many files a checkpoint says were removed from the table before, and not added again. Only its end is read.
 pub(super) async fn removed_before(cloud: &Cloud, table: &str, checkpoint: u64) -> Result<u64, String> {
-    let count = |bytes: Bytes| read_checkpoint(bytes, |_| ()).map_err(|error| crate::chain_of(&error));
-    Ok(with_checkpoint(cloud, table, checkpoint, count).await?.removed)
+    let path = checkpoint_path(table, checkpoint);
+    let found = cloud.data.head(&path).await.map_err(|error| crate::chain_of(&error))?;
+    if found.size > CHECKPOINT_BYTES_MAX {
+        return Err(format!("{} bytes, more than {CHECKPOINT_BYTES_MAX}", found.size));
+    }
+    let mut wanted = CHECKPOINT_END_BYTES.min(found.size);
+    loop {
+        let end = cloud.data.get_range(&path, found.size - wanted..found.size).await;
+        let end = end.map_err(|error| crate::chain_of(&error))?;
+        match removed_files(&end, found.size).map_err(|error| crate::chain_of(&error))? {
+            RemovedFiles::Count(removed) => return Ok(removed),
+            RemovedFiles::Needs(more) if more > wanted && more <= found.size => wanted = more,
+            RemovedFiles::Needs(more) => return Err(format!("{more} bytes of {} are needed", found.size)),
+        }
+    }
 }
 
-/// What `read` makes of the bytes of a checkpoint, on a thread that may be kept busy.
-async fn with_checkpoint<T: Send + 'static>(
+/// What a checkpoint says, read on a thread that may be kept busy.
+async fn state_of(
     cloud: &Cloud,
     table: &str,
     checkpoint: u64,
-    read: impl FnOnce(Bytes) -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+) -> Result<(CheckpointState, Vec<DataFile>), String> {
     let path = checkpoint_path(table, checkpoint);
     let found = read_register(&*cloud.data, &path, CHECKPOINT_BYTES_MAX).await;
     let bytes = found.map_err(|error| crate::chain_of(&error))?.ok_or("it is gone")?;
-    tokio::task::spawn_blocking(move || read(bytes)).await.map_err(|died| died.to_string())?
+    tokio::task::spawn_blocking(move || parse_state(bytes)).await.map_err(|died| died.to_string())?
 }
 
 /// What a checkpoint says, and the files that it names.

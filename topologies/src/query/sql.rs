@@ -101,7 +101,10 @@ pub(super) fn parse(state: &SessionState, sql: &str, limits: &QueryLimits) -> Re
         return plan_err!("a version can be asked of a table only, behind its name in FROM or JOIN");
     }
     if collected.pinned.len() > PINS_MAX {
-        return plan_err!("the query names {} versions, more than {PINS_MAX}", collected.pinned.len());
+        return Err(limits::exceeded(
+            "versions",
+            format!("the query names {} versions, more than {PINS_MAX}", collected.pinned.len()),
+        ));
     }
     let newest = match asks_for_tables(&statement) {
         true => None,

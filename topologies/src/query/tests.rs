@@ -191,6 +191,30 @@ async fn a_catalog_stays_at_its_version() {
 }
 
 #[tokio::test]
+async fn a_following_catalog_is_at_the_newest_version_with_every_query() {
+    let clouds = History::good().store(1).await;
+    let all = History::good().objects();
+    let last = published_path(DATASET, 3);
+    clouds[0].data.delete(&last).await.unwrap();
+    let catalog = Catalog::new(&clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX).unwrap().following();
+    let count = "SELECT count(x) AS n FROM flights";
+    assert_eq!(csv(&catalog, count).await, "n\n13\n");
+    let early = Freshness { min_versions: [(DATASET.to_owned(), 3)].into(), max_staleness: None };
+    let error = catalog.query_fresh(count, &early).await.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("its newest version is 2"), "{error}");
+    clouds[0].data.put(&last, all[&last].clone().into()).await.unwrap();
+    assert_eq!(csv(&catalog, count).await, "n\n15\n");
+    assert_eq!(csv(&catalog, "SELECT count(x) AS n FROM flights VERSION AS OF 2").await, "n\n13\n");
+    // Of a log that is known only what is new is read: the entries before it may be gone.
+    for version in 0..3 {
+        clouds[0].data.delete(&published_path(DATASET, version)).await.unwrap();
+    }
+    assert_eq!(csv(&catalog, count).await, "n\n15\n");
+    assert_eq!(catalog.tables().await.unwrap()[DATASET].version, 3);
+    assert!(catalog.query_fresh(count, &early).await.is_ok());
+}
+
+#[tokio::test]
 async fn the_first_cloud_that_can_serve_is_asked() {
     let switch = FaultSwitch::default();
     switch.set(Fault::RefuseAll);

@@ -20,10 +20,11 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use isobar_connectors::clouds::Cloud;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use super::access::{Access, Caller};
-use super::gate::{Counted, Gate};
+use super::gate::{Counted, Early, Gate};
 use super::metrics::Metrics;
 use crate::commit::quarantine_of;
 use crate::error::Error;
@@ -119,6 +120,8 @@ pub struct Prepared {
     plan: LogicalPlan,
     schema: SchemaRef,
     versions: Vec<TableVersion>,
+    /// Ends it from elsewhere.
+    stop: CancellationToken,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -132,6 +135,17 @@ struct Wanted {
     versions: BTreeMap<String, u64>,
     min_version: BTreeMap<String, u64>,
     age_max: Duration,
+}
+
+impl Wanted {
+    /// The question names this version itself. Where it names none of the same table, that one is no older: the newest version that is
+    /// known here may be.
+    fn reach(&mut self, named: &TableVersion) {
+        if !self.versions.contains_key(&named.table) {
+            let least = self.min_version.entry(named.table.clone()).or_default();
+            *least = (*least).max(named.version);
+        }
+    }
 }
 
 impl Engine {
@@ -214,6 +228,11 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unauthenticated`] if it is none; [`Refusal::Forbidden`] if its claims name no role.
     pub async fn authenticate(&self, token: Option<&str>) -> Result<Caller, Refusal> {
+        self.who_shows(token)
+    }
+
+    /// The same, where nothing can be waited for.
+    pub(super) fn who_shows(&self, token: Option<&str>) -> Result<Caller, Refusal> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let caller = self.0.access.authenticate(token, now.as_secs());
         caller.inspect_err(|refusal| self.0.metrics.refused(refusal.outcome()))
@@ -236,7 +255,7 @@ impl Engine {
 
     async fn plan(&self, caller: &Caller, question: Question, watch: &Watch) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
-        let wanted = self.wanted(names, &question)?;
+        let mut wanted = self.wanted(names, &question)?;
         let (mut state, tables) = self.own_session().map_err(|error| cannot_set_up(&error))?;
         let called = self.0.models.offer(&mut state).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
@@ -245,18 +264,22 @@ impl Engine {
             Ok(asked) => asked,
             Err(error) => return Err(self.explained(caller, error).await),
         };
-        for table in &asked.newest {
-            let Some(found) = self.at_wanted(table, &wanted).await? else { continue };
+        let mut pinned = Vec::with_capacity(asked.pinned.len());
+        for (_, pin, table) in &asked.pinned {
+            let found = self.0.cache.pinned(table, *pin).await?;
+            wanted.reach(found.version());
+            pinned.push(self.guarded(caller, found, &state).await?);
+        }
+        // All at once: the first query after the start waits for the slowest log, not for all of them.
+        let looks: Vec<_> = asked.newest.iter().map(|table| self.at_wanted(table, &wanted)).collect();
+        let found = futures::future::try_join_all(looks).await?;
+        for (table, found) in asked.newest.iter().zip(found) {
+            let Some(found) = found else { continue };
             let guarded = self.guarded(caller, found, &state).await?;
             for name in names.of_table(table) {
                 let registered = tables.register_table(name.to_owned(), guarded.provider.clone());
                 registered.map_err(|error| cannot_set_up(&error))?;
             }
-        }
-        let mut pinned = Vec::with_capacity(asked.pinned.len());
-        for (_, pin, table) in &asked.pinned {
-            let found = self.0.cache.pinned(table, *pin).await?;
-            pinned.push(self.guarded(caller, found, &state).await?);
         }
         let (mut state, plan) = match asked.plan(state, pinned, limits, watch).await {
             Ok(planned) => planned,
@@ -270,7 +293,8 @@ impl Engine {
         let versions = read_by(&plan);
         let schema = Arc::new(plan.schema().as_arrow().clone());
         let caller = caller.name.clone();
-        Ok(Prepared { engine: self.clone(), caller, state, plan, schema, versions })
+        let stop = CancellationToken::new();
+        Ok(Prepared { engine: self.clone(), caller, state, plan, schema, versions, stop })
     }
 
     /// The versions that a question wants, by table instead of by name.
@@ -484,6 +508,11 @@ impl Prepared {
         &self.versions
     }
 
+    /// The same, which ends when `stop` is cancelled, whether anybody asks for its rows or not.
+    pub(super) fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
     /// Starts it. Dropping the answer, or this future, cancels it.
     ///
     /// # Errors
@@ -509,9 +538,20 @@ impl Prepared {
         tracing::debug!(caller = %self.caller, versions = ?self.versions, "a query runs");
         let mut state = self.state.clone();
         state.mark_start_execution();
-        let answer = start(state, plan, &inner.replicas, &inner.of_query, watch).await?;
+        let answer = start(state, plan, &inner.replicas, &inner.of_query, watch.clone()).await?;
         let running = inner.metrics.begin();
-        Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place))))
+        let early = early(watch, self.stop);
+        Ok(answer.wrapped(|rows| Box::pin(Counted::new(rows, running, place, early))))
+    }
+}
+
+/// What ends a query before its last row.
+async fn early(watch: Arc<Watch>, stop: CancellationToken) -> Early {
+    tokio::select! {
+        over = watch.over() => ("too_much", over),
+        () = stop.cancelled() => {
+            ("cancelled", DataFusionError::Execution("the query was cancelled".to_owned()))
+        }
     }
 }
 

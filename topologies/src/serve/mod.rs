@@ -42,6 +42,7 @@ pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
 use crate::error::Error;
 use crate::online::OnlineViews;
+use crate::query::TableVersion;
 use crate::spec::Topology;
 use crate::start::open_clouds;
 
@@ -194,6 +195,12 @@ where
             tracing::error!(%error, "the server stopped listening");
         }
     })
+}
+
+/// What answers say of the tables that they are of.
+fn versions_json(read: &[TableVersion]) -> serde_json::Value {
+    let table = |read: &TableVersion| serde_json::json!({ "table": read.table, "version": read.version, "cloud": read.cloud });
+    read.iter().map(table).collect()
 }
 
 /// Without tokens everybody who reaches the server reads everything.

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -105,13 +104,6 @@ pub struct View {
     pub condition: Option<String>,
     /// The columns that get into the training set. At least one; their names are unique among all views.
     pub features: Vec<Feature>,
-}
-
-impl View {
-    /// How much older than the time of the spine a row may be.
-    pub fn ttl(&self) -> Option<Duration> {
-        self.ttl_ms.map(Duration::from_millis)
-    }
 }
 
 /// A version of one dataset, or of several.

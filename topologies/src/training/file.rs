@@ -1,8 +1,10 @@
 //! A Parquet or CSV file in the local file system as a table: its rows in their order, each with its number.
 //!
 //! The file is named by the person who runs the command, never by a query: what is registered with the engine is this one
-//! file, which is read here. It is read piece by piece, so that its size does not matter, and may be asked for a range of rows.
+//! file, which is read here. It is read piece by piece, from its beginning to its end, so that its size does not matter, and of its
+//! columns only those that are asked for.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,12 +17,15 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::{Column, exec_datafusion_err};
+use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, SortExpr};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
+use futures::TryStreamExt;
 use isobar_connectors::digesting::Digesting;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::sync::mpsc::Sender;
 
@@ -57,8 +62,6 @@ pub(super) struct LocalFile {
     numbered: SchemaRef,
     /// Columns that cannot be read, with their types.
     unreadable: Vec<(String, DataType)>,
-    /// The first row that is read, and how many at most.
-    range: (usize, Option<usize>),
 }
 
 fn wrong(path: &Path, problem: impl std::fmt::Display) -> Error {
@@ -107,7 +110,7 @@ impl LocalFile {
         let columns: SchemaRef = Arc::new(Schema::new(columns));
         let numbered = numbered(&columns);
         let path = path.to_owned();
-        Ok(Self { path, format, written, places, columns, numbered, unreadable, range: (0, None) })
+        Ok(Self { path, format, written, places, columns, numbered, unreadable })
     }
 
     /// The columns that are read, as a training set has them, without the number.
@@ -120,9 +123,14 @@ impl LocalFile {
         &self.unreadable
     }
 
-    /// The same file, of which only `rows` rows from number `first` on are read.
-    pub(super) fn slice(&self, first: usize, rows: usize) -> Self {
-        Self { range: (first, Some(rows)), ..self.clone() }
+    /// The same file, of which only these columns are read.
+    pub(super) fn only(&self, names: &BTreeSet<&str>) -> Self {
+        let read = self.columns.fields().iter().zip(&self.places);
+        let read = read.filter(|(column, _)| names.contains(column.name().as_str()));
+        let (columns, places): (Vec<FieldRef>, Vec<usize>) =
+            read.map(|(column, place)| (column.clone(), *place)).unzip();
+        let columns: SchemaRef = Arc::new(Schema::new(columns));
+        Self { places, numbered: numbered(&columns), columns, ..self.clone() }
     }
 
     /// The file as a table with the column [`ROW_NUMBER`], by which it is sorted.
@@ -131,64 +139,57 @@ impl LocalFile {
     /// [`Error::Configuration`] if the engine does not take it.
     pub(super) fn table(&self) -> Result<StreamingTable, Error> {
         let table = StreamingTable::try_new(self.numbered.clone(), vec![Arc::new(self.clone())]);
-        let order = vec![Expr::Column(Column::new_unqualified(ROW_NUMBER)).sort(true, false)];
         let table = table.map_err(|error| wrong(&self.path, error.strip_backtrace()))?;
-        Ok(table.with_sort_order(order))
+        Ok(table.with_sort_order(by_number()))
     }
 
-    /// How many rows there are.
+    /// Some rows of it as such a table.
     ///
     /// # Errors
-    /// [`Error::Configuration`] if the file cannot be read.
-    pub(super) fn count(&self) -> Result<u64, Error> {
-        let mut rows = 0;
-        let counted = match self.format {
-            Format::Parquet => File::open(&self.path).map_err(ArrowError::from).and_then(|file| {
-                let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
-                Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0))
-            }),
-            Format::Csv => self
-                .each(|batch| {
-                    rows += batch.num_rows() as u64;
-                    true
-                })
-                .map(|()| rows),
-        };
-        counted.map_err(|error| wrong(&self.path, error))
+    /// As [`table`](Self::table).
+    pub(super) fn table_of(&self, rows: Vec<RecordBatch>) -> Result<MemTable, Error> {
+        let table = MemTable::try_new(self.numbered.clone(), vec![rows]);
+        let table = table.map_err(|error| wrong(&self.path, error.strip_backtrace()))?;
+        Ok(table.with_sort_order(vec![by_number()]))
+    }
+
+    /// All rows, with their numbers.
+    pub(super) fn rows(&self) -> SendableRecordBatchStream {
+        let mut builder = RecordBatchReceiverStreamBuilder::new(self.numbered.clone(), BATCHES_AHEAD);
+        let (sender, file) = (builder.tx(), self.clone());
+        builder.spawn_blocking(move || file.send(&sender));
+        builder.build()
     }
 
     /// Gives `take` one batch after the other until it wants no more.
     fn each(&self, mut take: impl FnMut(RecordBatch) -> bool) -> Result<(), ArrowError> {
         let file = File::open(&self.path)?;
-        let (first, rows) = self.range;
         let batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>> = match self.format {
             Format::Parquet => {
                 let builder = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH_ROWS);
-                let builder = builder.with_offset(first);
-                let builder = if let Some(rows) = rows { builder.with_limit(rows) } else { builder };
-                Box::new(builder.build()?)
+                if *builder.schema() != self.written {
+                    return Err(replaced());
+                }
+                let columns = ProjectionMask::roots(builder.parquet_schema(), self.places.iter().copied());
+                Box::new(builder.with_projection(columns).build()?)
             }
             Format::Csv => {
                 let builder = ReaderBuilder::new(self.written.clone()).with_format(csv_format());
-                let builder = builder.with_batch_size(BATCH_ROWS);
-                let builder = match rows {
-                    Some(rows) => builder.with_bounds(first, first + rows),
-                    None => builder,
-                };
+                let builder = builder.with_batch_size(BATCH_ROWS).with_projection(self.places.clone());
                 Box::new(builder.build_buffered(BufReader::new(file))?)
             }
         };
-        let mut next = i64::try_from(first).unwrap_or(i64::MAX);
+        let places: Vec<usize> = (0..self.places.len()).collect();
+        let mut next = 0_i64;
         for batch in batches {
             let batch = batch?;
-            // Of a file that was replaced meanwhile.
-            if batch.num_columns() != self.written.fields().len() {
-                return Err(ArrowError::SchemaError("the file is another one now".to_owned()));
+            if batch.num_columns() != places.len() {
+                return Err(replaced());
             }
             let rows = batch.num_rows() as i64;
             let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(next..next + rows));
             next += rows;
-            let mut columns = stored(&batch, &self.places, &self.columns)?.columns().to_vec();
+            let mut columns = stored(&batch, &places, &self.columns)?.columns().to_vec();
             columns.push(numbers);
             if !take(RecordBatch::try_new(self.numbered.clone(), columns)?) {
                 break;
@@ -209,6 +210,11 @@ fn numbered(columns: &Schema) -> SchemaRef {
     Arc::new(Schema::new(columns.fields().iter().cloned().chain([number]).collect::<Vec<FieldRef>>()))
 }
 
+/// What is wrong with a file that was replaced while it was read.
+fn replaced() -> ArrowError {
+    ArrowError::SchemaError("the file is another one now".to_owned())
+}
+
 fn csv_format() -> CsvFormat {
     CsvFormat::default().with_header(true)
 }
@@ -219,11 +225,31 @@ impl PartitionStream for LocalFile {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.numbered.clone(), BATCHES_AHEAD);
-        let (sender, file) = (builder.tx(), self.clone());
-        builder.spawn_blocking(move || file.send(&sender));
-        builder.build()
+        self.rows()
     }
+}
+
+/// The next of `rows`: at least `count` of them, fewer only at the end, and none after it.
+///
+/// # Errors
+/// [`Error::Configuration`] if the file cannot be read.
+pub(super) async fn next_rows(
+    rows: &mut SendableRecordBatchStream,
+    count: usize,
+) -> Result<Vec<RecordBatch>, Error> {
+    let (mut next, mut found) = (Vec::new(), 0);
+    while found < count {
+        let batch = rows.try_next().await.map_err(|error| Error::Configuration(error.strip_backtrace()))?;
+        let Some(batch) = batch else { break };
+        found += batch.num_rows();
+        next.push(batch);
+    }
+    Ok(next)
+}
+
+/// The order of the rows in the file.
+fn by_number() -> Vec<SortExpr> {
+    vec![Expr::Column(Column::new_unqualified(ROW_NUMBER)).sort(true, false)]
 }
 
 /// SHA-256 of a file, and its size in bytes.
@@ -243,7 +269,9 @@ pub(super) fn sha256_of(path: &Path) -> Result<(String, u64), Error> {
 #[cfg(test)]
 mod tests {
     use arrow::array::AsArray;
+    use arrow::compute::concat_batches;
     use arrow::datatypes::{Int64Type, TimeUnit};
+    use parquet::arrow::ArrowWriter;
 
     use super::*;
 
@@ -255,27 +283,77 @@ mod tests {
         (folder, file)
     }
 
-    #[test]
-    fn rows_of_text_have_types_and_numbers() {
+    async fn all(file: &LocalFile) -> Result<RecordBatch, Error> {
+        let rows = next_rows(&mut file.rows(), usize::MAX).await?;
+        Ok(concat_batches(&rows[0].schema(), &rows).unwrap())
+    }
+
+    #[tokio::test]
+    async fn rows_of_text_have_types_and_numbers() {
         let (_folder, file) =
             written("a.csv", "id,at,x\n7,2026-01-01T00:00:00Z,1.5\n8,,2\n9,2026-01-02T00:00:00Z,\n");
-        assert_eq!(file.count().unwrap(), 3);
         let types: Vec<&DataType> = file.columns().fields().iter().map(|field| field.data_type()).collect();
         assert_eq!(types[0], &DataType::Int64);
         assert!(matches!(types[1], DataType::Timestamp(unit, _) if *unit != TimeUnit::Second), "{types:?}");
         assert_eq!(types[2], &DataType::Float64);
-        let mut batches = Vec::new();
-        file.slice(1, 1)
-            .each(|batch| {
-                batches.push(batch);
-                true
-            })
-            .unwrap();
-        let [batch] = batches.as_slice() else { panic!("{batches:?}") };
-        assert_eq!(batch.num_rows(), 1);
-        assert_eq!(batch["id"].as_primitive::<Int64Type>().value(0), 8);
-        assert_eq!(batch[ROW_NUMBER].as_primitive::<Int64Type>().value(0), 1);
-        assert_eq!(batch["at"].null_count(), 1);
+        let rows = all(&file).await.unwrap();
+        assert_eq!(rows.num_rows(), 3);
+        assert_eq!(rows["id"].as_primitive::<Int64Type>().value(1), 8);
+        assert_eq!(rows[ROW_NUMBER].as_primitive::<Int64Type>().values(), &[0, 1, 2]);
+        assert_eq!(rows["at"].null_count(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_row_is_in_one_piece() {
+        let rows = 2 * BATCH_ROWS + 100;
+        let text: String = (0..rows).map(|row| format!("{}\n", row * 3)).collect();
+        let (_folder, file) = written("a.csv", &format!("id\n{text}"));
+        let (mut stream, mut next, mut pieces) = (file.rows(), 0, 0);
+        loop {
+            let piece = next_rows(&mut stream, BATCH_ROWS + 1).await.unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            pieces += 1;
+            for batch in piece {
+                let (ids, numbers) = (batch["id"].as_primitive::<Int64Type>(), &batch[ROW_NUMBER]);
+                for (id, number) in ids.values().iter().zip(numbers.as_primitive::<Int64Type>().values()) {
+                    assert_eq!((*id, *number), (next * 3, next));
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!((next, pieces), (rows as i64, 2));
+    }
+
+    #[tokio::test]
+    async fn columns_that_are_not_asked_for_are_not_read() {
+        let (_folder, file) = written("a.csv", "id,x,y\n7,1.5,true\n8,2.5,false\n");
+        // No number any more.
+        std::fs::write(&file.path, "id,x,y\n7,one,true\n8,two,false\n").unwrap();
+        assert!(all(&file).await.is_err());
+        let only = file.only(&BTreeSet::from(["y", "id", "absent"]));
+        let rows = all(&only).await.unwrap();
+        let names: Vec<String> = rows.schema().fields().iter().map(|field| field.name().clone()).collect();
+        assert_eq!(names, ["id", "y", ROW_NUMBER]);
+        assert_eq!(rows["id"].as_primitive::<Int64Type>().values(), &[7, 8]);
+        assert!(rows["y"].as_boolean().value(0) && !rows["y"].as_boolean().value(1));
+        // The same of Parquet, by the columns that are not next to one another.
+        let path = file.path.with_extension("parquet");
+        let mut writer =
+            ArrowWriter::try_new(File::create(&path).unwrap(), file.columns.clone(), None).unwrap();
+        let x: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.5, 2.5]));
+        let columns = vec![rows["id"].clone(), x, rows["y"].clone()];
+        writer.write(&RecordBatch::try_new(file.columns.clone(), columns).unwrap()).unwrap();
+        writer.close().unwrap();
+        let parquet = LocalFile::open(&path).unwrap();
+        assert_eq!(all(&parquet.only(&BTreeSet::from(["y", "id"]))).await.unwrap(), rows);
+        // A file that took its place has other columns.
+        let mut writer =
+            ArrowWriter::try_new(File::create(&path).unwrap(), only.columns.clone(), None).unwrap();
+        writer.write(&rows.project(&[0, 1]).unwrap()).unwrap();
+        writer.close().unwrap();
+        assert!(all(&parquet).await.unwrap_err().to_string().contains("another one now"));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! A value that some row had which was known at the time is explained, whatever else has the same value: coincidence cannot be told from
 //! knowledge. `docs/training-sets.md` says what that means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -21,12 +21,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::HumanCount;
 use serde::Serialize;
 
-use super::blocking;
 use super::columns::places;
-use super::file::{LocalFile, ROW_NUMBER};
-use super::plan::{PlannedView, filter, interval, quoted};
+use super::file::{LocalFile, ROW_NUMBER, next_rows};
+use super::plan::{PlannedView, filter, interval};
 use crate::error::Error;
-use crate::query::{Catalog, TableVersion};
+use crate::query::{Catalog, TableVersion, quoted};
 use crate::spec::did_you_mean;
 use crate::spec::training::TrainingSet;
 
@@ -228,11 +227,9 @@ pub(super) async fn check(
     limit: usize,
 ) -> Result<LeakReport, Error> {
     check_columns(set, file)?;
-    let counted = file.clone();
-    let rows = blocking(move || counted.count()).await?;
     let mut report = LeakReport {
         training_set: set.request.training_set.clone(),
-        rows,
+        rows: 0,
         leaks: 0,
         views: Vec::new(),
         examples: Vec::new(),
@@ -249,18 +246,22 @@ pub(super) async fn check(
             unexplained: 0,
             mixed: 0,
         };
-        let mut first = 0;
+        let file = file.only(&columns_of(set, planned));
+        let (mut rows, mut counted) = (file.rows(), 0);
+        let mut piece = next_rows(&mut rows, PIECE_ROWS).await?;
         // An empty file is asked about too: then the query says what is wrong with the columns.
         loop {
-            catalog.add_table(SET, Arc::new(file.slice(first, PIECE_ROWS).table()?))?;
+            counted += piece.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
+            catalog.add_table(SET, Arc::new(file.table_of(piece)?))?;
             let answered = check.run(catalog, &mut found, &mut report, limit).await;
             catalog.remove_table(SET)?;
             answered?;
-            first += PIECE_ROWS;
-            if first as u64 >= rows {
+            piece = next_rows(&mut rows, PIECE_ROWS).await?;
+            if piece.is_empty() {
                 break;
             }
         }
+        report.rows = counted;
         report.leaks += found.total();
         report.views.push(found);
     }
@@ -285,6 +286,14 @@ fn check_columns(set: &TrainingSet, file: &LocalFile) -> Result<(), Error> {
         };
         Error::Configuration(format!("the training set has no column {missing}{help}"))
     })
+}
+
+/// The columns of the file that a view is checked by.
+fn columns_of<'a>(set: &'a TrainingSet, planned: &'a PlannedView<'_>) -> BTreeSet<&'a str> {
+    let view = planned.view;
+    let features = view.features.iter().map(|feature| &feature.name);
+    let columns = [&set.request.spine.time].into_iter().chain(&view.spine_keys).chain(features);
+    columns.map(String::as_str).collect()
 }
 
 /// The query for one view, and what its columns are.

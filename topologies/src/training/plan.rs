@@ -18,7 +18,7 @@ use super::columns::{is_time, places, stored_type};
 use super::file::ROW_NUMBER;
 use super::opened_file;
 use crate::error::Error;
-use crate::query::{Catalog, shown};
+use crate::query::{Catalog, quoted, shown};
 use crate::spec::did_you_mean;
 use crate::spec::training::{At, KnownTime, SpineSource, TrainingSet, View};
 
@@ -29,11 +29,6 @@ const SPINE_FILE: &str = "training spine";
 const KNOWN_TIME: &str = "known_time";
 /// The columns of a view that decide between rows with the same times, if nothing else is said.
 const OFFSETS: [&str; 2] = ["offset", "_offset"];
-
-/// A name in SQL.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
 
 /// A text in SQL.
 fn literal(text: &str) -> String {
@@ -161,10 +156,12 @@ async fn spine(set: &TrainingSet, catalog: &Catalog) -> Result<(String, Vec<Stri
         }
         SpineSource::File(_) => (quoted(SPINE_FILE), true),
     };
-    let schema = match &set.spine_file {
-        Some(path) => {
-            let file = opened_file(path).await?;
-            catalog.add_table(SPINE_FILE, Arc::new(file.table()?))?;
+    let file = match &set.spine_file {
+        Some(path) => Some(opened_file(path).await?),
+        None => None,
+    };
+    let schema = match &file {
+        Some(file) => {
             if let (None, Some((column, data_type))) = (&spine.labels, file.unreadable().first()) {
                 return Err(Error::Configuration(format!(
                     "spine: the column {column} is of type {data_type}, which a training set cannot hold: name those that are \
@@ -177,6 +174,14 @@ async fn spine(set: &TrainingSet, catalog: &Catalog) -> Result<(String, Vec<Stri
     };
     check_condition("spine", &schema, spine.condition.as_deref())?;
     let columns = spine_columns(set, &schema)?;
+    if let Some(file) = &file {
+        let read = match spine.condition {
+            // Which columns a condition needs is for the engine to say.
+            Some(_) => file.clone(),
+            None => file.only(&columns.iter().map(String::as_str).collect()),
+        };
+        catalog.add_table(SPINE_FILE, Arc::new(read.table()?))?;
+    }
     let selected = quoted_list(columns.iter().map(String::as_str));
     let condition = filter(spine.condition.as_deref());
     let number = quoted(ROW_NUMBER);

@@ -82,8 +82,8 @@ impl FeatureView {
                     "{left} of type {left_type} cannot be compared with {right} of type {right_type}"
                 );
             };
-            *left = cast_to(left, &common, spine)?;
-            *right = cast_to(right, &common, &view)?;
+            *left = left.clone().cast_to(&common, spine)?;
+            *right = right.clone().cast_to(&common, &view)?;
         }
         Ok(self)
     }
@@ -140,13 +140,6 @@ fn ticks_per_second(unit: TimeUnit) -> u64 {
         TimeUnit::Microsecond => 1_000_000,
         TimeUnit::Nanosecond => 1_000_000_000,
     }
-}
-
-fn cast_to(expression: &Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
-    if expression.get_type(schema)? == *data_type {
-        return Ok(expression.clone());
-    }
-    expression.clone().cast_to(data_type, schema)
 }
 
 /// Joins a spine with feature views. Its columns are those of the spine, and then those of the views, which can be

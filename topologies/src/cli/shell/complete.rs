@@ -1,5 +1,7 @@
 //! What a line editor asks: what can stand here, and what is worth remembering. Pure functions.
 
+use super::input::COMMANDS;
+
 /// Words that queries are made of.
 const KEYWORDS: [&str; 40] = [
     "AND",
@@ -43,8 +45,6 @@ const KEYWORDS: [&str; 40] = [
     "WHEN",
     "WHERE",
 ];
-const COMMANDS: [&str; 9] =
-    ["\\d", "\\dt", "\\format", "\\o", "\\q", "\\snapshots", "\\timing", "\\x", "\\?"];
 /// Behind these a table is expected.
 const BEFORE_TABLES: [&str; 6] = ["FROM", "JOIN", "DESCRIBE", "\\d", "\\snapshots", "TABLE"];
 /// Bytes of an entry of the history: a list that was pasted is not typed again.

@@ -71,7 +71,7 @@ async fn following_a_log_is_the_same_as_reading_it() {
         let whole = newest_snapshots(&clouds, &tables).await.unwrap().remove(DATASET).unwrap();
         assert!(follow(&clouds[0], &whole).await.unwrap().is_none());
         for version in 0..whole.version {
-            let known = pinned_snapshot(&clouds, DATASET, Pin::Version(version)).await.unwrap();
+            let known = pinned_snapshot(&clouds, DATASET, version).await.unwrap();
             let followed = follow(&clouds[0], &known).await.unwrap().unwrap();
             assert_eq!((followed.version, &followed.schema), (whole.version, &whole.schema));
             assert_eq!(described(&followed.files), described(&whole.files), "from version {version}");
@@ -95,7 +95,7 @@ async fn a_removed_file_is_gone_however_its_path_is_written() {
         };
         history.maintain(0, MaintenanceWork::Optimize { rows: 2 }).removes.push(removed);
         let clouds = history.store(1).await;
-        let known = pinned_snapshot(&clouds, DATASET, Pin::Version(3)).await.unwrap();
+        let known = pinned_snapshot(&clouds, DATASET, 3).await.unwrap();
         assert_eq!(known.files.len(), 4);
         let whole = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
         let followed = follow(&clouds[0], &known).await.unwrap().unwrap();
@@ -244,18 +244,20 @@ async fn versions_that_queries_name_are_kept() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_bounded() {
-    let clouds = History::good().store(1).await;
-    let table = cache(&clouds).newest(DATASET, HOUR).await.unwrap().unwrap();
-    let (mut pinned, now) = (Pinned::default(), Instant::now());
-    let key = |version: u64| (DATASET.to_owned(), version);
-    pinned.put(key(0), table.clone(), now);
-    for version in 1..2 * PINNED_MAX as u64 {
-        pinned.put(key(version), table.clone(), now);
-        assert!(pinned.get(&key(0), now).is_some(), "what is used stays");
-    }
-    assert_eq!(pinned.tables.len(), PINNED_MAX);
-    assert!(pinned.get(&key(1), now).is_none(), "what was used longest ago is gone");
-    assert!(pinned.get(&key(0), now + PINNED_FOR).is_none(), "what is old is looked for again");
-    assert_eq!(pinned.files(), PINNED_MAX * table.file_count());
+async fn a_time_does_not_go_back_while_a_cloud_is_away() {
+    let mut clouds = History::good().store(2).await;
+    forget(&clouds[0], 2..4).await;
+    let switch = FaultSwitch::default();
+    clouds[1] = clouds[1].clone().with_faults(&switch);
+    let cache = cache(&clouds);
+    cache.furthest(DATASET, 2).await.unwrap().unwrap();
+    switch.set(Fault::RefuseAll);
+    // Version 3 is of second 4, and the cloud that answers ends with version 1.
+    let newest = cache.pinned(DATASET, Pin::Time(4000)).await.unwrap();
+    assert_eq!((newest.version().version, newest.version().cloud.as_str()), (3, "b"));
+    let error = cache.pinned(DATASET, Pin::Time(3000)).await.unwrap_err();
+    assert!(matches!(error, Error::NoMajority { .. }), "{error}");
+    assert!(error.to_string().contains("end with version 1, and 3 was seen"), "{error}");
+    publish(&History::good(), &clouds[0], 2..3).await;
+    assert_eq!(cache.pinned(DATASET, Pin::Time(3999)).await.unwrap().version().version, 2);
 }

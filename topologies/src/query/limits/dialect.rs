@@ -1,4 +1,4 @@
-//! The generic dialect, which ends the parser before it has tried too much.
+//! A dialect, which ends the parser before it has tried too much.
 //!
 //! Where a word such as `CAST` or `NOT` could also be a name, the parser tries one after the other, and both anew within each of
 //! them: twenty `CAST(` in one another and a mistake at the end take minutes, and thirty take days, in one call that nothing
@@ -8,45 +8,53 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::sql::sqlparser::ast::Expr;
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
 /// Expressions that may be begun for each token, and beside these.
 const TRIES_PER_TOKEN: usize = 4;
 const TRIES_MIN: usize = 50_000;
 
-/// The generic dialect for one text.
+/// A dialect for one text: the generic one or PostgreSQL's, whose answers are passed on.
 #[derive(Debug)]
-pub(in crate::query) struct BoundedDialect {
-    generic: GenericDialect,
+pub(crate) struct BoundedDialect<D = GenericDialect> {
+    dialect: D,
     tries_left: AtomicUsize,
 }
 
 impl BoundedDialect {
-    /// For a text of so many tokens.
+    /// The generic one, for a text of so many tokens.
     pub(in crate::query) fn new(tokens: usize) -> Self {
+        Self::of(GenericDialect {}, tokens)
+    }
+}
+
+impl<D> BoundedDialect<D> {
+    /// For a text of so many tokens.
+    pub(crate) fn of(dialect: D, tokens: usize) -> Self {
         let tries = tokens.saturating_mul(TRIES_PER_TOKEN).saturating_add(TRIES_MIN);
-        Self { generic: GenericDialect {}, tries_left: AtomicUsize::new(tries) }
+        Self { dialect, tries_left: AtomicUsize::new(tries) }
     }
 
     /// Whether the parser was ended.
-    pub(in crate::query) fn is_exhausted(&self) -> bool {
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.tries_left.load(Ordering::Relaxed) == 0
     }
 }
 
-/// Answers as the generic dialect does.
-macro_rules! as_generic {
+/// Answers as the dialect does. Each method that the generic dialect or PostgreSQL's has of its own must be here.
+macro_rules! passed_on {
     ($($method:ident,)*) => {
         $(fn $method(&self) -> bool {
-            self.generic.$method()
+            self.dialect.$method()
         })*
     };
 }
 
-impl Dialect for BoundedDialect {
+impl<D: Dialect> Dialect for BoundedDialect<D> {
     fn dialect(&self) -> std::any::TypeId {
-        self.generic.dialect()
+        self.dialect.dialect()
     }
 
     fn parse_prefix(&self, _parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
@@ -58,19 +66,39 @@ impl Dialect for BoundedDialect {
         }
     }
 
+    fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
+        self.dialect.identifier_quote_style(identifier)
+    }
+
     fn is_delimited_identifier_start(&self, ch: char) -> bool {
-        self.generic.is_delimited_identifier_start(ch)
+        self.dialect.is_delimited_identifier_start(ch)
     }
 
     fn is_identifier_start(&self, ch: char) -> bool {
-        self.generic.is_identifier_start(ch)
+        self.dialect.is_identifier_start(ch)
     }
 
     fn is_identifier_part(&self, ch: char) -> bool {
-        self.generic.is_identifier_part(ch)
+        self.dialect.is_identifier_part(ch)
     }
 
-    as_generic! {
+    fn is_custom_operator_part(&self, ch: char) -> bool {
+        self.dialect.is_custom_operator_part(ch)
+    }
+
+    fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
+        self.dialect.is_reserved_for_identifier(keyword)
+    }
+
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        self.dialect.get_next_precedence(parser)
+    }
+
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        self.dialect.prec_value(precedence)
+    }
+
+    passed_on! {
         supports_unicode_string_literal,
         supports_partition_by_after_order_by,
         supports_array_join_syntax,
@@ -139,5 +167,16 @@ impl Dialect for BoundedDialect {
         supports_cte_without_as,
         supports_select_item_multi_column_alias,
         supports_xml_expressions,
+        supports_listen_notify,
+        supports_factorial_operator,
+        supports_named_fn_args_with_colon_operator,
+        supports_named_fn_args_with_expr_name,
+        supports_numeric_literal_underscores,
+        supports_geometric_types,
+        supports_alter_column_type_using,
+        supports_notnull_operator,
+        supports_insert_table_alias,
+        supports_create_table_like_parenthesized,
+        supports_select_wildcard_with_alias,
     }
 }

@@ -228,10 +228,11 @@ impl ExecutionPlan for Checked {
             watch.check()?;
             match check {
                 Check::Time => (),
-                Check::Rows(bytes_max) => check_rows(&batch, bytes_max)?,
+                Check::Rows(bytes_max) => check_rows(&batch, batch_bytes(&batch), bytes_max)?,
                 Check::RowsAndMemory(bytes_max) => {
-                    check_rows(&batch, bytes_max)?;
-                    kept.try_grow(batch_bytes(&batch))?;
+                    let bytes = batch_bytes(&batch);
+                    check_rows(&batch, bytes, bytes_max)?;
+                    kept.try_grow(bytes)?;
                 }
             }
             Ok(batch)
@@ -240,9 +241,10 @@ impl ExecutionPlan for Checked {
     }
 }
 
-fn check_rows(batch: &RecordBatch, bytes_max: usize) -> Result<()> {
+/// `bytes` are those of all rows of the batch.
+fn check_rows(batch: &RecordBatch, bytes: usize, bytes_max: usize) -> Result<()> {
     // No row is longer than all of them.
-    if batch_bytes(batch) <= bytes_max {
+    if bytes <= bytes_max {
         return Ok(());
     }
     // What the columns have in every row, and what the others have.

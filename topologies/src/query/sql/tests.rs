@@ -142,7 +142,11 @@ async fn clauses_that_cannot_be_kept_are_refused() {
     }
     let many: Vec<String> =
         (0..=PINS_MAX).map(|version| format!("SELECT * FROM d VERSION AS OF {version}")).collect();
-    assert!(refusal(&many.join(" UNION ALL ")).await.contains("101 versions"));
+    let many = many.join(" UNION ALL ");
+    assert!(refusal(&many).await.contains("101 versions"));
+    let refused = parse(&session().await.state(), &many, &QueryLimits::default());
+    let limit = refused.err().and_then(|error| limits::limit_of(&error));
+    assert!(matches!(limit, Some(crate::Error::Limit { limit: "versions", .. })), "{limit:?}");
 }
 
 #[tokio::test]

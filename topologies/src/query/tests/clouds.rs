@@ -49,6 +49,37 @@ async fn files_whose_statistics_rule_out_every_row_are_not_opened() {
 }
 
 #[tokio::test]
+async fn leaving_out_files_leaves_out_those_and_no_row() {
+    let catalog = open(&with_bounds().store(1).await).await.unwrap();
+    for (condition, files) in [
+        ("x BETWEEN 9 AND 11", "c"),
+        ("x < 3", "a"),
+        ("x <= 3", "ab"),
+        ("x > 12 OR month = '1'", "ad"),
+        ("month = '2' AND x <> 5", "bc"),
+        ("x IN (2, 13)", "ad"),
+        ("NOT (x < 8)", "cd"),
+        ("month > '1' AND x < 13", "bc"),
+        ("abs(x) > 12", "abcd"),
+        ("x IS NULL", ""),
+    ] {
+        let plan = format!("EXPLAIN SELECT x FROM flights WHERE {condition}");
+        let plan = text(&catalog, &plan, RowsFormat::Table).await;
+        let opened: String = ["a", "b", "c", "d"]
+            .into_iter()
+            .filter(|file| plan.contains(&format!("{file}.parquet")))
+            .collect();
+        assert_eq!(opened, files, "{condition}: {plan}");
+        let rows = csv(&catalog, &format!("SELECT x FROM flights WHERE {condition} ORDER BY x")).await;
+        // Nothing can be concluded from this condition before the rows are there.
+        let all = format!(
+            "SELECT x FROM (SELECT x, ({condition}) AS c FROM flights ORDER BY x LIMIT 100) WHERE c ORDER BY x"
+        );
+        assert_eq!(rows, csv(&catalog, &all).await, "{condition}");
+    }
+}
+
+#[tokio::test]
 async fn conditions_reach_the_files_that_are_opened() {
     let catalog = open(&with_bounds().store(1).await).await.unwrap();
     let plan = text(&catalog, "EXPLAIN SELECT month FROM flights WHERE x = 9", RowsFormat::Table).await;
@@ -136,6 +167,10 @@ async fn a_hanging_cloud_does_not_hold_up_the_log_for_long() {
     assert_eq!(catalog.unwrap_err().exit_code(), 2);
 }
 
+async fn fresh(catalog: &Catalog, sql: &str, freshness: &Freshness) -> Result<Answer, Error> {
+    catalog.query_within(sql, &QueryLimits::default(), freshness).await
+}
+
 #[tokio::test]
 async fn a_version_that_one_cloud_has_not_yet_is_read_from_another() {
     let clouds = History::good().store(3).await;
@@ -149,12 +184,12 @@ async fn a_version_that_one_cloud_has_not_yet_is_read_from_another() {
         min_versions: BTreeMap::from([(DATASET.to_owned(), version)]),
         max_staleness: None,
     };
-    let mut answer = catalog.query_fresh(sql, &least(3)).await.unwrap();
+    let mut answer = fresh(&catalog, sql, &least(3)).await.unwrap();
     assert_eq!((answer.from()[0].version, answer.from()[0].cloud.as_str()), (3, "c"));
     assert_eq!(answer.next_text(RowsFormat::Csv).await.unwrap().unwrap(), "n\n15\n");
     // It stays there.
     assert_eq!(csv(&catalog, sql).await, "n\n15\n");
-    let error = catalog.query_fresh(sql, &least(4)).await.unwrap_err();
+    let error = fresh(&catalog, sql, &least(4)).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     let error = error.to_string();
     for said in
@@ -170,18 +205,18 @@ async fn a_version_that_is_too_old_is_refused_with_its_age() {
     let catalog = open(&clouds).await.unwrap();
     let sql = "SELECT count(x) AS n FROM flights";
     let recent = |longest| Freshness { max_staleness: Some(longest), ..Freshness::default() };
-    let error = catalog.query_fresh(sql, &recent(Duration::from_secs(30))).await.unwrap_err();
+    let error = fresh(&catalog, sql, &recent(Duration::from_secs(30))).await.unwrap_err();
     assert_eq!(error.exit_code(), 1);
     let error = error.to_string();
     assert!(error.contains("at a version committed at most 30s ago"), "{error}");
     assert!(error.contains("b: its newest version is 3, committed at 1970-01-01T00:00:04.000Z"), "{error}");
     // What a query names itself may be of any age.
     let pinned = "SELECT count(x) AS n FROM flights VERSION AS OF 1";
-    assert!(catalog.query_fresh(pinned, &recent(Duration::from_secs(30))).await.is_ok());
+    assert!(fresh(&catalog, pinned, &recent(Duration::from_secs(30))).await.is_ok());
     let ages = Duration::from_secs(1000 * 365 * 86_400);
-    assert!(catalog.query_fresh(sql, &recent(ages)).await.is_ok());
+    assert!(fresh(&catalog, sql, &recent(ages)).await.is_ok());
     let unknown =
         Freshness { min_versions: BTreeMap::from([("nowhere".to_owned(), 1)]), ..Freshness::default() };
-    let error = catalog.query_fresh(sql, &unknown).await.unwrap_err();
+    let error = fresh(&catalog, sql, &unknown).await.unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("the tables are: flights"), "{error}");
 }

@@ -7,6 +7,7 @@ use object_store::PutPayload;
 
 use super::*;
 use crate::commit::format::{checkpoint_path, last_checkpoint_path};
+use crate::query::history::version_at;
 
 /// Rows of the dataset at versions 0 to 3 of a good history.
 const ROWS: [u64; 4] = [0, 8, 13, 15];
@@ -111,6 +112,65 @@ async fn a_time_means_the_newest_version_by_then() {
     let begins =
         "no version at 1970-01-01T00:00:00.999Z: it begins with version 0 at 1970-01-01T00:00:01.000Z";
     assert!(error.to_string().contains(begins), "{error}");
+}
+
+#[tokio::test]
+async fn a_catalog_reads_a_version_once_and_a_time_stays_what_it_meant() {
+    let clouds = History::good().store(1).await;
+    let switch = FaultSwitch::default();
+    let catalog = open(&[clouds[0].clone().with_faults(&switch)]).await.unwrap();
+    let sql = |clause: &str| format!("SELECT count(*) AS n FROM flights {clause}");
+    // One version of two, and two ways to name one.
+    let kept = [
+        ("VERSION AS OF 1", "n\n8\n"),
+        ("TIMESTAMP AS OF '1970-01-01T00:00:03.5Z'", "n\n13\n"),
+        ("VERSION AS OF 2", "n\n13\n"),
+    ];
+    let last = sql("TIMESTAMP AS OF '2100-01-01'");
+    assert_eq!(csv(&catalog, &last).await, "n\n15\n");
+    for (clause, rows) in &kept[..2] {
+        assert_eq!(csv(&catalog, &sql(clause)).await, *rows, "{clause}");
+    }
+    switch.set(Fault::RefuseAll);
+    for (clause, rows) in kept {
+        assert_eq!(csv(&catalog, &sql(clause)).await, rows, "{clause}");
+    }
+    // After the newest version a time may come to mean another one, which only a cloud can tell.
+    assert_eq!(refusal(&catalog, &last).await.exit_code(), 1);
+}
+
+#[tokio::test]
+async fn a_time_means_no_earlier_version_where_only_a_cloud_that_is_behind_answers() {
+    let mut clouds = History::good().store(2).await;
+    let switch = FaultSwitch::default();
+    clouds[0].data.delete(&published_path(DATASET, 3)).await.unwrap();
+    clouds[1] = clouds[1].clone().with_faults(&switch);
+    let catalog = Catalog::new(&clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX).unwrap();
+    let count = async |time: &str| {
+        let sql = format!("SELECT count(*) AS n FROM flights TIMESTAMP AS OF '{time}'");
+        csv(&catalog, &sql).await
+    };
+    assert_eq!(count("2100-01-01").await, "n\n15\n");
+    switch.set(Fault::RefuseAll);
+    assert_eq!(count("2100-01-01").await, "n\n15\n");
+    assert_eq!(count("1970-01-01T00:00:03.999Z").await, "n\n13\n");
+}
+
+#[tokio::test]
+async fn a_time_is_not_asked_of_a_log_that_may_lack_its_version() {
+    let clouds = History::good().store(2).await;
+    clouds[0].data.delete(&published_path(DATASET, 2)).await.unwrap();
+    // Version 2 is of second 3: the first cloud has those before and after.
+    assert_eq!(count(&clouds, "TIMESTAMP AS OF '1970-01-01T00:00:03Z'").await, "13");
+    assert_eq!(count(&clouds, "TIMESTAMP AS OF '1970-01-01T00:00:02.999Z'").await, "8");
+    let error = failure(&clouds[..1], "SELECT * FROM flights TIMESTAMP AS OF '1970-01-01T00:00:03Z'").await;
+    assert!(error.to_string().contains("version 2 is missing"), "{error}");
+    // Neither is it answered by a cloud that ends before the gap.
+    clouds[1].data.delete(&published_path(DATASET, 2)).await.unwrap();
+    clouds[0].data.delete(&published_path(DATASET, 3)).await.unwrap();
+    let error = failure(&clouds, "SELECT * FROM flights TIMESTAMP AS OF '1970-01-01T00:00:03Z'").await;
+    assert_eq!(error.exit_code(), 1);
+    assert!(error.to_string().contains("version 2 is missing"), "{error}");
 }
 
 #[tokio::test]
@@ -294,11 +354,9 @@ async fn what_a_vacuum_does_not_reach_can_be_read() {
     assert_eq!(count(&clouds, "VERSION AS OF 4").await, "15");
 }
 
-#[tokio::test]
-async fn a_vacuum_is_found_behind_many_versions_and_from_checkpoints() {
-    let mut history = vacuumed(4);
-    // Commits without rows, more than are looked through at once.
-    for _ in 0..40 {
+/// Adds commits without rows, each a millisecond after the one before.
+fn prolong(history: &mut History, versions: usize) {
+    for _ in 0..versions {
         let mut next = history.version(2).clone();
         let last = history.tables[DATASET].last().unwrap().info.clone();
         next.adds.clear();
@@ -314,6 +372,42 @@ async fn a_vacuum_is_found_behind_many_versions_and_from_checkpoints() {
         next.info.in_commit_timestamp_ms = next.info.timestamp_ms;
         history.tables.get_mut(DATASET).unwrap().push(next);
     }
+}
+
+#[tokio::test]
+async fn a_time_is_found_in_a_long_log_before_and_after_its_checkpoint() {
+    let mut history = History::good();
+    prolong(&mut history, 300);
+    let clouds = history.store(1).await;
+    // Version 3 is of second 4, and version 3 + n of n milliseconds after it.
+    let times =
+        [(0, 1000), (2, 3999), (3, 4000), (4, 4001), (151, 4148), (220, 4217), (302, 4299), (303, 9000)];
+    let at = async |ms: i64| version_at(&clouds, DATASET, ms, None).await;
+    let all_right = async || {
+        for (version, ms) in times {
+            let found = at(ms).await.unwrap();
+            assert_eq!((found.version, found.is_fixed), (version, version < 303), "{ms}");
+        }
+        let before = at(999).await.unwrap_err().to_string();
+        assert!(before.contains("it begins with version 0 at 1970-01-01T00:00:01.000Z"), "{before}");
+    };
+    all_right().await;
+    put_checkpoint(&clouds[0], 200).await;
+    all_right().await;
+    // What the log does not have before its checkpoint is listed, not guessed.
+    for version in 0..100 {
+        clouds[0].data.delete(&published_path(DATASET, version)).await.unwrap();
+    }
+    assert_eq!(at(4148).await.unwrap().version, 151);
+    let before = at(4000).await.unwrap_err().to_string();
+    assert!(before.contains("it begins with version 100"), "{before}");
+}
+
+#[tokio::test]
+async fn a_vacuum_is_found_behind_many_versions_and_from_checkpoints() {
+    let mut history = vacuumed(4);
+    // More than are looked through at once.
+    prolong(&mut history, 40);
     let clouds = history.store(1).await;
     let refused = async || failure(&clouds, "SELECT * FROM flights VERSION AS OF 3").await.to_string();
     assert!(refused().await.contains("the VACUUM of version 5"), "{}", refused().await);
@@ -331,5 +425,11 @@ async fn a_table_whose_checkpoint_removes_nothing_is_not_searched() {
     put_checkpoint(&clouds[0], 3).await;
     // Nobody looks at what cannot matter: version 2 is not understood any more.
     clouds[0].data.put(&published_path(DATASET, 2), Bytes::from_static(b"{}").into()).await.unwrap();
+    assert_eq!(count(&clouds, "VERSION AS OF 1").await, "8");
+    // And of the checkpoint only its end is read, which says so.
+    let path = checkpoint_path(DATASET, 3);
+    let mut damaged = clouds[0].data.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+    damaged[4..64].fill(0xff);
+    clouds[0].data.put(&path, damaged.into()).await.unwrap();
     assert_eq!(count(&clouds, "VERSION AS OF 1").await, "8");
 }

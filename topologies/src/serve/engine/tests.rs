@@ -135,6 +135,28 @@ async fn a_version_that_was_not_reached_is_said_to_be_tried_again() {
 }
 
 #[tokio::test]
+async fn the_newest_version_is_none_before_one_that_the_question_names() {
+    let history = History::good();
+    let clouds = history.store(1).await;
+    let path = published_path(DATASET, 3);
+    clouds[0].data.delete(&path).await.unwrap();
+    let engine = engine(&clouds, "{ refresh: 1h }");
+    let caller = anybody(&engine).await;
+    assert_eq!(csv(&engine, &caller, "SELECT count(x) AS n FROM flights").await, "n\n13\n");
+    clouds[0].data.put(&path, history.objects()[&path].clone().into()).await.unwrap();
+    let sql =
+        "SELECT (SELECT count(x) FROM flights) AS a, (SELECT count(x) FROM flights VERSION AS OF 3) AS b";
+    let prepared = engine.prepare(&caller, Question::new(sql)).await.unwrap();
+    let versions: Vec<u64> = prepared.versions().iter().map(|table| table.version).collect();
+    assert_eq!(versions, [3], "both are the same table at the same version");
+    assert_eq!(csv(&engine, &caller, sql).await, "a,b\n15,15\n");
+    // An older one changes nothing.
+    let sql =
+        "SELECT (SELECT count(x) FROM flights) AS a, (SELECT count(x) FROM flights VERSION AS OF 1) AS b";
+    assert_eq!(csv(&engine, &caller, sql).await, "a,b\n15,8\n");
+}
+
+#[tokio::test]
 async fn what_is_kept_is_as_old_as_a_question_allows() {
     let mut clouds = History::good().store(1).await;
     let switch = FaultSwitch::default();
@@ -326,4 +348,43 @@ fn a_question_can_be_asked_on_any_thread() {
         let answer = engine.prepare(&caller, Question::new("SELECT 1")).await?.run(None).await?;
         Ok::<_, Refusal>(answer.into_parts())
     });
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_keeps_others_waiting_no_longer_than_its_query_may_take() {
+    let clouds = History::good().store(1).await;
+    let engine = engine(&clouds, "{ refresh: 0s, limits: { running: 1, time: 1s } }");
+    let caller = anybody(&engine).await;
+    let endless =
+        "SELECT a.x FROM flights a, flights b, flights c, flights d, flights e, flights f, flights g";
+    let prepared = engine.prepare(&caller, Question::new(endless)).await.unwrap();
+    // Its rows are neither read nor let go of.
+    let unread = prepared.run(None).await.unwrap();
+    let mut answered = Err(Refusal::Wrong("not asked".to_owned()));
+    for _ in 0..5 {
+        answered = ask(&engine, &caller, Question::new("SELECT 1 AS one")).await;
+        if answered.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(answered.unwrap(), "one\n1\n");
+    let rows = unread.into_parts().0;
+    let ended = rows.try_collect::<Vec<RecordBatch>>().await.unwrap_err();
+    assert!(matches!(Refusal::from(ended), Refusal::TooMuch { limit: "time", .. }));
+}
+
+#[tokio::test]
+async fn a_query_that_does_not_come_back_keeps_nobody_waiting() {
+    let clouds = History::good().store(1).await;
+    let engine = engine(&clouds, "{ refresh: 0s }");
+    let caller = anybody(&engine).await;
+    // No pair passes, so that no batch leaves the operator; and this test has one thread.
+    let long =
+        "SELECT count(*) AS n FROM range(1000000) AS a, range(1000000) AS b WHERE a.value + b.value < 0";
+    let prepared = engine.prepare(&caller, Question::new(long)).await.unwrap();
+    let rows = prepared.run(None).await.unwrap().into_parts().0;
+    let running = tokio::spawn(rows.try_collect::<Vec<RecordBatch>>());
+    assert_eq!(csv(&engine, &caller, "SELECT 1 AS one").await, "one\n1\n");
+    assert!(!running.is_finished(), "it was waited for");
+    running.abort();
 }

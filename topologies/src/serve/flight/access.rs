@@ -1,23 +1,38 @@
 //! Who asks: the token in the header `authorization`, as `Bearer TOKEN`, or as the password of `Basic`.
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use tonic::Status;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Extensions, Request, Status};
 
-use super::Flight;
 use super::status::status;
-use crate::serve::Caller;
+use crate::serve::{Caller, Engine};
+
+/// Clients in Go leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The header.
 pub(super) const AUTHORIZATION: &str = "authorization";
 
-impl Flight {
-    /// Who sent a request with these headers.
-    pub(super) async fn caller(&self, headers: &MetadataMap) -> Result<Caller, Status> {
-        let token = token(headers)?;
-        self.engine.authenticate(token.as_deref()).await.map_err(status)
+/// Finds out who asks before a byte of the body is read, whatever is asked: strangers keep no memory busy. The caller goes on with
+/// the request, see [`caller`].
+pub(super) fn known_callers(engine: Engine) -> impl Interceptor + Clone + Send + Sync + 'static {
+    move |mut request: Request<()>| -> Result<Request<()>, Status> {
+        let token = token(request.metadata())?;
+        let caller = engine.who_shows(token.as_deref()).map_err(status)?;
+        request.extensions_mut().insert(caller);
+        Ok(request)
     }
+}
+
+/// Who sent the request that has these.
+pub(super) fn caller(extensions: &Extensions) -> Result<Caller, Status> {
+    extensions.get().cloned().ok_or_else(|| Status::unauthenticated("nobody knows who asks"))
 }
 
 /// Whom tickets and statements belong to: names of callers are given by more than one side, so that a name alone may be another's.
@@ -34,7 +49,7 @@ pub(super) fn token(headers: &MetadataMap) -> Result<Option<String>, Status> {
     let token = if scheme.eq_ignore_ascii_case("bearer") {
         credentials.to_owned()
     } else if scheme.eq_ignore_ascii_case("basic") {
-        let decoded = BASE64_STANDARD.decode(credentials).map_err(|_| unreadable())?;
+        let decoded = BASE64.decode(credentials).map_err(|_| unreadable())?;
         let decoded = String::from_utf8(decoded).map_err(|_| unreadable())?;
         decoded.split_once(':').ok_or_else(unreadable)?.1.to_owned()
     } else {
@@ -69,9 +84,12 @@ mod tests {
         assert_eq!(token(&MetadataMap::new()).unwrap(), None);
         assert_eq!(token_of("Bearer a.b-c").unwrap().as_deref(), Some("a.b-c"));
         assert_eq!(token_of("bearer  abc ").unwrap().as_deref(), Some("abc"));
-        let basic = |text: &str| token_of(&format!("Basic {}", BASE64_STANDARD.encode(text)));
+        let basic = |text: &str| token_of(&format!("Basic {}", BASE64.encode(text)));
         assert_eq!(basic("ana:a:b").unwrap().as_deref(), Some("a:b"));
         assert_eq!(basic("ana:").unwrap(), None);
+        // The same with its padding and without.
+        assert_eq!(token_of("Basic YW5hOmFiYw==").unwrap().as_deref(), Some("abc"));
+        assert_eq!(token_of("Basic YW5hOmFiYw").unwrap().as_deref(), Some("abc"));
         assert_eq!(basic("ana").unwrap_err().code(), tonic::Code::Unauthenticated);
         for header in ["Basic !", "Digest abc", "abc"] {
             assert_eq!(token_of(header).unwrap_err().code(), tonic::Code::Unauthenticated, "{header}");

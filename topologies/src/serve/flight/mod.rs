@@ -19,6 +19,7 @@
 //! Only queries: whatever would write, and transactions, are refused. Errors carry gRPC's codes ([`status`]).
 
 mod access;
+mod connections;
 mod metadata;
 mod parameters;
 mod placeholders;
@@ -47,8 +48,10 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 
+use self::connections::placed;
 use self::running::Running;
 use self::seal::Seal;
 use super::tls::{self, TlsListener};
@@ -61,6 +64,8 @@ use crate::spec::Topology;
 const MESSAGE_BYTES_TARGET: usize = 2 << 20;
 /// What a client may send in one message: a query, a ticket, or the parameters of a statement.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Connections at the same time.
+const CONNECTIONS_MAX: usize = 500;
 /// Requests at the same time in one connection; further ones wait.
 const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of the headers of a request: tokens are a few KiB.
@@ -140,20 +145,22 @@ async fn serve(
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let callers = access::known_callers(flight.engine.clone());
+    let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(SILENCE_MAX))
-        .add_service(FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX));
+        .add_service(InterceptedService::new(service, callers));
     let stopped = stop.clone().cancelled_owned();
     match tls {
         None => {
             let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(connections, stopped).await
+            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
         }
         Some(tls) => {
             let connections = secured(listener, address, &tls, stop);
-            server.serve_with_incoming_shutdown(connections, stopped).await
+            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
         }
     }
 }

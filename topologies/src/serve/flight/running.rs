@@ -63,6 +63,11 @@ impl Running {
 }
 
 impl Fetch {
+    /// Is cancelled with the query.
+    pub(super) fn cancelled(&self) -> CancellationToken {
+        self.cancelled.clone()
+    }
+
     /// What `step` comes to, unless the query is cancelled before.
     pub(super) async fn unless_cancelled<T>(
         &self,

@@ -1,4 +1,4 @@
-//! Flight's requests: who asks, and for what.
+//! Flight's requests: what is asked for. Who asks is known before ([`access`](super::access)).
 
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{
@@ -15,9 +15,9 @@ use futures::{StreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::access::{AUTHORIZATION, bearer, token};
+use super::access::{AUTHORIZATION, bearer, caller, token};
 use super::statements::{Plan, command, encoded, encoded_schema, info};
-use super::status::{short, status};
+use super::status::short;
 use super::{Flight, Replies};
 
 const CREATE_STATEMENT: &str = "CreatePreparedStatement";
@@ -50,7 +50,6 @@ impl FlightService for Flight {
     ) -> Result<Response<Self::HandshakeStream>, Status> {
         let (headers, _, messages) = request.into_parts();
         let shown = token(&headers)?;
-        self.engine.authenticate(shown.as_deref()).await.map_err(status)?;
         let answer = stream::iter([Ok(HandshakeResponse { protocol_version: 0, payload: Bytes::new() })]);
         // Nothing is in them; a client that is cut off while it still sends would take that for an error.
         let rest = messages.take(HANDSHAKE_MESSAGES_MAX).filter_map(|_| std::future::ready(None));
@@ -72,8 +71,8 @@ impl FlightService for Flight {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let (headers, _, descriptor) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (_, extensions, descriptor) = request.into_parts();
+        let caller = caller(&extensions)?;
         let plan = match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
                 refuse_transaction(query.transaction_id.as_ref())?;
@@ -100,8 +99,8 @@ impl FlightService for Flight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        let (headers, _, descriptor) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (_, extensions, descriptor) = request.into_parts();
+        let caller = caller(&extensions)?;
         let schema = match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
                 refuse_transaction(query.transaction_id.as_ref())?;
@@ -117,8 +116,8 @@ impl FlightService for Flight {
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let (headers, _, ticket) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (_, extensions, ticket) = request.into_parts();
+        let caller = caller(&extensions)?;
         let rows = match command(&ticket.ticket)? {
             Command::TicketStatementQuery(ticket) => self.fetch(&caller, &ticket.statement_handle).await?,
             other => {
@@ -134,8 +133,8 @@ impl FlightService for Flight {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let (headers, _, mut messages) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (_, extensions, mut messages) = request.into_parts();
+        let caller = caller(&extensions)?;
         let first = messages.message().await?.ok_or_else(|| Status::invalid_argument("nothing was sent"))?;
         let descriptor = first.flight_descriptor.as_ref();
         let descriptor =
@@ -162,8 +161,8 @@ impl FlightService for Flight {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
-        let (headers, _, action) = request.into_parts();
-        let caller = self.caller(&headers).await?;
+        let (_, extensions, action) = request.into_parts();
+        let caller = caller(&extensions)?;
         let answer: Option<Bytes> = match action.r#type.as_str() {
             CREATE_STATEMENT => {
                 let create: ActionCreatePreparedStatementRequest = unpacked(&action)?;

@@ -10,6 +10,7 @@ use arrow_flight::sql::{
     ActionCreatePreparedStatementResult, Any, Command, DoPutPreparedStatementResult, ProstMessageExt,
     TicketStatementQuery,
 };
+use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -23,7 +24,7 @@ use super::seal::{Planned, Sealed, pinned};
 use super::status::status;
 use super::{Flight, MESSAGE_BYTES_TARGET, Replies, parameters, placeholders, plain};
 use crate::query::{Answer, TableVersion};
-use crate::serve::{Caller, Prepared, Question, Refusal};
+use crate::serve::{Caller, Prepared, Question, Refusal, versions_json};
 
 /// A query that was planned.
 pub(super) struct Plan {
@@ -155,6 +156,7 @@ impl Flight {
                     "the tables are not any more what they were when the query was planned: plan it again",
                 ));
             }
+            let prepared = prepared.until(fetch.cancelled());
             Ok::<_, Status>((schema, prepared.run(None).await.map_err(status)?))
         };
         let (schema, answer) = fetch.unless_cancelled(begun).await?;
@@ -211,24 +213,41 @@ pub(super) fn command(bytes: &Bytes) -> Result<Command, Status> {
     Command::try_from(message).map_err(|error| unreadable(error.to_string()))
 }
 
-/// `rows` in messages, asked for one at a time.
+/// `rows` in messages, asked for one at a time. If there are none, a batch of no rows comes after the schema: the JDBC driver names the
+/// columns of an answer twice otherwise.
 pub(super) fn encoded(
     schema: SchemaRef,
     rows: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
 ) -> Replies<FlightData> {
     let encoder = FlightDataEncoderBuilder::new()
-        .with_schema(schema)
+        .with_schema(schema.clone())
         .with_max_flight_data_size(MESSAGE_BYTES_TARGET)
-        .build(rows.map_err(FlightError::from));
-    encoder.map_err(Status::from).boxed()
+        .build(rows.map_err(FlightError::from))
+        .map_err(Status::from)
+        .fuse();
+    let messages = stream::unfold((encoder, 0_usize), move |(mut encoder, sent)| {
+        let schema = schema.clone();
+        async move {
+            let message = match encoder.next().await {
+                None if sent == 1 => without_rows(&schema),
+                next => next?,
+            };
+            Some((message, (encoder, sent + 1)))
+        }
+    });
+    messages.boxed()
+}
+
+/// The message of a batch of no rows, which the encoder leaves out.
+fn without_rows(schema: &SchemaRef) -> Result<FlightData, Status> {
+    let messages = batches_to_flight_data(schema, vec![RecordBatch::new_empty(schema.clone())]);
+    let batch = messages.map_err(|error| unencoded(&error))?.pop();
+    batch.ok_or_else(|| Status::internal("encode an answer: no message for a batch"))
 }
 
 /// What a client is told about an answer before it fetches it.
 pub(super) fn info(plan: Plan) -> Result<FlightInfo, Status> {
-    let versions = plan.versions.iter().map(
-        |table| serde_json::json!({ "table": table.table, "version": table.version, "cloud": table.cloud }),
-    );
-    let read = serde_json::json!({ "versions": versions.collect::<Vec<_>>() });
+    let read = serde_json::json!({ "versions": versions_json(&plan.versions) });
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(plan.ticket));
     let info = FlightInfo::new().try_with_schema(&plan.schema).map_err(|error| unencoded(&error))?;
     Ok(info.with_endpoint(endpoint).with_ordered(true).with_app_metadata(read.to_string()))

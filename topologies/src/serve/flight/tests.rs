@@ -14,8 +14,8 @@ use arrow_flight::sql::{
     CommandStatementQuery, ProstMessageExt, SqlInfo,
 };
 use arrow_flight::{
-    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightDescriptor, FlightInfo,
-    IpcMessage, Ticket,
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Criteria, Empty, FlightDescriptor,
+    FlightInfo, IpcMessage, Ticket,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -221,6 +221,32 @@ async fn a_ticket_is_of_use_as_it_is_and_to_nobody_else() {
     let refused = bo.do_action(cancel).await.map(|_| ()).unwrap_err();
     assert_eq!(code(refused).0, Code::InvalidArgument);
     assert_eq!(text(&fetch(&mut ana, &info).await), "x; 14", "nobody else cancels it");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_said_to_a_stranger() {
+    let clouds = History::good().store(1).await;
+    let mut served = Served::start(&engine_with_callers(&clouds)).await;
+    let stranger = served.client.inner_mut();
+    let nothing = || FlightDescriptor::new_cmd(Bytes::new());
+    let refused = [
+        stranger.list_actions(Empty {}).await.map(|_| ()),
+        stranger.list_flights(Criteria::default()).await.map(|_| ()),
+        stranger.get_flight_info(nothing()).await.map(|_| ()),
+        stranger.poll_flight_info(nothing()).await.map(|_| ()),
+        stranger.get_schema(nothing()).await.map(|_| ()),
+        stranger.do_get(Ticket::new(Bytes::new())).await.map(|_| ()),
+        stranger.do_action(Action::new("Nothing", Bytes::new())).await.map(|_| ()),
+        stranger.do_put(stream::empty()).await.map(|_| ()),
+        stranger.do_exchange(stream::empty()).await.map(|_| ()),
+        stranger.handshake(stream::empty()).await.map(|_| ()),
+    ];
+    for (at, refused) in refused.into_iter().enumerate() {
+        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated, "{at}");
+    }
+    served.client.set_token(ANA.to_owned());
+    assert_eq!(query(&mut served.client, "SELECT 1 AS one").await, "one; 1");
     served.stop().await;
 }
 
@@ -467,6 +493,23 @@ async fn a_query_is_cancelled_before_and_while_its_rows_come() {
         assert_eq!(ended.0, Code::Cancelled, "{}", ended.1);
     }
     assert_eq!(query(client, "SELECT 1 AS one").await, "one; 1");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_query_gives_its_place_back_although_nobody_reads() {
+    let clouds = History::good().store(1).await;
+    let mut served =
+        Served::start(&engine_for(&clouds, "  limits: { running: 1, waiting: 1, time: 10m }\n")).await;
+    let info = served.client.execute(LONG.to_owned(), None).await.unwrap();
+    let mut rows = served.client.do_get(ticket(&info)).await.unwrap();
+    assert!(rows.try_next().await.unwrap().is_some_and(|batch| batch.num_rows() > 0));
+    let cancel = Action::new("CancelFlightInfo", CancelFlightInfoRequest::new(info).encode_to_vec());
+    let mut other = connect(&served.address).await;
+    other.do_action(cancel).await.unwrap().message().await.unwrap().unwrap();
+    assert_eq!(query(&mut other, "SELECT 1 AS one").await, "one; 1");
+    drop(rows);
+    drop(other);
     served.stop().await;
 }
 

@@ -54,7 +54,8 @@ async fn a_query_is_counted_and_gives_its_place_back_at_its_end() {
     {
         let rows = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::iter(batches)));
         let (gate, metrics) = (Gate::new(&limits()), Metrics::new("t"));
-        let mut rows = Counted::new(rows, metrics.begin(), gate.enter(soon()).await.unwrap());
+        let place = gate.enter(soon()).await.unwrap();
+        let mut rows = Counted::new(rows, metrics.begin(), place, std::future::pending());
         let mut found = 0;
         while let Some(batch) = rows.next().await {
             found += batch.map_or(0, |batch| batch.num_rows());
@@ -64,5 +65,34 @@ async fn a_query_is_counted_and_gives_its_place_back_at_its_end() {
         let text = metrics.render();
         assert!(text.contains(&format!("queries_total{{outcome=\"{outcome}\",topology=\"t\"}} 1")), "{text}");
         assert!(text.contains(&format!("answer_rows_total{{topology=\"t\"}} {seen}")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_ends_early_whether_somebody_asks_for_rows_or_not() {
+    let schema: SchemaRef = Schema::new(vec![Field::new("x", DataType::Int64, false)]).into();
+    for is_asked in [false, true] {
+        let rows = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::pending()));
+        let (gate, metrics) = (Gate::new(&limits()), Metrics::new("t"));
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let place = gate.enter(soon()).await.unwrap();
+        let mut rows = Counted::new(rows, metrics.begin(), place, async move { ended.await.unwrap() });
+        let over = ("too_much", DataFusionError::ResourcesExhausted("time".into()));
+        let first = match is_asked {
+            false => {
+                end.send(over).unwrap();
+                // It comes back although the rows are held and nobody asks for one.
+                drop(gate.enter(soon()).await.unwrap());
+                rows.next().await
+            }
+            // The one that waits is told.
+            true => tokio::join!(rows.next(), async { end.send(over).unwrap() }).0,
+        };
+        assert!(first.unwrap().unwrap_err().to_string().contains("time"));
+        assert!(rows.next().await.is_none());
+        drop(rows);
+        let text = metrics.render();
+        assert!(text.contains("queries_total{outcome=\"too_much\",topology=\"t\"} 1"), "{text}");
+        assert!(text.contains("queries_running{topology=\"t\"} 0"), "{text}");
     }
 }

@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use datafusion::common::{ParamValues, ScalarValue};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Problem, body_of, caller, columns};
 use crate::query::{Answer, RowsFormat, TableVersion};
-use crate::serve::{Engine, Question, Refusal};
+use crate::serve::{Engine, Question, Refusal, versions_json};
 use crate::spec::units::HumanDuration;
 
 /// The header that says which versions an answer is of: `table=version@cloud`, several separated by commas.
@@ -206,13 +206,9 @@ impl Pieces {
     fn new(answer: Answer, versions: &[TableVersion], format: Format) -> Self {
         let (head, tail) = match format {
             Format::Json => {
-                let versions: Vec<Value> = versions
-                    .iter()
-                    .map(|read| json!({ "table": read.table, "version": read.version, "cloud": read.cloud }))
-                    .collect();
                 let columns = columns(&answer.schema());
-                let head =
-                    format!("{{\"columns\":{columns},\n\"versions\":{},\n\"rows\":", Value::from(versions));
+                let versions = versions_json(versions);
+                let head = format!("{{\"columns\":{columns},\n\"versions\":{versions},\n\"rows\":");
                 (Some(head), Some("}\n"))
             }
             Format::Csv | Format::Arrow => (None, None),
@@ -234,6 +230,8 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn accepted(values: &[&str]) -> Option<Format> {

@@ -2,13 +2,12 @@
 
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::ReadyForQuery;
-use tokio_util::sync::CancellationToken;
 
-use super::Cancelable;
 use super::failure::{Failure, Trouble, code};
-use super::frontend::Frontend;
+use super::frontend::{CALL, Frontend, QUERY, SYNC, TERMINATE};
 use super::session::Session;
 use super::wire::{Input, Output};
+use super::{Cancelable, Shared};
 
 /// Answers messages until the client or the server ends it; what is being answered when the server is to stop is answered first.
 pub(super) async fn converse(
@@ -16,25 +15,30 @@ pub(super) async fn converse(
     mut output: Output,
     mut session: Session,
     cancelable: &Cancelable,
-    shutdown: &CancellationToken,
+    shared: &Shared,
 ) -> Result<(), Trouble> {
     // After an error among the messages of a prepared statement, all up to the next `Sync` are passed over.
     let mut is_skipping = false;
     loop {
         let received = tokio::select! {
             biased;
-            () = shutdown.cancelled() => Err(stopping().into()),
-            received = input.next() => received,
+            () = shared.shutdown.cancelled() => Err(stopping().into()),
+            received = tokio::time::timeout(shared.idle_time_max, input.next()) => {
+                received.unwrap_or_else(|_| Err(idle().into()))
+            }
         };
         let (tag, body) = match received {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(()),
             Err(trouble) => return farewell(&mut output, trouble).await,
         };
-        let is_simple = tag == b'Q';
+        if is_skipping && !matches!(tag, SYNC | TERMINATE) {
+            continue;
+        }
+        // Nobody sends `Sync` behind these.
+        let is_alone = matches!(tag, QUERY | CALL);
         let answered = match Frontend::decode(tag, body) {
             Ok(Frontend::Terminate) => return Ok(()),
-            Ok(message) if is_skipping && message != Frontend::Sync => continue,
             Ok(message) => {
                 is_skipping = false;
                 let cancelled = cancelable.begin();
@@ -58,7 +62,7 @@ pub(super) async fn converse(
             Err(Trouble::Failed(failure)) if !failure.is_fatal => {
                 session.failed();
                 output.put(&failure.message());
-                if is_simple {
+                if is_alone {
                     output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(session.status())));
                 } else {
                     is_skipping = true;
@@ -85,6 +89,10 @@ async fn answer(session: &mut Session, message: Frontend, output: &mut Output) -
 
 fn stopping() -> Failure {
     Failure::fatal(code::SHUTDOWN, "terminating connection due to administrator command: the server stops")
+}
+
+fn idle() -> Failure {
+    Failure::fatal(code::IDLE, "terminating connection due to idle-session timeout: connect again")
 }
 
 /// Tells the client why this is the end.

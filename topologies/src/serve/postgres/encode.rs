@@ -18,20 +18,13 @@ use arrow::datatypes::{
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
     UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
-use arrow::json::writer::{EncoderOptions, make_encoder};
+use arrow::json::writer::make_encoder;
 use bytes::{BufMut, BytesMut};
 use pgwire::api::Type;
 
 use super::failure::{Failure, code};
-use super::types::type_of;
-
-/// Days from 1970 to 2000, where PostgreSQL's calendar has its zero.
-const EPOCH_DAYS: i64 = 10_957;
-const DAY_US: i64 = 86_400_000_000;
-/// The first day of PostgreSQL's calendar, in days since 1970, and the first one after it.
-const DAYS: (i64, i64) = (-2_440_588, 2_145_042_906);
-/// The first microsecond of PostgreSQL's timestamps since 2000, and the first one after them.
-const TIMESTAMPS_US: (i64, i64) = (-211_813_488_000_000_000, 9_223_371_331_200_000_000);
+use super::types::{DAY_US, DAYS, EPOCH_DAYS, TIMESTAMPS_US, type_of};
+use crate::query::json_options;
 
 /// Columns that [`encode`] can write: without dictionaries, and with JSON for what has no type of its own.
 pub(super) fn prepare(batch: &RecordBatch) -> Result<RecordBatch, Failure> {
@@ -84,7 +77,7 @@ fn element_of(element: &FieldRef, data_type: DataType) -> Field {
 
 /// The values of a column as JSON, in the form of `isobar query --format json`.
 fn json(field: &FieldRef, column: &ArrayRef) -> Result<ArrayRef, Failure> {
-    let options = EncoderOptions::default().with_explicit_nulls(true);
+    let options = json_options();
     let mut encoder = make_encoder(field, column, &options).map_err(|error| unwritable(field, &error))?;
     let (mut texts, mut text) = (LargeStringBuilder::new(), Vec::new());
     for row in 0..column.len() {
@@ -409,7 +402,7 @@ fn date_text(days: i64, out: &mut BytesMut) -> &'static str {
 }
 
 fn date(days: i64, is_binary: bool, out: &mut BytesMut) -> Result<(), Failure> {
-    if days < DAYS.0 || days >= DAYS.1 {
+    if !DAYS.contains(&days) {
         return Err(beyond("date"));
     }
     if is_binary {
@@ -441,8 +434,7 @@ fn time(us: i64, is_binary: bool, out: &mut BytesMut) {
 
 fn timestamp(us: i64, has_zone: bool, is_binary: bool, out: &mut BytesMut) -> Result<(), Failure> {
     let since_2000 = us.checked_sub(EPOCH_DAYS * DAY_US);
-    let is_inside = |us: &i64| *us >= TIMESTAMPS_US.0 && *us < TIMESTAMPS_US.1;
-    let since_2000 = since_2000.filter(is_inside).ok_or_else(|| beyond("timestamp"))?;
+    let since_2000 = since_2000.filter(|us| TIMESTAMPS_US.contains(us)).ok_or_else(|| beyond("timestamp"))?;
     if is_binary {
         out.put_i64(since_2000);
         return Ok(());

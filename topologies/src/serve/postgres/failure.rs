@@ -5,6 +5,8 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::ErrorResponse;
 
 use super::super::Refusal;
+use crate::error::Error;
+use crate::query::limit_of;
 
 /// Codes of <https://www.postgresql.org/docs/16/errcodes-appendix.html>.
 pub(super) mod code {
@@ -12,7 +14,9 @@ pub(super) mod code {
     pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";
     pub(crate) const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub(crate) const DATA_EXCEPTION: &str = "22000";
+    pub(crate) const OUT_OF_RANGE: &str = "22003";
     pub(crate) const DATETIME_OVERFLOW: &str = "22008";
+    pub(crate) const DIVISION_BY_ZERO: &str = "22012";
     pub(crate) const INVALID_PARAMETER_VALUE: &str = "22023";
     pub(crate) const NOT_IN_REPERTOIRE: &str = "22021";
     pub(crate) const INVALID_TEXT: &str = "22P02";
@@ -30,8 +34,10 @@ pub(super) mod code {
     pub(crate) const SYNTAX_OR_ACCESS: &str = "42000";
     pub(crate) const FORBIDDEN: &str = "42501";
     pub(crate) const SYNTAX_ERROR: &str = "42601";
+    pub(crate) const AMBIGUOUS_COLUMN: &str = "42702";
     pub(crate) const UNDEFINED_COLUMN: &str = "42703";
     pub(crate) const UNDEFINED_OBJECT: &str = "42704";
+    pub(crate) const GROUPING: &str = "42803";
     pub(crate) const UNDEFINED_FUNCTION: &str = "42883";
     pub(crate) const UNDEFINED_TABLE: &str = "42P01";
     pub(crate) const DUPLICATE_STATEMENT: &str = "42P05";
@@ -42,6 +48,7 @@ pub(super) mod code {
     pub(crate) const PROGRAM_LIMIT: &str = "54000";
     pub(crate) const CANCELED: &str = "57014";
     pub(crate) const SHUTDOWN: &str = "57P01";
+    pub(crate) const IDLE: &str = "57P05";
     pub(crate) const INTERNAL: &str = "XX000";
 }
 
@@ -97,8 +104,8 @@ impl From<Refusal> for Failure {
 /// A query of the catalog; those of tables go through [`Refusal`].
 impl From<DataFusionError> for Failure {
     fn from(error: DataFusionError) -> Self {
-        if let DataFusionError::ResourcesExhausted(_) = error.find_root() {
-            return Self::new(code::OUT_OF_MEMORY, error.strip_backtrace());
+        if let Some(Error::Limit { limit, message }) = limit_of(&error) {
+            return Self::new(code_of_limit(limit), message);
         }
         let message = error.strip_backtrace();
         Self::new(code_of(&message), message)
@@ -113,7 +120,11 @@ fn code_of(message: &str) -> &'static str {
     } else if has("ParserError") || has("TokenizerError") {
         code::SYNTAX_ERROR
     } else if message.starts_with("the query failed") {
-        code::DATA_EXCEPTION
+        code_of_value(message)
+    } else if has("Ambiguous reference") {
+        code::AMBIGUOUS_COLUMN
+    } else if has("must be in GROUP BY") {
+        code::GROUPING
     } else if has("No field named") {
         code::UNDEFINED_COLUMN
     } else if has("Invalid function") {
@@ -122,6 +133,19 @@ fn code_of(message: &str) -> &'static str {
         code::UNDEFINED_TABLE
     } else {
         code::SYNTAX_OR_ACCESS
+    }
+}
+
+/// What is wrong with a value, as arrow says it.
+fn code_of_value(message: &str) -> &'static str {
+    if message.contains("Divide by zero") {
+        code::DIVISION_BY_ZERO
+    } else if message.contains("Arithmetic overflow") {
+        code::OUT_OF_RANGE
+    } else if message.contains("Cannot cast string") {
+        code::INVALID_TEXT
+    } else {
+        code::DATA_EXCEPTION
     }
 }
 

@@ -7,6 +7,12 @@ use bytes::{Buf, Bytes};
 
 use super::failure::{Failure, code};
 
+/// Tags of messages.
+pub(super) const QUERY: u8 = b'Q';
+pub(super) const CALL: u8 = b'F';
+pub(super) const SYNC: u8 = b'S';
+pub(super) const TERMINATE: u8 = b'X';
+
 /// A message of a client that is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frontend {
@@ -55,7 +61,7 @@ impl Frontend {
     pub(super) fn decode(tag: u8, body: Bytes) -> Result<Self, Failure> {
         let mut body = Body(body);
         let message = match tag {
-            b'Q' => Self::Query(body.text()?),
+            QUERY => Self::Query(body.text()?),
             b'P' => Self::Parse { statement: body.text()?, sql: body.text()?, types: body.list(Body::u32)? },
             b'B' => Self::Bind {
                 portal: body.text()?,
@@ -72,11 +78,11 @@ impl Frontend {
             },
             b'C' => Self::Close(body.target()?),
             b'H' => Self::Flush,
-            b'S' => Self::Sync,
-            b'X' => Self::Terminate,
+            SYNC => Self::Sync,
+            TERMINATE => Self::Terminate,
             b'p' => Self::Password(body.text()?),
             b'd' | b'c' | b'f' => return Ok(Self::Copy),
-            b'F' => return Ok(Self::Call),
+            CALL => return Ok(Self::Call),
             _ => return Err(Failure::malformed("there is no such kind")),
         };
         if body.0.has_remaining() {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `opening.rs` | TLS, who asks, and what both sides tell each other before the first query |
 //! | `conversation.rs` | one message after the other, until it ends; cancelling |
-//! | `session.rs` | what statements, portals and transactions mean |
+//! | `session.rs`, `session/` | what statements, portals and transactions mean |
 //! | `statement.rs` | telling queries from statements about the session |
 //! | `catalog/` | `pg_catalog` and `information_schema`, as far as clients need them |
 //! | `encode.rs`, `parameters.rs`, `types.rs` | values, both ways |
@@ -58,6 +58,10 @@ use crate::spec::Topology;
 
 /// Most connections at a time.
 const CONNECTIONS_MAX: usize = 500;
+/// Further ones at a time, which cancel queries or are told that there are too many.
+const FURTHER_MAX: usize = 100;
+/// How long a client may say nothing. One that is gone without a word must not have a place for ever.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 /// How long a client may take to say who it is.
 const OPENING_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no more connections to give.
@@ -69,6 +73,8 @@ const PROTOCOL_NAME: &[u8] = b"postgresql";
 struct Shared {
     engine: Engine,
     tls: Option<TlsAcceptor>,
+    needs_tls: bool,
+    idle_time_max: Duration,
     cancels: Arc<Cancels>,
     shutdown: CancellationToken,
 }
@@ -90,28 +96,48 @@ impl Server {
         let cannot = |error| Error::Configuration(format!("cannot listen on --postgres {listen}: {error}"));
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let serving = serve(listener, self.engine.clone(), tls, self.shutdown.clone());
+        let needs_tls = topology.serve.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        let terms = Terms { tls, needs_tls, ..Terms::default() };
+        let serving = serve(listener, self.engine.clone(), terms, self.shutdown.clone());
         self.listeners.push(tokio::spawn(serving));
         Ok(address)
     }
 }
 
+/// On which terms clients connect.
+struct Terms {
+    tls: Option<Arc<ServerConfig>>,
+    /// Nobody connects without TLS: clients show a certificate.
+    needs_tls: bool,
+    /// How long a client may say nothing.
+    idle_time_max: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { tls: None, needs_tls: false, idle_time_max: IDLE_TIME_MAX }
+    }
+}
+
 /// Speaks the protocol on `listener` until `shutdown`, over TLS if there is a configuration for it, and then until what is being
 /// answered has been.
-async fn serve(
-    listener: TcpListener,
-    engine: Engine,
-    tls: Option<Arc<ServerConfig>>,
-    shutdown: CancellationToken,
-) {
-    let tls = tls.map(|configuration| {
+async fn serve(listener: TcpListener, engine: Engine, terms: Terms, shutdown: CancellationToken) {
+    let tls = terms.tls.map(|configuration| {
         let mut configuration = (*configuration).clone();
         // That of HTTP would make TLS fail for clients that name this one, as libpq 17 does.
         configuration.alpn_protocols = vec![PROTOCOL_NAME.to_vec()];
         TlsAcceptor::from(Arc::new(configuration))
     });
-    let shared = Arc::new(Shared { engine, tls, cancels: Arc::default(), shutdown: shutdown.clone() });
+    let shared = Arc::new(Shared {
+        engine,
+        tls,
+        needs_tls: terms.needs_tls,
+        idle_time_max: terms.idle_time_max,
+        cancels: Arc::default(),
+        shutdown: shutdown.clone(),
+    });
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let further = Arc::new(Semaphore::new(FURTHER_MAX));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -121,10 +147,13 @@ async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let place = places.clone().try_acquire_owned().ok();
+                let place = places.clone().try_acquire_owned();
+                let has_place = place.is_ok();
+                // Beyond all bounds, there is no answer either.
+                let Ok(place) = place.or_else(|_| further.clone().try_acquire_owned()) else { continue };
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    opening::connected(stream, peer, &shared, place.is_some()).await;
+                    opening::connected(stream, peer, &shared, has_place).await;
                     drop(place);
                 });
             }

@@ -34,7 +34,7 @@ pub(super) async fn connected(stream: TcpStream, peer: SocketAddr, shared: &Shar
     let ended = match opened {
         Ok(Ok(Some(opened))) => {
             let Opened { input, output, session, cancelable } = opened;
-            converse(input, output, session, &cancelable, &shared.shutdown).await
+            converse(input, output, session, &cancelable, shared).await
         }
         Ok(Ok(None)) => Ok(()),
         Ok(Err(trouble)) => Err(trouble),
@@ -188,6 +188,11 @@ impl Startup {
         if !circumstances.has_place {
             return Err(Failure::new(code::TOO_MANY_CONNECTIONS, "sorry, too many clients already").into());
         }
+        if shared.needs_tls && !circumstances.is_secure {
+            let message =
+                "clients show a certificate here: connect with TLS (sslmode=require, sslcert, sslkey)";
+            return Err(Failure::new(code::NOT_AUTHORIZED, message).into());
+        }
         if self.settings.iter().any(|(name, value)| name == "replication" && !is_off(value)) {
             return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, "replication is not supported here").into());
         }
@@ -258,8 +263,8 @@ async fn authenticated(
     shared: &Shared,
     is_secure: bool,
 ) -> Result<(Caller, Option<String>), Trouble> {
-    if let Ok(caller) = shared.engine.authenticate(None).await {
-        return Ok((caller, None));
+    if shared.engine.is_open() {
+        return Ok((shared.engine.authenticate(None).await?, None));
     }
     if !is_secure && !peer.ip().to_canonical().is_loopback() {
         let how = if shared.tls.is_some() {

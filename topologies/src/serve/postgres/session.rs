@@ -1,29 +1,29 @@
 //! What the messages of a client mean: statements, portals, transactions.
 
+mod commands;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use bytes::{BufMut, Bytes};
+use arrow::datatypes::{DataType, SchemaRef};
+use bytes::Bytes;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::error::DataFusionError;
 use pgwire::api::Type;
 use pgwire::messages::PgWireBackendMessage;
-use pgwire::messages::data::{DataRow, NoData, ParameterDescription, RowDescription};
+use pgwire::messages::data::{NoData, ParameterDescription, RowDescription};
 use pgwire::messages::extendedquery::{BindComplete, CloseComplete, ParseComplete, PortalSuspended};
-use pgwire::messages::response::{
-    CommandComplete, EmptyQueryResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
-};
-use pgwire::messages::startup::ParameterStatus;
+use pgwire::messages::response::{CommandComplete, EmptyQueryResponse, ReadyForQuery, TransactionStatus};
 
+use self::commands::columns_of;
 use super::super::{Caller, Engine, Prepared, Question, Refusal};
 use super::catalog::{self, Surroundings};
 use super::failure::{Failure, Trouble, code};
 use super::frontend::{Frontend, Target};
 use super::parameters::{decode, null_of, type_with};
 use super::rows::Rows;
-use super::settings::{Settings, unknown};
+use super::settings::Settings;
 use super::statement::{Kind, Token, arrays, kind_of, parameters, split, tokens};
 use super::types::{description, type_of};
 use super::wire::Output;
@@ -31,14 +31,14 @@ use crate::query::TableVersion;
 
 /// Most prepared statements of a session.
 const STATEMENTS_MAX: usize = 1_000;
+/// Most bytes of their texts.
+const STATEMENTS_BYTES_MAX: usize = 4 << 20;
 /// Most portals of a session.
 const PORTALS_MAX: usize = 100;
 /// Most bytes of the values in the portals of a session.
-const VALUES_BYTES_MAX: usize = 64 << 20;
+const VALUES_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of the name of a statement or portal.
 const NAME_BYTES_MAX: usize = 1_000;
-/// Most savepoints of a transaction.
-const SAVEPOINTS_MAX: usize = 1_000;
 
 /// One client's.
 pub(super) struct Session {
@@ -123,6 +123,10 @@ struct Open {
     /// The versions at which tables were first seen.
     versions: BTreeMap<String, u64>,
     savepoints: Vec<String>,
+    /// Those at its beginning, which come back if it is not committed.
+    settings: Settings,
+    /// What was set for the transaction only, with what was set before.
+    local: BTreeMap<String, Option<String>>,
 }
 
 /// A query that runs.
@@ -172,6 +176,8 @@ impl Session {
             Transaction::Open(open) => Transaction::Failed(open),
             other => other,
         };
+        // Nothing can be fetched from them any more, and their queries must not wait for the end.
+        self.portals.clear();
     }
 
     /// Answers one message. If this is dropped on the way, the session can go on.
@@ -200,10 +206,6 @@ impl Session {
             Frontend::Flush => output.flush().await,
             Frontend::Sync => {
                 self.fresh = None;
-                if matches!(self.transaction, Transaction::None) {
-                    // Each portal lives in a transaction, here in one of its own that ends now.
-                    self.portals.clear();
-                }
                 self.ready(output).await
             }
             // What is left of a copy that was refused.
@@ -216,6 +218,10 @@ impl Session {
     }
 
     async fn ready(&mut self, output: &mut Output) -> Result<(), Trouble> {
+        if matches!(self.transaction, Transaction::None) {
+            // Each portal lives in a transaction, here in one of its own that ends now.
+            self.portals.clear();
+        }
         output.put(&PgWireBackendMessage::ReadyForQuery(ReadyForQuery::new(self.status())));
         output.flush().await
     }
@@ -273,6 +279,14 @@ impl Session {
         }
         if self.statements.len() >= STATEMENTS_MAX && !self.statements.contains_key(&name) {
             let message = format!("a session has at most {STATEMENTS_MAX} prepared statements: close some");
+            return Err(Failure::new(code::CONFIGURED_LIMIT, message).into());
+        }
+        let others = self.statements.iter().filter(|(other, _)| **other != name);
+        if others.map(|(_, statement)| statement.sql.len()).sum::<usize>() + sql.len() > STATEMENTS_BYTES_MAX
+        {
+            let message = format!(
+                "the prepared statements of a session have at most {STATEMENTS_BYTES_MAX} bytes: close some"
+            );
             return Err(Failure::new(code::CONFIGURED_LIMIT, message).into());
         }
         let declared = types.iter().map(|oid| type_with(*oid)).collect::<Result<Vec<_>, _>>()?;
@@ -518,138 +532,6 @@ impl Session {
     fn surroundings(&self) -> Surroundings {
         Surroundings { process: self.process, settings: self.settings.all() }
     }
-
-    // ------------------------------------------------------------ about the session
-
-    /// After an error in a transaction, nothing but its end.
-    fn allowed(&self, kind: &Kind) -> Result<(), Failure> {
-        match (&self.transaction, kind) {
-            (Transaction::Failed(_), Kind::Commit | Kind::Rollback | Kind::RollbackTo(_)) => Ok(()),
-            (Transaction::Failed(_), _) => Err(Failure::new(
-                code::FAILED_TRANSACTION,
-                "current transaction is aborted, commands ignored until end of transaction block",
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// Obeys a statement that is no query.
-    fn command(&mut self, kind: &Kind, output: &mut Output) -> Result<(), Failure> {
-        match kind {
-            Kind::Query => return Err(Failure::new(code::INTERNAL, "a query is no command")),
-            Kind::Begin => {
-                match self.transaction {
-                    Transaction::None => self.transaction = Transaction::Open(Open::default()),
-                    _ => warn(output, code::ACTIVE_TRANSACTION, "there is already a transaction in progress"),
-                }
-                complete(output, "BEGIN");
-            }
-            Kind::Commit | Kind::Rollback => {
-                let tag = match (&self.transaction, kind) {
-                    (Transaction::Open(_), Kind::Commit) => "COMMIT",
-                    (Transaction::None, _) => {
-                        warn(output, code::NO_TRANSACTION, "there is no transaction in progress");
-                        if *kind == Kind::Commit { "COMMIT" } else { "ROLLBACK" }
-                    }
-                    _ => "ROLLBACK",
-                };
-                self.transaction = Transaction::None;
-                self.portals.clear();
-                complete(output, tag);
-            }
-            Kind::Savepoint(name) => {
-                let Transaction::Open(open) = &mut self.transaction else { return Err(outside("SAVEPOINT")) };
-                if open.savepoints.len() >= SAVEPOINTS_MAX {
-                    let message = format!("a transaction has at most {SAVEPOINTS_MAX} savepoints");
-                    return Err(Failure::new(code::CONFIGURED_LIMIT, message));
-                }
-                open.savepoints.push(name.clone());
-                complete(output, "SAVEPOINT");
-            }
-            Kind::Release(name) => {
-                let Transaction::Open(open) = &mut self.transaction else {
-                    return Err(outside("RELEASE SAVEPOINT"));
-                };
-                let at = open.savepoint(name)?;
-                open.savepoints.truncate(at);
-                complete(output, "RELEASE");
-            }
-            Kind::RollbackTo(name) => {
-                let open = match &mut self.transaction {
-                    Transaction::Open(open) | Transaction::Failed(open) => open,
-                    Transaction::None => return Err(outside("ROLLBACK TO SAVEPOINT")),
-                };
-                let at = open.savepoint(name)?;
-                open.savepoints.truncate(at + 1);
-                // There is nothing to undo.
-                self.transaction = Transaction::Open(std::mem::take(open));
-                complete(output, "ROLLBACK");
-            }
-            Kind::Set { name, value } => {
-                let reported = self.settings.set(name, value)?;
-                report(output, reported);
-                complete(output, "SET");
-            }
-            Kind::Show(name) => self.show(name.as_deref(), output)?,
-            Kind::Reset(name) => {
-                match name {
-                    Some(name) => report(output, self.settings.reset(name)?),
-                    None => report(output, self.settings.reset_all()),
-                }
-                complete(output, "RESET");
-            }
-            Kind::Discard => {
-                if !matches!(self.transaction, Transaction::None) {
-                    let message = "DISCARD ALL cannot run inside a transaction block";
-                    return Err(Failure::new(code::ACTIVE_TRANSACTION, message));
-                }
-                self.statements.clear();
-                self.portals.clear();
-                report(output, self.settings.reset_all());
-                complete(output, "DISCARD ALL");
-            }
-            Kind::Deallocate(None) => {
-                self.statements.clear();
-                complete(output, "DEALLOCATE ALL");
-            }
-            Kind::Deallocate(Some(name)) => {
-                self.statement(name)?;
-                self.statements.remove(name);
-                complete(output, "DEALLOCATE");
-            }
-            Kind::Harmless(tag) => complete(output, tag),
-            Kind::Writes(word) => {
-                let message =
-                    format!("cannot execute {word} in a read-only transaction: nothing can be changed here");
-                return Err(Failure::new(code::READ_ONLY, message));
-            }
-            Kind::Missing(what) => {
-                return Err(Failure::new(code::FEATURE_NOT_SUPPORTED, format!("not supported here: {what}")));
-            }
-        }
-        Ok(())
-    }
-
-    fn show(&self, name: Option<&str>, output: &mut Output) -> Result<(), Failure> {
-        match name {
-            Some(name) => {
-                let value = self.settings.show(name).ok_or_else(|| unknown(name))?;
-                row(output, &[&value]);
-            }
-            None => {
-                self.settings.all().iter().for_each(|(name, value)| row(output, &[name, value, ""]));
-            }
-        }
-        complete(output, "SHOW");
-        Ok(())
-    }
-}
-
-impl Open {
-    fn savepoint(&self, name: &str) -> Result<usize, Failure> {
-        let at = self.savepoints.iter().rposition(|savepoint| savepoint == name);
-        at.ok_or_else(|| Failure::new(code::NO_SAVEPOINT, format!("savepoint \"{name}\" does not exist")))
-    }
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {
@@ -693,17 +575,6 @@ fn types_of(
         .collect()
 }
 
-/// The columns of statements that are no query.
-fn columns_of(kind: &Kind) -> Option<Columns> {
-    let names: &[&str] = match kind {
-        Kind::Show(Some(name)) => &[name],
-        Kind::Show(None) => &["name", "setting", "description"],
-        _ => return None,
-    };
-    let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
-    Some(Columns::new(Arc::new(Schema::new(fields))))
-}
-
 /// Whether each of `count` values is binary; `None` if there are neither none, nor one, nor so many formats.
 fn each(formats: &[i16], count: usize) -> Option<Vec<bool>> {
     match formats {
@@ -742,39 +613,8 @@ fn complete(output: &mut Output, tag: &str) {
     output.put(&PgWireBackendMessage::CommandComplete(CommandComplete::new(tag.to_owned())));
 }
 
-fn warn(output: &mut Output, code: &str, message: &str) {
-    let fields = vec![
-        (b'S', "WARNING".to_owned()),
-        (b'V', "WARNING".to_owned()),
-        (b'C', code.to_owned()),
-        (b'M', message.to_owned()),
-    ];
-    output.put(&PgWireBackendMessage::NoticeResponse(NoticeResponse::new(fields)));
-}
-
-fn report(output: &mut Output, settings: impl IntoIterator<Item = (String, String)>) {
-    for (name, value) in settings {
-        output.put(&PgWireBackendMessage::ParameterStatus(ParameterStatus::new(name, value)));
-    }
-}
-
-/// A row of texts, which are the same in both formats.
-fn row(output: &mut Output, texts: &[&str]) {
-    let mut row = DataRow::default();
-    for text in texts {
-        row.data.put_i32(text.len() as i32);
-        row.data.put_slice(text.as_bytes());
-        row.field_count += 1;
-    }
-    output.put(&PgWireBackendMessage::DataRow(row));
-}
-
 fn no_portal(name: &str) -> Failure {
     Failure::new(code::NO_PORTAL, format!("portal \"{name}\" does not exist"))
-}
-
-fn outside(command: &str) -> Failure {
-    Failure::new(code::NO_TRANSACTION, format!("{command} can only be used in transaction blocks"))
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ const ADDED_MAX: usize = 100;
 const VALUE_BYTES_MAX: usize = 1_000;
 
 /// The settings of one session.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Settings {
     /// What was set, by name in small letters.
     set: BTreeMap<String, String>,
@@ -147,6 +147,34 @@ impl Settings {
         let names: Vec<String> = std::mem::take(&mut self.set).into_keys().collect();
         self.statement_timeout = None;
         names.iter().filter_map(|name| self.report(name)).collect()
+    }
+
+    /// The value that was set, if one was.
+    pub(super) fn own(&self, name: &str) -> Option<String> {
+        self.set.get(name).cloned()
+    }
+
+    /// These settings, but for some that are as they were `before`: set, or not.
+    pub(super) fn with(&self, before: &BTreeMap<String, Option<String>>) -> Self {
+        let mut settings = self.clone();
+        for (name, value) in before {
+            let restored = match value {
+                Some(value) => settings.set(name, value),
+                None => settings.reset(name),
+            };
+            if let Err(failure) = restored {
+                // It was not there before, and is not there any more.
+                tracing::debug!(setting = name, reason = failure.message, "setting not taken back");
+            }
+        }
+        settings
+    }
+
+    /// Puts others in the place of these; what the client must be told of it.
+    pub(super) fn replace(&mut self, others: Self) -> Vec<(String, String)> {
+        let told = self.reported();
+        *self = others;
+        self.reported().into_iter().filter(|setting| !told.contains(setting)).collect()
     }
 
     fn report(&self, name: &str) -> Option<(String, String)> {

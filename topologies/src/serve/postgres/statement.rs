@@ -183,6 +183,8 @@ pub(super) enum Kind {
     Set {
         name: String,
         value: String,
+        /// Until the end of the transaction.
+        is_local: bool,
     },
     /// One setting; `None`: all.
     Show(Option<String>),
@@ -299,8 +301,9 @@ fn whole_setting(tokens: &[Token<'_>]) -> Option<String> {
 }
 
 fn set(tokens: &[Token<'_>]) -> Kind {
-    let scope = tokens.first().is_some_and(|word| word.is("SESSION") || word.is("LOCAL"));
-    let tokens = &tokens[usize::from(scope)..];
+    let is_local = tokens.first().is_some_and(|word| word.is("LOCAL"));
+    let has_scope = is_local || tokens.first().is_some_and(|word| word.is("SESSION"));
+    let tokens = &tokens[usize::from(has_scope)..];
     let begins = |words: &[&str]| {
         words.iter().enumerate().all(|(at, word)| tokens.get(at).is_some_and(|token| token.is(word)))
     };
@@ -335,7 +338,7 @@ fn set(tokens: &[Token<'_>]) -> Kind {
             Token::Parameter(_) => return Kind::Query,
         }
     }
-    Kind::Set { name, value }
+    Kind::Set { name, value, is_local }
 }
 
 #[cfg(test)]
@@ -369,7 +372,10 @@ mod tests {
 
     #[test]
     fn statements_about_the_session_are_told_from_queries() {
-        let set = |name: &str, value: &str| Kind::Set { name: name.into(), value: value.into() };
+        let set_for = |is_local| {
+            move |name: &str, value: &str| Kind::Set { name: name.into(), value: value.into(), is_local }
+        };
+        let (set, set_local) = (set_for(false), set_for(true));
         let cases = [
             ("SELECT 1", Kind::Query),
             ("/* who */ select 1", Kind::Query),
@@ -386,7 +392,7 @@ mod tests {
             ("RELEASE SAVEPOINT sp1", Kind::Release("sp1".into())),
             ("SET extra_float_digits = 3", set("extra_float_digits", "3")),
             ("SET SESSION search_path TO \"a\", public", set("search_path", "a, public")),
-            ("set local TimeZone = 'UTC'", set("timezone", "UTC")),
+            ("set local TimeZone = 'UTC'", set_local("timezone", "UTC")),
             ("SET TIME ZONE 'Europe/Berlin'", set("timezone", "Europe/Berlin")),
             ("SET NAMES 'UTF8'", set("client_encoding", "UTF8")),
             ("SET my.setting = -1", set("my.setting", "-1")),

@@ -49,10 +49,14 @@ struct Served {
 
 impl Served {
     async fn start(engine: Engine) -> Self {
+        Self::start_on(engine, Terms::default()).await
+    }
+
+    async fn start_on(engine: Engine, terms: Terms) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, engine, None, stop.clone()));
+        let server = tokio::spawn(serve(listener, engine, terms, stop.clone()));
         Self { address, stop, server }
     }
 
@@ -212,7 +216,10 @@ async fn statements_as_text_are_answered_as_text() {
         ("COPY flights TO STDOUT", "0A000"),
         ("SELECT $1", "42P18"),
         ("SET TimeZone = 'Asia/Tokyo'", "22023"),
-        ("SELECT 1 / (x - x) FROM flights", "22000"),
+        ("SELECT 1 / (x - x) FROM flights", "22012"),
+        ("SELECT CAST(concat(month, 'x') AS BIGINT) FROM flights", "22P02"),
+        ("SELECT x FROM flights a, flights b", "42702"),
+        ("SELECT month, count(*) FROM flights", "42803"),
     ] {
         let answer = client.ask(sql).await;
         assert_eq!((field(&answer, b'C').as_str(), status(&answer)), (code, 'I'), "{sql}");
@@ -285,6 +292,100 @@ async fn after_an_error_messages_are_passed_over_until_sync() {
 }
 
 #[tokio::test]
+async fn what_was_passed_over_is_not_looked_at() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    client.parse("", "SELECT * FROM nowhere").await;
+    // No text in UTF-8; a query at once; a description of nothing.
+    client.write(Some(b'P'), b"\0\xff\0\0\0").await;
+    client.write(Some(b'Q'), b"\xff\0").await;
+    client.write(Some(b'D'), b"").await;
+    let answer = client.sync().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("EZ", "42P01"));
+    assert_eq!(values(&client.ask("SELECT 1").await), ["1"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_function_that_is_called_by_number_is_refused_at_once() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    // 1,598 is `random`. No `Sync` follows a call.
+    client.write(Some(b'F'), b"\0\0\x06\x3e\0\0\0\0\0\0").await;
+    let answer = client.until_ready().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("EZ", "0A000"));
+    assert_eq!(values(&client.ask("SELECT 1").await), ["1"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn portals_end_with_what_they_live_in() {
+    let clouds = History::good().store(1).await;
+    let served = Served::start(engine(&clouds, "{ refresh: 0s, limits: { running: 1, waiting: 0 } }")).await;
+    let mut client = served.client().await;
+    let all = "SELECT a.x FROM flights a, flights b, flights c";
+    // Of a transaction that failed.
+    client.ask("BEGIN").await;
+    client.parse("", all).await;
+    client.bind("p", "", &[]).await;
+    client.execute("p", 1).await;
+    assert_eq!(tags(&client.sync().await), "12DsZ");
+    let mut other = served.client().await;
+    assert_eq!(field(&other.ask("SELECT 1").await, b'C'), "53400", "its query has the only place");
+    assert_eq!(status(&client.ask("SELECT 1 +").await), 'E');
+    assert_eq!(values(&other.ask("SELECT 1").await), ["1"]);
+    client.ask("ROLLBACK").await;
+    // Without one, of the messages up to a query at once.
+    client.parse("", all).await;
+    client.bind("p", "", &[]).await;
+    client.execute("p", 1).await;
+    assert_eq!(tags(&client.ask("SHOW server_version").await), "12DsTDCZ");
+    assert_eq!(values(&other.ask("SELECT 1").await), ["1"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_session_keeps_is_bounded() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    let long = format!("SELECT '{}'", "x".repeat(60_000));
+    let mut refused = 0;
+    for name in 0..80 {
+        client.parse(&name.to_string(), &long).await;
+        let answer = client.sync().await;
+        if tags(&answer) == "EZ" {
+            assert_eq!(field(&answer, b'C'), "53400");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0 && refused < 80, "{refused}");
+    // One of the same name takes the place of what was there.
+    client.ask("DEALLOCATE ALL").await;
+    for _ in 0..80 {
+        client.parse("", &long).await;
+    }
+    assert_eq!(tags(&client.sync().await), "1".repeat(80) + "Z");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn hostile_questions_about_the_catalog_leave_the_server_up() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    let (sums, casts) = ("1+".repeat(30_000), "CAST(".repeat(30));
+    for (sql, codes) in [
+        (format!("SELECT {sums}1 FROM pg_class"), &["54000"][..]),
+        (format!("SELECT {casts} FROM pg_class"), &["54000", "42601"][..]),
+        ("SELECT repeat(relname, 100000000) FROM pg_class".to_owned(), &["54000"][..]),
+    ] {
+        let code = field(&client.ask(&sql).await, b'C');
+        assert!(codes.contains(&code.as_str()), "{code} {sql:.80}");
+    }
+    assert_eq!(values(&client.ask("SELECT count(*) FROM pg_namespace").await), ["3"]);
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_transaction_stays_at_the_versions_that_it_saw_first() {
     let history = History::good();
     let clouds = history.store(1).await;
@@ -308,6 +409,26 @@ async fn a_transaction_stays_at_the_versions_that_it_saw_first() {
     assert_eq!(values(&inside.ask("SELECT count(x) FROM flights VERSION AS OF 3").await), ["15"]);
     assert_eq!(status(&inside.ask("COMMIT").await), 'I');
     assert_eq!(values(&inside.ask(count).await), ["15"]);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn settings_of_a_transaction_end_with_it() {
+    let served = Served::start(open_engine(&History::good().store(1).await)).await;
+    let mut client = served.client().await;
+    let shown = "SHOW statement_timeout; SHOW application_name";
+    client.ask("SET statement_timeout = '1h'; SET application_name = 'a'").await;
+    client.ask("BEGIN; SET LOCAL statement_timeout = '1min'; SET application_name = 'b'").await;
+    assert_eq!(values(&client.ask(shown).await), ["1min", "b"]);
+    client.ask("COMMIT").await;
+    assert_eq!(values(&client.ask(shown).await), ["1h", "b"]);
+    client.ask("BEGIN; SET statement_timeout = 0; SET LOCAL application_name = 'c'").await;
+    // The client is told that it is what it was.
+    assert_eq!(tags(&client.ask("ROLLBACK").await), "SCZ");
+    assert_eq!(values(&client.ask(shown).await), ["1h", "b"]);
+    assert_eq!(tags(&client.ask("SET LOCAL statement_timeout = 0").await), "NCZ");
+    assert_eq!(tags(&client.ask("BEGIN; SET LOCAL my.own = 1; RESET my.own; COMMIT").await), "CCCCZ");
+    assert_eq!(values(&client.ask(shown).await), ["1h", "b"]);
     served.stop().await;
 }
 
@@ -396,6 +517,43 @@ async fn a_token_is_a_password() {
     client.read().await.unwrap();
     let answer = client.ask("SELECT 1").await;
     assert_eq!((tags(&answer).as_str(), field(&answer, b'S').as_str()), ("E", "FATAL"));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn who_shows_a_token_is_not_counted_as_refused() {
+    let callers = "{ refresh: 0s, callers: { ana: { token: \"${file:token}\" } } }";
+    let engine = engine(&History::good().store(1).await, callers);
+    let served = Served::start(engine.clone()).await;
+    let mut client = Client(TcpStream::connect(served.address).await.unwrap());
+    client.startup(&[("user", "whoever")]).await;
+    client.read().await.unwrap();
+    let mut password = BytesMut::new();
+    put_text(&mut password, TOKEN);
+    client.write(Some(b'p'), &password).await;
+    assert_eq!(status(&client.until_ready().await), 'I');
+    assert!(!engine.metrics().contains("unauthenticated"), "{}", engine.metrics());
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn where_clients_show_certificates_nobody_connects_without_tls() {
+    let terms = Terms { needs_tls: true, ..Terms::default() };
+    let served = Served::start_on(open_engine(&History::good().store(1).await), terms).await;
+    let mut client = Client(TcpStream::connect(served.address).await.unwrap());
+    client.startup(&[("user", "ana")]).await;
+    let answer = client.until_ready().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("E", "28000"));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_told_to_go() {
+    let terms = Terms { idle_time_max: Duration::from_millis(1), ..Terms::default() };
+    let served = Served::start_on(open_engine(&History::good().store(1).await), terms).await;
+    let mut client = served.client().await;
+    let answer = client.until_ready().await;
+    assert_eq!((tags(&answer).as_str(), field(&answer, b'C').as_str()), ("E", "57P05"));
     served.stop().await;
 }
 

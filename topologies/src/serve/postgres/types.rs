@@ -15,9 +15,19 @@
 //!
 //! PostgreSQL's times have microseconds: what is finer is cut off.
 
+use std::ops::Range;
+
 use arrow::datatypes::{DataType, Field};
 use pgwire::api::Type;
 use pgwire::messages::data::FieldDescription;
+
+/// Days from 1970 to 2000, where PostgreSQL's calendar has its zero.
+pub(super) const EPOCH_DAYS: i64 = 10_957;
+pub(super) const DAY_US: i64 = 86_400_000_000;
+/// The first day of PostgreSQL's calendar, in days since 1970, and the first one after it.
+pub(super) const DAYS: Range<i64> = -2_440_588..2_145_042_906;
+/// The first microsecond of PostgreSQL's timestamps since 2000, and the first one after them.
+pub(super) const TIMESTAMPS_US: Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
 /// The type of the values of a column.
 pub(super) fn type_of(data_type: &DataType) -> Type {

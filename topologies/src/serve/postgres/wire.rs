@@ -15,11 +15,15 @@ use super::failure::{Failure, Trouble, code};
 pub(super) const OPENING_BYTES_MAX: usize = 10_000;
 /// Most bytes of a message afterwards: a query with its parameters.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Bytes that are read at once, at least.
+const READ_BYTES: usize = 8 << 10;
 /// Bytes that are written at once.
 pub(super) const WRITE_BYTES: usize = 64 << 10;
 /// Bytes that are read of what comes next while a query runs.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
 
+/// How long a client may take to read some of what it asked for. Its query has ended long before.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long a client may take to read the last words.
 const CLOSING_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -86,10 +90,15 @@ impl Input {
         self.buffer.advance(1);
         let mut message = self.buffer.split_to(length).freeze();
         message.advance(4);
+        if self.buffer.is_empty() {
+            // The memory of a large message goes with it.
+            self.buffer = BytesMut::new();
+        }
         Ok(Some((tag, message)))
     }
 
     async fn more(&mut self) -> Result<bool, Trouble> {
+        self.buffer.reserve(READ_BYTES);
         Ok(self.from.read_buf(&mut self.buffer).await? > 0)
     }
 
@@ -129,7 +138,9 @@ impl Output {
     /// Writes everything.
     pub(super) async fn flush(&mut self) -> Result<(), Trouble> {
         while !self.buffer.is_empty() {
-            if self.to.write_buf(&mut self.buffer).await? == 0 {
+            let written = tokio::time::timeout(WRITE_TIME_MAX, self.to.write_buf(&mut self.buffer)).await;
+            let written = written.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+            if written == 0 {
                 return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
             }
         }

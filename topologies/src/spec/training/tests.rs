@@ -34,7 +34,7 @@ fn what_is_not_said_has_its_default() {
     let [view] = request.views.as_slice() else { panic!("{:?}", request.views) };
     assert_eq!(view.dataset, "weather_hourly");
     assert_eq!((&view.keys, &view.spine_keys), (&vec!["origin".to_owned()], &vec!["origin".to_owned()]));
-    assert_eq!((&view.known_time, &view.offset, view.ttl()), (&KnownTime::IfThere, &None, None));
+    assert_eq!((&view.known_time, &view.offset, view.ttl_ms), (&KnownTime::IfThere, &None, None));
     assert_eq!(view.features[0].name, "weather_hourly__wind_speed_mph");
 }
 
@@ -46,7 +46,7 @@ fn what_is_said_counts() {
     let view = &request.views[0];
     assert_eq!((view.keys[0].as_str(), view.spine_keys[0].as_str()), ("station", "dest"));
     assert_eq!(view.features[0], Feature { column: "wind_speed_mph".into(), name: "w__wind".into() });
-    assert_eq!((view.at, view.ttl()), (Some(At::Version(7)), Some(Duration::from_secs(5400))));
+    assert_eq!((view.at, view.ttl_ms), (Some(At::Version(7)), Some(5_400_000)));
     assert_eq!(view.known_time, KnownTime::Ignored);
     let text = SET.to_owned() + "    at: 1970-01-01T00:00:01Z\n    prefix: ''\n";
     let request = resolved(&text).unwrap();

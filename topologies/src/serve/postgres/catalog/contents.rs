@@ -140,7 +140,7 @@ const RELATIONS: [(&str, &str, &str); 32] = [
     (
         STANDARD,
         "tables",
-        "table_catalog:t='isobar' table_schema:t='datasets' table_name:t table_type:t='BASE TABLE' \
+        "table_catalog:t='isobar' table_schema:t='datasets' table_name:t table_type:t \
          is_insertable_into:t='NO' is_typed:t='NO'",
     ),
     (STANDARD, "views", "table_catalog:t table_schema:t table_name:t view_definition:t check_option:t"),
@@ -456,7 +456,10 @@ impl Contents {
             "pg_type" => types(),
             "columns" => self.columns().map(|column| column.standard()).collect(),
             "schemata" => [OWN, STANDARD, CATALOG.1].map(|name| vec![("schema_name", text(name))]).into(),
-            "tables" => self.tables.values().map(|table| vec![("table_name", text(&table.name))]).collect(),
+            "tables" => {
+                let row = |name: &str| vec![("table_name", text(name)), ("table_type", text("BASE TABLE"))];
+                self.tables.values().map(|table| row(&table.name)).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use datafusion::common::exec_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use pgwire::api::Type;
@@ -17,6 +18,10 @@ pub(super) const COMMENT: &str = "isobar_comment";
 pub(super) const RELATION_NAME: &str = "isobar_relation_name";
 /// The name of a type.
 pub(super) const FORMAT_TYPE: &str = "format_type";
+/// A name as it is written in a query.
+const QUOTE_IDENT: &str = "quote_ident";
+/// Most bytes of a name that is written so: quotes double each time.
+const NAME_BYTES_MAX: usize = 10_000;
 
 /// Calls of these make a statement without tables one of the catalog's.
 const KNOWN: [&str; 23] = [
@@ -106,7 +111,31 @@ pub(super) fn all(contents: &Contents) -> Vec<ScalarUDF> {
                 }))
             }),
         ),
+        create_udf(
+            QUOTE_IDENT,
+            vec![DataType::Utf8],
+            DataType::Utf8,
+            Volatility::Immutable,
+            Arc::new(|arguments: &[ColumnarValue]| {
+                let arguments = ColumnarValue::values_to_arrays(arguments)?;
+                let names = arguments[0].as_string::<i32>();
+                if names.iter().flatten().any(|name| name.len() > NAME_BYTES_MAX) {
+                    return exec_err!("{QUOTE_IDENT}: a name has at most {NAME_BYTES_MAX} bytes");
+                }
+                texts(names.iter().map(|name| name.map(quoted)))
+            }),
+        ),
     ]
+}
+
+/// `name` in quotes, unless it means the same without.
+fn quoted(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    let is_part = |byte: u8| is_plain(byte) || byte.is_ascii_digit() || byte == b'$';
+    match name.bytes().next() {
+        Some(first) if is_plain(first) && name.bytes().all(is_part) => name.to_owned(),
+        _ => format!("\"{}\"", name.replace('"', "\"\"")),
+    }
 }
 
 fn texts(texts: impl Iterator<Item = Option<String>>) -> Result<ColumnarValue> {

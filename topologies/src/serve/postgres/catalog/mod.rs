@@ -28,38 +28,41 @@ use datafusion::catalog::{
     MemorySchemaProvider, SchemaProvider,
 };
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::prelude::SessionConfig;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{ObjectName, Query, Statement, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
-use futures::stream;
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+use futures::{TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use self::contents::Contents;
 use super::super::{Caller, Engine};
 use super::failure::{Failure, code};
 use super::statement::{Token, tokens};
-use crate::query::CATALOG;
+use crate::query::{
+    BoundedDialect, CATALOG, QueryLimits, Watch, aside, bound, check_plan, check_statement, limit_of,
+    started, too_nested,
+};
 
 /// The schema of PostgreSQL's own tables, and the standard's.
 const OWN: &str = "pg_catalog";
 const STANDARD: &str = "information_schema";
-/// How deep a statement may be nested.
+/// How deep queries and brackets may be nested.
 const DEPTH_MAX: usize = 50;
 /// Memory of one query.
 const MEMORY_BYTES: usize = 64 << 20;
 /// Longest time of one query.
 const TIME_MAX: Duration = Duration::from_secs(30);
 /// Most rows of an answer.
-const ROWS_MAX: usize = 1_000_000;
+const ROWS_MAX: u64 = 1_000_000;
 /// Queries of the catalog that run at the same time.
 static PLACES: Semaphore = Semaphore::const_new(4);
 
@@ -95,6 +98,21 @@ pub(super) async fn plan(
     if !may_be_about(sql) {
         return Ok(None);
     }
+    let watch = Watch::start(&limits());
+    let (engine, caller) = (engine.clone(), caller.clone());
+    let (surroundings, sql) = (surroundings.clone(), sql.to_owned());
+    let planned = async move { Ok(plan_for(&engine, &caller, &surroundings, &sql).await) };
+    let _place = watch.within(PLACES.acquire()).await?;
+    // How deep a statement is nested is known after it was parsed, which needs a stack for any depth.
+    aside(&watch, planned).await?
+}
+
+async fn plan_for(
+    engine: &Engine,
+    caller: &Caller,
+    surroundings: &Surroundings,
+    sql: &str,
+) -> Result<Option<Planned>, Failure> {
     let statement = match parse(sql) {
         Ok(statement) => statement,
         // The engine has a dialect of its own, and the last word on what it does not understand.
@@ -114,6 +132,21 @@ pub(super) async fn plan(
     planned(statement, &contents, surroundings).await.map(Some)
 }
 
+/// What one query of the catalog may cost. It is bounded as any other: there are few tables, and no bound to what can be asked of
+/// them.
+fn limits() -> QueryLimits {
+    QueryLimits {
+        time: Some(TIME_MAX),
+        memory_bytes_max: MEMORY_BYTES as u64,
+        spill_bytes_max: MEMORY_BYTES as u64,
+        rows_max: ROWS_MAX,
+        bytes_max: MEMORY_BYTES as u64,
+        // Nothing tells of the machine here: what is said of versions and settings is made up.
+        reveals: true,
+        ..QueryLimits::served()
+    }
+}
+
 async fn planned(
     mut statement: Statement,
     contents: &Contents,
@@ -130,10 +163,13 @@ async fn planned(
     rewrite::rewrite(query, contents, surroundings)?;
     let state = session(contents)?;
     let parsed = Parsed::Statement(Box::new(statement));
+    // It is larger now.
+    check_statement(&parsed, &limits())?;
     let plan = state.statement_to_plan(parsed).await.map_err(explained)?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     read_only.verify_plan(&plan)?;
+    check_plan(&plan, &limits())?;
     let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
     let names = schema.fields().iter().map(|field| rewrite::shown(field.name()).to_owned()).collect();
     Ok(Planned { schema, names, plan: Plan::Some(Box::new((state, plan))) })
@@ -141,7 +177,11 @@ async fn planned(
 
 /// What the planner does not understand, in a way that says whose limit it is.
 fn explained(error: DataFusionError) -> Failure {
+    let is_a_limit = limit_of(&error).is_some();
     let failure = Failure::from(error);
+    if is_a_limit {
+        return failure;
+    }
     let message =
         format!("{}\nonly what psql, drivers and BI tools ask of the catalog is there", failure.message);
     Failure { message, ..failure }
@@ -174,15 +214,18 @@ impl Planned {
             }
             Plan::Some(plan) => {
                 let (state, plan) = *plan;
-                let plan =
-                    if values.is_empty() { plan } else { plan.with_param_values(ParamValues::from(values))? };
-                let collected = tokio::time::timeout(TIME_MAX, async {
-                    let _place = PLACES.acquire().await;
-                    DataFrame::new(state, plan).limit(0, Some(ROWS_MAX))?.collect().await
-                });
-                collected.await.map_err(|_| {
-                    Failure::new(code::CANCELED, "a query of the catalog took longer than 30 seconds")
-                })??
+                let limits = limits();
+                let watch = Watch::start(&limits);
+                let plan = if values.is_empty() {
+                    plan
+                } else {
+                    let plan = plan.with_param_values(ParamValues::from(values))?;
+                    check_plan(&plan, &limits)?;
+                    plan
+                };
+                let _place = watch.within(PLACES.acquire()).await?;
+                let (rows, _) = started(state, plan, &limits, watch).await?;
+                rows.try_collect::<Vec<RecordBatch>>().await?
             }
         };
         let schema = batches.first().map_or_else(|| self.schema.clone(), RecordBatch::schema);
@@ -191,14 +234,27 @@ impl Planned {
     }
 }
 
+/// The statement that `sql` is, if it asks for no more than may be asked.
 fn parse(sql: &str) -> Result<Statement, Failure> {
     let wrong = |error: &dyn std::fmt::Display| Failure::new(code::SYNTAX_ERROR, error.to_string());
-    let parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(DEPTH_MAX);
-    let parsed = parser.try_with_sql(sql).and_then(|mut parser| parser.parse_statements());
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize_with_location();
+    let tokens = tokens.map_err(|error| wrong(&error))?;
+    let dialect = BoundedDialect::of(PostgreSqlDialect {}, tokens.len());
+    let parser = Parser::new(&dialect).with_recursion_limit(DEPTH_MAX);
+    let parsed = parser.with_tokens_with_locations(tokens).parse_statements();
+    if dialect.is_exhausted() {
+        return Err(too_nested().into());
+    }
     let mut statements = parsed.map_err(|error| wrong(&error))?;
-    match (statements.pop(), statements.is_empty()) {
-        (Some(statement), true) => Ok(statement),
-        _ => Err(wrong(&"one statement is expected")),
+    let (Some(statement), true) = (statements.pop(), statements.is_empty()) else {
+        return Err(wrong(&"one statement is expected"));
+    };
+    let parsed = Parsed::Statement(Box::new(statement));
+    // Before anything looks through it that does not expect any depth.
+    check_statement(&parsed, &limits())?;
+    match parsed {
+        Parsed::Statement(statement) => Ok(*statement),
+        _ => Err(wrong(&"a query is expected")),
     }
 }
 
@@ -314,5 +370,8 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
         .with_target_partitions(1);
     let runtime = RuntimeEnvBuilder::new().with_memory_limit(MEMORY_BYTES, 1.0);
     let runtime = runtime.build_arc().expect("nothing is opened for it");
-    SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build()
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime);
+    let session = SessionContext::new_with_state(state.with_default_features().build());
+    bound(&session);
+    session.state()
 });

@@ -10,7 +10,7 @@
 //! | columns without a name, or with one that another has | a name |
 //! | `c.*` among others | the columns |
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
@@ -32,6 +32,8 @@ use crate::query::CATALOG;
 
 /// Stands before a number in names that another column has; it cannot be typed.
 const AGAIN: char = '\u{1}';
+/// Columns that one query lists, after each `*` was replaced by what it stands for.
+const COLUMNS_MAX: usize = 2_000;
 
 /// Puts `query` in other words, everywhere in it.
 pub(super) fn rewrite(
@@ -110,8 +112,10 @@ impl VisitorMut for Rewrite<'_> {
 
     /// Before its expressions are changed, from which columns have their names.
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Failure> {
-        name_columns(select);
-        ControlFlow::Continue(())
+        match name_columns(select) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(failure) => ControlFlow::Break(failure),
+        }
     }
 
     /// Grafana asks which schemas need not be named, in a way that the planner does not know.
@@ -137,19 +141,24 @@ impl VisitorMut for Rewrite<'_> {
 }
 
 /// Gives every column a name of its own.
-fn name_columns(select: &mut Select) {
+fn name_columns(select: &mut Select) -> Result<(), Failure> {
     if select.projection.len() == 1 && !matches!(select.projection[0], SelectItem::UnnamedExpr(_)) {
-        return;
+        return Ok(());
     }
-    let mut taken = BTreeSet::new();
+    let mut taken = BTreeMap::new();
     let mut named = Vec::with_capacity(select.projection.len());
     for item in std::mem::take(&mut select.projection) {
         match columns_behind(&item, select) {
             Some(columns) => named.extend(columns.into_iter().map(|column| with_name(column, &mut taken))),
             None => named.push(with_name(item, &mut taken)),
         }
+        if named.len() > COLUMNS_MAX {
+            let message = format!("a query lists more than {COLUMNS_MAX} columns");
+            return Err(Failure::new(code::PROGRAM_LIMIT, message));
+        }
     }
     select.projection = named;
+    Ok(())
 }
 
 /// The columns that `relation.*` stands for.
@@ -175,17 +184,12 @@ fn columns_behind(item: &SelectItem, select: &Select) -> Option<Vec<SelectItem>>
     Some(columns.collect())
 }
 
-fn with_name(item: SelectItem, taken: &mut BTreeSet<String>) -> SelectItem {
+fn with_name(item: SelectItem, taken: &mut BTreeMap<String, usize>) -> SelectItem {
     if matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)) {
         return item;
     }
     let name = item_name(&item);
-    let mut unique = name.clone();
-    let mut again = 1;
-    while !taken.insert(unique.clone()) {
-        again += 1;
-        unique = format!("{name}{AGAIN}{again}");
-    }
+    let unique = unique_of(&name, taken);
     match item {
         SelectItem::UnnamedExpr(expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_)))
             if unique == name =>
@@ -197,6 +201,18 @@ fn with_name(item: SelectItem, taken: &mut BTreeSet<String>) -> SelectItem {
         }
         other => other,
     }
+}
+
+/// `name`, with a number behind it if it is taken. Names are kept with the last number.
+fn unique_of(name: &str, taken: &mut BTreeMap<String, usize>) -> String {
+    let (mut unique, mut number) = (name.to_owned(), taken.get(name).copied().unwrap_or(0));
+    while taken.contains_key(&unique) {
+        number += 1;
+        unique = format!("{name}{AGAIN}{number}");
+    }
+    taken.insert(unique.clone(), 1);
+    taken.insert(name.to_owned(), number.max(1));
+    unique
 }
 
 impl Rewrite<'_> {
@@ -380,13 +396,6 @@ impl Rewrite<'_> {
                     let oid = self.contents.oid_of_relation(text);
                     oid.map_or_else(|| cast(null(), DataType::BigInt(None)), numeric)
                 }
-                None => return Ok(None),
-            },
-            "quote_ident" => match first {
-                Some(name) => parsed(&format!(
-                    "CASE WHEN {name} ~ '^[a-z_][a-z0-9_$]*$' THEN {name} ELSE concat('\"', replace({name}, '\"', \
-                     '\"\"'), '\"') END"
-                ))?,
                 None => return Ok(None),
             },
             "parse_ident" => match first.and_then(text_of) {

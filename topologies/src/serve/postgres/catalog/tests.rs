@@ -20,7 +20,13 @@ fn contents() -> Contents {
     ];
     let table = |name: &str, fields: Vec<Field>, comment: Option<&str>| TableInfo {
         name: name.to_owned(),
-        version: TableVersion { table: name.to_owned(), version: 3, cloud: "aws".to_owned() },
+        version: TableVersion {
+            table: name.to_owned(),
+            version: 3,
+            cloud: "aws".to_owned(),
+            committed_ms: 0,
+            sha256: String::new(),
+        },
         schema: Arc::new(Schema::new(fields)),
         comment: comment.map(str::to_owned),
     };
@@ -34,7 +40,13 @@ fn surroundings() -> Surroundings {
     Surroundings { process: 7, settings: settings.into_iter().collect() }
 }
 
+/// On a thread with a stack for any statement, as [`plan`] does it.
 async fn answered(sql: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let (watch, sql) = (Watch::start(&limits()), sql.to_owned());
+    aside(&watch, async move { Ok(answer(&sql).await) }).await.unwrap()
+}
+
+async fn answer(sql: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
     let contents = contents().with_settings(&surroundings().settings);
     let planned = planned(parse(sql)?, &contents, &surroundings()).await?;
     let names = planned.names();
@@ -239,6 +251,34 @@ async fn what_is_not_there_is_an_error() {
         let failure = answered(sql).await.expect_err(sql);
         assert_eq!(failure.code, code, "{sql}: {}", failure.message);
     }
+}
+
+#[tokio::test]
+async fn names_are_written_as_in_a_query_and_do_not_grow_without_end() {
+    let sql = "SELECT quote_ident('a'), quote_ident('B c'), quote_ident('d\"'), pg_catalog.quote_ident(quote_ident('1')), \
+               quote_ident(NULL), version() IS NULL";
+    assert_eq!(rows(sql).await, [r#"a|"B c"|"d"""|"""1"""|null|false"#]);
+    let (begin, end) = ("quote_ident(".repeat(20), ")".repeat(20));
+    let failure = answered(&format!("SELECT {begin}'\"'{end}, version()")).await.unwrap_err();
+    assert!(failure.message.contains("10000 bytes"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn the_catalog_is_asked_within_limits() {
+    let sums = format!("SELECT {}1 FROM pg_class", "1+".repeat(30_000));
+    let casts = format!("SELECT {} FROM pg_class", "CAST(".repeat(30));
+    let stars = format!("SELECT {} 1 FROM pg_class c", "c.*,".repeat(500));
+    for sql in
+        [sums.as_str(), casts.as_str(), stars.as_str(), "SELECT repeat(relname, 100000000) FROM pg_class"]
+    {
+        let failure = answered(sql).await.expect_err(sql);
+        // Where brackets end too early, it depends on which of two limits the parser meets first.
+        let is_a_limit = failure.code == code::PROGRAM_LIMIT
+            || sql == casts && failure.message.to_lowercase().contains("recursion");
+        assert!(is_a_limit, "{sql:.80}: {failure:?}");
+    }
+    let (names, found) = answered("SELECT oid, oid, 1 AS oid, nspname, oid FROM pg_namespace").await.unwrap();
+    assert_eq!((names.join(" ").as_str(), found.len()), ("oid oid oid nspname oid", 3));
 }
 
 #[test]

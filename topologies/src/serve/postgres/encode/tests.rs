@@ -211,6 +211,9 @@ fn structs_and_lists_of_lists_are_json() {
     ];
     let text = r#"{"a":null,"b":"x\"y"}"#;
     assert_sent(StructArray::from(fields), &Type::JSON, text, &hex::encode(text));
+    let number = Arc::new(Float64Array::from(vec![f64::NAN])) as ArrayRef;
+    let record = StructArray::from(vec![(Arc::new(Field::new("a", DataType::Float64, true)), number)]);
+    assert_sent(record, &Type::JSON, r#"{"a":"NaN"}"#, &hex::encode(r#"{"a":"NaN"}"#));
     let inner = arrow::array::ListBuilder::new(arrow::array::Int32Builder::new());
     let mut outer = arrow::array::ListBuilder::new(inner);
     outer.values().append_value([Some(1), Some(2)]);

@@ -1,0 +1,1 @@
+SELECT sum(advertiser_id), count(*), avg(screen_width) FROM hits

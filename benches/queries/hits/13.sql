@@ -1,0 +1,1 @@
+SELECT count(*) FROM hits WHERE user_id = 435090932900

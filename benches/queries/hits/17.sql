@@ -1,0 +1,1 @@
+SELECT search_phrase FROM hits WHERE search_phrase <> '' ORDER BY event_time LIMIT 10

@@ -1,0 +1,1 @@
+SELECT url, count(*) AS n FROM hits GROUP BY url ORDER BY n DESC, url LIMIT 10

@@ -1,0 +1,127 @@
+//! Rows as JSON.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
+use arrow::error::ArrowError;
+use arrow::json::LineDelimitedWriter;
+use arrow::json::writer::{
+    Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder, WriterBuilder, make_encoder,
+};
+
+/// Of what is written as arrow does.
+static PLAIN: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
+
+/// Rows as JSON objects, one a line.
+///
+/// # Errors
+/// For columns that JSON has no place for.
+pub(crate) fn json_lines(rows: &RecordBatch) -> Result<String, ArrowError> {
+    if rows.num_rows() == 0 {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::new();
+    let builder = WriterBuilder::new().with_explicit_nulls(true).with_encoder_factory(Arc::new(Floats));
+    let mut writer: LineDelimitedWriter<_> = builder.build::<_, LineDelimited>(&mut bytes);
+    writer.write(rows)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// How the values of one column are written.
+pub(crate) fn json_options() -> EncoderOptions {
+    EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Floats))
+}
+
+/// Numbers that JSON has none for are texts, as in PostgreSQL: `"NaN"`, `"Infinity"`, `"-Infinity"`. arrow writes null, which is
+/// another value.
+#[derive(Debug)]
+struct Floats;
+
+impl EncoderFactory for Floats {
+    fn make_default_encoder<'a>(
+        &self,
+        field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let value: Box<dyn Fn(usize) -> f64 + 'a> = match array.data_type() {
+            DataType::Float16 => {
+                let array = array.as_primitive::<Float16Type>();
+                Box::new(move |row| f64::from(array.value(row).to_f32()))
+            }
+            DataType::Float32 => {
+                let array = array.as_primitive::<Float32Type>();
+                Box::new(move |row| f64::from(array.value(row)))
+            }
+            DataType::Float64 => {
+                let array = array.as_primitive::<Float64Type>();
+                Box::new(move |row| array.value(row))
+            }
+            _ => return Ok(None),
+        };
+        let finite = make_encoder(field, array, &PLAIN)?;
+        Ok(Some(NullableEncoder::new(Box::new(FloatEncoder { value, finite }), array.nulls().cloned())))
+    }
+}
+
+struct FloatEncoder<'a> {
+    value: Box<dyn Fn(usize) -> f64 + 'a>,
+    finite: NullableEncoder<'a>,
+}
+
+impl Encoder for FloatEncoder<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = (self.value)(row);
+        if value.is_finite() {
+            return self.finite.encode(row, out);
+        }
+        let text: &[u8] = match value {
+            f64::INFINITY => b"\"Infinity\"",
+            f64::NEG_INFINITY => b"\"-Infinity\"",
+            _ => b"\"NaN\"",
+        };
+        out.extend_from_slice(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Float32Array, Float64Array, ListArray, StructArray};
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_not_finite_are_texts_at_any_depth() {
+        let doubles: ArrayRef =
+            Arc::new(Float64Array::from(vec![Some(f64::NAN), Some(0.1), None, Some(f64::NEG_INFINITY)]));
+        let singles: ArrayRef = Arc::new(Float32Array::from(vec![f32::INFINITY, 0.1, -0.0, f32::NAN]));
+        let record =
+            StructArray::from(vec![(Arc::new(Field::new("d", DataType::Float64, true)), doubles.clone())]);
+        let list = ListArray::from_iter_primitive::<Float64Type, _, _>([
+            Some(vec![Some(f64::INFINITY), None, Some(1.5)]),
+            Some(vec![]),
+            None,
+            Some(vec![Some(f64::NAN)]),
+        ]);
+        let rows = RecordBatch::try_from_iter([
+            ("d", doubles),
+            ("s", singles),
+            ("r", Arc::new(record) as ArrayRef),
+            ("l", Arc::new(list) as ArrayRef),
+        ])
+        .unwrap();
+        let lines = json_lines(&rows).unwrap();
+        let expected = [
+            r#"{"d":"NaN","s":"Infinity","r":{"d":"NaN"},"l":["Infinity",null,1.5]}"#,
+            r#"{"d":0.1,"s":0.1,"r":{"d":0.1},"l":[]}"#,
+            r#"{"d":null,"s":-0.0,"r":{"d":null},"l":null}"#,
+            r#"{"d":"-Infinity","s":"NaN","r":{"d":"-Infinity"},"l":["NaN"]}"#,
+        ];
+        assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+        assert_eq!(json_lines(&rows.slice(0, 0)).unwrap(), "");
+    }
+}
