@@ -160,6 +160,7 @@ pub(crate) fn body(dataset: &str, version: u64, previous_sha256: String) -> Resu
         members: Vec::new(),
         previous_sha256,
         plan: sha256_hex(b"plan"),
+        models: Vec::new(),
         offsets: vec![],
         rows: RowCounts::default(),
         files: vec![],

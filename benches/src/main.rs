@@ -12,6 +12,7 @@
 //! `checkpoint`: Delta checkpoints of a table with a million files, from its bodies alone and on a previous checkpoint.
 //!
 //! `point-in-time`: a spine joined with feature views, from Parquet files; `benches/rivals` asks others the same.
+//! `predict`: models in a stage, beside ONNX Runtime alone.
 //! `online`: look-ups of the newest row by key, in this process and over HTTP at a fixed rate.
 //! `scans`: TPC-H and hits of web pages through the table provider, beside DataFusion alone on the same files.
 //! `start`: from the start of `isobar serve` to its first answer, for a table of many versions and files.
@@ -27,6 +28,7 @@ mod numbers;
 mod online;
 mod pipeline;
 mod point_in_time;
+mod predict;
 mod process;
 mod scans;
 mod small;
@@ -155,6 +157,27 @@ enum Command {
         /// Where the files are kept, for others to read.
         #[arg(long)]
         directory: Option<PathBuf>,
+    },
+    /// Models in a stage, beside ONNX Runtime alone on the same rows, both on one thread.
+    Predict {
+        /// An ONNX file; benches/rivals/models.py makes some. Can be repeated.
+        #[arg(long = "model", required = true)]
+        models: Vec<PathBuf>,
+        /// ONNX Runtime's library.
+        #[arg(long, env = "ISOBAR_ONNXRUNTIME")]
+        onnxruntime: Option<PathBuf>,
+        /// Rows that are there; a round goes through them as often as it takes a second.
+        #[arg(long, default_value_t = 100_000)]
+        rows: usize,
+        /// Rows at a time.
+        #[arg(long, default_value_t = 4096)]
+        batch_rows: usize,
+        /// Rounds of each side, taken in turn; the median counts.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Online look-ups of fifty features, in this process and over HTTP, each request sent when it is due.
     Online {
@@ -295,6 +318,10 @@ async fn run(command: Command) -> Result<()> {
         } => {
             let sizes = point_in_time::Sizes { rows, view_rows, entities };
             point_in_time::run(sizes, &views, runs, memory_bytes_max, known, directory)
+        }
+        Command::Predict { models, onnxruntime, rows, batch_rows, rounds, json } => {
+            let sizes = predict::Sizes { rows, batch_rows, rounds };
+            predict::run(&models, onnxruntime.as_deref(), sizes, json)
         }
         Command::Online { entities, look_ups, rate, seconds, directory } => {
             let sizes = online::Sizes { entities, look_ups, rate, seconds };

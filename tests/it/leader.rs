@@ -54,6 +54,7 @@ fn table(start: i64, end: i64) -> TableProposal {
         dataset: TABLE.into(),
         create: None,
         plan: "cd".repeat(32),
+        models: Vec::new(),
         offsets: vec![range(start, end)],
         rows: RowCounts { input: records, filtered: records, ..RowCounts::default() },
         files: Vec::new(),

@@ -37,6 +37,7 @@ mod models;
 mod online;
 mod outage;
 mod payload_rows;
+mod predict;
 mod redrive;
 mod scrub;
 mod scrub_kills;

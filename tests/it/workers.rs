@@ -354,7 +354,14 @@ fn bearer(token: &str) -> String {
 fn commit_of(info: &Json, range: OffsetRange) -> StagedCommit {
     let rows = RowCounts { input: range.records, filtered: range.records, ..RowCounts::default() };
     let plan = info["plan"].as_str().unwrap().to_owned();
-    let table = StagedTable { dataset: FEATURES.into(), plan, offsets: vec![range], rows, files: Vec::new() };
+    let table = StagedTable {
+        dataset: FEATURES.into(),
+        plan,
+        models: Vec::new(),
+        offsets: vec![range],
+        rows,
+        files: Vec::new(),
+    };
     let commit_id = uuid::Uuid::new_v4().to_string();
     StagedCommit { topology: TOPOLOGY.into(), worker: "nobody".into(), commit_id, tables: vec![table] }
 }

@@ -19,6 +19,7 @@ pub mod evolve;
 mod fetched;
 pub mod gap;
 pub mod http;
+pub mod inference;
 mod limits;
 mod maintain;
 pub mod metrics;

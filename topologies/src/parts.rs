@@ -13,6 +13,7 @@ use crate::commit::Group;
 use crate::dead_letter::DeadLetters;
 use crate::decoding::Decoding;
 use crate::error::Error;
+use crate::inference::ModelWatch;
 use crate::limits::Rates;
 use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions};
@@ -29,6 +30,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) options: RunOptions,
     budget: Budget,
     pub(crate) plans: Vec<DatasetPlan>,
+    models: ModelWatch,
     decoding: Decoding,
     pub(crate) group: Group,
     pub(crate) uploads: Arc<FanOut>,
@@ -73,6 +75,7 @@ impl<'a> Parts<'a> {
             None => start::open_clouds(topology)?,
         };
         decoding.recall(&clouds).await;
+        let models = ModelWatch::start(topology, &plans, &clouds, options.clouds_patience).await?;
         let budget = Budget::new(topology.memory_bytes_max);
         let mut kafka = start::kafka_config(topology, &budget)?;
         kafka.keeps_headers = start::topics_with_headers(topology, &plans);
@@ -82,7 +85,19 @@ impl<'a> Parts<'a> {
         let cluster = cluster.map_err(|error| Error::connector("ask Kafka about the topics", error))?;
         let uploads = start::start_uploads(&clouds, &budget);
         let group = Group::new(&topology.name, clouds);
-        Ok(Self { topology, options, budget, plans, decoding, group, uploads, kafka, questions, cluster })
+        Ok(Self {
+            topology,
+            options,
+            budget,
+            plans,
+            models,
+            decoding,
+            group,
+            uploads,
+            kafka,
+            questions,
+            cluster,
+        })
     }
 
     /// Begins to watch that the topics stay the ones that were found, which ends with an error when one does not, and
@@ -139,6 +154,7 @@ impl<'a> Parts<'a> {
             source: Box::new(source),
             guards,
             plans: self.plans,
+            models: self.models,
             topics: reading.topics,
             topic_watch,
             unseen_since: None,

@@ -28,6 +28,7 @@ use crate::dead_letter::DeadLetters;
 use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::http::Readiness;
+use crate::inference::ModelWatch;
 use crate::limits::{Above, Rates};
 use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
@@ -148,6 +149,8 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) guards: JoinSet<Error>,
     pub(crate) decoding: Decoding,
     pub(crate) plans: Vec<DatasetPlan>,
+    /// Which models the plans call.
+    pub(crate) models: ModelWatch,
     /// The topics as far as they are taken up: every partition has its first position.
     pub(crate) topics: Topics,
     /// Tells of more partitions.
@@ -288,6 +291,11 @@ impl Pipeline<'_> {
             self.renew_epoch(shutdown).await?;
             self.follow_topics()?;
             self.follow_share()?;
+        }
+        // Nothing was scored yet: this is as good as a commit's boundary.
+        if self.batch.is_empty() && self.models.has_news() {
+            self.models.turn();
+            self.batch = Batch::open(&self.plans, &self.uploads)?;
         }
         if let Some(watch) = &self.watch {
             self.options.pulse.beat(watch.progress().epoch);
@@ -509,6 +517,7 @@ impl Pipeline<'_> {
     fn begin_commit(&mut self) -> Result<(), Error> {
         self.maintained_last = false;
         reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
+        self.models.turn();
         let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
         self.judge_rates(&closed)?;
@@ -742,6 +751,7 @@ impl Pipeline<'_> {
     /// Drops everything read and not decided, and reads this process's share on from the chain's positions.
     fn rewind(&mut self) -> Result<(), Error> {
         self.options.metrics.batches_retried.inc();
+        self.models.turn();
         self.batch = Batch::open(&self.plans, &self.uploads)?;
         self.decoding.forget();
         let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");

@@ -10,7 +10,6 @@ use arrow::datatypes::Schema;
 use isobar_connectors::delta::schema::{DESCRIPTION, to_delta};
 use isobar_schemas::MetadataColumn;
 use isobar_schemas::fields::type_name;
-use isobar_transforms::{DatasetTransform, TransformSpec};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -19,6 +18,7 @@ use crate::error::Error;
 use crate::quarantine;
 use crate::spec::units::{ByteSize, HumanDuration};
 use crate::spec::{CloudSpec, Contract, DatasetSpec, Owner, SourceSpec, Topology};
+use crate::start;
 
 /// What a topology would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -226,13 +226,7 @@ fn dataset_plan(topology: &Topology, dataset: &DatasetSpec) -> Result<DatasetPla
     let wrong = |problem: &dyn std::error::Error| {
         Error::Configuration(format!("dataset {}: {}", dataset.name, crate::chain_of(problem)))
     };
-    let transform = DatasetTransform::compile(TransformSpec {
-        source_name: source.name.clone(),
-        input_schema: source.schema.clone(),
-        sql: dataset.sql.clone(),
-        expectations: dataset.expectations.clone(),
-    })
-    .map_err(|error| wrong(&error))?;
+    let (transform, _) = start::transform_of(topology, dataset).map_err(|error| wrong(&error))?;
     let expectations = dataset.expectations.iter().map(|expectation| ExpectationPlan {
         name: expectation.name.clone(),
         check: expectation.check.clone(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use isobar_connectors::dataset::{DatasetWriter, StagedFile, TableLayout};
-use isobar_connectors::delta::{self, OffsetRange, TableDefinition};
+use isobar_connectors::delta::{self, OffsetRange, ScoredBy, TableDefinition};
 use isobar_connectors::upload::FanOut;
 use isobar_schemas::decode::{DecodeLimits, Decoded, Reject, RejectReason};
 use isobar_schemas::metadata::with_metadata;
@@ -21,6 +21,7 @@ use isobar_transforms::{DatasetTransform, RowReject, TransformOutcome};
 use crate::commit::chain::NewFile;
 use crate::commit::{TableProposal, quarantine_of};
 use crate::error::Error;
+use crate::inference::Predictors;
 use crate::quarantine::{self, Rejected};
 
 /// How a Kafka partition is named in a chain.
@@ -41,6 +42,8 @@ pub struct DatasetPlan {
     pub source: usize,
     /// Expectations and SQL, compiled.
     pub transform: DatasetTransform,
+    /// The models that these call.
+    pub models: Arc<Predictors>,
     /// Where and how its rows are written.
     pub layout: Arc<TableLayout>,
     /// The same with all columns of its table, which may have more than its rows: for files that are rewritten.
@@ -68,6 +71,8 @@ pub struct DatasetStage {
     rejected: DatasetWriter,
     counts: RowCounts,
     ranges: BTreeMap<TopicPartition, Range>,
+    /// The models that score its rows: they change between two stages only.
+    models: Vec<ScoredBy>,
 }
 
 /// A closed stage: proposals, and the files with their uploads.
@@ -91,6 +96,7 @@ impl DatasetStage {
             rejected: writer(&plan.quarantine_layout)?,
             counts: RowCounts::default(),
             ranges: BTreeMap::new(),
+            models: plan.models.in_use(),
         })
     }
 
@@ -193,6 +199,7 @@ impl DatasetStage {
             dataset: plan.name.clone(),
             create: None,
             plan: plan.transform.fingerprint().to_owned(),
+            models: self.models,
             offsets: offsets.collect(),
             rows: self.counts,
             files: rows.iter().map(to_new_file).collect(),
@@ -202,6 +209,7 @@ impl DatasetStage {
                 dataset: quarantine_of(&plan.name),
                 create: None,
                 plan: plan.transform.fingerprint().to_owned(),
+                models: Vec::new(),
                 offsets: Vec::new(),
                 rows: RowCounts { input: rejected_rows, output: rejected_rows, ..RowCounts::default() },
                 files: rejected.iter().map(to_new_file).collect(),
@@ -305,22 +313,37 @@ impl DatasetPlan {
             return Ok(outcome);
         }
         let mut left = Cow::Borrowed(records);
-        if !outcome.rejects.is_empty() {
-            let mut rejects = outcome.rejects;
-            let record_of = |reject: &RowReject| records[reject.row as usize];
-            rejects.dedup_by_key(|reject| record_of(reject));
-            let rejected: HashSet<u32> = rejects.iter().map(record_of).collect();
-            let (rest, batch) = leave_out(records, batch, &rejected)?;
-            outcome = self.transform(chunk, &rest, batch)?;
-            if !outcome.rejects.is_empty() || outcome.failed.is_some() {
+        let mut rejects: Vec<RowReject> = Vec::new();
+        let record_of = |reject: &RowReject| records[reject.row as usize];
+        while !outcome.rejects.is_empty() {
+            // Only a model can have no time for rows that it had time for before.
+            if !rejects.is_empty() && self.models.is_empty() {
                 return Err(Error::Bug(format!("rows of {} have another fate the second time", self.name)));
             }
-            for reject in &rejects {
-                *outcome.counts.rejected.entry(reject.rule.clone()).or_default() += 1;
+            let rejected: HashSet<u32> = rejects.iter().map(record_of).collect();
+            let places: Vec<u32> = (0..)
+                .zip(records)
+                .filter(|(_, record)| !rejected.contains(*record))
+                .map(|(row, _)| row)
+                .collect();
+            let mut more = std::mem::take(&mut outcome.rejects);
+            more.iter_mut().for_each(|reject| reject.row = places[reject.row as usize]);
+            more.dedup_by_key(|reject| record_of(reject));
+            rejects.append(&mut more);
+            let rejected: HashSet<u32> = rejects.iter().map(record_of).collect();
+            let (rest, batch) = leave_out(records, batch.clone(), &rejected)?;
+            outcome = self.transform(chunk, &rest, batch)?;
+            if outcome.failed.is_some() {
+                return Err(Error::Bug(format!("rows of {} have another fate the second time", self.name)));
             }
-            outcome.counts.input += rejects.len() as u64;
-            (outcome.rejects, left) = (rejects, rest);
+            left = rest;
         }
+        rejects.sort_by_key(|reject| reject.row);
+        for reject in &rejects {
+            *outcome.counts.rejected.entry(reject.rule.clone()).or_default() += 1;
+        }
+        outcome.counts.input += rejects.len() as u64;
+        outcome.rejects = rejects;
         let expanded = left.windows(2).filter(|row| of_one_record(row)).count() as u64;
         outcome.counts.input -= expanded;
         outcome.counts.expanded = expanded;
@@ -335,6 +358,7 @@ impl DatasetPlan {
     ) -> Result<TransformOutcome, Error> {
         let batch = with_metadata(&batch, chunk, records, self.transform.metadata_columns())
             .map_err(|error| Error::damaged("decoded batch", error.to_string()))?;
+        self.models.begin_batch();
         self.transform.run(batch).map_err(|source| {
             let action =
                 format!("transform records of {} for dataset {}", chunk.topic_partition(), self.name);

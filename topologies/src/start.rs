@@ -23,12 +23,13 @@ use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, Table
 use crate::dead_letter::{self, DeadLetters};
 use crate::error::Error;
 use crate::evolve;
+use crate::inference::Predictors;
 use crate::maintain::Maintenance;
 use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
 use crate::span;
-use crate::spec::{CloudSpec, Compression, SourceSpec, SourceTopics, StartPosition, Topology};
+use crate::spec::{CloudSpec, Compression, DatasetSpec, SourceSpec, SourceTopics, StartPosition, Topology};
 use crate::stage::{DatasetPlan, PartitionIdentity};
 use crate::topics::{self, Sighting, Topics, app_id};
 use crate::workers::{Committer, Own, Roster};
@@ -132,14 +133,8 @@ pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
         .datasets
         .iter()
         .map(|dataset| {
-            let source = &topology.sources[dataset.source];
-            let transform = DatasetTransform::compile(TransformSpec {
-                source_name: source.name.clone(),
-                input_schema: source.schema.clone(),
-                sql: dataset.sql.clone(),
-                expectations: dataset.expectations.clone(),
-            })
-            .map_err(|error| Error::Configuration(format!("dataset {}: {error}", dataset.name)))?;
+            let (transform, models) = transform_of(topology, dataset)
+                .map_err(|error| Error::Configuration(format!("dataset {}: {error}", dataset.name)))?;
             let quarantine = quarantine_of(&dataset.name);
             let layout = |name: &str, schema: &SchemaRef, partition_by: &[String], compression| {
                 TableLayout::new(&format!("datasets/{name}"), schema.clone(), partition_by, compression)
@@ -175,9 +170,27 @@ pub(crate) fn compile(topology: &Topology) -> Result<Vec<DatasetPlan>, Error> {
                 table: table(&dataset.name, &documented, &dataset.partition_by, dataset.description.clone()),
                 quarantine_table: table(&quarantine, &rejected, &[], Some(about_quarantine)),
                 transform,
+                models,
             })
         })
         .collect()
+}
+
+/// Compiles one dataset's SQL and expectations, and says which models they call.
+pub(crate) fn transform_of(
+    topology: &Topology,
+    dataset: &DatasetSpec,
+) -> Result<(DatasetTransform, Arc<Predictors>), isobar_transforms::Error> {
+    let source = &topology.sources[dataset.source];
+    let models = Predictors::of_stream(&topology.models.limits);
+    let spec = TransformSpec {
+        source_name: source.name.clone(),
+        input_schema: source.schema.clone(),
+        sql: dataset.sql.clone(),
+        expectations: dataset.expectations.clone(),
+    };
+    let transform = DatasetTransform::compile_with(spec, &[models.function()])?;
+    Ok((transform, models))
 }
 
 fn compression(compression: Compression) -> dataset::Compression {
@@ -400,6 +413,7 @@ fn nothing_read(
         dataset: dataset.to_owned(),
         create,
         plan: plan.transform.fingerprint().to_owned(),
+        models: Vec::new(),
         offsets,
         rows: RowCounts::default(),
         files: Vec::new(),

@@ -24,8 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::checked::checked_expression;
 use crate::error::{Error, message_of};
 use crate::rows::{is_in_a_row, isolate};
+use crate::rule::{RULES_OF_SQL, SQL_ERROR};
 use crate::sql::SqlSession;
-use crate::transform::{FailedRow, RowReject, SQL_ERROR, shortened};
+use crate::transform::{FailedRow, RowReject, shortened};
 
 /// A condition that every row of a source should meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -79,7 +80,7 @@ pub(crate) fn check_names(expectations: &[Expectation]) -> Result<(), Error> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !is_word {
             return Err(problem("a name is 1 to 64 letters, digits, `_` and `-`"));
         }
-        if name == SQL_ERROR || reserved.contains(&name.as_str()) {
+        if RULES_OF_SQL.contains(&name.as_str()) || reserved.contains(&name.as_str()) {
             return Err(problem("isobar itself rejects records under this name; choose another"));
         }
         if !seen.insert(name) {

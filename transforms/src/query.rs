@@ -16,7 +16,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
 use datafusion::error::DataFusionError;
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
@@ -43,10 +43,11 @@ impl Query {
         let plan = session.plan(sql)?;
         check_names(plan.schema().fields().iter().map(|field| field.name().as_str()))?;
         let plan = as_stored(plan)?;
-        let logical = session.state().optimize(&plan).map_err(Error::invalid_sql)?;
-        let planner = session.state().query_planner();
-        let physical =
-            block_on(planner.create_physical_plan(&logical, session.state())).map_err(Error::invalid_sql)?;
+        let state = session.state_for(&plan)?;
+        let state: &SessionState = &state;
+        let logical = state.optimize(&plan).map_err(Error::invalid_sql)?;
+        let physical = block_on(state.query_planner().create_physical_plan(&logical, state))
+            .map_err(Error::invalid_sql)?;
         let physical = checked_plan(physical).map_err(Error::execution)?;
         let output_schema = output_schema(&logical);
         Ok(Self {

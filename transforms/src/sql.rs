@@ -8,6 +8,7 @@
 //!
 //! The session knows the source, and functions. It has no other tables, no files, no settings to change.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -15,7 +16,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{SessionStateDefaults, TaskContext};
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, Volatility};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{
@@ -46,11 +47,22 @@ pub(crate) struct SqlSession {
     source: Arc<SourceTable>,
     /// The source's columns, which checks can use with or without the source's name before them.
     columns: DFSchema,
+    /// Names of the functions that were given.
+    functions: Vec<String>,
 }
 
 impl SqlSession {
     /// A session whose only table is `source_name` with the columns `schema`.
     pub(crate) fn new(source_name: &str, schema: SchemaRef) -> Result<Self, Error> {
+        Self::with_functions(source_name, schema, &[])
+    }
+
+    /// The same, with further functions.
+    pub(crate) fn with_functions(
+        source_name: &str,
+        schema: SchemaRef,
+        functions: &[Arc<ScalarUDF>],
+    ) -> Result<Self, Error> {
         // Everything that the plan depends on is fixed here and not left to the machine.
         let config = SessionConfig::new()
             .with_target_partitions(1)
@@ -60,6 +72,7 @@ impl SqlSession {
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut scalar_functions = SessionStateDefaults::default_scalar_functions();
         scalar_functions.push(Arc::new(header_function()));
+        scalar_functions.extend_from_slice(functions);
         // Aggregate and window functions are known so that they can be refused for what they are.
         let state = SessionStateBuilder::new()
             .with_session_id("isobar".to_owned())
@@ -77,11 +90,40 @@ impl SqlSession {
             .schema_for_ref(table)
             .and_then(|schema| schema.register_table(source_name.to_owned(), Arc::clone(&source) as _))
             .map_err(Error::execution)?;
-        Ok(Self { state, source_name: source_name.to_owned(), source, columns })
+        let functions = functions.iter().map(|function| function.name().to_owned()).collect();
+        Ok(Self { state, source_name: source_name.to_owned(), source, columns, functions })
     }
 
     pub(crate) fn state(&self) -> &SessionState {
         &self.state
+    }
+
+    /// The state to optimise `plan` with. DataFusion would move the fields of a struct to where the struct is made, and call the
+    /// function that makes it once for each: a function that was given is called once for all.
+    pub(crate) fn state_for(&self, plan: &LogicalPlan) -> Result<Cow<'_, SessionState>, Error> {
+        if !self.calls_given(plan).map_err(Error::invalid_sql)? {
+            return Ok(Cow::Borrowed(&self.state));
+        }
+        let mut state = self.state.clone();
+        state.config_mut().options_mut().optimizer.enable_leaf_expression_pushdown = false;
+        Ok(Cow::Owned(state))
+    }
+
+    /// Whether `plan` calls one of the functions that were given.
+    fn calls_given(&self, plan: &LogicalPlan) -> datafusion::error::Result<bool> {
+        let is_given = |part: &Expr| match part {
+            Expr::ScalarFunction(function) => self.functions.iter().any(|name| name == function.name()),
+            _ => false,
+        };
+        let calls = |expression: &Expr| expression.exists(|part| Ok(is_given(part)));
+        let mut found = false;
+        plan.apply(|node| {
+            for expression in node.expressions() {
+                found |= calls(&expression)?;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(found)
     }
 
     pub(crate) fn slot(&self) -> &Arc<ChunkSlot> {

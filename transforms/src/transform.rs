@@ -2,24 +2,25 @@
 //!
 //! A [`DatasetTransform`] is compiled once per dataset and then run on one batch after the other. Each row given gets
 //! exactly one fate (see [`RowCounts`]), which depends on that row alone: the result is the same however records are
-//! cut into batches. A row that an expression fails on is rejected under the rule [`SQL_ERROR`]; it never stops the
-//! others.
+//! cut into batches. A row that an expression fails on is rejected under the rule [`SQL_ERROR`](crate::SQL_ERROR); it never stops the
+//! others. A function can say that it is another rule ([`RuleError`](crate::RuleError)).
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::logical_expr::ScalarUDF;
 use isobar_schemas::metadata::schema_with_metadata;
 use isobar_schemas::{MetadataColumn, RowCounts};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, message_of};
+use crate::error::Error;
 use crate::expectations::{self, Expectation, Expectations, Rule, Verdict};
 use crate::query::Query;
 use crate::rows::{is_in_a_row, isolate};
+use crate::rule::rule_of;
 use crate::sql::SqlSession;
-
-/// The rule of rows that an expression of the query, or the check of an expectation, failed on.
-pub const SQL_ERROR: &str = "sql_error";
 
 /// Longest message of a reject, in bytes: errors of casts repeat the value, however long it is.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -42,7 +43,7 @@ pub struct TransformSpec {
 pub struct RowReject {
     /// Index of the row in the batch given.
     pub row: u32,
-    /// The expectation it did not meet, or [`SQL_ERROR`].
+    /// The expectation it did not meet, or one of [`RULES_OF_SQL`](crate::RULES_OF_SQL).
     pub rule: String,
     /// Why, in words.
     pub message: String,
@@ -88,10 +89,19 @@ impl DatasetTransform {
     /// # Errors
     /// If the query or an expectation is wrong, or not possible for a stream.
     pub fn compile(spec: TransformSpec) -> Result<Self, Error> {
+        Self::compile_with(spec, &[])
+    }
+
+    /// The same, with further functions. What they give for a row must depend on that row, on what the transform was given
+    /// and on nothing else, or the caller says what it depended on.
+    ///
+    /// # Errors
+    /// Those of [`compile`](Self::compile).
+    pub fn compile_with(spec: TransformSpec, functions: &[Arc<ScalarUDF>]) -> Result<Self, Error> {
         let TransformSpec { source_name, input_schema, sql, expectations } = spec;
         expectations::check_names(&expectations)?;
         let table_schema = schema_with_metadata(&input_schema, &MetadataColumn::ALL);
-        let session = SqlSession::new(&source_name, table_schema)?;
+        let session = SqlSession::with_functions(&source_name, table_schema, functions)?;
         let query = Query::compile(&session, &sql)?;
         let rules = expectations
             .iter()
@@ -202,11 +212,10 @@ impl DatasetTransform {
         let mut parts = Vec::new();
         isolate(accepted, &mut |part| self.query.run(part), &mut |start, _, result| match result {
             Ok(rows) => parts.push(rows),
-            Err(error) => rejects.push(RowReject {
-                row: rows_given[start] as u32,
-                rule: SQL_ERROR.to_owned(),
-                message: shortened(message_of(&error)),
-            }),
+            Err(error) => {
+                let (row, (rule, message)) = (rows_given[start] as u32, rule_of(&error));
+                rejects.push(RowReject { row, rule: rule.to_owned(), message: shortened(message) });
+            }
         })?;
         concat_batches(self.output_schema(), &parts).map_err(|error| Error::execution(error.into()))
     }

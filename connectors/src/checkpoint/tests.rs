@@ -61,6 +61,7 @@ impl History {
                 .last()
                 .map_or(NO_PREVIOUS_SHA256.to_string(), |bytes| sha256_hex(bytes)),
             plan: "11".repeat(32),
+            models: Vec::new(),
             offsets: vec![],
             rows: RowCounts::default(),
             files: vec![],

@@ -190,12 +190,32 @@ pub struct IsobarInfo {
     pub previous_sha256: String,
     /// Fingerprint of the topology's plan.
     pub plan: String,
+    /// The models that scored the rows of the files added, ascending; none where no row was scored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ScoredBy>,
     /// What was read, per Kafka partition that advanced.
     pub offsets: Vec<OffsetRange>,
     /// What became of the records.
     pub rows: RowCounts,
     /// Size and SHA-256 of every file added.
     pub files: Vec<FileDigest>,
+}
+
+/// A model that scored the rows of a commit. The plan says where it is called, this says which file answered.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ScoredBy {
+    /// The model's name.
+    pub model: String,
+    /// Its version.
+    pub version: u64,
+    /// SHA-256 of its file, in lowercase hexadecimal.
+    pub sha256: String,
+    /// The datasets and contracts that its features are from, if the registry says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    /// Whether it was asked beside the one that decides.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
 }
 
 /// The records read from one partition: offsets `[start, end)`.

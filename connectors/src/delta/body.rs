@@ -11,7 +11,8 @@
 //!
 //! let isobar = IsobarInfo {
 //!     format: 1, topology: "flights".into(), dataset: "features".into(), epoch: 1, sequence: 7,
-//!     commit_id: "c7".into(), members: vec![], previous_sha256: "ab".repeat(32), plan: "cd".repeat(32), offsets: vec![],
+//!     commit_id: "c7".into(), members: vec![], previous_sha256: "ab".repeat(32), plan: "cd".repeat(32),
+//!     models: vec![], offsets: vec![],
 //!     rows: RowCounts { input: 2, filtered: 2, ..RowCounts::default() }, files: vec![],
 //! };
 //! let mut body = CommitBody::new(CommitInfo::new(CommitInfo::WRITE, 1_700_000_000_000, isobar));
@@ -33,7 +34,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::actions::{
-    Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
+    Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove,
+    ScoredBy, Txn,
 };
 use super::evolution::SchemaUpdate;
 use super::gap::AcceptedGap;
@@ -49,6 +51,10 @@ pub const BODY_BYTES_MAX: usize = 16 << 20;
 pub const NO_PREVIOUS_SHA256: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Layout version of [`IsobarInfo`].
 pub const INFO_FORMAT: u32 = 1;
+
+/// Most models of one commit, and the longest text about the features of one.
+const MODELS_MAX: usize = 100;
+const FEATURES_BYTES_MAX: usize = 10_000;
 
 const IN_COMMIT_TIMESTAMP: &str = "inCommitTimestamp";
 const ENABLE_IN_COMMIT_TIMESTAMPS: &str = "delta.enableInCommitTimestamps";
@@ -571,7 +577,21 @@ fn check_info(info: &CommitInfo) -> Result<(), Error> {
     })?;
     require(is_sha256(&isobar.previous_sha256), || "previous_sha256 is no SHA-256".into())?;
     require(isobar.plan.len() <= 256, || "plan fingerprint too long".into())?;
+    require(are_models(&isobar.models), || "models are no list of models".into())?;
     require(adds_up(&isobar.rows), || format!("row counts do not add up: {:?}", isobar.rows))
+}
+
+/// Few enough to be read by people, each above the one before.
+fn are_models(models: &[ScoredBy]) -> bool {
+    let is_model = |model: &ScoredBy| {
+        is_name(&model.model)
+            && is_sha256(&model.sha256)
+            && model.version <= i64::MAX as u64
+            && model.features.as_ref().is_none_or(|features| features.len() <= FEATURES_BYTES_MAX)
+    };
+    models.len() <= MODELS_MAX
+        && models.iter().all(is_model)
+        && models.windows(2).all(|pair| pair[0] < pair[1])
 }
 
 /// Nothing, or several names, each above the one before.
@@ -680,6 +700,7 @@ mod tests {
             members: vec![],
             previous_sha256: previous_sha256.into(),
             plan: "11".repeat(32),
+            models: Vec::new(),
             offsets: vec![],
             rows,
             files: vec![],
@@ -1115,6 +1136,28 @@ mod tests {
     fn every_rule_is_enforced_on_reading() {
         let isobar = |value: &mut Value, key: &str, new: Value| value["commitInfo"]["isobar"][key] = new;
         refuse(0, "format 2", |v| isobar(v, "format", json!(2)));
+        let model = |name: &str, sha256: &str| json!({"model": name, "version": 1, "sha256": sha256});
+        let sha256 = "ab".repeat(32);
+        refuse(0, "list of models", |v| isobar(v, "models", json!([model("a/b", &sha256)])));
+        refuse(0, "list of models", |v| isobar(v, "models", json!([model("a", "ab")])));
+        refuse(0, "list of models", |v| {
+            isobar(v, "models", json!([model("b", &sha256), model("a", &sha256)]));
+        });
+        let mut scored = write(b"previous");
+        scored.info.isobar.models = [("a", false), ("a", true), ("b", false)]
+            .map(|(model, shadow)| ScoredBy {
+                model: model.into(),
+                version: 7,
+                sha256: sha256.clone(),
+                features: Some("flights@1.2.0".into()),
+                shadow,
+            })
+            .to_vec();
+        let bytes = scored.to_bytes().unwrap();
+        assert_eq!(parse_body(&bytes).unwrap().info.isobar.models, scored.info.isobar.models);
+        assert!(
+            !String::from_utf8(write(b"previous").to_bytes().unwrap().to_vec()).unwrap().contains("models")
+        );
         refuse(0, "commit id", |v| v["commitInfo"]["txnId"] = json!("other"));
         refuse(0, "commit id", |v| {
             v["commitInfo"]["txnId"] = json!("a/b");

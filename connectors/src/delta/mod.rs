@@ -26,7 +26,8 @@ pub mod redrive;
 pub mod schema;
 
 pub use actions::{
-    Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove, Txn,
+    Action, Add, CommitInfo, FileDigest, Format, IsobarInfo, Metadata, OffsetRange, Protocol, Remove,
+    ScoredBy, Txn,
 };
 pub use body::{CommitBody, TableDefinition, is_sha256, next_commit_timestamp_ms, parse_body, sha256_hex};
 pub use evolution::SchemaUpdate;

@@ -673,6 +673,7 @@ fn proposal(commit: u8, start: Option<u8>) -> Proposal {
         dataset: TABLE.into(),
         create,
         plan: "cd".repeat(32),
+        models: Vec::new(),
         offsets: vec![range],
         rows: RowCounts { input: records, output: records, ..RowCounts::default() },
         files: start.map(|_| file).into_iter().collect(),

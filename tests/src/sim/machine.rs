@@ -403,6 +403,7 @@ fn table(dataset: &str, offsets: Vec<OffsetRange>) -> TableProposal {
         dataset: dataset.into(),
         create: None,
         plan: "cd".repeat(32),
+        models: Vec::new(),
         offsets,
         rows: RowCounts::default(),
         files: Vec::new(),

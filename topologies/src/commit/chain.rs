@@ -109,6 +109,8 @@ pub struct TableProposal {
     pub create: Option<delta::TableDefinition>,
     /// Fingerprint of the plan that made the rows.
     pub plan: String,
+    /// The models that scored them, ascending.
+    pub models: Vec<delta::ScoredBy>,
     /// Kafka ranges covered, one per partition that advanced.
     pub offsets: Vec<delta::OffsetRange>,
     /// What became of the records.
@@ -270,6 +272,7 @@ impl Chain {
                 members: members.to_vec(),
                 previous_sha256: head.map_or(NO_PREVIOUS, |head| &head.sha256).to_owned(),
                 plan: table.plan.clone(),
+                models: table.models.clone(),
                 offsets: Vec::new(),
                 rows: table.rows.clone(),
                 files: Vec::new(),

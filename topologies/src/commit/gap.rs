@@ -96,6 +96,7 @@ impl Chain {
                 members: Vec::new(),
                 previous_sha256: head.sha256.clone(),
                 plan: plan.clone(),
+                models: Vec::new(),
                 offsets: Vec::new(),
                 rows: RowCounts::default(),
                 files: Vec::new(),

@@ -85,8 +85,8 @@ struct Union<'a> {
     bytes: usize,
     /// Dataset and app transaction of every partition that advances, and where to.
     taken: BTreeMap<(&'a str, String), i64>,
-    /// By dataset, the fingerprint of the plan: a body has one.
-    plans: BTreeMap<&'a str, &'a str>,
+    /// By dataset, the fingerprint of the plan and the models that scored its rows: a body has one of each.
+    plans: BTreeMap<&'a str, (&'a str, &'a [delta::ScoredBy])>,
 }
 
 impl<'a> Union<'a> {
@@ -120,7 +120,7 @@ impl<'a> Union<'a> {
         self.bytes += bytes;
         self.members.push(proposal);
         for table in &proposal.tables {
-            self.plans.insert(&table.dataset, &table.plan);
+            self.plans.insert(&table.dataset, (&table.plan, &table.models));
             let ends =
                 table.offsets.iter().map(|range| ((&*table.dataset, range.app_id(topology)), range.end));
             self.taken.extend(ends);
@@ -142,11 +142,13 @@ impl<'a> Union<'a> {
         Ok(())
     }
 
-    /// One version of a table is created once and has one plan.
+    /// One version of a table is created once, has one plan, and its rows are scored by the same models.
     fn unites_with(&self, proposal: &Proposal) -> bool {
         let creates = |proposal: &Proposal| proposal.tables.iter().any(|table| table.create.is_some());
-        let plan_fits =
-            |table: &TableProposal| self.plans.get(&*table.dataset).is_none_or(|plan| **plan == *table.plan);
+        let plan_fits = |table: &TableProposal| {
+            let plan = (&*table.plan, &*table.models);
+            self.plans.get(&*table.dataset).is_none_or(|other| *other == plan)
+        };
         !creates(proposal)
             && !self.members.iter().any(|member| creates(member))
             && proposal.tables.iter().all(plan_fits)
@@ -190,7 +192,7 @@ fn unite(members: &[&Proposal]) -> Vec<TableProposal> {
 
 fn add(united: &mut TableProposal, table: &TableProposal) {
     // Every field by name: one that is added has to say here what its union is.
-    let TableProposal { dataset: _, create: _, plan: _, offsets, rows, files } = table;
+    let TableProposal { dataset: _, create: _, plan: _, models: _, offsets, rows, files } = table;
     united.offsets.extend(offsets.iter().cloned());
     united.rows.add(rows);
     united.files.extend(files.iter().cloned());

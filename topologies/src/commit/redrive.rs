@@ -24,6 +24,8 @@ pub struct Redrive {
     pub dataset: String,
     /// Fingerprint of the plan that the rows went through.
     pub plan: String,
+    /// The models that scored the rows accepted, ascending.
+    pub models: Vec<delta::ScoredBy>,
     /// The entry after which this was planned: [`TableHead::maintained`](super::TableHead::maintained) of the quarantine.
     pub after: u64,
     /// Files of the quarantine that hold the rows taken, all of them live at that entry.
@@ -133,6 +135,7 @@ impl Chain {
             table: redrive.dataset.clone(),
             redrive: delta::Redrive::Landed { rows: taken },
             rows: redrive.rows.clone(),
+            models: &redrive.models,
             added: &redrive.accepted,
             removed: &[],
         };
@@ -140,6 +143,7 @@ impl Chain {
             table: quarantine_of(&redrive.dataset),
             redrive: delta::Redrive::Taken { after: redrive.after, kept: redrive.kept, rows: taken },
             rows: in_quarantine,
+            models: &[],
             added: &redrive.stays,
             removed: &redrive.removed,
         };
@@ -157,6 +161,7 @@ impl Chain {
                 members: Vec::new(),
                 previous_sha256: head.sha256.clone(),
                 plan: redrive.plan.clone(),
+                models: entry.models.to_vec(),
                 offsets: Vec::new(),
                 rows: entry.rows.clone(),
                 files: Vec::new(),
@@ -184,6 +189,7 @@ struct Entry<'a> {
     table: String,
     redrive: delta::Redrive,
     rows: RowCounts,
+    models: &'a [delta::ScoredBy],
     added: &'a [NewFile],
     removed: &'a [RemovedFile],
 }
@@ -229,6 +235,7 @@ mod tests {
             dataset: dataset.into(),
             create: Some(definition(dataset)),
             plan: String::new(),
+            models: Vec::new(),
             offsets: Vec::new(),
             rows: RowCounts::default(),
             files: Vec::new(),
@@ -265,6 +272,7 @@ mod tests {
             commit_id: format!("r{after}"),
             dataset: "d".into(),
             plan: "p".into(),
+            models: Vec::new(),
             after,
             removed: vec![removed("a", 5), removed("b", 4)],
             kept: 4,

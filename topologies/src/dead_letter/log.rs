@@ -256,6 +256,7 @@ mod tests {
                 members: Vec::new(),
                 previous_sha256: self.head.sha256.clone(),
                 plan: "ab".repeat(32),
+                models: Vec::new(),
                 offsets: Vec::new(),
                 rows: RowCounts { input: rows, output: rows, ..RowCounts::default() },
                 files: Vec::new(),

@@ -15,7 +15,7 @@ mod candidate;
 mod history;
 mod manifest;
 mod mlflow;
-mod onnx;
+pub(crate) mod onnx;
 mod registry;
 #[cfg(test)]
 mod tests;
@@ -71,7 +71,7 @@ impl Model {
 }
 
 /// Which version of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Which {
     /// The one that was registered last.
     Newest,
@@ -92,7 +92,7 @@ impl fmt::Display for Which {
 }
 
 /// A version of a model as people write it: `late`, `late@3` or `late@champion`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
     /// The model.
     pub model: String,

@@ -21,17 +21,17 @@ const ELEMENTS_PER_BYTE_MAX: u64 = 4;
 
 /// What a file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Described {
-    pub(super) signature: Signature,
+pub(crate) struct Described {
+    pub(crate) signature: Signature,
     /// The version of ONNX's own operators.
-    pub(super) opset: Option<i64>,
+    pub(crate) opset: Option<i64>,
 }
 
 /// Reads what `bytes`, an ONNX model, says about itself.
 ///
 /// # Errors
 /// Why it is no model, or none that can be served.
-pub(super) fn describe(bytes: &[u8]) -> Result<Described, String> {
+pub(crate) fn describe(bytes: &[u8]) -> Result<Described, String> {
     let (mut graph, mut opset, mut ir_version) = (None, None, None);
     for field in Fields::of(bytes) {
         match field? {
@@ -268,14 +268,14 @@ fn check_tensor(tensor: &[u8]) -> Result<(), String> {
 }
 
 /// The product of dimensions, `None` where it cannot be.
-fn elements(dimensions: &[u64]) -> Option<u64> {
+pub(crate) fn elements(dimensions: &[u64]) -> Option<u64> {
     let product = dimensions.iter().try_fold(1_u64, |product, dimension| product.checked_mul(*dimension))?;
     let is_negative = dimensions.iter().any(|dimension| *dimension > i64::MAX as u64);
     (!is_negative && product <= i64::MAX as u64).then_some(product)
 }
 
 /// The numbers of a repeated field, packed or not; few, since they are dimensions.
-fn numbers(message: &[u8], number: u32) -> Result<Vec<u64>, String> {
+pub(crate) fn numbers(message: &[u8], number: u32) -> Result<Vec<u64>, String> {
     let mut numbers = Vec::new();
     for field in Fields::of(message) {
         match field? {
@@ -295,7 +295,7 @@ fn numbers(message: &[u8], number: u32) -> Result<Vec<u64>, String> {
 }
 
 /// The messages in field `number` of `message`.
-fn nested(message: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], String>> {
+pub(crate) fn nested(message: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], String>> {
     Fields::of(message).filter_map(move |field| match field {
         Ok((found, Value::Bytes(bytes))) if found == number => Some(Ok(bytes)),
         Ok(_) => None,
@@ -304,7 +304,7 @@ fn nested(message: &[u8], number: u32) -> impl Iterator<Item = Result<&[u8], Str
 }
 
 /// The text in field `number` of `message`; the last one counts.
-fn last_text(message: &[u8], number: u32) -> Result<Option<&str>, String> {
+pub(crate) fn last_text(message: &[u8], number: u32) -> Result<Option<&str>, String> {
     let mut text = None;
     for bytes in nested(message, number) {
         text = Some(std::str::from_utf8(bytes?).map_err(|_| "a name is not UTF-8".to_owned())?);
@@ -314,19 +314,19 @@ fn last_text(message: &[u8], number: u32) -> Result<Option<&str>, String> {
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Value<'a> {
+pub(crate) enum Value<'a> {
     Number(u64),
     Fixed,
     Bytes(&'a [u8]),
 }
 
 /// The fields of a message, in its order; ends after an error.
-struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    fn of(message: &'a [u8]) -> Self {
+    pub(crate) fn of(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 

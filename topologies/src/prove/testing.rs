@@ -91,6 +91,7 @@ impl History {
             members: Vec::new(),
             previous_sha256: if sequence == 1 { NO_PREVIOUS_SHA256.into() } else { "ab".repeat(32) },
             plan: "p".into(),
+            models: Vec::new(),
             offsets: Vec::new(),
             rows,
             files: Vec::new(),

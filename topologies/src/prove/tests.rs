@@ -117,6 +117,7 @@ async fn the_protocols_own_decisions_are_proved() {
         dataset: table.into(),
         create: (version == 0).then(|| definition(table)),
         plan: "p".into(),
+        models: Vec::new(),
         offsets: good.tables[table][version].info.isobar.offsets.clone(),
         rows: if version == 0 {
             RowCounts::default()

@@ -20,6 +20,7 @@
 mod asof;
 mod blocks;
 mod cache;
+mod callable;
 mod diff;
 mod distributed;
 mod freshness;
@@ -64,6 +65,7 @@ use isobar_connectors::clouds::Cloud;
 use tokio::sync::{Mutex, RwLock};
 
 pub(crate) use self::cache::SnapshotCache;
+pub(crate) use self::callable::CallableModels;
 pub use self::diff::{
     DIFF_ROWS_MAX, Diff, FileChange, PartitionChange, VersionEnd, diff, diff_in, diff_rows, diff_rows_in,
 };
@@ -133,6 +135,7 @@ impl TableVersion {
 pub struct Catalog {
     context: SessionContext,
     replicas: Arc<Replicas>,
+    models: CallableModels,
     /// The tables that may exist.
     names: Names,
     /// Those that were looked for and exist, by the same names.
@@ -187,6 +190,7 @@ impl Catalog {
         Ok(Self {
             context,
             replicas,
+            models: CallableModels::default(),
             names: Names::of(datasets),
             newest: Mutex::default(),
             looking: Mutex::default(),
@@ -381,7 +385,8 @@ impl Catalog {
         watch: &Watch,
     ) -> Result<(SessionState, LogicalPlan), Stopped> {
         let freshness = self.by_table(freshness)?;
-        let state = self.context.state();
+        let mut state = self.context.state();
+        let called = self.models.offer(&mut state)?;
         let asked = Asked::parse(&state, &self.names, sql, limits, watch).await?;
         let newest = asked.newest.iter().map(String::as_str).collect();
         watch.within(self.find(&newest, &freshness)).await??;
@@ -389,8 +394,11 @@ impl Catalog {
         for (_, pin, table) in &asked.pinned {
             pinned.push(watch.within(self.pinned(table, *pin)).await??.into());
         }
-        let _planning = self.planning.read().await;
-        Ok(asked.plan(state, pinned, limits, watch).await?)
+        let planning = self.planning.read().await;
+        let (mut state, plan) = asked.plan(state, pinned, limits, watch).await?;
+        drop(planning);
+        watch.within(self.models.bind(&called, &mut state)).await??;
+        Ok((state, plan))
     }
 
     /// The same for tables by their own names, where queries may use others.
@@ -555,6 +563,7 @@ fn is_the_callers(error: &DataFusionError) -> bool {
                 | ArrowError::InvalidArgumentError(_)
         ),
         DataFusionError::Execution(_) | DataFusionError::Plan(_) | DataFusionError::NotImplemented(_) => true,
+        DataFusionError::External(source) => source.is::<isobar_transforms::RuleError>(),
         _ => false,
     }
 }
@@ -589,7 +598,8 @@ pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Erro
 /// Those of [`Catalog::reading`].
 pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
     let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)
+    let catalog = Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)?;
+    Ok(Catalog { models: CallableModels::of(topology, clouds), ..catalog })
 }
 
 /// Runs one query over the datasets of `topology` and returns all its rows.

@@ -33,6 +33,7 @@ use crate::commit::{Group, TableHead, quarantine_of};
 use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::evolve::{self, Comparison};
+use crate::inference;
 use crate::prove::ProveProgress;
 use crate::quarantine;
 use crate::spec::Topology;
@@ -85,6 +86,7 @@ pub async fn redrive(
 ) -> Result<Redriven, Error> {
     let mut work = Work::prepare(topology, options)?;
     work.judge.decoding.recall(&work.source.clouds).await;
+    inference::bind_once(topology, &work.judge.plan, &work.source.clouds).await?;
     if options.dry_run {
         progress.phase("reading the quarantine");
         work.rehearse(progress).await?;

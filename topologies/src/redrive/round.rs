@@ -225,6 +225,7 @@ impl Round {
                 commit_id: self.commit_id,
                 dataset: plan.name.clone(),
                 plan: plan.transform.fingerprint().to_owned(),
+                models: plan.models.in_use(),
                 after,
                 removed: self.taken_from.iter().map(LiveFile::removed).collect(),
                 kept: self.kept,

@@ -33,8 +33,8 @@ use crate::commit::quarantine_of;
 use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::query::{
-    Answer, Asked, CATALOG, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas, SnapshotCache,
-    SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session, start,
+    Answer, Asked, CATALOG, CallableModels, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas,
+    SnapshotCache, SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session, start,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -56,6 +56,7 @@ struct Inner {
     /// Functions and settings; no tables.
     base: SessionState,
     replicas: Arc<Replicas>,
+    models: CallableModels,
     cache: SnapshotCache,
     access: Access,
     refresh: Duration,
@@ -222,6 +223,7 @@ impl Engine {
             topology: topology.name.clone(),
             base,
             replicas,
+            models: CallableModels::of(topology, clouds),
             cache,
             access,
             refresh: spec.refresh,
@@ -349,7 +351,8 @@ impl Engine {
     ) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
         let mut wanted = self.wanted(names, &question)?;
-        let (mut state, tables) = self.own_session(limits).map_err(|error| cannot_set_up(&error))?;
+    Answer, Asked, CATALOG, CallableModels, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas,
+    SnapshotCache, SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session, start,
         state.mark_start_execution();
         let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
             Ok(asked) => asked,
@@ -372,10 +375,11 @@ impl Engine {
                 registered.map_err(|error| cannot_set_up(&error))?;
             }
         }
-        let (state, plan) = match asked.plan(state, pinned, limits, watch).await {
+        let (mut state, plan) = match asked.plan(state, pinned, limits, watch).await {
             Ok(planned) => planned,
             Err(error) => return Err(self.explained(caller, error).await),
         };
+        self.0.models.bind(&called, &mut state).await?;
         let plan = match question.parameters {
             Some(values) => with_values(plan, values, limits)?,
             None => plan,

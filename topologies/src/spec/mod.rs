@@ -23,6 +23,7 @@ pub mod check;
 pub mod contract;
 mod encoding;
 mod location;
+pub mod models;
 mod online;
 mod options;
 pub mod problem;
@@ -49,6 +50,7 @@ pub use encoding::{Encoding, SchemaFile, WriterSchemas};
 pub(crate) use encoding::{SCHEMA_FILE_BYTES_MAX, read_bounded};
 pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
+pub use models::ModelsSpec;
 pub use problem::{Colour, Position, Problem, SpecErrors};
 pub use query::{CacheSpec, PriceSpec, QuerySpec};
 pub use raw::{Envelope, Format, Owner, PayloadCompression, Prefer, StartPosition, TopicIdentity};
@@ -89,6 +91,8 @@ pub struct Topology {
     pub datasets: Vec<DatasetSpec>,
     /// Datasets whose newest rows are looked up by key. Each at most once.
     pub online: Vec<OnlineSpec>,
+    /// How models are run that queries call.
+    pub models: ModelsSpec,
     /// The folder of the spec, absolute: relative locations and secret files start here.
     pub spec_dir: PathBuf,
 }

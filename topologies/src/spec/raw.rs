@@ -16,6 +16,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
+use super::models::Models;
 use super::serve::Serve;
 use super::units::{ByteSize, HumanDuration, Percent};
 
@@ -102,6 +103,10 @@ pub struct Topology {
     /// store on its machine. Default: none.
     #[serde(default)]
     pub online: Vec<Online>,
+
+    /// How models are run that queries call with `predict('model', …)`. Optional.
+    #[serde(default)]
+    pub models: Option<Models>,
 }
 
 pub(super) fn default_memory() -> ByteSize {
@@ -555,8 +560,8 @@ pub struct Dataset {
     pub expect: Vec<Expectation>,
 
     /// How large a share of the records may miss a rule before somebody is told, or the topology stops: by the name of an
-    /// expectation, or `undecodable` for records that cannot be decoded, whatever the reason, or `sql_error`. The share is
-    /// that of the last 100 records or more, the batch about to be committed included. Default: no limits.
+    /// expectation, or `undecodable` for records that cannot be decoded, whatever the reason, or `sql_error`,
+    /// `predict_error` or `predict_timeout`. The share is that of the last 100 records or more, the batch about to be committed included. Default: no limits.
     #[serde(default)]
     pub limits: Entries<RateLimit>,
 

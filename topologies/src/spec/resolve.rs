@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use isobar_schemas::decode::debezium::schema_in_envelope;
 use isobar_schemas::{Error as SchemaError, FieldSpec, Fields, RejectReason, to_arrow_schema};
-use isobar_transforms::{Expectation, SQL_ERROR};
+use isobar_transforms::{Expectation, RULES_OF_SQL};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use url::Url;
@@ -100,6 +100,7 @@ impl Resolver<'_> {
         let serve = self.serve(memory_bytes_max, &datasets);
         self.check_every_source_is_read(&sources);
         let online = self.online(&sources, &datasets);
+        let models = self.models();
         Some(Topology {
             name: name?,
             kafka: kafka?,
@@ -115,6 +116,7 @@ impl Resolver<'_> {
             sources: sources.into_iter().map(|(_, source)| source).collect::<Option<_>>()?,
             datasets: datasets.into_iter().collect::<Option<_>>()?,
             online: online?,
+            models,
             spec_dir: self.folder.to_owned(),
         })
     }
@@ -657,7 +659,7 @@ impl Resolver<'_> {
             let below = pointer_to(pointer, &rule);
             let Some(limit) = self.typed::<raw::RateLimit>(&below) else { continue };
             let named = expectations.iter().map(|expectation| expectation.name.as_str());
-            let known: Vec<&str> = named.chain([UNDECODABLE_LIMIT, SQL_ERROR]).collect();
+            let known: Vec<&str> = named.chain([UNDECODABLE_LIMIT]).chain(RULES_OF_SQL).collect();
             if are_all && !known.contains(&rule.as_str()) {
                 let message = format!("`{rule}` is no expectation of this dataset");
                 self.report(&below, Place::Key, message, did_you_mean(&rule, known));
@@ -741,7 +743,9 @@ impl Resolver<'_> {
                 "`{name}` is not a name here: only ASCII letters, digits, `-` and `_`, at most 64 characters"
             );
             self.report(at, Place::Value, message, None);
-        } else if name == SQL_ERROR || RejectReason::ALL.iter().any(|reason| reason.as_str() == name) {
+        } else if RULES_OF_SQL.contains(&name)
+            || RejectReason::ALL.iter().any(|reason| reason.as_str() == name)
+        {
             let message = format!("isobar itself counts rejected records under `{name}`");
             self.report(at, Place::Value, message, Some("give the expectation another name".into()));
         } else if earlier.iter().any(|(_, other)| other.name == name) {

@@ -11,6 +11,7 @@ use super::check::Place;
 use super::problem::Position;
 use super::resolve::Resolver;
 use super::suggest::did_you_mean;
+use crate::inference::{InferenceLimits, Predictors};
 
 /// Any path will do to ask the writer about a schema.
 const DATASETS_FOLDER: &str = "datasets";
@@ -81,12 +82,14 @@ fn compile(
     sql: &str,
     expectations: &[Expectation],
 ) -> Result<DatasetTransform, TransformError> {
-    DatasetTransform::compile(TransformSpec {
+    let spec = TransformSpec {
         source_name: input.name.clone(),
         input_schema: input.schema.clone(),
         sql: sql.to_owned(),
         expectations: expectations.to_vec(),
-    })
+    };
+    // Which models answer does not matter to what a query is.
+    DatasetTransform::compile_with(spec, &[Predictors::of_stream(&InferenceLimits::default()).function()])
 }
 
 /// Reports `error`, found in the text `sql` at `pointer`, where it lies in the YAML.

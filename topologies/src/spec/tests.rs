@@ -108,7 +108,7 @@ const CASES: &[Case] = &[
     Case(
         &[("memory: 384MiB\n", "memory: 384MiB\nbananas: 5\n")],
         &[
-            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `registry`, `clouds`, `commit`, `fill`, `workers`, `serve`, `memory`, `query`, `sources`, `datasets` or `online`",
+            "18:1 unknown field `bananas` | expected `topology`, `kafka`, `registry`, `clouds`, `commit`, `fill`, `workers`, `serve`, `memory`, `query`, `sources`, `datasets`, `online` or `models`",
         ],
     ),
     Case(

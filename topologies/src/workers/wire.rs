@@ -86,6 +86,9 @@ pub struct StagedTable {
     pub dataset: String,
     /// Fingerprint of the plan that made the rows.
     pub plan: String,
+    /// The models that scored its rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<delta::ScoredBy>,
     /// Kafka ranges covered.
     pub offsets: Vec<OffsetRange>,
     /// What became of the records.
@@ -178,6 +181,9 @@ pub struct StagedRedrive {
     pub dataset: String,
     /// Fingerprint of its plan.
     pub plan: String,
+    /// The models that scored the rows accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<delta::ScoredBy>,
     /// [`Redrive::after`].
     pub after: u64,
     /// Files of the quarantine that rows are taken out of.
@@ -245,6 +251,7 @@ impl StagedCommit {
         let tables = proposal.tables.iter().map(|table| StagedTable {
             dataset: table.dataset.clone(),
             plan: table.plan.clone(),
+            models: table.models.clone(),
             offsets: table.offsets.clone(),
             rows: table.rows.clone(),
             files: table.files.iter().map(StagedFile::new).collect(),
@@ -288,6 +295,7 @@ impl StagedRedrive {
             commit_id: redrive.commit_id.clone(),
             dataset: redrive.dataset.clone(),
             plan: redrive.plan.clone(),
+            models: redrive.models.clone(),
             after: redrive.after,
             removed: redrive.removed.iter().map(taken).collect(),
             kept: redrive.kept,
@@ -323,6 +331,7 @@ impl StagedRedrive {
             commit_id: self.commit_id,
             dataset: self.dataset,
             plan: self.plan,
+            models: self.models,
             after: self.after,
             removed: removed.collect(),
             kept: self.kept,
@@ -383,6 +392,7 @@ impl StagedTable {
             dataset: self.dataset,
             create: None,
             plan: self.plan,
+            models: self.models,
             offsets: self.offsets,
             rows: self.rows,
             files: self.files.into_iter().map(StagedFile::into_file).collect(),
@@ -446,6 +456,7 @@ mod tests {
         let table = |dataset: &str, offsets, rows, file: StagedFile| StagedTable {
             dataset: dataset.into(),
             plan: "p".into(),
+            models: Vec::new(),
             offsets,
             rows,
             files: vec![file],
@@ -487,6 +498,7 @@ mod tests {
             commit_id: "c1".into(),
             dataset: "d".into(),
             plan: "p".into(),
+            models: Vec::new(),
             after: 4,
             removed: vec![TakenFile { path: "part-c0-00000.parquet".into(), size: 9, rows: 3 }],
             kept: 0,

@@ -14,6 +14,7 @@ use arrow::util::pretty::pretty_format_batches;
 use super::*;
 use crate::error::Location;
 use crate::expectations::Action;
+use crate::rule::SQL_ERROR;
 
 /// `a` and `b` are integers, `s` is text, `t` a timestamp; `a` is required.
 fn fields() -> SchemaRef {

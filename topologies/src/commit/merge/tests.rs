@@ -1,4 +1,4 @@
-use isobar_connectors::delta::{FileDigest, OffsetRange, TableDefinition, parse_body};
+use isobar_connectors::delta::{FileDigest, OffsetRange, ScoredBy, TableDefinition, parse_body};
 use isobar_schemas::RowCounts;
 
 use super::super::chain::{NewFile, RECENT_MAX};
@@ -37,7 +37,15 @@ fn file(commit_id: &str, rows: u64) -> NewFile {
 }
 
 fn table(dataset: &str, offsets: Vec<OffsetRange>, rows: RowCounts, files: Vec<NewFile>) -> TableProposal {
-    TableProposal { dataset: dataset.into(), create: None, plan: "11".repeat(32), offsets, rows, files }
+    TableProposal {
+        dataset: dataset.into(),
+        create: None,
+        plan: "11".repeat(32),
+        models: vec![],
+        offsets,
+        rows,
+        files,
+    }
 }
 
 /// Reads offsets of one partition; the last record is rejected.
@@ -136,6 +144,32 @@ fn of_two_members_with_the_same_partition_the_second_is_stale() {
     let merged = merge_all(&chain, &[&first, &next]);
     assert!(matches!(merged.verdicts[1], Verdict::Refused(Refusal::Stale { .. })), "{:?}", merged.verdicts);
     assert!(!merged.decision.unwrap().tables[0].body.contains("members"));
+}
+
+#[test]
+fn members_that_other_models_scored_wait_for_a_decision_of_their_own() {
+    let mut chain = begun();
+    let scored = |commit_id: &str, partition, version| {
+        let mut member = member(commit_id, partition, 0, 10);
+        member.tables[0].models = vec![ScoredBy {
+            model: "delay".into(),
+            version,
+            sha256: "ab".repeat(32),
+            features: None,
+            shadow: false,
+        }];
+        member
+    };
+    let (a, b, c, plain) = (scored("a", 0, 1), scored("b", 1, 2), scored("c", 2, 1), member("d", 3, 0, 10));
+    let merged = merge_all(&chain, &[&a, &b, &c, &plain]);
+    assert_eq!(merged.verdicts, [Verdict::Decided, Verdict::Later, Verdict::Decided, Verdict::Later]);
+    let decision = merged.decision.unwrap();
+    let body = parse_body(decision.tables[0].body.as_bytes()).unwrap();
+    assert_eq!(body.info.isobar.models, a.tables[0].models);
+    assert_eq!(body.info.isobar.offsets.len(), 2);
+    chain.apply(&decision).unwrap();
+    let merged = merge_all(&chain, &[&b, &plain]);
+    assert_eq!(merged.verdicts, [Verdict::Decided, Verdict::Later]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn body(version: u64, previous_sha256: String) -> Bytes {
         members: Vec::new(),
         previous_sha256,
         plan: String::new(),
+        models: Vec::new(),
         offsets: Vec::new(),
         rows: RowCounts::default(),
         files: Vec::new(),

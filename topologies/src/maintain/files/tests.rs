@@ -53,6 +53,7 @@ impl Bench {
             members: Vec::new(),
             previous_sha256: self.files.sha256.clone(),
             plan: String::new(),
+            models: Vec::new(),
             offsets: Vec::new(),
             rows: RowCounts::default(),
             files: Vec::new(),

@@ -21,6 +21,7 @@ fn info(rows: u64) -> IsobarInfo {
         members: Vec::new(),
         previous_sha256: "cd".repeat(32),
         plan: "ab".repeat(32),
+        models: Vec::new(),
         offsets: Vec::new(),
         rows: RowCounts { input: rows, output: rows, ..RowCounts::default() },
         files: Vec::new(),

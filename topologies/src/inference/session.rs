@@ -1,0 +1,220 @@
+//! One model, loaded: checked when it comes, bounded while it runs.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, RecordBatch};
+use ort::session::{RunOptions, Session as OrtSession};
+
+use super::answers::{Answered, Answers};
+use super::matrix::{Elements, Layout};
+use super::watchdog::watch;
+use super::{Error, InferenceLimits, Predictions, Runtime, claims};
+use crate::models::Signature;
+
+/// One model, ready to answer. Cheap to clone. [`run`](Self::run) may be called from many threads, and belongs on one that
+/// may be blocked.
+#[derive(Clone)]
+pub struct Session(Arc<Loaded>);
+
+struct Loaded {
+    layout: Layout,
+    answers: Answers,
+    limits: InferenceLimits,
+    /// Those that nobody uses now: ONNX Runtime runs one thing at a time in each.
+    idle: Mutex<Vec<OrtSession>>,
+    returned: Condvar,
+}
+
+/// Features as the model takes them, prepared by [`Session::prepare`].
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    elements: Vec<Elements>,
+    rows: usize,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("layout", &self.0.layout).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Loads `onnx`, whose inputs and outputs must be those of `signature`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the file is damaged, claims more than `limits` allow, or has other inputs and outputs.
+    pub fn new(
+        runtime: &Runtime,
+        onnx: &[u8],
+        signature: &Signature,
+        limits: &InferenceLimits,
+    ) -> Result<Self, Error> {
+        claims::check(onnx, signature, limits.model_bytes_max).map_err(Error::Model)?;
+        let layout = Layout::new(signature, limits.nulls, limits.nan_allowed).map_err(Error::Model)?;
+        let answers = Answers::new(signature).map_err(Error::Model)?;
+        let mut idle = Vec::new();
+        for _ in 0..limits.sessions.max(1) {
+            idle.push(load(runtime, onnx, limits)?);
+        }
+        let (limits, returned) = (limits.clone(), Condvar::new());
+        Ok(Self(Arc::new(Loaded { layout, answers, limits, idle: Mutex::new(idle), returned })))
+    }
+
+    /// How many features it takes.
+    pub fn features(&self) -> usize {
+        self.0.layout.features()
+    }
+
+    /// Scores `features`: one column per feature, in the order of the manifest, one row per element.
+    ///
+    /// # Errors
+    /// [`Error::Features`] for other columns, [`Error::Row`] for the first row that cannot be scored, [`Error::TimedOut`] and
+    /// [`Error::Run`].
+    pub fn run(&self, features: &RecordBatch) -> Result<Predictions, Error> {
+        self.run_until(features, Instant::now() + self.0.limits.time_max)
+    }
+
+    /// As [`run`](Self::run), with a deadline that is shared with other runs.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn run_until(&self, features: &RecordBatch, deadline: Instant) -> Result<Predictions, Error> {
+        let columns = self.0.layout.columns(features)?;
+        let mut answered = Answered::default();
+        let at_a_time = self.0.limits.rows_per_run.max(1);
+        for start in (0..features.num_rows()).step_by(at_a_time) {
+            let rows = start..features.num_rows().min(start + at_a_time);
+            let prepared = self.prepare_rows(&columns, features, rows)?;
+            self.answer(&prepared, deadline, &mut answered)?;
+        }
+        Ok(answered.finish())
+    }
+
+    /// All rows of `features` as the model takes them, for measuring what ONNX Runtime does alone.
+    ///
+    /// # Errors
+    /// [`Error::Features`] and [`Error::Row`].
+    pub fn prepare(&self, features: &RecordBatch) -> Result<Prepared, Error> {
+        let columns = self.0.layout.columns(features)?;
+        self.prepare_rows(&columns, features, 0..features.num_rows())
+    }
+
+    /// Only what ONNX Runtime does: scores what [`prepare`](Self::prepare) made.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] and [`Error::Run`].
+    pub fn run_prepared(&self, prepared: &Prepared) -> Result<Predictions, Error> {
+        let mut answered = Answered::default();
+        if prepared.rows > 0 {
+            self.answer(prepared, Instant::now() + self.0.limits.time_max, &mut answered)?;
+        }
+        Ok(answered.finish())
+    }
+
+    fn prepare_rows(
+        &self,
+        columns: &[ArrayRef],
+        names: &RecordBatch,
+        rows: std::ops::Range<usize>,
+    ) -> Result<Prepared, Error> {
+        let count = rows.len();
+        if count == 0 {
+            return Ok(Prepared { elements: Vec::new(), rows: 0 });
+        }
+        Ok(Prepared { elements: self.0.layout.elements(columns, names, rows)?, rows: count })
+    }
+
+    fn answer(&self, prepared: &Prepared, deadline: Instant, answered: &mut Answered) -> Result<(), Error> {
+        let loaded = &*self.0;
+        let mut session = loaded.borrow(deadline)?;
+        let said =
+            catch_unwind(AssertUnwindSafe(|| loaded.answer(&mut session, prepared, deadline, answered)));
+        match said {
+            Ok(said) => {
+                loaded.give_back(session);
+                said
+            }
+            // Whatever is left of it, nobody uses it again.
+            Err(_) => {
+                drop(session);
+                Err(Error::Run("the binding of ONNX Runtime panicked".into()))
+            }
+        }
+    }
+}
+
+impl Loaded {
+    /// A session that nobody else uses.
+    fn borrow(&self, deadline: Instant) -> Result<OrtSession, Error> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::TimedOut(self.limits.time_max));
+            }
+            match idle.pop() {
+                Some(session) => return Ok(session),
+                None => {
+                    let waited = self.returned.wait_timeout(idle, left);
+                    idle = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    fn give_back(&self, session: OrtSession) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        self.returned.notify_one();
+    }
+
+    fn answer(
+        &self,
+        session: &mut OrtSession,
+        prepared: &Prepared,
+        deadline: Instant,
+        answered: &mut Answered,
+    ) -> Result<(), Error> {
+        let failed = |error: ort::Error| Error::Run(format!("ONNX Runtime: {error}"));
+        let inputs = self.layout.tensors(&prepared.elements, prepared.rows).map_err(failed)?;
+        // Its own for every run: an end that comes too late ends nothing else.
+        let options = Arc::new(RunOptions::new().map_err(failed)?);
+        let watched = {
+            let options = options.clone();
+            watch(deadline, move || _ = options.terminate())
+        };
+        let ran = session.run_with_options(inputs, &*options);
+        drop(watched);
+        let outputs = ran.map_err(|error| match Instant::now() >= deadline {
+            true => Error::TimedOut(self.limits.time_max),
+            false => failed(error),
+        })?;
+        self.answers.add(&outputs, prepared.rows, answered).map_err(Error::Run)
+    }
+}
+
+/// Longest time to load a model, whatever its size.
+const LOAD_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Loads `onnx`.
+fn load(runtime: &Runtime, onnx: &[u8], limits: &InferenceLimits) -> Result<OrtSession, Error> {
+    let failed = |error: String| Error::Model(format!("ONNX Runtime cannot load it: {error}"));
+    let loaded = catch_unwind(AssertUnwindSafe(|| -> Result<OrtSession, ort::Error> {
+        let builder = OrtSession::builder(runtime.environment())?
+            .with_intra_threads(limits.threads.max(1))?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?
+            .with_deterministic_compute(true)?;
+        let mut builder = builder;
+        let canceler = builder.canceler();
+        let _watched = watch(Instant::now() + LOAD_TIME_MAX, move || _ = canceler.cancel());
+        builder.commit_from_memory(onnx)
+    }));
+    match loaded {
+        Ok(Ok(session)) => Ok(session),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("it has inputs or outputs of a kind that is not known".into())),
+    }
+}
