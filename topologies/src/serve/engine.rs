@@ -34,7 +34,8 @@ use crate::error::Error;
 use crate::online::OnlineViews;
 use crate::query::{
     Answer, Asked, CATALOG, CallableModels, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas,
-    SnapshotCache, SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session, start,
+    SnapshotCache, SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session,
+    start,
 };
 use crate::spec::{LimitsOfQueries, Topology};
 
@@ -351,8 +352,8 @@ impl Engine {
     ) -> Result<Prepared, Refusal> {
         let names = &caller.role.names;
         let mut wanted = self.wanted(names, &question)?;
-    Answer, Asked, CATALOG, CallableModels, Guard, Names, Pin, PinnedTable, QueryLimits, Reading, Replicas,
-    SnapshotCache, SnapshotTable, TableVersion, Watch, Workers, check_plan, limit_of, read_by, session, start,
+        let (mut state, tables) = self.own_session(limits).map_err(|error| cannot_set_up(&error))?;
+        let called = self.0.models.offer(&mut state).map_err(|error| cannot_set_up(&error))?;
         state.mark_start_execution();
         let asked = match Asked::parse(&state, names, &question.sql, limits, watch).await {
             Ok(asked) => asked,
