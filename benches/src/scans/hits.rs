@@ -93,7 +93,7 @@ fn rows(range: std::ops::Range<u64>, all: u64, numbers: &mut Numbers) -> Result<
     let span = DAYS * DAY_MICROSECONDS;
     let time = |row: u64| FIRST_MICROSECOND + (i128::from(span) * i128::from(row) / i128::from(all)) as i64;
     let times: Vec<i64> = range.clone().map(time).collect();
-    let dates = times.iter().map(|time| (time / DAY_MICROSECONDS) as i32).collect::<Date32Array>();
+    let dates = Date32Array::from_iter_values(times.iter().map(|time| (time / DAY_MICROSECONDS) as i32));
     let users = range.clone().map(|_| user(numbers)).collect::<Int64Array>();
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
