@@ -155,6 +155,7 @@ mod tests {
             version,
             cloud: "a".to_owned(),
             committed_ms: 0,
+            sha256: String::new(),
         };
         let read = [of("b", 7), of("a", 3), of("a", 12), of("a", 3)];
         let planned = Planned { versions: pinned(&read), ..Planned::default() };

@@ -20,7 +20,13 @@ fn contents() -> Contents {
     ];
     let table = |name: &str, fields: Vec<Field>, comment: Option<&str>| TableInfo {
         name: name.to_owned(),
-        version: TableVersion { table: name.to_owned(), version: 3, cloud: "aws".to_owned() },
+        version: TableVersion {
+            table: name.to_owned(),
+            version: 3,
+            cloud: "aws".to_owned(),
+            committed_ms: 0,
+            sha256: String::new(),
+        },
         schema: Arc::new(Schema::new(fields)),
         comment: comment.map(str::to_owned),
     };
