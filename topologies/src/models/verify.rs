@@ -284,9 +284,12 @@ async fn put_back(writer: &Writer, cloud: &Cloud, findings: &[Finding], objects:
     let wrong = of_cloud.filter_map(|finding| Some((finding, objects.get(&finding.object)?)));
     let (entries, files): (Vec<_>, Vec<_>) =
         wrong.partition(|(_, decided)| matches!(decided, Decided::Entry(_)));
+    let mut is_whole = true;
     for (finding, decided) in files.into_iter().chain(entries) {
         let outcome = match decided {
             _ if finding.kind == FindingKind::Unavailable => continue,
+            // An entry is made only behind the files and the entries before it.
+            Decided::Entry(_) if finding.kind == FindingKind::Missing && !is_whole => continue,
             Decided::File { size, sha256 } => {
                 put_file_back(writer, cloud, &finding.object, *size, sha256).await
             }
@@ -294,7 +297,10 @@ async fn put_back(writer: &Writer, cloud: &Cloud, findings: &[Finding], objects:
         };
         match outcome {
             Ok(()) => info!(cloud = %cloud.name, object = finding.object, "put back"),
-            Err(why) => warn!(cloud = %cloud.name, object = finding.object, why, "not put back"),
+            Err(why) => {
+                is_whole = false;
+                warn!(cloud = %cloud.name, object = finding.object, why, "not put back");
+            }
         }
     }
 }
