@@ -38,7 +38,7 @@ const TYPE_DEPTH_MAX: usize = 64;
 pub(super) const TELLING_FUNCTIONS: [&str; 3] = ["version", "input_file_name", "file_row_index"];
 
 /// Refuses a statement that asks for too much, or that is no query.
-pub(in crate::query) fn check(statement: &Statement, limits: &QueryLimits) -> Result<()> {
+pub(crate) fn check(statement: &Statement, limits: &QueryLimits) -> Result<()> {
     let statement = match statement {
         Statement::Statement(statement) => statement,
         Statement::Explain(explain) => return check(&explain.statement, limits),
