@@ -200,7 +200,12 @@ async fn a_following_catalog_is_at_the_newest_version_with_every_query() {
     let count = "SELECT count(x) AS n FROM flights";
     assert_eq!(csv(&catalog, count).await, "n\n13\n");
     let early = Freshness { min_versions: [(DATASET.to_owned(), 3)].into(), max_staleness: None };
-    let error = catalog.query_fresh(count, &early).await.map(|_| ()).unwrap_err().to_string();
+    let error = catalog
+        .query_within(count, &QueryLimits::default(), &early)
+        .await
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("its newest version is 2"), "{error}");
     clouds[0].data.put(&last, all[&last].clone().into()).await.unwrap();
     assert_eq!(csv(&catalog, count).await, "n\n15\n");
@@ -211,7 +216,7 @@ async fn a_following_catalog_is_at_the_newest_version_with_every_query() {
     }
     assert_eq!(csv(&catalog, count).await, "n\n15\n");
     assert_eq!(catalog.tables().await.unwrap()[DATASET].version, 3);
-    assert!(catalog.query_fresh(count, &early).await.is_ok());
+    assert!(catalog.query_within(count, &QueryLimits::default(), &early).await.is_ok());
 }
 
 #[tokio::test]
