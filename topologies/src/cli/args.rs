@@ -209,7 +209,7 @@ exceeded; 2 when another process leads the topology and --take-over is not given
   isobar query -c topology.yaml < statements.sql
   isobar query \"SELECT count(*) FROM flight_features\" -c topology.yaml --prefer nearest --stats
   isobar query \"SELECT count(*) FROM flights\" -c topology.yaml --min-version flights=42
-  isobar query \"SELECT count(*) FROM flights\" -c topology.yaml --workers http://10.0.0.1:8182,http://10.0.0.2:8182
+  isobar query \"SELECT count(*) FROM flights\" -c topology.yaml --workers http://a:8182,http://b:8182
 
 A table is at its newest version where the query names none. Versions are those of isobar snapshots;
 a time means the newest version committed by then. Both give the same rows in every cloud.
@@ -219,10 +219,10 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
 
     /// Serve the datasets of a topology to programs: SQL by HTTP and Flight SQL
     #[command(after_help = "Examples:
-  isobar serve topology.yaml                            for this machine; open http://127.0.0.1:8181
-  isobar serve topology.yaml --listen 0.0.0.0:8181      needs tokens: see `serve` of the spec
-  isobar serve topology.yaml --postgres 127.0.0.1:5432  also for psql, drivers and BI tools
-  isobar serve topology.yaml --flight 127.0.0.1:32010   also for ADBC and JDBC (Flight SQL)
+  isobar serve topology.yaml                             for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml --listen 0.0.0.0:8181       needs tokens: see `serve` of the spec
+  isobar serve topology.yaml --postgres 127.0.0.1:5432   also for psql, drivers and BI tools
+  isobar serve topology.yaml --flight 127.0.0.1:32010    also for ADBC and JDBC (Flight SQL)
   isobar serve topology.yaml --worker --listen 10.0.0.1:8182   parts of other servers' queries
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'

@@ -258,8 +258,9 @@ async fn names_are_written_as_in_a_query_and_do_not_grow_without_end() {
     let sql = "SELECT quote_ident('a'), quote_ident('B c'), quote_ident('d\"'), pg_catalog.quote_ident(quote_ident('1')), \
                quote_ident(NULL), version() IS NULL";
     assert_eq!(rows(sql).await, [r#"a|"B c"|"d"""|"""1"""|null|false"#]);
-    let (begin, end) = ("quote_ident(".repeat(20), ")".repeat(20));
-    let failure = answered(&format!("SELECT {begin}'\"'{end}, version()")).await.unwrap_err();
+    // Each doubles the quotes.
+    let (begin, quotes, end) = ("quote_ident(".repeat(8), "\"".repeat(200), ")".repeat(8));
+    let failure = answered(&format!("SELECT {begin}'{quotes}'{end}, version()")).await.unwrap_err();
     assert!(failure.message.contains("10000 bytes"), "{failure:?}");
 }
 
