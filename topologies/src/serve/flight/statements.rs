@@ -10,7 +10,6 @@ use arrow_flight::sql::{
     ActionCreatePreparedStatementResult, Any, Command, DoPutPreparedStatementResult, ProstMessageExt,
     TicketStatementQuery,
 };
-use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -214,36 +213,16 @@ pub(super) fn command(bytes: &Bytes) -> Result<Command, Status> {
     Command::try_from(message).map_err(|error| unreadable(error.to_string()))
 }
 
-/// `rows` in messages, asked for one at a time. If there are none, a batch of no rows comes after the schema: the JDBC driver names the
-/// columns of an answer twice otherwise.
+/// `rows` in messages, asked for one at a time.
 pub(super) fn encoded(
     schema: SchemaRef,
     rows: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
 ) -> Replies<FlightData> {
     let encoder = FlightDataEncoderBuilder::new()
-        .with_schema(schema.clone())
+        .with_schema(schema)
         .with_max_flight_data_size(MESSAGE_BYTES_TARGET)
-        .build(rows.map_err(FlightError::from))
-        .map_err(Status::from)
-        .fuse();
-    let messages = stream::unfold((encoder, 0_usize), move |(mut encoder, sent)| {
-        let schema = schema.clone();
-        async move {
-            let message = match encoder.next().await {
-                None if sent == 1 => without_rows(&schema),
-                next => next?,
-            };
-            Some((message, (encoder, sent + 1)))
-        }
-    });
-    messages.boxed()
-}
-
-/// The message of a batch of no rows, which the encoder leaves out.
-fn without_rows(schema: &SchemaRef) -> Result<FlightData, Status> {
-    let messages = batches_to_flight_data(schema, vec![RecordBatch::new_empty(schema.clone())]);
-    let batch = messages.map_err(|error| unencoded(&error))?.pop();
-    batch.ok_or_else(|| Status::internal("encode an answer: no message for a batch"))
+        .build(rows.map_err(FlightError::from));
+    encoder.map_err(Status::from).boxed()
 }
 
 /// What a client is told about an answer before it fetches it.
