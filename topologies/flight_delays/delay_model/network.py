@@ -92,6 +92,8 @@ def to_bytes(model):
     late = model.output
     label = keras.ops.cast(keras.ops.reshape(late, (-1,)) > 0.5, "int64")
     both = keras.Model(model.input, [label, keras.ops.concatenate([1 - late, late], axis=1)], name="flight_delay")
+    # Only a model that was called once can be exported.
+    both(numpy.zeros((1, len(FEATURES)), "float32"))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.onnx"
         both.export(path, format="onnx", opset_version=answers.OPSETS[""], verbose=False)
