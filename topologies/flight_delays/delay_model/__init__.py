@@ -8,4 +8,5 @@
     evaluation.py    how good the answers are, and whether one model is better than another
     statistics.py    what features looked like in training
     package.py       a folder that can be registered: model, manifest, statistics, card, plots
+    steps.py         what the steps of the pipeline do
 """
