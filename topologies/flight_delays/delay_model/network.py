@@ -57,6 +57,8 @@ class Encode(keras.layers.Layer):
 
 def train(split, seed, epochs=EPOCHS_MAX):
     """The same network for the same rows and seed on the same kind of machine; another processor may round sums otherwise."""
+    # Layers are numbered through, and their numbers are in the files.
+    keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tensorflow.config.experimental.enable_op_determinism()
     x = split.train.x
