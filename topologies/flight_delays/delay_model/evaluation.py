@@ -93,7 +93,8 @@ def compare(y, champion, challenger, times, seed, resamples=RESAMPLES):
     draw, so that what makes a day hard for both does not count. A difference of two numbers without this says nothing.
     """
     y = numpy.asarray(y)
-    days, day = numpy.unique(numpy.asarray(times.dt.floor("D").astype("int64")), return_inverse=True)
+    local = times.dt.tz_convert("America/New_York").dt.tz_localize(None).dt.floor("D")
+    days, day = numpy.unique(local.to_numpy(), return_inverse=True)
     random = numpy.random.default_rng(seed)
     draws = random.multinomial(len(days), numpy.full(len(days), 1 / len(days)), size=resamples)
     scored = [Scored(y, numpy.asarray(answers, dtype="float64"), day, len(days)) for answers in (champion, challenger)]
