@@ -142,7 +142,13 @@ class Leaks(Made):
         self.assertEqual([name for name in features.FEATURES if name in LATER], [])
         # Each feature is in the set, as something that the timetable or the weather says.
         self.assertLessEqual(set(features.FEATURES), set(self.pinned.names("label") + self.pinned.names("feature")))
-        isobar("leak-check", self.spec, "--manifest", self.pinned.path)
+        # Each row of the set is held against every reading at its airport: a week of rows is enough.
+        week = pathlib.Path(self.spec).with_name("week.yaml")
+        text = pathlib.Path(self.spec).read_text()
+        week.write_text(text.replace("  keys: [origin]\n", "  keys: [origin]\n  where: scheduled_at < TIMESTAMP '2013-01-08T00:00:00Z'\n", 1))
+        self.assertNotEqual(week.read_text(), text)
+        found = json.loads(isobar("leak-check", week, "--format", "json").stdout)
+        self.assertEqual((found["leaks"], found["rows"]), (0, 5901), found)
 
     def test_the_parts_follow_each_other(self):
         train, validation, test = self.split.train.times, self.split.validation.times, self.split.test.times

@@ -28,6 +28,11 @@ IMAGE = "isobar-training:0.1.0"
 step = dsl.component(base_image=IMAGE, install_kfp_package=False)
 
 
+def each_time(task):
+    """Never taken from the cluster's cache: what the step sees or does outside is not in its arguments."""
+    return task.set_caching_options(False)
+
+
 @step
 def build_training_set(training_set: str, at: str, rows: dsl.Output[dsl.Dataset]) -> str:
     """Makes the set at the versions `at`, or at the newest, and says its digest."""
@@ -49,16 +54,15 @@ def build_training_set(training_set: str, at: str, rows: dsl.Output[dsl.Dataset]
 def train_model(kind: str, digest: str, topology: str, seed: int, take: int, rows: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]):
     """Trains one model from the rows with this digest, and holds its ONNX file against its library."""
     import glob
+    import shutil
 
     import train
 
     (manifest,) = glob.glob(f"{rows.path}/*.json")
-    wrong = train.main([manifest, "--digest", digest, "--topology", topology, "--models", kind, "--seed", str(seed), "--take", str(take),
-                        "--out", f"{model.path}.parts"])
+    options = {"digest": digest, "topology": topology, "models": kind, "seed": seed, "take": take, "out": f"{model.path}.parts"}
+    wrong = train.main([manifest, *(f"--{name}={value}" for name, value in options.items())])
     if wrong:
         raise SystemExit(wrong)
-    import shutil
-
     shutil.move(f"{model.path}.parts/{kind}", model.path)
     model.metadata.update(kind=kind, training_set=digest)
 
@@ -129,18 +133,21 @@ def flight_delay(
     take: int = 1, publish: bool = True,
 ):
     """`publish: false` ends after the evaluation, and needs no registry."""
-    made = build_training_set(training_set=training_set, at=at)
+    made = each_time(build_training_set(training_set=training_set, at=at))
     rows = made.outputs["rows"]
     of_rows = {"digest": made.outputs["Output"], "topology": topology, "seed": seed, "take": take, "rows": rows}
     forest = train_model(kind="forest", **of_rows).set_display_name("train forest").outputs["model"]
     network = train_model(kind="network", **of_rows).set_display_name("train network").outputs["model"]
     best = evaluate(seed=seed, take=take, rows=rows, forest=forest, network=network).outputs["Output"]
     with dsl.If(publish == True, name="publish"):  # noqa: E712: this is a comparison that the cluster makes
-        compared = compare_with_champion(best=best, topology=topology, seed=seed, take=take, rows=rows, forest=forest, network=network)
-        first = register(topology=topology, model=forest).set_display_name("register forest")
+        compared = each_time(
+            compare_with_champion(best=best, topology=topology, seed=seed, take=take, rows=rows, forest=forest, network=network)
+        )
+        first = each_time(register(topology=topology, model=forest)).set_display_name("register forest")
         # One after the other: each takes the registry over.
-        second = register(topology=topology, model=network).set_display_name("register network").after(first)
-        deploy(topology=topology, best=best, decision=compared.outputs["Output"], forest_version=first.output, network_version=second.output)
+        second = each_time(register(topology=topology, model=network)).set_display_name("register network").after(first)
+        versions = {"forest_version": first.output, "network_version": second.output}
+        each_time(deploy(topology=topology, best=best, decision=compared.outputs["Output"], **versions))
 
 
 def compiled():
