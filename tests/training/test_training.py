@@ -189,6 +189,17 @@ class Models(Made):
                 with self.subTest(kind, file=name):
                     self.assertEqual((first / kind / name).read_bytes(), (second / kind / name).read_bytes())
 
+    def test_the_answers_of_the_library_are_kept(self):
+        for kind in ("forest", "network"):
+            kept = pyarrow.parquet.read_table(self.train("first") / f"{kind}-held-out.parquet")
+            self.assertEqual(kept.column_names, [*features.FEATURES, "probability", "label"])
+            x = features.matrix(kept.to_pandas())
+            numpy.testing.assert_array_equal(x, self.split.test.x[:10_000])
+            answers.compare(
+                (self.train("first") / kind / "model.onnx").read_bytes(),
+                kept.column("probability").to_numpy(), kept.column("label").to_numpy(), x,
+            )
+
     def test_a_saved_model_answers_as_the_onnx_file_does(self):
         import tensorflow
 

@@ -7,7 +7,7 @@
     python train.py sets/flight_delay-….json --out models --flight grpc://127.0.0.1:32010      a server; ISOBAR_TOKEN
 
 `--out` gets a folder for each: `forest` (scikit-learn) and `network` (Keras), with model.onnx, manifest.json, statistics.json,
-model_card.md and plots, ready for `isobar models register`. However the rows come, they have the digest of the manifest, or nothing is
+model_card.md and plots, ready for `isobar models register`; and beside it the held-out rows with the library's own answers. However the rows come, they have the digest of the manifest, or nothing is
 trained. The answers of each ONNX file are compared with the library's. docs/training-models.md says more.
 
 Exit codes: 0 trained; 1 the data are not what the manifest says, or an ONNX file answers something else; 2 wrong arguments.
@@ -81,7 +81,9 @@ def train(kind, pinned, split, folder, topology, seed):
     model = library.train(split, seed)
     onnx_bytes = library.to_bytes(model)
     held_out = split.test.x[:COMPARED_ROWS]
-    difference = answers.compare(onnx_bytes, *library.predict(model, held_out), held_out)
+    probabilities, labels = library.predict(model, held_out)
+    difference = answers.compare(onnx_bytes, probabilities, labels, held_out)
+    answers.keep(folder.with_name(f"{kind}-held-out.parquet"), held_out, probabilities, labels)
     if kind == "network":
         library.save(model, folder / "saved_model")
     manifest = package.write(folder, pinned, topology, onnx_bytes, split, kind, seed, difference)

@@ -13,6 +13,10 @@ import pathlib
 import numpy
 import onnx
 import onnxruntime
+import pyarrow
+import pyarrow.parquet
+
+from .features import FEATURES
 
 # Old enough for runtimes of the last years.
 OPSETS = {"": 18, "ai.onnx.ml": 3}
@@ -82,6 +86,13 @@ def compare(onnx_bytes, probabilities, labels, x):
     if not difference <= TOLERANCE or others > 0:
         raise Unequal(f"of {len(x)} rows {others} have another label; probabilities differ by up to {difference:.2g}, at most {TOLERANCE} may be")
     return difference
+
+
+def keep(path, x, probabilities, labels):
+    """Rows and what the library answers, for whoever answers them in another way and wants to compare: NaN is null."""
+    columns = {name: pyarrow.array(x[:, index], mask=numpy.isnan(x[:, index])) for index, name in enumerate(FEATURES)}
+    said = {"probability": pyarrow.array(probabilities.astype("float64")), "label": pyarrow.array(labels.astype("int64"))}
+    pyarrow.parquet.write_table(pyarrow.table({**columns, **said}), path)
 
 
 def signature(onnx_bytes):
