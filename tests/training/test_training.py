@@ -205,7 +205,8 @@ class Models(Made):
 
         out = self.train("first") / "network"
         x = self.split.test.x[:10_000]
-        theirs = tensorflow.saved_model.load(str(out / "saved_model")).serve(x).numpy()[:, 0]
+        loaded = tensorflow.saved_model.load(str(out / "saved_model"))
+        theirs = loaded.serve(x).numpy()[:, 0]
         ours, _ = answers.predict(answers.session((out / "model.onnx").read_bytes()), x)
         self.assertLessEqual(abs(theirs - ours).max(), answers.TOLERANCE)
 
