@@ -1,0 +1,355 @@
+"""The training of topologies/flight_delays, on the demo's real rows: from the tables in three clouds to folders that can be registered.
+
+    ISOBAR_BIN=target/release/isobar $(tests/services/services python topologies/flight_delays/pipeline-requirements.txt) \\
+        -m unittest discover --start-directory tests/training
+
+Every twentieth row is learnt from, which takes two minutes; ISOBAR_TRAINING=full takes all of them, as the documentation's figures do,
+and five. $ISOBAR_DEMO names a folder that `isobar demo --keep` has filled; without, it is run.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CODE = ROOT / "topologies" / "flight_delays"
+sys.path[:0] = [str(CODE), str(ROOT / "tests" / "clients")]
+
+import clients
+import numpy
+import onnx
+import pandas
+import pyarrow
+import pyarrow.parquet
+from delay_model import answers, data, evaluation, features, statistics, steps
+from sklearn.metrics import roc_auc_score
+
+FULL = os.environ.get("ISOBAR_TRAINING") == "full"
+TAKE = 1 if FULL else 20
+# Of the demo's rows, whoever replays them and into whichever partitions: docs/training-models.md.
+DIGEST = "a8c957922085d9269a9d034c7e0db438e819f1fc52b08004bae94b711de78199"
+ROWS = 327_346
+CLOUDS = ("aws", "azure", "gcp")
+# What is known of a flight only after it should have left.
+LATER = ["departure_delay_minutes", "arrival_delay_minutes", "late", "air_time"]
+TOKEN = "a-token-of-a-training"
+
+
+def isobar(*arguments, check=True):
+    command = [clients.variable("ISOBAR_BIN"), *map(str, arguments)]
+    return subprocess.run(command, check=check, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
+
+
+def has_command(*words):
+    """Whether the binary knows this yet."""
+    return isobar(*words, "--help", check=False).returncode == 0
+
+
+def setUpModule():
+    Made.folder = pathlib.Path(unittest.enterModuleContext(tempfile.TemporaryDirectory()))
+    Made.topology = clients.demo(Made.folder / "demo")
+    # The set is described beside the topology that it is of.
+    Made.spec = shutil.copy(CODE / "flight_delay.yaml", Made.topology.parent)
+    isobar("training-set", Made.spec, "--out", Made.folder / "sets")
+    (manifest,) = (Made.folder / "sets").glob("*.json")
+    Made.pinned = data.Pinned.read(manifest)
+    Made.table = data.from_file(Made.pinned)
+    Made.split = features.split(Made.table.to_pandas(), TAKE)
+
+
+class Made(unittest.TestCase):
+    """What all tests below share: the demo's clouds, and a training set of them."""
+
+    @classmethod
+    def train(cls, out, *arguments):
+        """What train.py does, in a process of its own; once for each `out`."""
+        out = cls.folder / out
+        command = [sys.executable, CODE / "train.py", cls.pinned.path, "--out", out, "--take", TAKE, "--topology", cls.topology, *arguments]
+        if not out.exists():
+            done = subprocess.run(list(map(str, command)), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise AssertionError(f"train.py: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+            print(done.stdout, file=sys.stderr)
+        return out
+
+
+class Rows(Made):
+    def test_the_rows_are_those_of_the_documentation(self):
+        self.assertEqual((self.pinned.digest, self.table.num_rows), (DIGEST, ROWS))
+        self.assertIn(DIGEST, (ROOT / "docs" / "training-models.md").read_text())
+
+    def test_the_tables_of_every_cloud_give_the_same_rows(self):
+        for cloud in CLOUDS:
+            with self.subTest(cloud):
+                self.assertTrue(data.from_deltalake(self.pinned, str(self.topology.parent / cloud)).equals(self.table))
+
+    def test_the_query_of_flight_gives_the_same_rows(self):
+        """What Flight SQL is asked, asked without a server."""
+        file = self.folder / "asked.parquet"
+        isobar("query", data.sql(self.pinned), "--config", self.topology, "--output", file)
+        self.assertTrue(self.pinned.checked(pyarrow.parquet.read_table(file)).equals(self.table))
+
+    def test_flight_gives_the_same_rows(self):
+        if "--flight" not in isobar("serve", "--help").stdout:
+            self.skipTest("this isobar has no Flight SQL")
+        from adbc_driver_flightsql import DatabaseOptions, dbapi
+
+        topology = self.topology.with_name("served.yaml")
+        topology.write_text(self.topology.read_text() + '\nserve:\n  callers:\n    training: { token: "${env:TRAINING_TOKEN}" }\n')
+        patterns = {"flight": r"Flight SQL.*?(127\.0\.0\.1:\d+)"}
+        with clients.server(topology, ["--flight", "127.0.0.1:0"], patterns, {"TRAINING_TOKEN": TOKEN}) as found:
+            options = {DatabaseOptions.AUTHORIZATION_HEADER.value: f"Bearer {TOKEN}"}
+            with dbapi.connect(f"grpc://{found['flight']}", options, autocommit=True) as connection:
+                self.assertTrue(data.from_flight(self.pinned, connection).equals(self.table))
+
+    def test_other_rows_are_refused(self):
+        late = self.table.schema.get_field_index("late")
+        other = self.table.column("late").to_pylist()
+        other[1000] = not other[1000]
+        changed = self.table.set_column(late, "late", pyarrow.array(other))
+        swapped = self.table.take([1, 0, *range(2, self.table.num_rows)])
+        for name, table in {"a value": changed, "the order": swapped, "a row": self.table.slice(1)}.items():
+            with self.subTest(name), self.assertRaisesRegex(data.Differs, "digest"):
+                self.pinned.checked(table)
+
+    def test_another_manifest_is_refused(self):
+        with self.assertRaisesRegex(data.Differs, "not of"):
+            data.Pinned.read(self.pinned.path, "0" * 64)
+        broken = self.folder / "broken.json"
+        manifest = json.loads(self.pinned.path.read_text())
+        manifest["inputs"][0]["sha256"] = "0" * 64
+        broken.write_text(json.dumps(manifest))
+        with self.assertRaisesRegex(data.Differs, "is not the one"):
+            data.from_deltalake(data.Pinned.read(broken), str(self.topology.parent / "aws"))
+
+    def test_nulls_are_part_of_the_digest(self):
+        column = pyarrow.array([1.5, None, 0.0])
+        by_hand = b"\1" + numpy.float64(1.5).tobytes() + b"\0" + b"\1" + numpy.float64(0).tobytes()
+        self.assertEqual(data.encoded(column), by_hand)
+        self.assertEqual(data.encoded(pyarrow.array(["é", None])), b"\1\2\0\0\0\0\0\0\0" + "é".encode() + b"\0")
+        self.assertEqual(data.encoded(pyarrow.array([True, None, False])), b"\1\1\0\1\0")
+
+
+class Leaks(Made):
+    def test_nothing_is_known_later_than_the_departure(self):
+        self.assertEqual([name for name in features.FEATURES if name in LATER], [])
+        # Each feature is in the set, as something that the timetable or the weather says.
+        self.assertLessEqual(set(features.FEATURES), set(self.pinned.names("label") + self.pinned.names("feature")))
+        # Each row of the set is held against every reading at its airport: a week of rows is enough.
+        week = pathlib.Path(self.spec).with_name("week.yaml")
+        text = pathlib.Path(self.spec).read_text()
+        week.write_text(text.replace("  keys: [origin]\n", "  keys: [origin]\n  where: scheduled_at < TIMESTAMP '2013-01-08T00:00:00Z'\n", 1))
+        self.assertNotEqual(week.read_text(), text)
+        found = json.loads(isobar("leak-check", week, "--format", "json").stdout)
+        self.assertEqual((found["leaks"], found["rows"]), (0, 5901), found)
+
+    def test_the_parts_follow_each_other(self):
+        train, validation, test = self.split.train.times, self.split.validation.times, self.split.test.times
+        self.assertGreaterEqual(validation.min() - train.max(), features.GAP)
+        self.assertGreaterEqual(test.min() - validation.max(), features.GAP)
+        self.assertEqual((test.min().tz_convert("America/New_York").month, test.max().tz_convert("America/New_York").month), (10, 12))
+
+    def test_codes_are_whole_in_float32(self):
+        codes = self.table.select(features.CATEGORIES).to_pandas().to_numpy()
+        self.assertTrue((codes.astype("float32").astype("int64") == codes).all())
+
+
+class Models(Made):
+    def test_both_models_are_written(self):
+        out = self.train("first")
+        for kind in ("forest", "network"):
+            with self.subTest(kind):
+                manifest = json.loads((out / kind / "manifest.json").read_text())
+                self.assertEqual(manifest["training_set_sha256"], DIGEST)
+                self.assertEqual([feature["name"] for feature in manifest["features"]], features.FEATURES)
+                self.assertEqual({feature.get("contract") for feature in manifest["features"][:6]}, {"1.0.0"})
+                self.assertEqual(manifest["signature"]["inputs"], [{"name": "features", "datatype": "FP32", "shape": [None, 12]}])
+                self.assertEqual([output["name"] for output in manifest["signature"]["outputs"]], ["label", "probabilities"])
+                said = [manifest["onnx"], manifest["statistics"], *manifest["files"]]
+                for artifact in said:
+                    content = (out / kind / artifact["file"]).read_bytes()
+                    self.assertEqual((len(content), hashlib.sha256(content).hexdigest()), (artifact["bytes"], artifact["sha256"]))
+                there = {path.relative_to(out / kind).as_posix() for path in (out / kind).rglob("*") if path.is_file()}
+                self.assertEqual({artifact["file"] for artifact in said} | {"manifest.json"}, there)
+                # Better than nothing by far, and not so good that it must have seen the future.
+                self.assertTrue(0.62 < manifest["metrics"]["auc"] < 0.8, manifest["metrics"])
+                self.assertLessEqual(manifest["metrics"]["library_difference"], 1e-5)
+
+    def test_the_same_rows_make_the_same_models_whichever_way_they_come(self):
+        first, second = self.train("first"), self.train("second", "--deltalake", self.topology.parent / "azure")
+        for kind in ("forest", "network"):
+            for name in ("model.onnx", "statistics.json", "model_card.md", "plots/importance.png"):
+                with self.subTest(kind, file=name):
+                    self.assertEqual((first / kind / name).read_bytes(), (second / kind / name).read_bytes())
+
+    def test_the_answers_of_the_library_are_kept(self):
+        for kind in ("forest", "network"):
+            kept = pyarrow.parquet.read_table(self.train("first") / f"{kind}-held-out.parquet")
+            self.assertEqual(kept.column_names, [*features.FEATURES, "probability", "label"])
+            x = features.matrix(kept.to_pandas())
+            numpy.testing.assert_array_equal(x, self.split.test.x[:10_000])
+            answers.compare(
+                (self.train("first") / kind / "model.onnx").read_bytes(),
+                kept.column("probability").to_numpy(), kept.column("label").to_numpy(), x,
+            )
+
+    def test_a_saved_model_answers_as_the_onnx_file_does(self):
+        import tensorflow
+
+        out = self.train("first") / "network"
+        x = self.split.test.x[:10_000]
+        loaded = tensorflow.saved_model.load(str(out / "saved_model"))
+        theirs = loaded.serve(x).numpy()[:, 0]
+        ours, _ = answers.predict(answers.session((out / "model.onnx").read_bytes()), x)
+        self.assertLessEqual(abs(theirs - ours).max(), answers.TOLERANCE)
+
+    def test_missing_values_and_unseen_names_have_an_answer(self):
+        x = self.split.test.x[:4].copy()
+        x[0, features.FEATURES.index("weather__pressure_millibars")] = numpy.nan
+        x[1, 6:] = numpy.nan
+        x[2, features.FEATURES.index("carrier_code")] = 1
+        x[3, :3] = 16_777_215
+        for kind in ("forest", "network"):
+            found, labels = answers.predict(answers.session((self.train("first") / kind / "model.onnx").read_bytes()), x)
+            self.assertTrue(((found > 0) & (found < 1)).all(), (kind, found))
+            self.assertEqual(labels.tolist(), (found > 0.5).astype(int).tolist())
+
+    def test_a_file_that_answers_something_else_is_refused(self):
+        onnx_bytes = (self.train("first") / "forest" / "model.onnx").read_bytes()
+        x = self.split.test.x[:100]
+        found, labels = answers.predict(answers.session(onnx_bytes), x)
+        answers.compare(onnx_bytes, found, labels, x)
+        for name, wrong in {"a probability": (found + 2e-5, labels), "a label": (found, 1 - labels), "nothing": (found * numpy.nan, labels)}.items():
+            with self.subTest(name), self.assertRaises(answers.Unequal):
+                answers.compare(onnx_bytes, *wrong, x)
+
+    def test_names_from_a_converter_do_not_matter(self):
+        model = onnx.load(self.train("first") / "network" / "model.onnx")
+        due = model.SerializeToString(deterministic=True)
+        for constant in model.graph.initializer:
+            for node in model.graph.node:
+                node.input[:] = [f"other_{name}" if name == constant.name else name for name in node.input]
+            constant.name = f"other_{constant.name}"
+        model.graph.initializer.sort(key=lambda constant: len(constant.raw_data))
+        self.assertNotEqual(model.SerializeToString(deterministic=True), due)
+        self.assertEqual(answers.named(model).SerializeToString(deterministic=True), due)
+
+    def test_the_library_of_onnx_runtime_is_found(self):
+        self.assertTrue(answers.library().is_file())
+
+
+class Statistics(Made):
+    def test_every_row_is_counted_once(self):
+        found = statistics.statistics(self.split.train, numpy.linspace(0, 1, 1000))
+        self.assertEqual(list(found["features"]), features.FEATURES)
+        for name, one in found["features"].items():
+            with self.subTest(name):
+                counts = one["counts"]
+                counted = sum(counts.values() if isinstance(counts, dict) else counts)
+                self.assertEqual(counted + one["missing"], len(self.split.train))
+        pressure = self.split.train.x[:, features.FEATURES.index("weather__pressure_millibars")]
+        self.assertEqual(found["features"]["weather__pressure_millibars"]["missing"], int(numpy.isnan(pressure).sum()))
+        self.assertEqual(sum(found["label"]["counts"].values()), len(self.split.train))
+        json.dumps(found, allow_nan=False)
+
+    def test_bins_are_those_of_their_edges(self):
+        found = statistics.numbers(numpy.array([0.0, 0.5, 1.0, 1.0, 2.0, 3.0]), numpy.array([0.0, 1.0, 2.0]))
+        self.assertEqual(found["counts"], [0, 2, 2, 2])
+        self.assertEqual(statistics.numbers(numpy.array([-1.0, 2.0]), numpy.array([0.0, 1.0]))["counts"], [1, 0, 1])
+
+
+def of_days(rows, days):
+    """Times on that many days, in turn."""
+    return pandas.Series(pandas.date_range("2013-10-01T12:00:00Z", periods=days)[numpy.arange(rows) % days])
+
+
+class Evaluation(unittest.TestCase):
+    def setUp(self):
+        random = numpy.random.default_rng(1)
+        self.y = random.integers(0, 2, 4000)
+        self.good = self.y + random.normal(0, 1, 4000)
+        self.bad = self.y + random.normal(0, 3, 4000)
+        self.times = of_days(4000, 80)
+
+    def squeezed(self, score):
+        return 1 / (1 + numpy.exp(-(score - 0.5)))
+
+    def test_a_resample_that_draws_each_day_once_is_the_whole(self):
+        # Rounded, so that many are equal.
+        for score in (self.good, numpy.round(self.good), numpy.zeros(4000)):
+            _, day = numpy.unique(self.times.dt.floor("D"), return_inverse=True)
+            once = evaluation.Scored(self.y, self.squeezed(score), day, 80).aucs(numpy.ones((1, 80), dtype=int))
+            self.assertAlmostEqual(once[0], roc_auc_score(self.y, score), places=12)
+
+    def test_the_better_one_is_better_and_the_same_one_is_not(self):
+        good, bad = self.squeezed(self.good), self.squeezed(self.bad)
+        self.assertTrue(evaluation.compare(self.y, bad, good, self.times, 7).is_better)
+        self.assertFalse(evaluation.compare(self.y, good, bad, self.times, 7).is_better)
+        same = evaluation.compare(self.y, good, good, self.times, 7)
+        self.assertFalse(same.is_better)
+        self.assertEqual((same.auc_gain, same.auc_p_value), (0, 1))
+
+    def test_chance_alone_is_rarely_better(self):
+        """Two models that are equally good: of 200 pairs some five seem better, by the 2.5 % above the interval."""
+        random = numpy.random.default_rng(2)
+        better = 0
+        for _ in range(200):
+            y = random.integers(0, 2, 600)
+            one, other = (self.squeezed(y + random.normal(0, 2, 600)) for _ in range(2))
+            better += evaluation.compare(y, one, other, of_days(600, 60), 3, resamples=200).is_better
+        self.assertLessEqual(better, 14)
+
+    def test_delong_is_that_of_the_definition(self):
+        y, one, other = self.y[:60], self.good[:60], self.bad[:60]
+        late, on_time = [score[y == 1] for score in (one, other)], [score[y == 0] for score in (one, other)]
+        wins = [numpy.greater.outer(a, b) + 0.5 * numpy.equal.outer(a, b) for a, b in zip(late, on_time)]
+        of_late, of_on_time = [w.mean(axis=1) for w in wins], [w.mean(axis=0) for w in wins]
+        covariance = numpy.cov(of_late) / len(of_late[0]) + numpy.cov(of_on_time) / len(of_on_time[0])
+        z = (wins[1].mean() - wins[0].mean()) / numpy.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+        from scipy.stats import norm
+
+        self.assertAlmostEqual(evaluation.delong(y, one, other), 2 * norm.sf(abs(z)), places=10)
+
+    def test_calibration_sees_what_is_off(self):
+        honest = numpy.clip(numpy.random.default_rng(3).random(20_000), 0.01, 0.99)
+        y = (numpy.random.default_rng(4).random(20_000) < honest).astype(int)
+        self.assertLess(evaluation.metrics(y, honest)["calibration_error"], 0.02)
+        self.assertGreater(evaluation.metrics(y, honest**3)["calibration_error"], 0.1)
+
+
+class Pipeline(Made):
+    def test_the_compiled_pipeline_is_the_one_in_the_source(self):
+        subprocess.run([sys.executable, CODE / "pipeline.py", "--check"], check=True)
+
+    def test_no_step_installs_anything(self):
+        self.assertNotIn("pip install", (CODE / "pipeline.yaml").read_text())
+
+    def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
+        publish = has_command("models")
+        given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20, "publish": publish}
+        command = [sys.executable, CODE / "pipeline.py", "--run", self.folder / "steps", "--arguments", json.dumps(given)]
+        environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        made = {path.parent.name for path in (self.folder / "steps").rglob("executor_output.json")}
+        self.assertLessEqual({"build-training-set", "train-model", "train-model-2", "evaluate"}, made)
+        if not publish:
+            self.skipTest("all steps but the last ones: this isobar has no `models`")
+        (model,) = json.loads(isobar("models", "ls", "--config", self.topology, "--format", "json").stdout)["models"]
+        self.assertEqual((model["name"], model["versions"], set(model["aliases"])), ("flight_delay", [1, 2], {"champion", "challenger"}))
+        isobar("models", "verify", "--config", self.topology)
+        with tempfile.TemporaryDirectory() as folder:
+            champion = steps.champion(self.topology, folder)
+            same = steps.compare(self.pinned.path.parent, champion, champion, seed=1, take=20)
+        self.assertEqual((same.auc_gain, same.is_better), (0, False))
+
+
+if __name__ == "__main__":
+    unittest.main()
