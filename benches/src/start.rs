@@ -55,7 +55,7 @@ pub(crate) async fn run(options: Options, directory: &Path) -> Result<()> {
         None => std::env::current_exe().context("find this program")?.with_file_name("isobar"),
     };
     ensure!(program.exists(), "{} is not there: build it, or name it with --program", program.display());
-    let place = Place::open(&directory.join(format!("start-{versions}-{files}")), &[DATASET], None)?;
+    let place = Place::open(&directory.join(format!("start-{versions}-{files}")), &[DATASET], None).await?;
     if !place.has(DATASET, versions - 1) {
         write_table(&place, versions, files).await?;
     }
