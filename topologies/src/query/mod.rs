@@ -507,6 +507,9 @@ pub(crate) fn session(replicas: &Arc<Replicas>, memory_bytes_max: u64) -> Result
     let config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG.0, CATALOG.1)
         .with_information_schema(true)
+        // A file for each batch that is spilled between partitions. DataFusion 55 waits for ever where two such files are open and
+        // the older one has no more batches (apache/datafusion#24883).
+        .set_u64("datafusion.execution.max_spill_file_size_bytes", 1)
         // The order of a subquery is the order of a spine.
         .set_bool("datafusion.sql_parser.enable_subquery_sort_elimination", false);
     let state =
