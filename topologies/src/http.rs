@@ -49,6 +49,17 @@ impl Side {
     }
 }
 
+/// Listens at `address`, as `option` asks for, and says where that is: the system chooses the port when it is 0.
+///
+/// # Errors
+/// [`Error::Configuration`] for an address that cannot be listened on.
+pub(crate) async fn bind(option: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let cannot = |error| Error::Configuration(format!("cannot listen on {option} {address}: {error}"));
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    Ok((listener, address))
+}
+
 /// A bound, running server.
 #[derive(Debug)]
 pub struct MetricsServer {
@@ -60,10 +71,7 @@ pub struct MetricsServer {
 impl MetricsServer {
     /// Binds `address` and serves until `shutdown`.
     pub async fn start(address: SocketAddr, side: Side, shutdown: CancellationToken) -> Result<Self, Error> {
-        let cannot =
-            |error| Error::Configuration(format!("cannot listen on --metrics-addr {address}: {error}"));
-        let listener = TcpListener::bind(address).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
+        let (listener, address) = bind("--metrics-addr", address).await?;
         let app = router(side);
         let task = tokio::spawn(async move {
             let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;

@@ -48,6 +48,7 @@ pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
 pub use self::refusal::Refusal;
 pub use self::worker::WorkerServer;
 use crate::error::Error;
+use crate::http::bind;
 use crate::online::OnlineViews;
 use crate::query::TableVersion;
 use crate::spec::Topology;
@@ -107,13 +108,13 @@ impl Server {
             None => open_clouds(topology)?,
         };
         let engine = Engine::open(topology, &clouds)?;
-        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        let tls = tls::of(topology)?;
         check_address(&engine, options.listen, tls.is_some())?;
         engine.check_roles().await?;
-        let cannot =
-            |error| Error::Configuration(format!("cannot listen on --listen {}: {error}", options.listen));
-        let listener = TcpListener::bind(options.listen).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
+        if engine.is_open() {
+            info!("there are no tokens: everybody on this machine reads everything");
+        }
+        let (listener, address) = bind("--listen", options.listen).await?;
         let mut listeners = Vec::new();
         if let Some((views, folder)) = look_ups(topology, &options) {
             engine.look_up_in(views.clone());
@@ -231,9 +232,6 @@ fn check_address(engine: &Engine, address: SocketAddr, has_tls: bool) -> Result<
     }
     if !is_loopback && !has_tls {
         warn!(%address, "tokens and rows are on the wire as they are: see `serve.tls`, unless something in front has TLS");
-    }
-    if engine.is_open() {
-        info!("there are no tokens: everybody on this machine reads everything");
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::certificate::PeerNames;
 use crate::error::Error;
+use crate::spec::Topology;
 use crate::spec::serve::TlsSpec;
 
 /// How long a handshake may take.
@@ -30,11 +31,15 @@ const HANDSHAKES_MAX: usize = 256;
 /// How long to wait after a connection could not be accepted, because there are too many, for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The configuration of listeners, its files read now.
+/// The configuration of the listeners of `topology`, its files read now; `None` if they are to be without TLS.
 ///
 /// # Errors
 /// [`Error::Configuration`] names the file and what is wrong with it.
-pub(super) fn open(spec: &TlsSpec) -> Result<Arc<ServerConfig>, Error> {
+pub(super) fn of(topology: &Topology) -> Result<Option<Arc<ServerConfig>>, Error> {
+    topology.serve.tls.as_ref().map(open).transpose()
+}
+
+fn open(spec: &TlsSpec) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
     let certificates = certificates(&spec.certificate, "certificate")?;
     let key = PrivateKeyDer::from_pem_file(&spec.private_key)

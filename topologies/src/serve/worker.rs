@@ -12,7 +12,6 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -23,6 +22,7 @@ use tracing::warn;
 
 use super::{ServeOptions, flight, tls};
 use crate::error::Error;
+use crate::http::bind;
 use crate::query::{TaskMetrics, secret_of_workers, worker_of};
 use crate::spec::Topology;
 use crate::start::open_clouds;
@@ -64,11 +64,8 @@ impl WorkerServer {
         let metrics = TaskMetrics::new(&topology.name);
         let worker = worker_of(topology, &clouds, metrics.clone())?;
         let secret = Sha256::digest(format!("Bearer {}", secret_of_workers(topology)?)).into();
-        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
-        let listen = options.listen;
-        let cannot = |error| Error::Configuration(format!("cannot listen on --listen {listen}: {error}"));
-        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
+        let tls = tls::of(topology)?;
+        let (listener, address) = bind("--listen", options.listen).await?;
         if !address.ip().is_loopback() && tls.is_none() {
             warn!(%address, "the secret, plans and rows are on the wire as they are: see `serve.tls`");
         }

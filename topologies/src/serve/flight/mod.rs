@@ -57,6 +57,7 @@ use self::seal::Seal;
 use super::tls::{self, TlsListener};
 use super::{Engine, Server, check_address};
 use crate::error::Error;
+use crate::http::bind;
 use crate::spec::Topology;
 
 /// What a message with rows should not be above: gRPC's clients take 4 MiB unless they are told to take more. A single row that is
@@ -110,7 +111,7 @@ impl Server {
         topology: &Topology,
         listen: SocketAddr,
     ) -> Result<SocketAddr, Error> {
-        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        let tls = tls::of(topology)?;
         check_address(&self.engine, listen, tls.is_some())?;
         let (address, serving) = start(&self.engine, listen, tls, self.shutdown.clone()).await?;
         self.listeners.push(serving);
@@ -125,9 +126,7 @@ async fn start(
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
-    let cannot = |error| Error::Configuration(format!("cannot listen on --flight {listen}: {error}"));
-    let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-    let address = listener.local_addr().map_err(cannot)?;
+    let (listener, address) = bind("--flight", listen).await?;
     let flight = Flight::new(engine.clone())?;
     let serving = tokio::spawn(async move {
         if let Err(error) = serve(flight, listener, address, tls, stop).await {

@@ -54,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Engine, Server, check_address, tls};
 use crate::error::Error;
+use crate::http::bind;
 use crate::spec::Topology;
 
 /// Most connections at a time.
@@ -91,11 +92,9 @@ impl Server {
         topology: &Topology,
         listen: SocketAddr,
     ) -> Result<SocketAddr, Error> {
-        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        let tls = tls::of(topology)?;
         check_address(&self.engine, listen, tls.is_some())?;
-        let cannot = |error| Error::Configuration(format!("cannot listen on --postgres {listen}: {error}"));
-        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
+        let (listener, address) = bind("--postgres", listen).await?;
         let needs_tls = topology.serve.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         let terms = Terms { tls, needs_tls, ..Terms::default() };
         let serving = serve(listener, self.engine.clone(), terms, self.shutdown.clone());
