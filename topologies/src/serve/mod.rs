@@ -25,6 +25,8 @@ mod online;
 mod postgres;
 mod refusal;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod tls;
 mod worker;

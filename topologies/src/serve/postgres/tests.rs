@@ -12,28 +12,11 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::commit::format::published_path;
 use crate::prove::testing::{DATASET, History};
-use crate::spec::{CheckOptions, check_text};
-
-const TOKEN: &str = "a-token-of-somebody";
+use crate::serve::testing::{TOKEN, topology};
 
 fn engine(clouds: &[Cloud], serve: &str) -> Engine {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("token"), TOKEN).unwrap();
-    let text = format!(
-        "
-topology: t
-kafka: {{ brokers: a:1 }}
-clouds: {{ a: {{ url: ./data }} }}
-memory: 128MiB
-serve: {serve}
-sources: {{ s: {{ topic: s, format: json, fields: {{ x: int64, month: string }} }} }}
-datasets:
-  flights: {{ from: s, sql: 'SELECT month, x FROM s', description: Flights. }}
-"
-    );
-    let topology = check_text(&text, "t.yaml", folder.path(), CheckOptions::default())
-        .unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    Engine::open(&topology, clouds).unwrap()
+    Engine::open(&topology(folder.path(), serve), clouds).unwrap()
 }
 
 /// For everybody, with newer versions looked for each time.
