@@ -418,10 +418,6 @@ fn difference_sql(before: &SchemaRef, after: &SchemaRef, limit: usize) -> String
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use isobar_connectors::clouds::{Fault, FaultSwitch};
-
     use super::super::RowsFormat;
     use super::*;
     use crate::prove::testing::{DATASET, History};
@@ -519,12 +515,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cloud_that_does_not_answer_is_not_waited_for() {
-        let mut clouds = History::good().store(2).await;
-        let switch = FaultSwitch::default();
-        clouds[0] = clouds[0].clone().with_faults(&switch);
-        switch.set(Fault::Delay(Duration::from_secs(3600)));
-        let reading = Reading { answer_within: Duration::from_secs(1), ..Reading::default() };
-        let replicas = Replicas::new(&clouds, &reading).unwrap();
+        let replicas = Replicas::with_a_silent_cloud().await;
         let diff = diff_of(&replicas, DATASET, 1, 3).await.unwrap();
         assert_eq!((diff.cloud.as_str(), diff.rows_added), ("b", Some(7)));
     }

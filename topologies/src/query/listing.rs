@@ -273,9 +273,6 @@ pub(super) fn kinds(entries: impl Iterator<Item = String>) -> BTreeMap<String, u
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use isobar_connectors::clouds::{Fault, FaultSwitch};
     use isobar_connectors::delta::sha256_hex;
 
     use super::*;
@@ -359,12 +356,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cloud_that_does_not_answer_is_not_waited_for() {
-        let mut clouds = History::good().store(2).await;
-        let switch = FaultSwitch::default();
-        clouds[0] = clouds[0].clone().with_faults(&switch);
-        switch.set(Fault::Delay(Duration::from_secs(3600)));
-        let reading = Reading { answer_within: Duration::from_secs(1), ..Reading::default() };
-        let replicas = Replicas::new(&clouds, &reading).unwrap();
+        let replicas = Replicas::with_a_silent_cloud().await;
         let snapshots = snapshots_of(&replicas, DATASET, 10).await.unwrap();
         assert_eq!((snapshots.newest, snapshots.cloud.as_str()), (3, "b"));
     }

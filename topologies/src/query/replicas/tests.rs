@@ -2,11 +2,25 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use isobar_connectors::clouds::{Fault, FaultSwitch};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 
 use super::*;
+use crate::prove::testing::History;
 use crate::spec::{CacheSpec, Prefer};
+
+impl Replicas {
+    /// A good history in two clouds, of which the first never answers and is not waited for long.
+    pub(in crate::query) async fn with_a_silent_cloud() -> Self {
+        let mut clouds = History::good().store(2).await;
+        let switch = FaultSwitch::default();
+        clouds[0] = clouds[0].clone().with_faults(&switch);
+        switch.set(Fault::Delay(Duration::from_secs(3600)));
+        let reading = Reading { answer_within: Duration::from_secs(1), ..Reading::default() };
+        Self::new(&clouds, &reading).unwrap()
+    }
+}
 
 const FILE: &str = "datasets/flights/a.parquet";
 
