@@ -25,6 +25,20 @@ SERVICES = HERE.parent / "services" / "services"
 # After that something hangs: the machine may be slow, and nothing here measures it.
 PATIENCE_SECONDS = 600
 
+# Who may ask the server of the tests: somebody for everything, and somebody for one table.
+TOKEN, WEATHER_TOKEN = "a-token-of-a-notebook", "a-token-of-somebody-else"
+TOKENS = {"NOTEBOOK_TOKEN": TOKEN, "WEATHER_TOKEN": WEATHER_TOKEN}
+SERVE = """
+serve:
+  callers:
+    notebook: { token: "${env:NOTEBOOK_TOKEN}" }
+    weather: { token: "${env:WEATHER_TOKEN}", role: weather }
+  roles:
+    weather: { datasets: { weather_hourly: {} } }
+"""
+# Flights of the demo's `flight_features`.
+ROWS = 327346
+
 
 def queries():
     """The questions that all clients ask."""

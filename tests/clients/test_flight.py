@@ -15,21 +15,10 @@ import clients
 import duckdb
 import flight
 from adbc_driver_flightsql import DatabaseOptions
+from clients import ROWS, SERVE, TOKEN, TOKENS, WEATHER_TOKEN
 from deltalake import DeltaTable
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOKEN, WEATHER_TOKEN = "a-token-of-a-notebook", "a-token-of-somebody-else"
-TOKENS = {"NOTEBOOK_TOKEN": TOKEN, "WEATHER_TOKEN": WEATHER_TOKEN}
-SERVE = """
-serve:
-  callers:
-    notebook: { token: "${env:NOTEBOOK_TOKEN}" }
-    weather: { token: "${env:WEATHER_TOKEN}", role: weather }
-  roles:
-    weather: { datasets: { weather_hourly: {} } }
-"""
-
-ROWS = 327346
 TLS = "grpc+tls"
 BY_ORIGIN = "SELECT origin, count(*) AS n, avg(arrival_delay_minutes) AS delay FROM flight_features GROUP BY origin ORDER BY origin"
 # Flight SQL sends signed numbers, and says so of one that does not fit.

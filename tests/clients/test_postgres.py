@@ -21,19 +21,9 @@ import unittest
 import asyncpg
 import clients
 import psycopg
+from clients import ROWS, SERVE, TOKEN, TOKENS, WEATHER_TOKEN
 
-TOKEN, WEATHER_TOKEN = "a-token-of-a-notebook", "a-token-of-somebody-else"
-TOKENS = {"NOTEBOOK_TOKEN": TOKEN, "WEATHER_TOKEN": WEATHER_TOKEN}
-SERVE = """
-serve:
-  callers:
-    notebook: { token: "${env:NOTEBOOK_TOKEN}" }
-    weather: { token: "${env:WEATHER_TOKEN}", role: weather }
-  roles:
-    weather: { datasets: { weather_hourly: {} } }
-"""
 PATTERNS = {"postgres": r"PostgreSQL.*?(127\.0\.0\.1:\d+)"}
-ROWS = 327346
 # Takes very long, and sends nothing before.
 ENDLESS = "SELECT count(*) FROM flight_features AS a, flight_features AS b WHERE a.carrier <> b.carrier"
 PSQL = shutil.which("psql")
