@@ -52,6 +52,18 @@ pub struct Writer {
     uploads: Arc<FanOut>,
 }
 
+/// An entry that is to be decided, however often that is attempted.
+struct Wish<'a, Plan> {
+    model: &'a str,
+    commit_id: String,
+    /// What is to be done after the entries that there are.
+    plan: Plan,
+    /// What brings its files.
+    uploads: &'a [(String, Vec<UploadHandle>)],
+    /// What was proposed last: it may be decided although nobody said so.
+    proposed: Option<ModelAction>,
+}
+
 /// What became of an attempt to decide.
 enum Attempt {
     /// It is decided; `None` if there was nothing to do.
@@ -193,16 +205,14 @@ impl Writer {
     async fn decide(
         &self,
         model: &str,
-        mut plan: impl FnMut(&History) -> Result<Option<ModelAction>, Error>,
+        plan: impl FnMut(&History) -> Result<Option<ModelAction>, Error>,
         uploads: &[(String, Vec<UploadHandle>)],
     ) -> Result<Option<ModelAction>, Error> {
         let commit_id = uuid::Uuid::new_v4().to_string();
-        // What was proposed last: it may be decided although nobody said so.
-        let mut proposed: Option<ModelAction> = None;
+        let mut wish = Wish { model, commit_id, plan, uploads, proposed: None };
         let mut pause = PAUSE.0;
         for _ in 0..ATTEMPTS_MAX {
-            let attempt = self.attempt(model, &commit_id, &mut plan, &mut proposed, uploads).await;
-            match attempt {
+            match self.attempt(&mut wish).await {
                 Ok(Attempt::Done(action)) => return Ok(action),
                 Ok(Attempt::Overtaken) | Err(Error::Superseded { .. }) => {}
                 Err(error) => return Err(error),
@@ -218,33 +228,25 @@ impl Writer {
         )))
     }
 
-    async fn attempt(
-        &self,
-        model: &str,
-        commit_id: &str,
-        plan: &mut impl FnMut(&History) -> Result<Option<ModelAction>, Error>,
-        proposed: &mut Option<ModelAction>,
-        uploads: &[(String, Vec<UploadHandle>)],
-    ) -> Result<Attempt, Error> {
+    async fn attempt<Plan>(&self, wish: &mut Wish<'_, Plan>) -> Result<Attempt, Error>
+    where
+        Plan: FnMut(&History) -> Result<Option<ModelAction>, Error>,
+    {
         let mut leader = self.lead().await?;
-        let outcome = self.propose(&mut leader, model, commit_id, plan, proposed, uploads).await;
+        let outcome = self.propose(&mut leader, wish).await;
         // Whatever became of it: what is decided goes to every cloud that answers.
         leader.finish(FINISH_PATIENCE).await;
         outcome
     }
 
-    async fn propose(
-        &self,
-        leader: &mut Leader,
-        model: &str,
-        commit_id: &str,
-        plan: &mut impl FnMut(&History) -> Result<Option<ModelAction>, Error>,
-        proposed: &mut Option<ModelAction>,
-        uploads: &[(String, Vec<UploadHandle>)],
-    ) -> Result<Attempt, Error> {
+    async fn propose<Plan>(&self, leader: &mut Leader, wish: &mut Wish<'_, Plan>) -> Result<Attempt, Error>
+    where
+        Plan: FnMut(&History) -> Result<Option<ModelAction>, Error>,
+    {
+        let model = wish.model;
         leader.published(PUBLISH_PATIENCE).await?;
-        if leader.chain().sequence_of(commit_id).is_some() {
-            return Ok(Attempt::Done(proposed.take()));
+        if leader.chain().sequence_of(&wish.commit_id).is_some() {
+            return Ok(Attempt::Done(wish.proposed.take()));
         }
         let history = self.registry.history(model).await?;
         let head = leader.chain().tables.get(&format!("{MODELS_PREFIX}{model}"));
@@ -259,17 +261,17 @@ impl Writer {
                 )),
             };
         }
-        let Some(action) = plan(&history)? else { return Ok(Attempt::Done(None)) };
+        let Some(action) = (wish.plan)(&history)? else { return Ok(Attempt::Done(None)) };
         history.check(&action).map_err(Error::Bug)?;
         let proposal = ModelProposal {
             model: model.to_owned(),
-            commit_id: commit_id.to_owned(),
+            commit_id: wish.commit_id.clone(),
             planned: history.entries,
             previous_sha256: history.last_sha256,
             action: action.clone(),
         };
-        *proposed = Some(action.clone());
-        match leader.record_model(&proposal, uploads.to_vec(), now_ms()).await? {
+        wish.proposed = Some(action.clone());
+        match leader.record_model(&proposal, wish.uploads.to_vec(), now_ms()).await? {
             CommitOutcome::Committed { .. } => {
                 leader.published(PUBLISH_PATIENCE).await?;
                 Ok(Attempt::Done(Some(action)))
