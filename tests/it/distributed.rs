@@ -87,6 +87,10 @@ impl Worker {
         Self { address: line["address"].as_str().unwrap().to_owned(), program }
     }
 
+    async fn two(spec: &Spec, folder: &Path) -> [Self; 2] {
+        [Self::start(spec, folder, "first").await, Self::start(spec, folder, "second").await]
+    }
+
     fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -114,7 +118,7 @@ const LOST: &str = "isobar_workers_attempts_lost_total";
 async fn the_command_gives_the_same_rows_with_workers_as_without() {
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let workers = [Worker::start(&spec, folder, "first").await, Worker::start(&spec, folder, "second").await];
+    let workers = Worker::two(&spec, folder).await;
     let urls = workers.each_ref().map(Worker::url).join(",");
     let path = with_workers(&spec, "secret", &[], "").written();
     let path = path.to_str().unwrap();
@@ -201,7 +205,7 @@ async fn roles_hold_whoever_runs_a_query() {
                  roles: { analyst: { datasets: { features: { rows: \"id % 2 = 0\", hide: [amount], hash: [city] } } } }";
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let workers = [Worker::start(&spec, folder, "first").await, Worker::start(&spec, folder, "second").await];
+    let workers = Worker::two(&spec, folder).await;
     let urls: Vec<String> = workers.iter().map(Worker::url).collect();
     let (alone, stop_alone) = server(&lab, &with_workers(&spec, "secret", &[], roles)).await;
     let (divided, stop_divided) = server(&lab, &with_workers(&spec, "secret", &urls, roles)).await;
@@ -250,8 +254,7 @@ async fn a_worker_that_breaks_off_during_a_query_changes_no_answer() {
     let mut prng = seed.prng();
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let (first, second) =
-        (Worker::start(&spec, folder, "first").await, Worker::start(&spec, folder, "second").await);
+    let [first, second] = Worker::two(&spec, folder).await;
     let proxy = Proxy::start(&first.address).await;
     let urls = [format!("http://{}", proxy.address()), second.url()];
     let topology = with_workers(&spec, "secret", &[], "").resolved();
@@ -288,8 +291,7 @@ async fn a_worker_that_breaks_off_during_a_query_changes_no_answer() {
 async fn a_query_outlives_a_worker_that_is_killed_while_it_sends_rows() {
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let (first, second) =
-        (Worker::start(&spec, folder, "first").await, Worker::start(&spec, folder, "second").await);
+    let [first, second] = Worker::two(&spec, folder).await;
     let proxy = Proxy::start(&first.address).await;
     let urls = [format!("http://{}", proxy.address()), second.url()];
     let (server, stop) = server(&lab, &with_workers(&spec, "secret", &urls, "")).await;
