@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -28,7 +29,7 @@ import onnx
 import pandas
 import pyarrow
 import pyarrow.parquet
-from delay_model import answers, data, evaluation, features, statistics, steps
+from delay_model import answers, data, evaluation, features, package, statistics, steps
 from sklearn.metrics import roc_auc_score
 
 FULL = os.environ.get("ISOBAR_TRAINING") == "full"
@@ -240,6 +241,14 @@ class Models(Made):
         model.graph.initializer.sort(key=lambda constant: len(constant.raw_data))
         self.assertNotEqual(model.SerializeToString(deterministic=True), due)
         self.assertEqual(answers.named(model).SerializeToString(deterministic=True), due)
+
+    def test_a_revision_that_nobody_says_is_left_out(self):
+        """The image of deploy/training has no git, and says a revision only if it was told one."""
+        with tempfile.TemporaryDirectory() as nothing:
+            with unittest.mock.patch.dict(os.environ, {"PATH": nothing, "ISOBAR_REVISION": ""}):
+                self.assertIsNone(package.revision())
+            with unittest.mock.patch.dict(os.environ, {"PATH": nothing, "ISOBAR_REVISION": "4f2a9c1"}):
+                self.assertEqual(package.revision(), "4f2a9c1")
 
     def test_the_library_of_onnx_runtime_is_found(self):
         self.assertTrue(answers.library().is_file())
