@@ -43,14 +43,9 @@ LATER = ["departure_delay_minutes", "arrival_delay_minutes", "late", "air_time"]
 TOKEN = "a-token-of-a-training"
 
 
-def isobar(*arguments, check=True):
+def isobar(*arguments):
     command = [clients.variable("ISOBAR_BIN"), *map(str, arguments)]
-    return subprocess.run(command, check=check, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
-
-
-def has_command(*words):
-    """Whether the binary knows this yet."""
-    return isobar(*words, "--help", check=False).returncode == 0
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
 
 
 def setUpModule():
@@ -98,8 +93,6 @@ class Rows(Made):
         self.assertTrue(self.pinned.checked(pyarrow.parquet.read_table(file)).equals(self.table))
 
     def test_flight_gives_the_same_rows(self):
-        if "--flight" not in isobar("serve", "--help").stdout:
-            self.skipTest("this isobar has no Flight SQL")
         from adbc_driver_flightsql import DatabaseOptions, dbapi
 
         topology = self.topology.with_name("served.yaml")
@@ -341,16 +334,13 @@ class Pipeline(Made):
         self.assertNotIn("pip install", (CODE / "pipeline.yaml").read_text())
 
     def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
-        publish = has_command("models")
-        given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20, "publish": publish}
+        given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20}
         command = [sys.executable, CODE / "pipeline.py", "--run", self.folder / "steps", "--arguments", json.dumps(given)]
         environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
         self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         made = {path.parent.name for path in (self.folder / "steps").rglob("executor_output.json")}
         self.assertLessEqual({"build-training-set", "train-model", "train-model-2", "evaluate"}, made)
-        if not publish:
-            self.skipTest("all steps but the last ones: this isobar has no `models`")
         (model,) = json.loads(isobar("models", "ls", "--config", self.topology, "--format", "json").stdout)["models"]
         self.assertEqual((model["name"], model["versions"], set(model["aliases"])), ("flight_delay", [1, 2], {"champion", "challenger"}))
         isobar("models", "verify", "--config", self.topology)
