@@ -95,6 +95,7 @@ pub(crate) fn run(
             eprintln!("{views} views: {}; sums {:?}", joined.measured, joined.sums);
             all.push(joined.measured);
         }
+        let resident_bytes_max = all.iter().map(|run| run.resident_bytes_max).max().unwrap_or_default();
         all.sort_by(|left, right| left.seconds.total_cmp(&right.seconds));
         let median = all.swap_remove(all.len() / 2);
         println!(
@@ -103,7 +104,7 @@ pub(crate) fn run(
             median.seconds,
             median.core_seconds,
             median.records as f64 / median.seconds,
-            median.resident_bytes_max as f64 / 1e6
+            resident_bytes_max as f64 / 1e6
         );
     }
     Ok(())

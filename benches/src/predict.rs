@@ -17,6 +17,7 @@ use isobar_transforms::{DatasetTransform, TransformSpec};
 use serde::Serialize;
 
 use crate::measure::Stopwatch;
+use crate::numbers::Numbers;
 
 /// Processor time of one round of one side, at least: the system counts it in hundredths.
 const CORE_SECONDS_MIN: f64 = 1.0;
@@ -166,11 +167,8 @@ fn schema(features: usize) -> SchemaRef {
 
 /// Numbers from -2 to 2 that follow from the batch's number.
 fn batch(schema: &SchemaRef, number: u64, rows: usize) -> Result<RecordBatch> {
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f64 / f64::from(1 << 22) - 2.0
-    };
+    let mut numbers = Numbers(number);
+    let mut next = || numbers.below(1 << 24) as f64 / f64::from(1 << 22) - 2.0;
     let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(0..rows as i64))];
     for _ in 1..schema.fields().len() {
         columns.push(Arc::new(Float64Array::from_iter_values((0..rows).map(|_| next()))));

@@ -354,32 +354,27 @@ class Tls(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         folder = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-        cls.certificate, key = folder / "server.pem", folder / "key.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", key, "-out",
-                        cls.certificate], check=True, capture_output=True)
+        cls.secrets = clients.services().Secrets(folder)
+        cls.authority = str(cls.secrets.certificate("ca.pem"))
+        cls.tls = {"certificate": str(cls.secrets.certificate("server.pem")), "private_key": str(cls.secrets.certificate("server.key"))}
         topology = Served.topology.with_name("with_tls.yaml")
-        tls = f"  tls: {{ certificate: {json.dumps(str(cls.certificate))}, private_key: {json.dumps(str(key))} }}\n"
-        topology.write_text(Served.topology.read_text() + SERVE + tls)
+        topology.write_text(Served.topology.read_text() + SERVE + f"  tls: {json.dumps(cls.tls)}\n")
         served = clients.server(topology, ["--postgres", "127.0.0.1:0"], PATTERNS, TOKENS)
         cls.host, cls.port = cls.enterClassContext(served)["postgres"].split(":")
 
     def test_psycopg_checks_the_certificate(self):
         with psycopg.connect(host=self.host, port=self.port, user="a", dbname="isobar", password=TOKEN, sslmode="verify-full",
-                             sslrootcert=str(self.certificate)) as connection:
+                             sslrootcert=self.authority) as connection:
             self.assertTrue(connection.pgconn.ssl_in_use)
             self.assertEqual(connection.execute(clients.queries()[1]).fetchone(), (ROWS,))
             connection.cancel_safe()
 
     def test_nobody_comes_without_a_certificate_where_one_is_asked_for(self):
         """Not over TLS, and not in plain text either, which a token would do for on this machine."""
-        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        secrets = clients.services().Secrets(folder)
-        names = ("server.pem", "server.key", "ca.pem", "client.pem", "client.key")
-        certificate, key, authority, shown, shown_key = (str(secrets.certificate(name)) for name in names)
+        shown, shown_key = (str(self.secrets.certificate(name)) for name in ("client.pem", "client.key"))
         pathlib.Path(shown_key).chmod(0o600)
         topology = Served.topology.with_name("with_mutual_tls.yaml")
-        tls = json.dumps({"certificate": certificate, "private_key": key, "client_ca": authority})
+        tls = json.dumps({**self.tls, "client_ca": self.authority})
         topology.write_text(Served.topology.read_text() + SERVE + f"  tls: {tls}\n")
         with clients.server(topology, ["--postgres", "127.0.0.1:0"], PATTERNS, TOKENS) as found:
             host, port = found["postgres"].split(":")
@@ -389,11 +384,11 @@ class Tls(unittest.TestCase):
             with self.assertRaisesRegex(psycopg.OperationalError, "certificate"):
                 psycopg.connect(**address, sslmode="disable")
             with self.assertRaises(psycopg.OperationalError):
-                psycopg.connect(**address, sslmode="require", sslcert=str(folder / "none"))
+                psycopg.connect(**address, sslmode="require", sslcert=f"{shown}.none")
 
     def test_asyncpg_checks_the_certificate(self):
         async def count():
-            context = ssl.create_default_context(cafile=str(self.certificate))
+            context = ssl.create_default_context(cafile=self.authority)
             connection = await asyncpg.connect(host="localhost", port=int(self.port), user="a", password=TOKEN, database="isobar",
                                                ssl=context)
             try:

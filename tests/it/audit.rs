@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use isobar_tests::events::{self, FEATURES, FEATURES_YAML, Generator, TOPIC};
-use isobar_tests::lab::{Lab, write_file};
+use isobar_tests::lab::{Lab, replaced, text_of, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::wait::until;
 use isobar_topologies::query::{RowsFormat, catalog_in};
@@ -21,11 +21,6 @@ const LOG_CLOUDS: &str = "  aws:   { url: \"file:./aws\" }
   gcp:   { url: \"file:./gcp\" }
 ";
 const TOKEN: &str = "token-of-the-analyst";
-
-fn replaced(text: &str, from: &str, to: &str) -> String {
-    assert!(text.contains(from), "{from}");
-    text.replacen(from, to, 1)
-}
 
 /// Writes the topology of the log as it is given to `folder`, with other lines below `kafka` and `clouds` and another topic.
 pub(crate) fn log_spec(folder: &Path, kafka: &str, clouds: &str, topic: &str) -> PathBuf {
@@ -110,11 +105,7 @@ impl Logged {
     async fn csv(&self, sql: &str) -> String {
         let catalog = catalog_in(&self.topology, &self.lab.opened()).unwrap();
         let mut answer = catalog.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let mut text = String::new();
-        while let Some(piece) = answer.next_text(RowsFormat::Csv).await.unwrap() {
-            text.push_str(&piece);
-        }
-        text
+        text_of(&mut answer, RowsFormat::Csv).await.unwrap()
     }
 }
 

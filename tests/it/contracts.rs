@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use isobar_tests::delta::{Log, Version};
 use isobar_tests::events::{self, FEATURES, FEATURES_YAML, Generator, TOPIC};
-use isobar_tests::lab::{Lab, LabCloud, Spec, write_file};
+use isobar_tests::lab::{Lab, LabCloud, Spec, replaced, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::wait::in_time;
@@ -35,11 +35,6 @@ columns:
 expect:
   - { name: small, check: amount < 1000, action: warn }
 ";
-
-fn replaced(text: &str, from: &str, to: &str) -> String {
-    assert_eq!(text.matches(from).count(), 1, "{from:?} is in {text}");
-    text.replace(from, to)
-}
 
 /// The topology of most tests under a contract, which is written now.
 fn spec(lab: &Lab, contract: &str) -> Spec {

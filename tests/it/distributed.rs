@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use isobar_tests::events::{FEATURES_YAML, Generator, SOURCE, TOPIC};
-use isobar_tests::lab::{Lab, Spec};
+use isobar_tests::lab::{Lab, Spec, text_of};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{Background, http_get, isobar, run_isobar};
 use isobar_tests::proxy::{Mode, Proxy};
@@ -14,6 +14,8 @@ use isobar_topologies::spec::Topology;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+use crate::serve::value;
 
 const SECRET: &str = "what-the-workers-of-these-tests-share";
 const ANALYST: &str = "token-of-the-analyst";
@@ -100,12 +102,6 @@ impl Worker {
         assert_eq!(status, 200);
         value(&text, name)
     }
-}
-
-/// The value of a metric, 0 if there is none.
-fn value(text: &str, name: &str) -> u64 {
-    let line = text.lines().find(|line| line.starts_with(name));
-    line.and_then(|line| line.rsplit_once(' ')).map_or(0, |(_, value)| value.trim().parse().unwrap())
 }
 
 const ACCEPTED: &str = "isobar_worker_tasks_total{outcome=\"accepted\"";
@@ -239,13 +235,7 @@ fn catalog(lab: &Lab, topology: &Topology, urls: Option<&[String]>) -> Catalog {
 
 async fn rows(catalog: &Catalog, sql: &str) -> String {
     let mut answer = catalog.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let mut text = String::new();
-    while let Some(piece) =
-        answer.next_text(RowsFormat::Csv).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-    {
-        text.push_str(&piece);
-    }
-    text
+    text_of(&mut answer, RowsFormat::Csv).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]

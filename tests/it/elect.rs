@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_tests::delta::read_object;
-use isobar_tests::lab::{CLOUDS, Lab};
+use isobar_tests::lab::{CLOUDS, Lab, uploads_to};
 use isobar_tests::script::{Gate, Kind, Request, Script, Verdict};
 use isobar_tests::wait::{in_time, until, until_some};
 use isobar_topologies::commit::{Environment, Group, Leader, System, Task};
@@ -43,8 +42,7 @@ impl Environment for Hurried {
 /// As [`lead`], without long pauses.
 async fn lead_hurriedly(lab: &Lab) -> Result<Leader, Error> {
     let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    let uploads = FanOut::new(stores, UploadLimits::default());
+    let uploads = uploads_to(&clouds);
     let group = Group::in_environment(TOPOLOGY, clouds, Arc::new(Hurried));
     in_time("a take-over", Leader::start(&group, uploads)).await
 }

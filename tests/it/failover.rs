@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use isobar_connectors::clouds::{self, Cloud};
 use isobar_tests::events::{Generator, TOPIC};
 use isobar_tests::gcs::GcsSimulator;
-use isobar_tests::lab::Lab;
+use isobar_tests::lab::{Lab, text_of};
 use isobar_tests::prng::Seed;
 use isobar_tests::program::run_isobar;
 use isobar_tests::proxy::{Mode, Proxy};
@@ -61,12 +61,8 @@ fn catalog(topology: &Topology, clouds: &[Cloud]) -> Catalog {
 async fn answer(catalog: &Catalog, sql: &str) -> (String, u64, Usage) {
     let mut answer = catalog.query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     let version = answer.from()[0].version;
-    let mut text = String::new();
-    while let Some(piece) =
-        answer.next_text(RowsFormat::Json).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
-    {
-        text.push_str(&piece);
-    }
+    let text =
+        text_of(&mut answer, RowsFormat::Json).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     (text, version, answer.usage())
 }
 

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use isobar_connectors::clouds::Fault;
 use isobar_connectors::delta::FileDigest;
-use isobar_connectors::upload::{FanOut, UploadHandle, UploadLimits, UploadStatus};
+use isobar_connectors::upload::{UploadHandle, UploadStatus};
 use isobar_tests::delta::{latest_version, read_object, sha256};
-use isobar_tests::lab::{Lab, LabCloud};
+use isobar_tests::lab::{Lab, LabCloud, uploads_to};
 use isobar_tests::script::{Gate, Kind, Verdict};
 use isobar_tests::wait::{in_time, until};
 use isobar_topologies::commit::chain::NewFile;
@@ -138,9 +138,9 @@ async fn an_epoch_goes_on_filling_where_the_one_before_stopped() {
     let blocked = Arc::new(AtomicU64::new(16));
     let reads = count_reads(&lab, blocked.clone());
     let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let uploads = uploads_to(&clouds);
     let group = Group::new(TOPOLOGY, clouds);
-    let leader = Leader::start(&group, FanOut::new(stores, UploadLimits::default()));
+    let leader = Leader::start(&group, uploads);
     let mut leader = in_time("a take-over", leader).await.unwrap();
     // As far as the way down is free; then again, in an epoch with a later head.
     for start in [300, 310] {
@@ -195,10 +195,10 @@ async fn a_cloud_is_filled_as_slowly_as_is_set_and_at_once_when_it_is_needed() {
     wait_published(&lab, 1).await;
     drop(leader);
     let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    let uploads = uploads_to(&clouds);
     let mut group = Group::new(TOPOLOGY, clouds);
     group.fill_bytes_per_second = Some(1);
-    let leader = Leader::start(&group, FanOut::new(stores, UploadLimits::default()));
+    let leader = Leader::start(&group, uploads);
     let mut leader = in_time("a take-over", leader).await.unwrap();
     must_commit(&mut leader, reading(10, 20)).await;
     wait_published(&lab, 2).await;

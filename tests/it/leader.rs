@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::{StreamExt, TryStreamExt};
 use isobar_connectors::clouds::{Cloud, Fault};
 use isobar_connectors::delta::{OffsetRange, TableDefinition};
-use isobar_connectors::upload::{FanOut, UploadLimits, UploadStatus};
+use isobar_connectors::upload::UploadStatus;
 use isobar_schemas::RowCounts;
 use isobar_tests::delta::{Log, latest_version, read_object};
-use isobar_tests::lab::Lab;
+use isobar_tests::lab::{Lab, uploads_to};
 use isobar_tests::prng::Seed;
 use isobar_tests::script::{Kind, Request, Verdict};
 use isobar_tests::trees;
@@ -30,8 +30,7 @@ pub(crate) const TABLE: &str = "events";
 pub(crate) const TOPOLOGY: &str = "protocol";
 
 pub(crate) async fn lead(clouds: &[Cloud]) -> Result<Leader, Error> {
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    let uploads = FanOut::new(stores, UploadLimits::default());
+    let uploads = uploads_to(clouds);
     in_time("a take-over", Leader::start(&Group::new(TOPOLOGY, clouds.to_vec()), uploads)).await
 }
 
@@ -618,8 +617,7 @@ async fn nothing_is_published_before_it_is_decided() {
 async fn a_cloud_that_returns_while_the_epoch_is_renewed_receives_files_again() {
     let lab = Lab::in_memory();
     let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    let uploads = FanOut::new(stores, UploadLimits::default());
+    let uploads = uploads_to(&clouds);
     let group = Group::new(TOPOLOGY, clouds);
     let mut leader = Leader::start(&group, uploads.clone()).await.unwrap();
     must_commit(&mut leader, creating()).await;

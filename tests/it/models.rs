@@ -6,11 +6,10 @@ use std::path::Path as FilePath;
 
 use isobar_connectors::clouds::Fault;
 use isobar_connectors::failpoint::{self, DECIDE_BEFORE_ACCEPT};
-use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_tests::delta::read_object;
 use isobar_tests::events::{FEATURES_YAML, SOURCE};
 use isobar_tests::kill::order;
-use isobar_tests::lab::Lab;
+use isobar_tests::lab::{Lab, uploads_to};
 use isobar_tests::models;
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{isobar, run, run_isobar};
@@ -30,10 +29,10 @@ use crate::single_faults::sample;
 
 const MODEL: &str = "flight_delay";
 
-fn writer(lab: &Lab) -> Writer {
+pub(crate) fn writer(lab: &Lab) -> Writer {
     let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    Writer::new(clouds, FanOut::new(stores, UploadLimits::default()))
+    let uploads = uploads_to(&clouds);
+    Writer::new(clouds, uploads)
 }
 
 fn candidate(own: [f32; 2]) -> Candidate {

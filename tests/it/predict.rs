@@ -4,10 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use isobar_connectors::kafka::ProducedRecord;
-use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_tests::delta::Log;
 use isobar_tests::events::{Row, Value};
-use isobar_tests::lab::{Lab, Running, Spec, start_producer, write_file};
+use isobar_tests::lab::{Lab, Running, Spec, start_producer, text_of, write_file};
 use isobar_tests::wait::until;
 use isobar_topologies::inference::LIBRARY_VARIABLE;
 use isobar_topologies::models::{Candidate, Manifest, ONNX_BYTES_MAX, Which, Writer};
@@ -15,6 +14,8 @@ use isobar_topologies::query::{RowsFormat, catalog_in};
 use isobar_topologies::redrive::{RedriveOptions, redrive};
 use isobar_topologies::spec::Topology;
 use serde_json::Value as Json;
+
+use crate::models::writer;
 
 const TOPIC: &str = "flights";
 const DATASET: &str = "scored";
@@ -47,12 +48,6 @@ fn spec(lab: &Lab, models: &str) -> Spec {
 {models}"
     );
     lab.spec(&source, &dataset)
-}
-
-fn writer(lab: &Lab) -> Writer {
-    let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    Writer::new(clouds, FanOut::new(stores, UploadLimits::default()))
 }
 
 /// Registers a golden model as the next version of [`MODEL`].
@@ -107,12 +102,7 @@ async fn wait_for_rows(lab: &Lab, running: &Running, count: usize) -> Vec<Row> {
 }
 
 async fn asked(topology: &Topology, lab: &Lab, sql: &str) -> Result<String, isobar_topologies::Error> {
-    let mut answer = catalog_in(topology, &lab.opened())?.query(sql).await?;
-    let mut text = String::new();
-    while let Some(piece) = answer.next_text(RowsFormat::Csv).await? {
-        text.push_str(&piece);
-    }
-    Ok(text)
+    text_of(&mut catalog_in(topology, &lab.opened())?.query(sql).await?, RowsFormat::Csv).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +119,7 @@ async fn rows_carry_the_digest_of_the_model_and_a_moved_alias_takes_over_at_a_co
     let running = lab.start(&topology);
     running.ready().await;
 
-    // The last three cannot be scored: one has no feature, one is NaN for the decoder, the graph fails on the third.
+    // The last two cannot be scored: one has no feature, and the graph fails on the other.
     let values: Vec<Option<f64>> =
         (0..10).map(|value| Some(f64::from(value))).chain([None, Some(12.0)]).collect();
     produce(&lab, 0, &values);

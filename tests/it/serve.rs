@@ -496,7 +496,7 @@ async fn a_reader_that_goes_away_cancels_its_query() {
 }
 
 /// The value of the first metric whose line begins so; 0 if there is none.
-fn value(metrics: &str, begin: &str) -> u64 {
+pub(crate) fn value(metrics: &str, begin: &str) -> u64 {
     let line = metrics.lines().find(|line| line.starts_with(begin));
     line.and_then(|line| line.rsplit(' ').next()).map_or(0, |value| value.parse().unwrap())
 }

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -28,7 +29,7 @@ import onnx
 import pandas
 import pyarrow
 import pyarrow.parquet
-from delay_model import answers, data, evaluation, features, statistics, steps
+from delay_model import answers, data, evaluation, features, package, statistics, steps
 from sklearn.metrics import roc_auc_score
 
 FULL = os.environ.get("ISOBAR_TRAINING") == "full"
@@ -42,14 +43,9 @@ LATER = ["departure_delay_minutes", "arrival_delay_minutes", "late", "air_time"]
 TOKEN = "a-token-of-a-training"
 
 
-def isobar(*arguments, check=True):
+def isobar(*arguments):
     command = [clients.variable("ISOBAR_BIN"), *map(str, arguments)]
-    return subprocess.run(command, check=check, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
-
-
-def has_command(*words):
-    """Whether the binary knows this yet."""
-    return isobar(*words, "--help", check=False).returncode == 0
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
 
 
 def setUpModule():
@@ -97,8 +93,6 @@ class Rows(Made):
         self.assertTrue(self.pinned.checked(pyarrow.parquet.read_table(file)).equals(self.table))
 
     def test_flight_gives_the_same_rows(self):
-        if "--flight" not in isobar("serve", "--help").stdout:
-            self.skipTest("this isobar has no Flight SQL")
         from adbc_driver_flightsql import DatabaseOptions, dbapi
 
         topology = self.topology.with_name("served.yaml")
@@ -241,6 +235,14 @@ class Models(Made):
         self.assertNotEqual(model.SerializeToString(deterministic=True), due)
         self.assertEqual(answers.named(model).SerializeToString(deterministic=True), due)
 
+    def test_a_revision_that_nobody_says_is_left_out(self):
+        """The image of deploy/training has no git, and says a revision only if it was told one."""
+        with tempfile.TemporaryDirectory() as nothing:
+            with unittest.mock.patch.dict(os.environ, {"PATH": nothing, "ISOBAR_REVISION": ""}):
+                self.assertIsNone(package.revision())
+            with unittest.mock.patch.dict(os.environ, {"PATH": nothing, "ISOBAR_REVISION": "4f2a9c1"}):
+                self.assertEqual(package.revision(), "4f2a9c1")
+
     def test_the_library_of_onnx_runtime_is_found(self):
         self.assertTrue(answers.library().is_file())
 
@@ -332,16 +334,13 @@ class Pipeline(Made):
         self.assertNotIn("pip install", (CODE / "pipeline.yaml").read_text())
 
     def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
-        publish = has_command("models")
-        given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20, "publish": publish}
+        given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20}
         command = [sys.executable, CODE / "pipeline.py", "--run", self.folder / "steps", "--arguments", json.dumps(given)]
         environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
         self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         made = {path.parent.name for path in (self.folder / "steps").rglob("executor_output.json")}
         self.assertLessEqual({"build-training-set", "train-model", "train-model-2", "evaluate"}, made)
-        if not publish:
-            self.skipTest("all steps but the last ones: this isobar has no `models`")
         (model,) = json.loads(isobar("models", "ls", "--config", self.topology, "--format", "json").stdout)["models"]
         self.assertEqual((model["name"], model["versions"], set(model["aliases"])), ("flight_delay", [1, 2], {"champion", "challenger"}))
         isobar("models", "verify", "--config", self.topology)

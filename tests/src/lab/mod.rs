@@ -21,11 +21,13 @@ use std::time::Duration;
 
 use isobar_connectors::clouds::{self, Cloud, FaultSwitch};
 use isobar_connectors::kafka::{Compression, EmbeddedBroker, KafkaProducer, ProducedRecord};
+use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_schemas::TopicPartition;
 use isobar_topologies::metrics::Metrics;
 use isobar_topologies::pipeline::{self, RunOptions, Summary};
 use isobar_topologies::progress::Progress;
 use isobar_topologies::prove::{Report, prove};
+use isobar_topologies::query::{Answer, RowsFormat};
 use isobar_topologies::spec::{self, Secret, Topology};
 use isobar_topologies::{Error, http::Readiness, workers};
 use object_store::ObjectStore;
@@ -416,6 +418,33 @@ impl Spec {
 pub fn write_file(path: &Path, text: &str) -> PathBuf {
     std::fs::write(path, text).expect("a file can be written");
     path.to_owned()
+}
+
+/// `text` with the one place where it says `from` changed.
+///
+/// # Panics
+/// If it is not there, or more than once.
+pub fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
+    text.replace(from, to)
+}
+
+/// Uploads to `clouds`, as a test needs them that writes without a pipeline.
+pub fn uploads_to(clouds: &[Cloud]) -> Arc<FanOut> {
+    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
+    FanOut::new(stores, UploadLimits::default())
+}
+
+/// All that an answer still has to give.
+///
+/// # Errors
+/// That of the query.
+pub async fn text_of(answer: &mut Answer, format: RowsFormat) -> Result<String, Error> {
+    let mut text = String::new();
+    while let Some(piece) = answer.next_text(format).await? {
+        text.push_str(&piece);
+    }
+    Ok(text)
 }
 
 /// A pipeline that runs.

@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::delta::{FileDigest, OffsetRange, TableDefinition, sha256_hex};
-use isobar_connectors::upload::{FanOut, UploadHandle, UploadLimits, UploadStatus};
+use isobar_connectors::upload::{UploadHandle, UploadStatus};
 use isobar_schemas::RowCounts;
 use isobar_topologies::Error;
 use isobar_topologies::commit::{
@@ -30,6 +30,7 @@ use super::kafka::{Fate, Kafka};
 use super::monitor::Monitor;
 use super::world::{NATURE, Process, Surroundings, World};
 use super::{DATASET, TOPOLOGY};
+use crate::lab::uploads_to;
 
 /// Wall-clock time at the beginning of a run, milliseconds since the Unix epoch.
 const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -222,8 +223,7 @@ impl Machine {
     /// Takes over and leads until something ends it.
     async fn lead(&self, group: &Group, clouds: &[Cloud]) -> Result<(), Error> {
         self.note("wants to lead");
-        let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-        let uploads = FanOut::new(stores, UploadLimits::default());
+        let uploads = uploads_to(clouds);
         let mut leader = Leader::start(group, uploads.clone()).await?;
         self.note(format_args!("leads epoch {} from decision {}", leader.epoch(), leader.chain().sequence));
         self.declare(&mut leader).await?;

@@ -93,10 +93,14 @@ def contracts(topology):
 
 
 def revision():
-    """The revision of this code: of its clone, or what the image that it is in was told."""
+    """The revision of this code: of its clone, or what the image that it is in was told. In an image that was told nothing there is none."""
     if os.environ.get("ISOBAR_REVISION"):
         return os.environ["ISOBAR_REVISION"]
-    asked = subprocess.run(["git", "-C", HERE, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], capture_output=True, text=True)
+    try:
+        asked = subprocess.run(["git", "-C", HERE, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], capture_output=True, text=True)
+    except FileNotFoundError:
+        # The image has no git.
+        return None
     return asked.stdout.strip() if asked.returncode == 0 else None
 
 
