@@ -233,12 +233,11 @@ impl Registry {
         places: std::ops::Range<u64>,
         before: &str,
     ) -> Result<Vec<Bytes>, Error> {
-        let read = stream::iter(places.clone()).map(|index| self.any_copy(log, index));
-        let mut found: Vec<Option<Bytes>> = read.buffered(READS_AT_ONCE).collect().await;
         let Some(last) = places.end.checked_sub(1) else { return Ok(Vec::new()) };
+        let read = stream::iter(places.start..last).map(|index| self.any_copy(log, index));
+        let mut found: Vec<Option<Bytes>> = read.buffered(READS_AT_ONCE).collect().await;
         let mut entry = self.agreed(log, last).await?;
-        let mut entries = Vec::with_capacity(found.len());
-        found.pop();
+        let mut entries = Vec::with_capacity(found.len() + 1);
         for index in places.rev() {
             let path = published_path(log, index);
             let parsed = ModelEntry::parse(&entry).map_err(|what| Error::damaged(path.as_ref(), what))?;
