@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::history::History;
 use super::manifest::{Artifact, MANIFEST, MANIFEST_BYTES_MAX, Manifest};
-use super::{FOLDER, GROUP, Model};
+use super::{FOLDER, GROUP, Model, check_model_name};
 use crate::chain_of;
 use crate::commit::chain::NO_PREVIOUS;
 use crate::commit::format::{Identity, Keys, MODELS_PREFIX, decode, published_path};
@@ -200,11 +200,7 @@ impl Registry {
     /// # Errors
     /// As [`model`](Self::model), but a model without entries is none.
     pub(super) async fn history(&self, name: &str) -> Result<History, Error> {
-        if !is_model_name(name) {
-            let name = name.escape_debug();
-            let rule = "lower-case letters, digits and `_`, no digit first, at most 64 characters";
-            return Err(Error::Configuration(format!("`{name}` is no name of a model: {rule}")));
-        }
+        check_model_name(name)?;
         let known = self.known().get(name).map(|known| known.history.clone());
         let mut history = known.unwrap_or_else(|| History::new(name));
         let (log, from) = (&format!("{MODELS_PREFIX}{name}"), history.entries);
