@@ -216,8 +216,15 @@ fn input_of(tensor: &Tensor, first: usize) -> Result<Input, String> {
 /// More than any table has columns.
 const FEATURES_MAX: usize = 10_000;
 
+/// Inputs or outputs as people write them.
+pub(super) fn tensors_text(tensors: &[Tensor]) -> String {
+    let each = tensors.iter();
+    let each = each.map(|Tensor { name, datatype, shape }| format!("{name} {datatype}{}", shape_text(shape)));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// A shape as people write it.
-pub(super) fn shape_text(shape: &[Option<u64>]) -> String {
+fn shape_text(shape: &[Option<u64>]) -> String {
     let dims: Vec<String> =
         shape.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
     format!("[{}]", dims.join(", "))

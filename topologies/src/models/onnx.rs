@@ -13,7 +13,7 @@ const DEPTH_MAX: usize = 16;
 /// Inputs, and outputs.
 const VALUES_MAX: usize = 10_000;
 /// Dimensions of a tensor.
-const RANK_MAX: usize = 32;
+pub(crate) const RANK_MAX: usize = 32;
 /// Bytes of a name.
 const NAME_BYTES_MAX: usize = 1000;
 /// Elements of the smallest types that one byte of a tensor's data may hold.
