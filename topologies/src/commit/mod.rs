@@ -56,7 +56,6 @@ pub use gap::GapProposal;
 pub(crate) use lane::{hint_of, hinted_version};
 pub(crate) use leader::files_in_majority;
 pub use leader::{CommitOutcome, Leader, Staged};
-pub use model::{ModelAction, ModelEntry, ModelFile, ModelProposal};
 pub(crate) use quorum::majority;
 pub(crate) use readmit::is_readmitted;
 pub use redrive::Redrive;

@@ -21,7 +21,7 @@ use super::Epoch;
 use super::choose::{Chosen, SealedLog, choose, rebase};
 use super::format::{
     Content, Decision, FORMAT, Header, Identity, Keys, MODELS_PREFIX, RECORD_BYTES_MAX, Readmission, Record,
-    TableBody, decode, encode, published_path,
+    TableBody, decode, encode, published_path, table_folder,
 };
 use super::leader::encode_to_store;
 use super::model::ModelEntry;
@@ -427,15 +427,16 @@ async fn bring_files(decisions: &[Decision], to: &Cloud, from: &[Cloud]) -> Resu
 pub(super) fn files_of(table: &TableBody) -> Result<Vec<(String, delta::FileDigest)>, Error> {
     let name = || format!("{} version {}", table.dataset, table.version);
     let damaged = |error: isobar_connectors::Error| Error::damaged(&name(), error.to_string());
+    let folder = table_folder(&table.dataset);
     if table.dataset.starts_with(MODELS_PREFIX) {
         let entry = ModelEntry::parse(table.body.as_bytes()).map_err(|what| Error::damaged(&name(), what))?;
         let files = entry.action.files().iter();
-        return Ok(files.map(|file| (format!("{}/{}", table.dataset, file.path), file.digest())).collect());
+        return Ok(files.map(|file| (format!("{folder}/{}", file.path), file.digest())).collect());
     }
     let body = delta::parse_body(table.body.as_bytes()).map_err(damaged)?;
     let files = body.info.isobar.files.into_iter().map(|file| {
         let path = delta::path::decode_log_path(&file.path).map_err(damaged)?;
-        Ok((format!("datasets/{}/{path}", table.dataset), file))
+        Ok((format!("{folder}/{path}"), file))
     });
     files.collect()
 }

@@ -13,7 +13,7 @@ use ort::session::SessionOutputs;
 use ort::value::DynValue;
 
 use super::Predictions;
-use super::matrix::{ElementType, shape_text};
+use super::matrix::{ElementType, tensors_text};
 use crate::models::{Signature, Tensor};
 
 /// Which outputs are looked at.
@@ -42,13 +42,9 @@ impl Answers {
             }
         }
         if label.is_none() && values.is_none() {
-            let outputs = signature.outputs.iter();
-            let outputs: Vec<String> = outputs
-                .map(|Tensor { name, datatype, shape }| format!("{name} {datatype}{}", shape_text(shape)))
-                .collect();
             return Err(format!(
                 "of the outputs [{}] none is a value per row: FP32 or FP64 [?, n], or labels INT64 [?]",
-                outputs.join(", ")
+                tensors_text(&signature.outputs)
             ));
         }
         Ok(Self { label, values })

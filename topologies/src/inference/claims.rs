@@ -7,12 +7,10 @@
 
 use std::collections::HashMap;
 
-use super::matrix::shape_text;
-use crate::models::onnx::{Fields, Value, describe, elements, last_text, nested, numbers};
+use super::matrix::tensors_text;
+use crate::models::onnx::{Fields, RANK_MAX, Value, describe, elements, last_text, nested, numbers};
 use crate::models::{Signature, Tensor};
 
-/// Elements of a tensor that can be a shape.
-const RANK_MAX: u64 = 32;
 /// ONNX's number of the type of shapes.
 const INT64: u64 = 7;
 /// Bytes of the largest elements that these operators make.
@@ -45,13 +43,8 @@ fn compare(what: &str, found: &[Tensor], expected: &[Tensor]) -> Result<(), Stri
     if found == expected {
         return Ok(());
     }
-    let written = |tensors: &[Tensor]| {
-        let each = tensors
-            .iter()
-            .map(|Tensor { name, datatype, shape }| format!("{name} {datatype}{}", shape_text(shape)));
-        each.collect::<Vec<_>>().join(", ")
-    };
-    Err(format!("its {what}s are {}, the manifest says {}", written(found), written(expected)))
+    let (found, expected) = (tensors_text(found), tensors_text(expected));
+    Err(format!("its {what}s are {found}, the manifest says {expected}"))
 }
 
 /// What operators make of nothing, so far.
@@ -141,7 +134,7 @@ fn shape_in(tensor: &[u8]) -> Result<Option<Vec<u64>>, String> {
         }
     }
     let count = elements(&numbers(tensor, 1)?);
-    if data_type != INT64 || count.is_none_or(|count| count > RANK_MAX) {
+    if data_type != INT64 || count.is_none_or(|count| count > RANK_MAX as u64) {
         return Ok(None);
     }
     let mut values = numbers(tensor, 7)?;

@@ -33,7 +33,7 @@ use super::store::Bound;
 use super::{Error as InferenceError, Predictions};
 
 /// Its name.
-pub const FUNCTION: &str = "predict";
+const FUNCTION: &str = "predict";
 
 impl Predictors {
     /// The function whose calls are answered by these models.

@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Float32Array, Float64Array, PrimitiveArray, RecordBatch,
+};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use ort::session::SessionInputValue;
@@ -117,14 +120,17 @@ impl Layout {
                         "feature `{name}` is {given}, the model takes {wanted:?}: cast it"
                     )));
                 };
-                // A number that does not fit is an error, never a null.
-                let options = CastOptions { safe: false, ..CastOptions::default() };
-                let cast = cast_with_options(column, &read, &options)
-                    .map_err(|error| Error::Features(format!("feature `{name}`: {error}")))?;
-                if let (DataType::Float64, DataType::Float32) = (given, &read) {
-                    refuse_overflow(column, &cast, name)?;
-                }
-                columns.push(cast);
+                columns.push(match (given, &read) {
+                    (DataType::Float64, DataType::Float32) => {
+                        Arc::new(narrowed(column.as_primitive(), name)?)
+                    }
+                    _ => {
+                        // A number that does not fit is an error, never a null.
+                        let options = CastOptions { safe: false, ..CastOptions::default() };
+                        cast_with_options(column, &read, &options)
+                            .map_err(|error| Error::Features(format!("feature `{name}`: {error}")))?
+                    }
+                });
             }
         }
         Ok(columns)
@@ -210,26 +216,38 @@ fn input_of(tensor: &Tensor, first: usize) -> Result<Input, String> {
 /// More than any table has columns.
 const FEATURES_MAX: usize = 10_000;
 
+/// Inputs or outputs as people write them.
+pub(super) fn tensors_text(tensors: &[Tensor]) -> String {
+    let each = tensors.iter();
+    let each = each.map(|Tensor { name, datatype, shape }| format!("{name} {datatype}{}", shape_text(shape)));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// A shape as people write it.
-pub(super) fn shape_text(shape: &[Option<u64>]) -> String {
+fn shape_text(shape: &[Option<u64>]) -> String {
     let dims: Vec<String> =
         shape.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
     format!("[{}]", dims.join(", "))
 }
 
-/// A number that is finite as float64 and not as float32 would be scored as another number.
-fn refuse_overflow(column: &ArrayRef, cast: &ArrayRef, name: &str) -> Result<(), Error> {
-    let (wide, narrow) = (column.as_primitive::<Float64Type>(), cast.as_primitive::<Float32Type>());
-    let overflows =
-        |row: &usize| narrow.value(*row).is_infinite() && wide.value(*row).is_finite() && wide.is_valid(*row);
-    match (0..wide.len()).find(overflows) {
-        Some(row) => {
-            let message =
-                format!("feature `{name}` is {:e}, which the model's FP32 cannot hold", wide.value(row));
-            Err(Error::Row { row, message })
+/// Doubles as FP32. A number that is finite as float64 and not as float32 would be scored as another number.
+fn narrowed(wide: &Float64Array, name: &str) -> Result<Float32Array, Error> {
+    let narrow: Float32Array = wide.unary(|value| value as f32);
+    let overflows = |(wide, narrow): (&f64, &f32)| narrow.is_infinite() & wide.is_finite();
+    let pairs = || wide.values().iter().zip(narrow.values());
+    if is_any(pairs().map(overflows)) {
+        let found = pairs().enumerate().find(|(row, pair)| overflows(*pair) && wide.is_valid(*row));
+        if let Some((row, (value, _))) = found {
+            let message = format!("feature `{name}` is {value:e}, which the model's FP32 cannot hold");
+            return Err(Error::Row { row, message });
         }
-        None => Ok(()),
     }
+    Ok(narrow)
+}
+
+/// Whether one of `finds` holds. Looks at all of them: without a branch for each, many are looked at together.
+fn is_any(finds: impl Iterator<Item = bool>) -> bool {
+    finds.fold(false, |found, this| found | this)
 }
 
 /// One input being filled.
@@ -249,21 +267,26 @@ impl Filling<'_> {
         is_nan: impl Fn(T::Native) -> bool,
     ) -> Result<Vec<T::Native>, Error> {
         let (width, count) = (self.input.features.len(), self.rows.len());
-        let mut matrix = vec![T::Native::default(); width * count];
-        for (place, feature) in self.input.features.clone().enumerate() {
-            let column = self.columns[feature].as_primitive::<T>();
-            let values = &column.values()[self.rows.clone()];
-            for (cell, value) in matrix[place..].iter_mut().step_by(width).zip(values) {
-                *cell = *value;
-            }
-            if !self.layout.nan_allowed {
+        let columns =
+            self.columns[self.input.features.clone()].iter().map(|column| column.as_primitive::<T>());
+        let columns: Vec<&PrimitiveArray<T>> = columns.collect();
+        let each_values: Vec<&[T::Native]> =
+            columns.iter().map(|column| &column.values()[self.rows.clone()]).collect();
+        // Row by row, so that the matrix is written once, from front to back.
+        let mut matrix = Vec::with_capacity(width * count);
+        for row in 0..count {
+            matrix.extend(each_values.iter().map(|values| values[row]));
+        }
+        for (place, (column, values)) in columns.iter().zip(&each_values).enumerate() {
+            let feature = self.input.features.start + place;
+            if !self.layout.nan_allowed && is_any(values.iter().map(|value| is_nan(*value))) {
                 let is_valid = |row: usize| column.is_valid(self.rows.start + row);
                 let found = values.iter().enumerate().find(|(row, value)| is_nan(**value) && is_valid(*row));
                 if let Some((row, _)) = found {
                     return Err(self.wrong(row, feature, "NaN"));
                 }
             }
-            self.fill_nulls(column, feature, |row| {
+            self.fill_nulls(*column, feature, |row| {
                 let filled = match self.layout.nulls {
                     Nulls::Refuse => None,
                     Nulls::Fill(value) => fill(value),

@@ -30,7 +30,6 @@ use arrow::array::{Float64Array, Int64Array};
 use crate::models::onnx::describe;
 use crate::models::{ONNX_BYTES_MAX, Signature};
 
-pub use self::function::FUNCTION;
 pub use self::predictors::{Bindings, Predictors};
 pub use self::reference::{CHAMPION, Reference};
 pub use self::runtime::{LIBRARY_VARIABLE, Runtime};

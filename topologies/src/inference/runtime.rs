@@ -59,11 +59,6 @@ impl Runtime {
         Ok(loaded.insert(Self { path: Arc::new(found), environment }).clone())
     }
 
-    /// Where it was loaded from.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn environment(&self) -> &Environment {
         &self.environment
     }

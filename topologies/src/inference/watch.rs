@@ -7,7 +7,7 @@
 //! A commit never waits for a model: what an alias means is read, brought and loaded beside it. A version that cannot be loaded
 //! is said once, and the one before it goes on answering.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use isobar_connectors::clouds::Cloud;
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::predictors::{Bindings, Predictors};
+use super::predictors::{Bindings, Predictors, locked};
 use super::store::ModelStore;
 use crate::error::Error;
 use crate::models::Registry;
@@ -145,8 +145,4 @@ fn tell(models: &Predictors) {
         let (name, version, shadow) = (model.model, model.version, model.shadow);
         info!(model = name, version, sha256 = model.sha256, shadow, "the model answers from here on");
     }
-}
-
-fn locked(found: &Found) -> MutexGuard<'_, Vec<Option<Bindings>>> {
-    found.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -19,6 +19,8 @@ struct Watchdog {
 struct Waiting {
     next: u64,
     actions: BTreeMap<(Instant, u64), Action>,
+    /// When the thread looks again by itself; `None`: only if it is told to.
+    looks_at: Option<Instant>,
 }
 
 /// What is to be ended at its deadline, unless this is dropped before.
@@ -37,10 +39,11 @@ pub(super) fn watch(deadline: Instant, end: impl FnOnce() + Send + 'static) -> W
     let mut waiting = watchdog.lock();
     let key = (deadline, waiting.next);
     waiting.next += 1;
-    let is_first = waiting.actions.first_key_value().is_none_or(|(first, _)| key < *first);
+    // Most runs end long before their deadline, and the next one has a later deadline: the thread is not woken for each.
+    let is_late = waiting.looks_at.is_none_or(|looks_at| deadline < looks_at);
     waiting.actions.insert(key, Box::new(end));
     drop(waiting);
-    if is_first {
+    if is_late {
         watchdog.changed.notify_one();
     }
     Watch(Some(key))
@@ -63,7 +66,8 @@ impl Watchdog {
         let mut waiting = self.lock();
         loop {
             let now = Instant::now();
-            let Some((deadline, _)) = waiting.actions.first_key_value().map(|(key, _)| *key) else {
+            waiting.looks_at = waiting.actions.first_key_value().map(|((deadline, _), _)| *deadline);
+            let Some(deadline) = waiting.looks_at else {
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -104,5 +108,19 @@ mod tests {
         assert_eq!(told.recv().unwrap(), "first");
         assert_eq!(told.recv().unwrap(), "second");
         assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_comes_while_the_thread_sleeps_for_something_finished_is_ended_too() {
+        let (tell, told) = mpsc::channel();
+        let first = Instant::now() + Duration::from_millis(100);
+        let finished = watch(first, || ());
+        // Until the thread has seen it.
+        while WATCHDOG.get().unwrap().lock().looks_at.is_none() && Instant::now() < first {
+            thread::yield_now();
+        }
+        drop(finished);
+        let _later = watch(first + Duration::from_millis(50), move || tell.send(()).unwrap());
+        told.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 }

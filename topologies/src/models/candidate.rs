@@ -20,8 +20,8 @@ use tracing::{debug, warn};
 use super::manifest::{
     Artifact, DataVersion, Feature, MANIFEST, MANIFEST_BYTES_MAX, Manifest, Signature, Tensor,
 };
-use super::{mlflow, onnx};
-use crate::commit::model::{FILES_MAX, is_file_name, is_model_name};
+use super::{check_model_name, mlflow, onnx};
+use crate::commit::model::{FILES_MAX, is_file_name};
 use crate::error::Error;
 use crate::spec::read_bounded;
 use crate::spec::units::ByteSize;
@@ -122,11 +122,7 @@ impl Candidate {
     /// # Errors
     /// [`Error::Configuration`] with what is wrong with it.
     pub fn read(folder: &Path, model: &str, onnx_bytes_max: u64) -> Result<Self, Error> {
-        if !is_model_name(model) {
-            let model = model.escape_debug();
-            let rule = "lower-case letters, digits and `_`, no digit first, at most 64 characters";
-            return Err(Error::Configuration(format!("`{model}` is no name of a model: {rule}")));
-        }
+        check_model_name(model)?;
         let (draft, root) = match folder.join(mlflow::MLMODEL).is_file() {
             true => mlflow::read(folder)?,
             false => (read_draft(&folder.join(MANIFEST))?, folder.to_owned()),

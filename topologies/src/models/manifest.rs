@@ -6,7 +6,7 @@ use std::fmt;
 use isobar_connectors::delta::is_sha256;
 use serde::{Deserialize, Serialize};
 
-use crate::commit::model::{FILES_MAX, is_file_name, is_model_name};
+use crate::commit::model::{FILES_MAX, is_file_name, is_model_name, require};
 use crate::error::Error;
 
 /// The name of a manifest's file.
@@ -198,10 +198,6 @@ impl Manifest {
             _ => Ok(()),
         }
     }
-}
-
-fn require(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(otherwise()) }
 }
 
 #[cfg(test)]

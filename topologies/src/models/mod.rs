@@ -41,6 +41,16 @@ const FOLDER: &str = "models";
 /// The control group of all models. No topology has a dot in its name.
 const GROUP: &str = "models.registry";
 
+/// Refuses what cannot be the name of a model.
+fn check_model_name(name: &str) -> Result<(), Error> {
+    if is_model_name(name) {
+        return Ok(());
+    }
+    let name = name.escape_debug();
+    let rule = "lower-case letters, digits and `_`, no digit first, at most 64 characters";
+    Err(Error::Configuration(format!("`{name}` is no name of a model: {rule}")))
+}
+
 /// All versions and aliases of a model, as of one decided entry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {

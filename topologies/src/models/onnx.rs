@@ -13,7 +13,7 @@ const DEPTH_MAX: usize = 16;
 /// Inputs, and outputs.
 const VALUES_MAX: usize = 10_000;
 /// Dimensions of a tensor.
-const RANK_MAX: usize = 32;
+pub(crate) const RANK_MAX: usize = 32;
 /// Bytes of a name.
 const NAME_BYTES_MAX: usize = 1000;
 /// Elements of the smallest types that one byte of a tensor's data may hold.
@@ -385,7 +385,7 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
@@ -396,14 +396,14 @@ pub(super) mod tests {
         bytes.push(number as u8);
     }
 
-    fn number(field: u32, value: u64) -> Vec<u8> {
+    pub(crate) fn number(field: u32, value: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         push_varint(&mut bytes, u64::from(field) << 3);
         push_varint(&mut bytes, value);
         bytes
     }
 
-    fn message(field: u32, parts: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn message(field: u32, parts: &[Vec<u8>]) -> Vec<u8> {
         let content = parts.concat();
         let mut bytes = Vec::new();
         push_varint(&mut bytes, u64::from(field) << 3 | 2);

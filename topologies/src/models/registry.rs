@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream;
 use futures::stream::{FuturesUnordered, StreamExt, TryStreamExt};
-use futures::{future, stream};
 use isobar_connectors::clouds::{Cloud, read_register};
 use isobar_connectors::delta::sha256_hex;
 use object_store::path::Path;
@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::history::History;
 use super::manifest::{Artifact, MANIFEST, MANIFEST_BYTES_MAX, Manifest};
-use super::{FOLDER, GROUP, Model};
+use super::{FOLDER, GROUP, Model, check_model_name};
 use crate::chain_of;
 use crate::commit::chain::NO_PREVIOUS;
 use crate::commit::format::{Identity, Keys, MODELS_PREFIX, decode, published_path};
@@ -200,11 +200,7 @@ impl Registry {
     /// # Errors
     /// As [`model`](Self::model), but a model without entries is none.
     pub(super) async fn history(&self, name: &str) -> Result<History, Error> {
-        if !is_model_name(name) {
-            let name = name.escape_debug();
-            let rule = "lower-case letters, digits and `_`, no digit first, at most 64 characters";
-            return Err(Error::Configuration(format!("`{name}` is no name of a model: {rule}")));
-        }
+        check_model_name(name)?;
         let known = self.known().get(name).map(|known| known.history.clone());
         let mut history = known.unwrap_or_else(|| History::new(name));
         let (log, from) = (&format!("{MODELS_PREFIX}{name}"), history.entries);
@@ -233,12 +229,11 @@ impl Registry {
         places: std::ops::Range<u64>,
         before: &str,
     ) -> Result<Vec<Bytes>, Error> {
-        let read = stream::iter(places.clone()).map(|index| self.any_copy(log, index));
-        let mut found: Vec<Option<Bytes>> = read.buffered(READS_AT_ONCE).collect().await;
         let Some(last) = places.end.checked_sub(1) else { return Ok(Vec::new()) };
+        let read = stream::iter(places.start..last).map(|index| self.any_copy(log, index));
+        let mut found: Vec<Option<Bytes>> = read.buffered(READS_AT_ONCE).collect().await;
         let mut entry = self.agreed(log, last).await?;
-        let mut entries = Vec::with_capacity(found.len());
-        found.pop();
+        let mut entries = Vec::with_capacity(found.len() + 1);
         for index in places.rev() {
             let path = published_path(log, index);
             let parsed = ModelEntry::parse(&entry).map_err(|what| Error::damaged(path.as_ref(), what))?;
@@ -294,23 +289,36 @@ impl Registry {
         Err(Error::damaged(path.as_ref(), what))
     }
 
-    /// The last entry, for which no later one vouches: what most of the clouds that hold it say.
+    /// The last entry, for which no later one vouches: what most of the clouds that hold it say. Where that is a majority of all, the
+    /// others are not waited for.
     async fn agreed(&self, log: &str, index: u64) -> Result<Bytes, Error> {
         let path = published_path(log, index);
-        let copies = future::join_all(self.clouds.iter().map(|cloud| copy(cloud, log, index))).await;
-        let copies: Vec<Bytes> = copies.into_iter().filter_map(|copy: Copied| copy.ok().flatten()).collect();
-        let votes = |bytes: &Bytes| copies.iter().filter(|other| *other == bytes).count();
-        let is_whole = |bytes: &&Bytes| ModelEntry::parse(bytes).is_ok();
-        let mut whole: Vec<&Bytes> = copies.iter().filter(is_whole).collect();
-        whole.sort_by_key(|bytes| std::cmp::Reverse(votes(bytes)));
-        let Some(first) = whole.first() else {
-            return Err(Error::damaged(path.as_ref(), "no cloud gives bytes that are an entry"));
-        };
-        if whole.iter().any(|other| other != first && votes(other) == votes(first)) {
-            let what = "the clouds contradict each other: see `isobar models verify`";
-            return Err(Error::damaged(path.as_ref(), what));
+        let needed = majority(self.clouds.len());
+        let asked = self.clouds.iter().map(|cloud| copy(cloud, log, index));
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut votes: Vec<(Bytes, usize)> = Vec::new();
+        while let Some(answer) = asked.next().await {
+            let Some(bytes) = answer.ok().flatten().filter(|bytes| ModelEntry::parse(bytes).is_ok()) else {
+                continue;
+            };
+            let count = match votes.iter_mut().find(|(voted, _)| *voted == bytes) {
+                Some((_, count)) => count,
+                None => &mut votes.push_mut((bytes, 0)).1,
+            };
+            *count += 1;
+            if *count >= needed {
+                break;
+            }
         }
-        Ok((*first).clone())
+        votes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        match votes.as_slice() {
+            [] => Err(Error::damaged(path.as_ref(), "no cloud gives bytes that are an entry")),
+            [(_, most), (_, second), ..] if most == second => {
+                let what = "the clouds contradict each other: see `isobar models verify`";
+                Err(Error::damaged(path.as_ref(), what))
+            }
+            [(bytes, _), ..] => Ok(bytes.clone()),
+        }
     }
 
     /// Asks all clouds at once, until a majority has answered. Which cloud said what. A cloud that lost what it held does not count:
@@ -418,4 +426,63 @@ async fn read_file(
         Err(error) => return Ok(Err(format!("it was not hashed: {error}"))),
     };
     Ok(if found == sha256 { Ok(bytes) } else { Err(format!("its SHA-256 is {found}")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use isobar_connectors::clouds::{Fault, FaultSwitch};
+    use object_store::memory::InMemory;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::commit::Epoch;
+    use crate::commit::chain::Chain;
+    use crate::commit::format::{FORMAT, encode};
+    use crate::commit::model::{ModelAction, ModelProposal};
+
+    /// A cloud with an entry that gives `version` away.
+    async fn cloud(name: &str, version: u64) -> Cloud {
+        let proposal = ModelProposal {
+            model: "late".into(),
+            commit_id: "c".into(),
+            planned: 0,
+            previous_sha256: NO_PREVIOUS.into(),
+            action: ModelAction::Reserve { version },
+        };
+        let entry = Chain::default().decide_model(Epoch(1), 7, &proposal).unwrap().tables.remove(0);
+        let identity = Identity {
+            format: FORMAT,
+            topology: GROUP.into(),
+            group: "g".into(),
+            cloud: name.into(),
+            clouds: ["a", "b", "c"].map(str::to_owned).into(),
+        };
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        store.put(&Keys::new(GROUP).identity(), encode(&identity).into()).await.unwrap();
+        store.put(&published_path("models/late", 0), entry.body.into()).await.unwrap();
+        Cloud::new(name, store.clone(), store)
+    }
+
+    #[tokio::test]
+    async fn a_cloud_that_hangs_is_not_waited_for_where_the_others_agree() {
+        let switch = FaultSwitch::default();
+        switch.set(Fault::Delay(Duration::from_secs(3600)));
+        let hanging = cloud("c", 1).await.with_faults(&switch);
+        let registry = Registry::new(vec![cloud("a", 1).await, hanging, cloud("b", 1).await]);
+        let history = timeout(Duration::from_secs(60), registry.history("late")).await;
+        assert_eq!(history.expect("an answer").unwrap().next_version(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_last_entries_that_differ_the_one_of_most_clouds_counts() {
+        let history = |versions: [u64; 3]| async move {
+            let [a, b, c] = versions;
+            let clouds = vec![cloud("a", a).await, cloud("b", b).await, cloud("c", c).await];
+            Registry::new(clouds).agreed("models/late", 0).await
+        };
+        let right = history([1, 1, 1]).await.unwrap();
+        assert_eq!(history([2, 1, 1]).await.unwrap(), right);
+        let error = history([1, 2, 3]).await.unwrap_err();
+        assert!(error.to_string().contains("contradict"), "{error}");
+    }
 }

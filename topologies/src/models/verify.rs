@@ -80,8 +80,8 @@ impl Verified {
 /// An object as it has to be.
 #[derive(Debug, Clone)]
 enum Decided {
-    /// An entry, with its bytes.
-    Entry(Bytes),
+    /// An entry.
+    Entry { log: String, index: u64, bytes: Bytes },
     /// A file.
     File { size: u64, sha256: String },
 }
@@ -181,13 +181,15 @@ async fn decided(registry: &Registry, only: Option<&str>) -> Result<Everything, 
         };
         let mut history = History::new(&name);
         for bytes in entries {
-            let path = published_path(&log, history.entries);
+            let index = history.entries;
+            let path = published_path(&log, index);
             if let Err(detail) = history.apply(&bytes) {
                 let (object, kind) = (path.to_string(), FindingKind::Undecided);
                 everything.findings.push(Finding { cloud: None, object, kind, detail });
                 break;
             }
-            everything.objects.insert(path.to_string(), Decided::Entry(bytes));
+            let entry = Decided::Entry { log: log.clone(), index, bytes };
+            everything.objects.insert(path.to_string(), entry);
             everything.entries += 1;
         }
         for file in history.versions.into_values().flatten() {
@@ -204,7 +206,7 @@ async fn look(clouds: &[Cloud], decided: &Everything) -> Verified {
     let found = future::join_all(looks).await.into_iter().flatten();
     let files = decided.objects.values().filter_map(|object| match object {
         Decided::File { size, .. } => Some(*size),
-        Decided::Entry(_) => None,
+        Decided::Entry { .. } => None,
     });
     Verified {
         models: decided.models.clone(),
@@ -220,14 +222,13 @@ async fn look(clouds: &[Cloud], decided: &Everything) -> Verified {
 async fn look_into(cloud: &Cloud, objects: &Objects) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, decided) in objects {
-        let found = match look_at(cloud, path, decided).await {
+        let (kind, detail) = match look_at(cloud, path, decided).await {
             Ok(None) => continue,
-            Ok(Some((kind, detail))) => (kind, detail, true),
-            Err(why) => (FindingKind::Unavailable, why, false),
+            Ok(Some(wrong)) => wrong,
+            Err(why) => (FindingKind::Unavailable, why),
         };
-        let (kind, detail, goes_on) = found;
         findings.push(Finding { cloud: Some(cloud.name.clone()), object: path.clone(), kind, detail });
-        if !goes_on {
+        if kind == FindingKind::Unavailable {
             break;
         }
     }
@@ -242,9 +243,8 @@ async fn look_at(
 ) -> Result<Option<(FindingKind, String)>, String> {
     let location = Path::parse(path).map_err(|error| error.to_string())?;
     let is_right = match decided {
-        Decided::Entry(bytes) => {
-            let (log, index) = entry_at(&location).ok_or("it is no entry")?;
-            copy(cloud, &log, index).await?.is_some_and(|held| held == *bytes)
+        Decided::Entry { log, index, bytes } => {
+            copy(cloud, log, *index).await?.is_some_and(|held| held == *bytes)
         }
         Decided::File { size, sha256 } => {
             let held = holds_file(&cloud.data, path, *size, sha256).await;
@@ -271,29 +271,22 @@ async fn look_at(
     }
 }
 
-/// The log and the place in it, of an entry's object.
-fn entry_at(path: &Path) -> Option<(String, u64)> {
-    let index = path.filename()?.strip_suffix(".json")?.parse().ok()?;
-    let model = path.parts().nth(1)?;
-    Some((format!("{MODELS_PREFIX}{}", model.as_ref()), index))
-}
-
 /// Puts back what is wrong in `cloud`: files first, then entries in their order.
 async fn put_back(writer: &Writer, cloud: &Cloud, findings: &[Finding], objects: &Objects) {
     let of_cloud = findings.iter().filter(|finding| finding.cloud.as_deref() == Some(&cloud.name));
     let wrong = of_cloud.filter_map(|finding| Some((finding, objects.get(&finding.object)?)));
     let (entries, files): (Vec<_>, Vec<_>) =
-        wrong.partition(|(_, decided)| matches!(decided, Decided::Entry(_)));
+        wrong.partition(|(_, decided)| matches!(decided, Decided::Entry { .. }));
     let mut is_whole = true;
     for (finding, decided) in files.into_iter().chain(entries) {
         let outcome = match decided {
             _ if finding.kind == FindingKind::Unavailable => continue,
             // An entry is made only behind the files and the entries before it.
-            Decided::Entry(_) if finding.kind == FindingKind::Missing && !is_whole => continue,
+            Decided::Entry { .. } if finding.kind == FindingKind::Missing && !is_whole => continue,
             Decided::File { size, sha256 } => {
                 put_file_back(writer, cloud, &finding.object, *size, sha256).await
             }
-            Decided::Entry(bytes) => put_entry_back(writer, cloud, &finding.object, bytes).await,
+            Decided::Entry { log, index, bytes } => put_entry_back(writer, cloud, log, *index, bytes).await,
         };
         match outcome {
             Ok(()) => info!(cloud = %cloud.name, object = finding.object, "put back"),
@@ -318,8 +311,14 @@ async fn put_file_back(
     put.map_err(|error| chain_of(&error))
 }
 
-async fn put_entry_back(writer: &Writer, cloud: &Cloud, path: &str, bytes: &Bytes) -> Result<(), String> {
-    let location = Path::parse(path).map_err(|error| error.to_string())?;
+async fn put_entry_back(
+    writer: &Writer,
+    cloud: &Cloud,
+    log: &str,
+    index: u64,
+    bytes: &Bytes,
+) -> Result<(), String> {
+    let location = published_path(log, index);
     let Some((found, update)) = read_with_version(cloud, &location).await? else {
         return match put_once(&*cloud.control, &location, bytes.clone()).await {
             PutOnce::Stored => Ok(()),
@@ -330,8 +329,7 @@ async fn put_entry_back(writer: &Writer, cloud: &Cloud, path: &str, bytes: &Byte
     if found == *bytes {
         return Ok(());
     }
-    let (log, index) = entry_at(&location).ok_or("it is no entry")?;
-    let aside = writer.group.keys().foreign(&log, index, &sha256_hex(&found));
+    let aside = writer.group.keys().foreign(log, index, &sha256_hex(&found));
     match put_once(&*cloud.control, &aside, found.clone()).await {
         PutOnce::Stored => {}
         PutOnce::Occupied(_) => return Err(format!("{aside} holds other bytes than its name says")),

@@ -89,11 +89,6 @@ impl Writer {
         Self { group, registry, uploads }
     }
 
-    /// The same models, for reading.
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     /// Registers a new version, and has `alias` mean it from then on. Its manifest, with the version's number.
     ///
     /// # Errors

@@ -1,27 +1,9 @@
 use super::*;
+use crate::models::onnx::tests::{message, number};
 
 /// A field of bytes.
-fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
-    [key(number, 2), varint(value.len() as u64), value.to_vec()].concat()
-}
-
-/// A field of a number.
-fn number(number: u8, value: u64) -> Vec<u8> {
-    [key(number, 0), varint(value)].concat()
-}
-
-fn key(number: u8, wire_type: u8) -> Vec<u8> {
-    varint(u64::from(number) << 3 | u64::from(wire_type))
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-    out
+fn bytes(number: u32, value: &[u8]) -> Vec<u8> {
+    message(number, &[value.to_vec()])
 }
 
 /// A float tensor `[?, 1]` as an input or output.

@@ -1,6 +1,5 @@
-use std::sync::Arc;
-
-use arrow::array::{BooleanArray, Decimal128Array, Float64Array, Int64Array, StringArray, UInt64Array};
+use arrow::array::{BooleanArray, Decimal128Array, Int64Array, StringArray, UInt64Array};
+use arrow::buffer::NullBuffer;
 
 use super::*;
 
@@ -100,6 +99,15 @@ fn the_first_row_that_cannot_be_scored_is_named() {
     let whole = layout("INT64", 1, Nulls::Nan, false);
     let numbers = batch(vec![("a", Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef)]);
     assert_eq!(elements(&whole, &numbers), row(1, "feature `a` is NULL"), "whole numbers have no NaN");
+}
+
+#[test]
+fn what_lies_where_a_feature_is_null_does_not_matter() {
+    let nulls = NullBuffer::from(vec![true, false, false]);
+    let column = Float64Array::new(vec![1.0, f64::NAN, 1e300].into(), Some(nulls));
+    let batch = batch(vec![("a", Arc::new(column) as ArrayRef)]);
+    let filled = elements(&layout("FP32", 1, Nulls::Fill(-1.0), false), &batch);
+    assert_eq!(filled, Ok(vec![Elements::Float32(vec![1.0, -1.0, -1.0])]));
 }
 
 #[test]
