@@ -18,7 +18,7 @@ use pgwire::messages::response::{CommandComplete, EmptyQueryResponse, ReadyForQu
 
 use self::commands::columns_of;
 use super::super::{Caller, Engine, PeerNames, Prepared, Protocol, Question, Refusal};
-use super::catalog::{self, Surroundings};
+use super::catalog;
 use super::failure::{Failure, Trouble, code};
 use super::frontend::{Frontend, Target};
 use super::parameters::{decode, null_of, type_with};
@@ -333,7 +333,7 @@ impl Session {
         if count > usize::from(u16::MAX) {
             return Err(Failure::new(code::PROGRAM_LIMIT, "a statement has at most 65535 parameters"));
         }
-        if let Some(planned) = catalog::plan(&self.engine, &self.caller, &self.surroundings(), sql).await? {
+        if let Some(planned) = self.of_catalog(sql).await? {
             let types = types_of(sql, count, declared, &planned.parameters());
             let columns = Columns { schema: planned.schema(), names: planned.names() };
             return Ok((statement(sql, types, columns), None));
@@ -491,7 +491,7 @@ impl Session {
 
     /// Runs a query, with values for its parameters.
     async fn start(&mut self, sql: &str, values: Vec<ScalarValue>) -> Result<Started, Failure> {
-        if let Some(planned) = catalog::plan(&self.engine, &self.caller, &self.surroundings(), sql).await? {
+        if let Some(planned) = self.of_catalog(sql).await? {
             let columns = Columns { schema: planned.schema(), names: planned.names() };
             let stream = planned.run(values).await?;
             return Ok(Started { columns, stream, explain: Failure::from });
@@ -544,8 +544,9 @@ impl Session {
         Err(Failure::new(code::PROGRAM_LIMIT, format!("the text of a query has at most {bytes_max} bytes")))
     }
 
-    fn surroundings(&self) -> Surroundings {
-        Surroundings { process: self.process, settings: self.settings.all() }
+    /// The plan of a query that is about the catalog. Borrowed as what one thread has: the rows of portals are not for several.
+    async fn of_catalog(&mut self, sql: &str) -> Result<Option<catalog::Planned>, Failure> {
+        catalog::plan(&self.engine, &self.caller, self.process, &self.settings, sql).await
     }
 }
 

@@ -352,7 +352,10 @@ pub(super) struct Contents {
     pub(super) user: String,
     /// Tables by their object id.
     tables: BTreeMap<i64, TableInfo>,
-    settings: BTreeMap<String, String>,
+    /// The number of the connection.
+    pub(super) process: i32,
+    /// Settings of the session, by name in small letters.
+    pub(super) settings: BTreeMap<String, String>,
 }
 
 impl Contents {
@@ -366,12 +369,12 @@ impl Contents {
             }
             by_oid.insert(oid, table);
         }
-        Self { user: user.to_owned(), tables: by_oid, settings: BTreeMap::new() }
+        Self { user: user.to_owned(), tables: by_oid, process: 0, settings: BTreeMap::new() }
     }
 
-    pub(super) fn with_settings(mut self, settings: &BTreeMap<String, String>) -> Self {
-        self.settings.clone_from(settings);
-        self
+    /// The same, for a query in the session of connection `process`, which has these settings.
+    pub(super) fn in_session(self, process: i32, settings: BTreeMap<String, String>) -> Self {
+        Self { process, settings, ..self }
     }
 
     /// The object id of a relation by its name, with or without its schema.

@@ -46,6 +46,7 @@ use tokio::sync::Semaphore;
 use self::contents::Contents;
 use super::super::{Caller, Engine};
 use super::failure::{Failure, code};
+use super::settings::Settings;
 use super::statement::{Token, tokens};
 use crate::query::{
     BoundedDialect, CATALOG, QueryLimits, Watch, aside, bound, check_plan, check_statement, limit_of,
@@ -66,15 +67,6 @@ const ROWS_MAX: u64 = 1_000_000;
 /// Queries of the catalog that run at the same time.
 static PLACES: Semaphore = Semaphore::const_new(4);
 
-/// What a query may ask of the session that it is in.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Surroundings {
-    /// The number of the connection.
-    pub(super) process: i32,
-    /// Settings, by name in small letters.
-    pub(super) settings: BTreeMap<String, String>,
-}
-
 /// A query of the catalog that was planned.
 pub(super) struct Planned {
     schema: SchemaRef,
@@ -88,11 +80,12 @@ enum Plan {
     Some(Box<(SessionState, LogicalPlan)>),
 }
 
-/// Plans `sql`, one statement, if it is about the catalog.
+/// Plans `sql`, one statement, if it is about the catalog. `process` is the number of the connection, `settings` are its own.
 pub(super) async fn plan(
     engine: &Engine,
     caller: &Caller,
-    surroundings: &Surroundings,
+    process: i32,
+    settings: &Settings,
     sql: &str,
 ) -> Result<Option<Planned>, Failure> {
     if !may_be_about(sql) {
@@ -100,8 +93,8 @@ pub(super) async fn plan(
     }
     let watch = Watch::start(&limits());
     let (engine, caller) = (engine.clone(), caller.clone());
-    let (surroundings, sql) = (surroundings.clone(), sql.to_owned());
-    let planned = async move { Ok(plan_for(&engine, &caller, &surroundings, &sql).await) };
+    let (settings, sql) = (settings.all(), sql.to_owned());
+    let planned = async move { Ok(plan_for(&engine, &caller, process, settings, &sql).await) };
     let _place = watch.within(PLACES.acquire()).await?;
     // How deep a statement is nested is known after it was parsed, which needs a stack for any depth.
     aside(&watch, planned).await?
@@ -110,7 +103,8 @@ pub(super) async fn plan(
 async fn plan_for(
     engine: &Engine,
     caller: &Caller,
-    surroundings: &Surroundings,
+    process: i32,
+    settings: BTreeMap<String, String>,
     sql: &str,
 ) -> Result<Option<Planned>, Failure> {
     let statement = match parse(sql) {
@@ -128,8 +122,8 @@ async fn plan_for(
     } else {
         engine.tables(caller).await?
     };
-    let contents = Contents::new(&caller.name, tables).with_settings(&surroundings.settings);
-    planned(statement, &contents, surroundings).await.map(Some)
+    let contents = Contents::new(&caller.name, tables).in_session(process, settings);
+    planned(statement, &contents).await.map(Some)
 }
 
 /// What one query of the catalog may cost. It is bounded as any other: there are few tables, and no bound to what can be asked of
@@ -147,11 +141,7 @@ fn limits() -> QueryLimits {
     }
 }
 
-async fn planned(
-    mut statement: Statement,
-    contents: &Contents,
-    surroundings: &Surroundings,
-) -> Result<Planned, Failure> {
+async fn planned(mut statement: Statement, contents: &Contents) -> Result<Planned, Failure> {
     let Statement::Query(query) = &mut statement else {
         return Err(Failure::new(code::READ_ONLY, "the catalog can only be queried"));
     };
@@ -160,7 +150,7 @@ async fn planned(
         let fields: Vec<Field> = names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
         return Ok(Planned { schema: Arc::new(Schema::new(fields)), names, plan: Plan::Nothing });
     }
-    rewrite::rewrite(query, contents, surroundings)?;
+    rewrite::rewrite(query, contents)?;
     let state = session(contents)?;
     let parsed = Parsed::Statement(Box::new(statement));
     // It is larger now.
