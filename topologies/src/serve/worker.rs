@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header;
-use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,6 +20,7 @@ use tracing::warn;
 
 use super::{ServeOptions, flight, tls};
 use crate::error::Error;
+use crate::http::shown_metrics;
 use crate::query::{TaskMetrics, secret_of_workers, worker_of};
 use crate::spec::Topology;
 use crate::start::open_clouds;
@@ -129,9 +128,6 @@ fn authorized(
 
 /// What everybody may ask, by HTTP.
 fn plain(metrics: TaskMetrics) -> Router {
-    let shown = move || async move {
-        let text = "text/plain; version=0.0.4; charset=utf-8";
-        ([(header::CONTENT_TYPE, text)], metrics.render()).into_response()
-    };
+    let shown = move || async move { shown_metrics(metrics.render()) };
     Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(shown))
 }

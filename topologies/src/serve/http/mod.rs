@@ -180,5 +180,5 @@ async fn ready(State(engine): State<Engine>) -> Response {
 }
 
 async fn metrics(State(engine): State<Engine>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], engine.metrics()).into_response()
+    crate::http::shown_metrics(engine.metrics())
 }
