@@ -57,7 +57,8 @@ pub(super) struct Session {
     statements: HashMap<String, Arc<Statement>>,
     portals: HashMap<String, Portal>,
     transaction: Transaction,
-    /// The plan of the statement that was prepared last, until the next `Sync`: most are run at once and then never again.
+    /// The plan of the statement that was prepared last, until the next command or `Sync`: most are run at once and then never
+    /// again.
     fresh: Option<(Arc<Statement>, Prepared)>,
 }
 
