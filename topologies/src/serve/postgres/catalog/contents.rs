@@ -408,12 +408,10 @@ impl Contents {
         }
     }
 
-    /// The relations of a schema, by name.
-    pub(super) fn tables(&self, schema: &str) -> Result<Vec<(String, RecordBatch)>, DataFusionError> {
-        let of_schema = RELATIONS.iter().filter(|(own, _, _)| *own == schema);
-        of_schema
-            .map(|(_, name, columns)| Ok(((*name).to_owned(), batch(columns, &self.rows(name))?)))
-            .collect()
+    /// The rows of a relation; `None` if nothing is known of it but its name.
+    pub(super) fn relation(&self, relation: (&str, &str)) -> Result<Option<RecordBatch>, DataFusionError> {
+        let found = RELATIONS.iter().find(|(schema, name, _)| (*schema, *name) == relation);
+        found.map(|(_, name, columns)| batch(columns, &self.rows(name))).transpose()
     }
 
     fn rows(&self, relation: &str) -> Vec<Row> {

@@ -1,10 +1,10 @@
 //! `pg_catalog` and `information_schema`, as far as psql, drivers and BI tools need them.
 //!
 //! Clients learn what there is from queries of PostgreSQL's own tables. Those queries are answered here, from tables in memory
-//! ([`contents`]) that are made anew for each of them out of what the caller may see, in a session that has nothing else: no data,
-//! no files, no settings. What the planner does not know of PostgreSQL is put in other words first ([`rewrite`]), and
-//! questions about what there never is here (indexes, policies, triggers, …) are answered without planning them
-//! ([`nothing`]).
+//! ([`contents`]): those that a query names are made anew for it out of what the caller may see, in a session that has nothing
+//! else: no data, no files, no settings. What the planner does not know of PostgreSQL is put in other words first
+//! ([`rewrite`]), and questions about what there never is here (indexes, policies, triggers, …) are answered without planning
+//! them ([`nothing`]).
 //!
 //! A statement belongs here if all its tables do, or, when it names none, if it calls a function about the server, such as
 //! `version()`. Everything else is the engine's.
@@ -16,7 +16,7 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -151,7 +151,7 @@ async fn planned(mut statement: Statement, contents: &Contents) -> Result<Planne
         return Ok(Planned { schema: Arc::new(Schema::new(fields)), names, plan: Plan::Nothing });
     }
     rewrite::rewrite(query, contents)?;
-    let state = session(contents)?;
+    let state = session(contents, &Relations::of(&statement).own)?;
     let parsed = Parsed::Statement(Box::new(statement));
     // It is larger now.
     check_statement(&parsed, &limits())?;
@@ -280,8 +280,8 @@ fn names_a_relation(sql: &str) -> bool {
 /// The tables that a statement names.
 #[derive(Default)]
 struct Relations {
-    /// In the catalog.
-    own: usize,
+    /// In the catalog, by schema and name.
+    own: BTreeSet<(&'static str, &'static str)>,
     /// Elsewhere.
     others: Vec<String>,
     /// Queries that the statement gives names to.
@@ -298,7 +298,7 @@ impl Relations {
     }
 
     fn is_none(&self) -> bool {
-        self.own == 0 && self.others.is_empty()
+        self.own.is_empty() && self.others.is_empty()
     }
 
     fn is_about_the_catalog(&self) -> bool {
@@ -317,7 +317,7 @@ impl Visitor for Relations {
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
         match contents::relation_of(relation) {
-            Some(_) => self.own += 1,
+            Some(own) => _ = self.own.insert(own),
             None => {
                 // The functions that stand for tables are there everywhere.
                 let name = rewrite::last(relation);
@@ -330,14 +330,18 @@ impl Visitor for Relations {
     }
 }
 
-/// A session with the tables of the catalog and nothing else.
-fn session(contents: &Contents) -> Result<SessionState, Failure> {
+/// A session with these tables of the catalog and nothing else.
+fn session(
+    contents: &Contents,
+    relations: &BTreeSet<(&'static str, &'static str)>,
+) -> Result<SessionState, Failure> {
     let catalog = MemoryCatalogProvider::new();
     for schema in [OWN, STANDARD] {
         let provider = MemorySchemaProvider::new();
-        for (name, rows) in contents.tables(schema)? {
+        for (_, name) in relations.iter().filter(|(own, _)| *own == schema) {
+            let Some(rows) = contents.relation((schema, *name))? else { continue };
             let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-            provider.register_table(name, Arc::new(table))?;
+            provider.register_table((*name).to_owned(), Arc::new(table))?;
         }
         catalog.register_schema(schema, Arc::new(provider))?;
     }
