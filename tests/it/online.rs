@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use axum::http::Extensions;
+use axum::extract::Request;
 use isobar_connectors::clouds::{Cloud, Fault};
 use isobar_tests::delta::{Log, Table};
 use isobar_tests::events::{
@@ -22,7 +21,6 @@ use isobar_topologies::online::verify::{Report, Sample, verify_server, verify_st
 use isobar_topologies::online::{OnlineViews, ViewStatus};
 use isobar_topologies::serve::{Refusal, serve_http};
 use isobar_topologies::spec::Topology;
-use reqwest::header::HeaderMap;
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -307,10 +305,9 @@ struct Readers;
 /// What was shown: `Bearer` and the token.
 struct Shown(String);
 
-#[async_trait]
 impl Access for Readers {
-    async fn reader(&self, headers: &HeaderMap, _connection: &Extensions) -> Result<Box<dyn Reads>, Refusal> {
-        match headers.get("authorization") {
+    fn reader(&self, request: &Request) -> Result<Box<dyn Reads>, Refusal> {
+        match request.headers().get("authorization") {
             None => Err(Refusal::Unauthenticated("show a token".to_owned())),
             Some(shown) if shown == "Bearer stranger" => {
                 Err(Refusal::Forbidden("you have no role".to_owned()))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -88,12 +88,16 @@ impl MetricsServer {
     }
 }
 
+/// The answer to `GET /metrics`: `text`, in Prometheus' format.
+pub(crate) fn shown_metrics(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
 fn router(Side { topology, metrics, ready, pulse, desk }: Side) -> Router {
-    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let for_workers = desk.map(workers::router).unwrap_or_default();
     Router::new()
         .merge(for_workers)
-        .route("/metrics", get(move || async move { (content_type, metrics.render()).into_response() }))
+        .route("/metrics", get(move || async move { shown_metrics(metrics.render()) }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route(
             "/v1/leader",

@@ -17,10 +17,9 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field};
-use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Query, Request, State};
-use axum::http::{Extensions, HeaderMap, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -41,13 +40,12 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 const KEYS_INLINE_MAX: usize = 32;
 
 /// Who may look up what.
-#[async_trait]
 pub trait Access: Send + Sync + 'static {
-    /// Whoever asks, by the headers of a request and what is known of its connection.
+    /// Whoever asks, by the headers of a request and what is known of its connection. Its body was not read yet.
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`] and [`Refusal::Forbidden`] for somebody who may ask for nothing at all.
-    async fn reader(&self, headers: &HeaderMap, connection: &Extensions) -> Result<Box<dyn Reads>, Refusal>;
+    fn reader(&self, request: &Request) -> Result<Box<dyn Reads>, Refusal>;
 }
 
 /// Somebody who asks.
@@ -64,13 +62,8 @@ pub trait Reads: Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Anyone;
 
-#[async_trait]
 impl Access for Anyone {
-    async fn reader(
-        &self,
-        _headers: &HeaderMap,
-        _connection: &Extensions,
-    ) -> Result<Box<dyn Reads>, Refusal> {
+    fn reader(&self, _request: &Request) -> Result<Box<dyn Reads>, Refusal> {
         Ok(Box::new(Self))
     }
 }
@@ -174,7 +167,7 @@ async fn one_key(
     path: NamedPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
+    let reader = shared.access.reader(&request)?;
     let view = shared.view(&*reader, &name_in(path)?)?;
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
     let Query(parameters) = parameters.map_err(|rejection| Refusal::Wrong(rejection.body_text()))?;
@@ -202,7 +195,7 @@ async fn many_keys(
     path: NamedPath,
     request: Request,
 ) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
+    let reader = shared.access.reader(&request)?;
     let view = shared.view(&*reader, &name_in(path)?)?;
     let asked: KeysRequest = parsed(request).await?;
     let options = asked.options();
@@ -210,7 +203,7 @@ async fn many_keys(
 }
 
 async fn several(State(shared): State<Shared>, request: Request) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
+    let reader = shared.access.reader(&request)?;
     let requests: SeveralRequest = parsed(request).await?;
     let keys: usize = requests.datasets.values().map(|request| request.keys.len()).sum();
     check_count(keys)?;
@@ -230,7 +223,7 @@ async fn several(State(shared): State<Shared>, request: Request) -> Result<Respo
 
 /// The views that the caller may read.
 async fn listed(State(shared): State<Shared>, request: Request) -> Result<Response, Problem> {
-    let reader = shared.access.reader(request.headers(), request.extensions()).await?;
+    let reader = shared.access.reader(&request)?;
     let mut listed = Vec::new();
     for view in shared.views.all() {
         match reader.may_read(&view.spec.dataset) {

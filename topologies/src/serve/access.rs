@@ -270,9 +270,7 @@ impl Access {
         let mut found = None;
         for caller in &self.callers {
             let Some(token_sha256) = &caller.token_sha256 else { continue };
-            let differences =
-                token_sha256.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
-            if differences == 0 {
+            if crate::is_shown(token_sha256, &shown) {
                 found = Some(caller);
             }
         }

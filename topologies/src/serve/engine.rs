@@ -519,10 +519,10 @@ impl Engine {
     /// # Errors
     /// [`Refusal::Unavailable`] if no cloud can serve one.
     pub async fn tables(&self, caller: &Caller) -> Result<Vec<TableInfo>, Refusal> {
-        let mut tables = Vec::new();
-        for table in caller.role.names.tables() {
-            tables.extend(self.described(caller, table).await?);
-        }
+        let names = caller.role.names.tables();
+        let looks: Vec<_> = names.into_iter().map(|table| self.described(caller, table)).collect();
+        let found = futures::future::try_join_all(looks).await?;
+        let mut tables: Vec<TableInfo> = found.into_iter().flatten().collect();
         tables.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(tables)
     }

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use axum::Router;
-use axum::http::{Extensions, HeaderMap};
+use axum::extract::Request;
 
 use super::http::caller;
 use super::{Caller, Engine, Refusal};
@@ -18,10 +17,9 @@ pub(super) fn router(engine: &Engine, views: OnlineViews) -> Router {
     crate::online::http::router(views, Arc::new(engine.clone()))
 }
 
-#[async_trait]
 impl Access for Engine {
-    async fn reader(&self, headers: &HeaderMap, connection: &Extensions) -> Result<Box<dyn Reads>, Refusal> {
-        Ok(Box::new(caller(self, headers, connection)?))
+    fn reader(&self, request: &Request) -> Result<Box<dyn Reads>, Refusal> {
+        Ok(Box::new(caller(self, request)?))
     }
 }
 

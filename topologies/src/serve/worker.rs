@@ -8,10 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header;
-use axum::response::IntoResponse;
 use axum::routing::get;
-use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -22,10 +19,11 @@ use tracing::warn;
 
 use super::{ServeOptions, flight, tls};
 use crate::error::Error;
-use crate::http::bind;
+use crate::http::{bind, shown_metrics};
 use crate::query::{TaskMetrics, secret_of_workers, worker_of};
 use crate::spec::Topology;
 use crate::start::open_clouds;
+use crate::workers::token::Token;
 
 /// Bytes of a message that comes: a plan with the files that it reads.
 const REQUEST_BYTES_MAX: usize = 64 << 20;
@@ -63,14 +61,14 @@ impl WorkerServer {
         };
         let metrics = TaskMetrics::new(&topology.name);
         let worker = worker_of(topology, &clouds, metrics.clone())?;
-        let secret = Sha256::digest(format!("Bearer {}", secret_of_workers(topology)?)).into();
+        let token = Token::of(&secret_of_workers(topology)?);
         let tls = tls::of(topology)?;
         let (listener, address) = bind("--listen", options.listen).await?;
         if !address.ip().is_loopback() && tls.is_none() {
             warn!(%address, "the secret, plans and rows are on the wire as they are: see `serve.tls`");
         }
         let service = worker.into_worker_server().max_decoding_message_size(REQUEST_BYTES_MAX);
-        let service = InterceptedService::new(service, authorized(secret, metrics.clone()));
+        let service = InterceptedService::new(service, authorized(token, metrics.clone()));
         let routes = Routes::from(plain(metrics)).add_service(service);
         let server = tonic::transport::Server::builder()
             .accept_http1(true)
@@ -110,16 +108,13 @@ impl WorkerServer {
     }
 }
 
-/// Lets those pass whose header has the digest `secret`.
+/// Lets those pass who show `token`.
 fn authorized(
-    secret: [u8; 32],
+    token: Token,
     metrics: TaskMetrics,
 ) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| {
-        let shown = request.metadata().get("authorization").map(|shown| shown.as_bytes()).unwrap_or_default();
-        let shown: [u8; 32] = Sha256::digest(shown).into();
-        let differences = secret.iter().zip(shown).fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
-        if differences == 0 {
+        if token.admits(request.metadata().get("authorization").map(|shown| shown.as_bytes())) {
             return Ok(request);
         }
         metrics.unauthenticated();
@@ -129,9 +124,6 @@ fn authorized(
 
 /// What everybody may ask, by HTTP.
 fn plain(metrics: TaskMetrics) -> Router {
-    let shown = move || async move {
-        let text = "text/plain; version=0.0.4; charset=utf-8";
-        ([(header::CONTENT_TYPE, text)], metrics.render()).into_response()
-    };
+    let shown = move || async move { shown_metrics(metrics.render()) };
     Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(shown))
 }

@@ -1,5 +1,6 @@
 //! The `models` section: with what `predict(…)` runs, what it may cost, and what it makes of NULL.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::units::{ByteSize, HumanDuration};
 use crate::commit::model::is_alias;
 use crate::inference::{CHAMPION, InferenceLimits, Nulls};
 
-const TIME: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(600));
+const TIME: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(600);
 const BYTES: (u64, u64) = (1 << 10, 16 << 30);
 const THREADS_MAX: u64 = 256;
 const SESSIONS_MAX: u64 = 64;
@@ -88,12 +89,9 @@ impl Resolver<'_> {
     /// The section, without what is wrong in it.
     pub(super) fn models(&mut self) -> ModelsSpec {
         let mut limits = InferenceLimits::default();
-        if let Some(HumanDuration(time)) = self.typed::<Option<_>>("/models/time").flatten() {
-            if !(TIME.0..=TIME.1).contains(&time) {
-                let message = format!("`time` is {}; it can be from 10ms to 10m", HumanDuration(time));
-                self.report("/models/time", Place::Value, message, None);
-            }
-            limits.time_max = time;
+        if let Some(time) = self.typed::<Option<HumanDuration>>("/models/time").flatten() {
+            self.check_time("/models/time", "time", time, TIME);
+            limits.time_max = time.0;
         }
         if let Some(size) = self.typed::<Option<ByteSize>>("/models/bytes").flatten() {
             self.check_bytes("/models/bytes", "bytes", size, BYTES.0, BYTES.1);
@@ -119,10 +117,7 @@ impl Resolver<'_> {
     fn count(&mut self, name: &str, most: u64, default: usize) -> usize {
         let pointer = format!("/models/{name}");
         let Some(count) = self.typed::<Option<u64>>(&pointer).flatten() else { return default };
-        if !(1..=most).contains(&count) {
-            let message = format!("`{name}` is {count}; it can be from 1 to {most}");
-            self.report(pointer, Place::Value, message, None);
-        }
+        self.check_count(&pointer, name, count, 1..=most);
         usize::try_from(count).unwrap_or(default)
     }
 

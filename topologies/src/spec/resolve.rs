@@ -34,8 +34,7 @@ use super::{
     Registry, SourceSpec, SourceTopics, Text, TopicPattern, Topology, UNDECODABLE_LIMIT,
 };
 
-const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(100);
-const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+const COMMIT_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const COMMIT_BYTES_MIN: u64 = 1 << 10;
 const COMMIT_BYTES_MAX: u64 = 1 << 40;
 /// Least and most.
@@ -300,15 +299,7 @@ impl Resolver<'_> {
     fn commit(&mut self) -> (Duration, u64) {
         let defaults = raw::Commit::default();
         let interval = self.typed::<HumanDuration>("/commit/interval").unwrap_or(defaults.interval);
-        if !(COMMIT_INTERVAL_MIN..=COMMIT_INTERVAL_MAX).contains(&interval.0) {
-            let bounds = format!(
-                "from {} to {}",
-                HumanDuration(COMMIT_INTERVAL_MIN),
-                HumanDuration(COMMIT_INTERVAL_MAX)
-            );
-            let message = format!("`interval` is {interval}; it can be {bounds}");
-            self.report("/commit/interval", Place::Value, message, None);
-        }
+        self.check_time("/commit/interval", "interval", interval, COMMIT_INTERVAL);
         let size = self.typed::<ByteSize>("/commit/size").unwrap_or(defaults.size);
         self.check_bytes("/commit/size", "size", size, COMMIT_BYTES_MIN, COMMIT_BYTES_MAX);
         (interval.0, size.0)
@@ -342,6 +333,29 @@ impl Resolver<'_> {
             return;
         };
         self.report(pointer, Place::Value, message, None);
+    }
+
+    pub(super) fn check_count(&mut self, pointer: &str, name: &str, count: u64, bounds: RangeInclusive<u64>) {
+        if !bounds.contains(&count) {
+            let (least, most) = bounds.into_inner();
+            let message = format!("`{name}` is {count}; it can be from {least} to {most}");
+            self.report(pointer, Place::Value, message, None);
+        }
+    }
+
+    pub(super) fn check_time(
+        &mut self,
+        pointer: &str,
+        name: &str,
+        time: HumanDuration,
+        bounds: RangeInclusive<Duration>,
+    ) {
+        if !bounds.contains(&time.0) {
+            let (least, most) = bounds.into_inner();
+            let (least, most) = (HumanDuration(least), HumanDuration(most));
+            let message = format!("`{name}` is {time}; it can be from {least} to {most}");
+            self.report(pointer, Place::Value, message, None);
+        }
     }
 
     /// Every source by its name, also those that are wrong: datasets may refer to them.
@@ -683,11 +697,7 @@ impl Resolver<'_> {
         self.check_bytes(&size_at, "target_file_size", size, TARGET_FILE_BYTES_MIN, TARGET_FILE_BYTES_MAX);
         let files_at = at("compact/min_files");
         let files = self.typed::<u64>(&files_at).unwrap_or(defaults.min_files);
-        if !COMPACT_FILES.contains(&files) {
-            let (least, most) = (COMPACT_FILES.start(), COMPACT_FILES.end());
-            let message = format!("`min_files` is {files}; it can be from {least} to {most}");
-            self.report(files_at, Place::Value, message, None);
-        }
+        self.check_count(&files_at, "min_files", files, COMPACT_FILES);
         let keep_at = at("keep_versions");
         let keep_versions = self.typed::<Option<u64>>(&keep_at).flatten();
         if keep_versions == Some(0) {

@@ -29,7 +29,7 @@ const WAITING_MAX: u64 = 100_000;
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 const SQL_BYTES_MAX: u64 = 1 << 20;
 const BYTES_MAX: u64 = 1 << 50;
-const AUDIT_PATIENCE_MAX: Duration = Duration::from_secs(3600);
+const AUDIT_PATIENCE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 /// Fewest and most records on their way: a question may have two.
 const AUDIT_BUFFER: RangeInclusive<u64> = 2..=100_000;
 
@@ -410,7 +410,7 @@ impl Resolver<'_> {
             self.report("/serve/roles", Place::Key, message, Some(suggestion.to_owned()));
         }
         if let Some(refresh) = self.typed::<Option<HumanDuration>>("/serve/refresh").flatten() {
-            self.check_time("/serve/refresh", "refresh", refresh, Duration::ZERO, REFRESH_MAX);
+            self.check_time("/serve/refresh", "refresh", refresh, Duration::ZERO..=REFRESH_MAX);
             serve.refresh = refresh.0;
         }
         if let Some(OptionValue(key)) = self.typed::<Option<OptionValue>>("/serve/hash_key").flatten() {
@@ -543,7 +543,7 @@ impl Resolver<'_> {
     fn limits_of_queries(&mut self, pointer: &str, memory_bytes: u64, limits: &mut LimitsOfQueries) -> bool {
         let Some(raw) = self.typed::<Option<ServeLimitsOfQueries>>(pointer).flatten() else { return false };
         if let Some(time) = raw.time {
-            self.check_time(&format!("{pointer}/time"), "time", time, Duration::from_millis(1), TIME_MAX);
+            self.check_time(&format!("{pointer}/time"), "time", time, Duration::from_millis(1)..=TIME_MAX);
             limits.time = time.0;
         }
         let sizes = [
@@ -564,54 +564,26 @@ impl Resolver<'_> {
         }
         limits.rows = raw.rows.unwrap_or(limits.rows);
         let counts = [
-            ("running", raw.running, 1, RUNNING_MAX, &mut limits.running),
-            ("waiting", raw.waiting, 0, WAITING_MAX, &mut limits.waiting),
+            ("running", raw.running, 1..=RUNNING_MAX, &mut limits.running),
+            ("waiting", raw.waiting, 0..=WAITING_MAX, &mut limits.waiting),
         ];
-        for (name, count, least, most, limit) in counts {
-            let Some(count) = count else { continue };
-            if !(least..=most).contains(&count) {
-                let message = format!("`{name}` is {count}; it can be from {least} to {most}");
-                self.report(format!("{pointer}/{name}"), Place::Value, message, None);
-                continue;
+        for (name, count, bounds, limit) in counts {
+            if let Some(count) = count {
+                self.check_count(&format!("{pointer}/{name}"), name, count, bounds);
+                *limit = usize::try_from(count).unwrap_or(usize::MAX);
             }
-            *limit = usize::try_from(count).unwrap_or(usize::MAX);
         }
         raw.running.is_some() || raw.waiting.is_some()
-    }
-
-    fn check_time(
-        &mut self,
-        pointer: &str,
-        name: &str,
-        time: HumanDuration,
-        least: Duration,
-        most: Duration,
-    ) {
-        if time.0 < least || time.0 > most {
-            let (least, most) = (HumanDuration(least), HumanDuration(most));
-            let message = format!("`{name}` is {time}; it can be from {least} to {most}");
-            self.report(pointer, Place::Value, message, None);
-        }
     }
 
     fn audit(&mut self) -> Option<AuditSpec> {
         let raw: ServeAudit = self.typed::<Option<_>>("/serve/audit").flatten()?;
         let patience = raw.patience.unwrap_or(HumanDuration(Duration::from_secs(5)));
-        self.check_time(
-            "/serve/audit/patience",
-            "patience",
-            patience,
-            Duration::from_millis(1),
-            AUDIT_PATIENCE_MAX,
-        );
+        self.check_time("/serve/audit/patience", "patience", patience, AUDIT_PATIENCE);
         let sql = raw.sql.unwrap_or(ByteSize(4 << 10));
         self.check_bytes("/serve/audit/sql", "sql", sql, 0, SQL_BYTES_MAX);
         let buffer = raw.buffer.unwrap_or(1_000);
-        if !AUDIT_BUFFER.contains(&buffer) {
-            let (least, most) = (AUDIT_BUFFER.start(), AUDIT_BUFFER.end());
-            let message = format!("`buffer` is {buffer}; it can be from {least} to {most}");
-            self.report("/serve/audit/buffer", Place::Value, message, None);
-        }
+        self.check_count("/serve/audit/buffer", "buffer", buffer, AUDIT_BUFFER);
         Some(AuditSpec {
             topic: raw.topic,
             required: raw.required,

@@ -1,4 +1,4 @@
-//! The secret that all processes of a topology share.
+//! A secret that processes of a topology share.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::spec::{Secret, Topology};
 /// Shorter ones can be guessed.
 const CHARACTERS_MIN: usize = 16;
 
-/// What a leader keeps of the token: enough to recognise it, not enough to show it.
+/// What is kept of the token: enough to recognise it, not enough to show it.
 #[derive(Clone)]
 pub struct Token([u8; 32]);
 
@@ -33,7 +33,12 @@ impl Token {
                  `openssl rand -hex 32` prints"
             )));
         }
-        Ok(Self(Sha256::digest(token).into()))
+        Ok(Self::of(token))
+    }
+
+    /// That of a secret that is known to be one.
+    pub(crate) fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret).into())
     }
 
     /// Whether the value of an `Authorization` header shows this token. Takes the same time for every wrong one: digests
@@ -42,8 +47,7 @@ impl Token {
         let Some(shown) = authorization.and_then(|value| value.strip_prefix(b"Bearer ")) else {
             return false;
         };
-        let shown: [u8; 32] = Sha256::digest(shown).into();
-        self.0.iter().zip(shown).fold(0, |difference, (ours, theirs)| difference | (ours ^ theirs)) == 0
+        crate::is_shown(&self.0, &Sha256::digest(shown))
     }
 }
 

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{ConnectInfo, Path, Request, State};
-use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -86,11 +86,8 @@ pub(super) async fn harmless(request: Request, next: Next) -> Response {
 ///
 /// Without tokens, what was not asked of this machine by its own name is refused: a page elsewhere could have its name point
 /// here, and read the answer.
-pub(super) fn caller(
-    engine: &Engine,
-    headers: &HeaderMap,
-    connection: &Extensions,
-) -> Result<Caller, Refusal> {
+pub(super) fn caller(engine: &Engine, request: &Request) -> Result<Caller, Refusal> {
+    let headers = request.headers();
     if engine.is_open() && !is_for_this_machine(headers) {
         let why = "without tokens this server answers only to its loopback addresses and localhost";
         return Err(Refusal::Forbidden(why.to_owned()));
@@ -100,7 +97,8 @@ pub(super) fn caller(
         let (scheme, token) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     });
-    let names = connection.get::<ConnectInfo<PeerNames>>().map(|info| info.0.clone()).unwrap_or_default();
+    let names =
+        request.extensions().get::<ConnectInfo<PeerNames>>().map(|info| info.0.clone()).unwrap_or_default();
     engine.recognise(token, &names)
 }
 
@@ -131,7 +129,7 @@ async fn page() -> Response {
 }
 
 async fn datasets(State(engine): State<Engine>, request: Request) -> Result<Json<Value>, Problem> {
-    let caller = caller(&engine, request.headers(), request.extensions())?;
+    let caller = caller(&engine, &request)?;
     let tables = engine.tables(&caller).await?;
     let datasets: Vec<Value> = tables.iter().map(described).collect();
     Ok(Json(json!({ "datasets": datasets })))
@@ -142,7 +140,7 @@ async fn dataset(
     path: NamedPath,
     request: Request,
 ) -> Result<Json<Value>, Problem> {
-    let caller = caller(&engine, request.headers(), request.extensions())?;
+    let caller = caller(&engine, &request)?;
     let name = name_in(path)?;
     let found = engine.table(&caller, &name).await?.ok_or_else(|| {
         Refusal::NotFound("there is no such dataset; `GET /v1/datasets` lists them".to_owned())
@@ -180,5 +178,5 @@ async fn ready(State(engine): State<Engine>) -> Response {
 }
 
 async fn metrics(State(engine): State<Engine>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], engine.metrics()).into_response()
+    crate::http::shown_metrics(engine.metrics())
 }

@@ -100,7 +100,7 @@ impl Format {
 }
 
 pub(super) async fn query(State(engine): State<Engine>, request: Request) -> Result<Response, Problem> {
-    let caller = caller(&engine, request.headers(), request.extensions())?;
+    let caller = caller(&engine, &request)?;
     let accepted = Format::accepted(request.headers());
     let request = read(&caller, request).await?;
     let format = match request.format {

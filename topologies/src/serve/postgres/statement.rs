@@ -272,7 +272,8 @@ pub(super) fn kind_of(sql: &str) -> Kind {
     }
 }
 
-fn name_of(tokens: &[Token<'_>]) -> Option<String> {
+/// The name that `tokens` are, as it is compared.
+pub(super) fn name_of(tokens: &[Token<'_>]) -> Option<String> {
     match tokens {
         [Token::Word(name)] => Some(name.to_ascii_lowercase()),
         [Token::Quoted(name)] => Some((*name).replace("\"\"", "\"")),

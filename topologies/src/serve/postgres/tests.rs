@@ -396,6 +396,33 @@ async fn a_transaction_stays_at_the_versions_that_it_saw_first() {
 }
 
 #[tokio::test]
+async fn what_was_prepared_before_a_transaction_is_seen_by_it_too() {
+    let history = History::good();
+    let clouds = history.store(1).await;
+    let last = published_path(DATASET, 3);
+    clouds[0].data.delete(&last).await.unwrap();
+    let served = Served::start(open_engine(&clouds)).await;
+    let mut client = served.client().await;
+    client.parse("begin", "BEGIN").await;
+    client.sync().await;
+    // All without a `Sync` between.
+    let count = "SELECT count(x) AS n FROM flights";
+    client.parse("count", count).await;
+    client.bind("b", "begin", &[]).await;
+    client.execute("b", 0).await;
+    client.bind("c", "count", &[]).await;
+    client.execute("c", 0).await;
+    let answer = client.sync().await;
+    assert_eq!((tags(&answer).as_str(), status(&answer)), ("12C2DCZ", 'T'));
+    assert_eq!(answer[4].1.last(), Some(&13));
+    clouds[0].data.put(&last, history.objects()[&last].clone().into()).await.unwrap();
+    assert_eq!(values(&client.ask(count).await), ["13"]);
+    client.ask("COMMIT").await;
+    assert_eq!(values(&client.ask(count).await), ["15"]);
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn settings_of_a_transaction_end_with_it() {
     let served = Served::start(open_engine(&History::good().store(1).await)).await;
     let mut client = served.client().await;

@@ -352,7 +352,10 @@ pub(super) struct Contents {
     pub(super) user: String,
     /// Tables by their object id.
     tables: BTreeMap<i64, TableInfo>,
-    settings: BTreeMap<String, String>,
+    /// The number of the connection.
+    pub(super) process: i32,
+    /// Settings of the session, by name in small letters.
+    pub(super) settings: BTreeMap<String, String>,
 }
 
 impl Contents {
@@ -366,12 +369,12 @@ impl Contents {
             }
             by_oid.insert(oid, table);
         }
-        Self { user: user.to_owned(), tables: by_oid, settings: BTreeMap::new() }
+        Self { user: user.to_owned(), tables: by_oid, process: 0, settings: BTreeMap::new() }
     }
 
-    pub(super) fn with_settings(mut self, settings: &BTreeMap<String, String>) -> Self {
-        self.settings.clone_from(settings);
-        self
+    /// The same, for a query in the session of connection `process`, which has these settings.
+    pub(super) fn in_session(self, process: i32, settings: BTreeMap<String, String>) -> Self {
+        Self { process, settings, ..self }
     }
 
     /// The object id of a relation by its name, with or without its schema.
@@ -405,12 +408,10 @@ impl Contents {
         }
     }
 
-    /// The relations of a schema, by name.
-    pub(super) fn tables(&self, schema: &str) -> Result<Vec<(String, RecordBatch)>, DataFusionError> {
-        let of_schema = RELATIONS.iter().filter(|(own, _, _)| *own == schema);
-        of_schema
-            .map(|(_, name, columns)| Ok(((*name).to_owned(), batch(columns, &self.rows(name))?)))
-            .collect()
+    /// The rows of a relation; `None` if nothing is known of it but its name.
+    pub(super) fn relation(&self, relation: (&str, &str)) -> Result<Option<RecordBatch>, DataFusionError> {
+        let found = RELATIONS.iter().find(|(schema, name, _)| (*schema, *name) == relation);
+        found.map(|(_, name, columns)| batch(columns, &self.rows(name))).transpose()
     }
 
     fn rows(&self, relation: &str) -> Vec<Row> {

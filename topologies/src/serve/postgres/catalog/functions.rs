@@ -11,6 +11,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf}
 use pgwire::api::Type;
 
 use super::contents::{Contents, formatted};
+use crate::query::quoted;
 
 /// The comment of a table, or of a column of it.
 pub(super) const COMMENT: &str = "isobar_comment";
@@ -122,19 +123,19 @@ pub(super) fn all(contents: &Contents) -> Vec<ScalarUDF> {
                 if names.iter().flatten().any(|name| name.len() > NAME_BYTES_MAX) {
                     return exec_err!("{QUOTE_IDENT}: a name has at most {NAME_BYTES_MAX} bytes");
                 }
-                texts(names.iter().map(|name| name.map(quoted)))
+                texts(names.iter().map(|name| name.map(identifier)))
             }),
         ),
     ]
 }
 
 /// `name` in quotes, unless it means the same without.
-fn quoted(name: &str) -> String {
+fn identifier(name: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     let is_part = |byte: u8| is_plain(byte) || byte.is_ascii_digit() || byte == b'$';
     match name.bytes().next() {
         Some(first) if is_plain(first) && name.bytes().all(is_part) => name.to_owned(),
-        _ => format!("\"{}\"", name.replace('"', "\"\"")),
+        _ => quoted(name),
     }
 }
 

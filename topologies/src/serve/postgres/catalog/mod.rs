@@ -1,10 +1,10 @@
 //! `pg_catalog` and `information_schema`, as far as psql, drivers and BI tools need them.
 //!
 //! Clients learn what there is from queries of PostgreSQL's own tables. Those queries are answered here, from tables in memory
-//! ([`contents`]) that are made anew for each of them out of what the caller may see, in a session that has nothing else: no data,
-//! no files, no settings. What the planner does not know of PostgreSQL is put in other words first ([`rewrite`]), and
-//! questions about what there never is here (indexes, policies, triggers, …) are answered without planning them
-//! ([`nothing`]).
+//! ([`contents`]): those that a query names are made anew for it out of what the caller may see, in a session that has nothing
+//! else: no data, no files, no settings. What the planner does not know of PostgreSQL is put in other words first
+//! ([`rewrite`]), and questions about what there never is here (indexes, policies, triggers, …) are answered without planning
+//! them ([`nothing`]).
 //!
 //! A statement belongs here if all its tables do, or, when it names none, if it calls a function about the server, such as
 //! `version()`. Everything else is the engine's.
@@ -16,7 +16,7 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -46,6 +46,7 @@ use tokio::sync::Semaphore;
 use self::contents::Contents;
 use super::super::{Caller, Engine};
 use super::failure::{Failure, code};
+use super::settings::Settings;
 use super::statement::{Token, tokens};
 use crate::query::{
     BoundedDialect, CATALOG, QueryLimits, Watch, aside, bound, check_plan, check_statement, limit_of,
@@ -66,15 +67,6 @@ const ROWS_MAX: u64 = 1_000_000;
 /// Queries of the catalog that run at the same time.
 static PLACES: Semaphore = Semaphore::const_new(4);
 
-/// What a query may ask of the session that it is in.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Surroundings {
-    /// The number of the connection.
-    pub(super) process: i32,
-    /// Settings, by name in small letters.
-    pub(super) settings: BTreeMap<String, String>,
-}
-
 /// A query of the catalog that was planned.
 pub(super) struct Planned {
     schema: SchemaRef,
@@ -88,11 +80,12 @@ enum Plan {
     Some(Box<(SessionState, LogicalPlan)>),
 }
 
-/// Plans `sql`, one statement, if it is about the catalog.
+/// Plans `sql`, one statement, if it is about the catalog. `process` is the number of the connection, `settings` are its own.
 pub(super) async fn plan(
     engine: &Engine,
     caller: &Caller,
-    surroundings: &Surroundings,
+    process: i32,
+    settings: &Settings,
     sql: &str,
 ) -> Result<Option<Planned>, Failure> {
     if !may_be_about(sql) {
@@ -100,8 +93,8 @@ pub(super) async fn plan(
     }
     let watch = Watch::start(&limits());
     let (engine, caller) = (engine.clone(), caller.clone());
-    let (surroundings, sql) = (surroundings.clone(), sql.to_owned());
-    let planned = async move { Ok(plan_for(&engine, &caller, &surroundings, &sql).await) };
+    let (settings, sql) = (settings.all(), sql.to_owned());
+    let planned = async move { Ok(plan_for(&engine, &caller, process, settings, &sql).await) };
     let _place = watch.within(PLACES.acquire()).await?;
     // How deep a statement is nested is known after it was parsed, which needs a stack for any depth.
     aside(&watch, planned).await?
@@ -110,7 +103,8 @@ pub(super) async fn plan(
 async fn plan_for(
     engine: &Engine,
     caller: &Caller,
-    surroundings: &Surroundings,
+    process: i32,
+    settings: BTreeMap<String, String>,
     sql: &str,
 ) -> Result<Option<Planned>, Failure> {
     let statement = match parse(sql) {
@@ -128,8 +122,8 @@ async fn plan_for(
     } else {
         engine.tables(caller).await?
     };
-    let contents = Contents::new(&caller.name, tables).with_settings(&surroundings.settings);
-    planned(statement, &contents, surroundings).await.map(Some)
+    let contents = Contents::new(&caller.name, tables).in_session(process, settings);
+    planned(statement, &contents).await.map(Some)
 }
 
 /// What one query of the catalog may cost. It is bounded as any other: there are few tables, and no bound to what can be asked of
@@ -147,11 +141,7 @@ fn limits() -> QueryLimits {
     }
 }
 
-async fn planned(
-    mut statement: Statement,
-    contents: &Contents,
-    surroundings: &Surroundings,
-) -> Result<Planned, Failure> {
+async fn planned(mut statement: Statement, contents: &Contents) -> Result<Planned, Failure> {
     let Statement::Query(query) = &mut statement else {
         return Err(Failure::new(code::READ_ONLY, "the catalog can only be queried"));
     };
@@ -160,8 +150,8 @@ async fn planned(
         let fields: Vec<Field> = names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
         return Ok(Planned { schema: Arc::new(Schema::new(fields)), names, plan: Plan::Nothing });
     }
-    rewrite::rewrite(query, contents, surroundings)?;
-    let state = session(contents)?;
+    rewrite::rewrite(query, contents)?;
+    let state = session(contents, &Relations::of(&statement).own)?;
     let parsed = Parsed::Statement(Box::new(statement));
     // It is larger now.
     check_statement(&parsed, &limits())?;
@@ -290,8 +280,8 @@ fn names_a_relation(sql: &str) -> bool {
 /// The tables that a statement names.
 #[derive(Default)]
 struct Relations {
-    /// In the catalog.
-    own: usize,
+    /// In the catalog, by schema and name.
+    own: BTreeSet<(&'static str, &'static str)>,
     /// Elsewhere.
     others: Vec<String>,
     /// Queries that the statement gives names to.
@@ -308,7 +298,7 @@ impl Relations {
     }
 
     fn is_none(&self) -> bool {
-        self.own == 0 && self.others.is_empty()
+        self.own.is_empty() && self.others.is_empty()
     }
 
     fn is_about_the_catalog(&self) -> bool {
@@ -327,7 +317,7 @@ impl Visitor for Relations {
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
         match contents::relation_of(relation) {
-            Some(_) => self.own += 1,
+            Some(own) => _ = self.own.insert(own),
             None => {
                 // The functions that stand for tables are there everywhere.
                 let name = rewrite::last(relation);
@@ -340,14 +330,18 @@ impl Visitor for Relations {
     }
 }
 
-/// A session with the tables of the catalog and nothing else.
-fn session(contents: &Contents) -> Result<SessionState, Failure> {
+/// A session with these tables of the catalog and nothing else.
+fn session(
+    contents: &Contents,
+    relations: &BTreeSet<(&'static str, &'static str)>,
+) -> Result<SessionState, Failure> {
     let catalog = MemoryCatalogProvider::new();
     for schema in [OWN, STANDARD] {
         let provider = MemorySchemaProvider::new();
-        for (name, rows) in contents.tables(schema)? {
+        for (_, name) in relations.iter().filter(|(own, _)| *own == schema) {
+            let Some(rows) = contents.relation((schema, *name))? else { continue };
             let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-            provider.register_table(name, Arc::new(table))?;
+            provider.register_table((*name).to_owned(), Arc::new(table))?;
         }
         catalog.register_schema(schema, Arc::new(provider))?;
     }

@@ -27,7 +27,7 @@ use super::contents::{
 };
 use super::functions::{COMMENT, FORMAT_TYPE, RELATION_NAME};
 use super::nothing::is_empty;
-use super::{DEPTH_MAX, OWN, STANDARD, Surroundings};
+use super::{DEPTH_MAX, OWN, STANDARD};
 use crate::query::CATALOG;
 
 /// Stands before a number in names that another column has; it cannot be typed.
@@ -36,12 +36,8 @@ const AGAIN: char = '\u{1}';
 const COLUMNS_MAX: usize = 2_000;
 
 /// Puts `query` in other words, everywhere in it.
-pub(super) fn rewrite(
-    query: &mut Query,
-    contents: &Contents,
-    surroundings: &Surroundings,
-) -> Result<(), Failure> {
-    match query.visit(&mut Rewrite { contents, surroundings }) {
+pub(super) fn rewrite(query: &mut Query, contents: &Contents) -> Result<(), Failure> {
+    match query.visit(&mut Rewrite { contents }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(failure) => Err(failure),
     }
@@ -104,7 +100,6 @@ fn type_name(data_type: &DataType) -> String {
 
 struct Rewrite<'a> {
     contents: &'a Contents,
-    surroundings: &'a Surroundings,
 }
 
 impl VisitorMut for Rewrite<'_> {
@@ -327,7 +322,7 @@ impl Rewrite<'_> {
             "user" if matches!(function.args, FunctionArguments::None) => user(),
             "pg_get_userbyid" => literal(OWNER),
             "pg_encoding_to_char" | "pg_client_encoding" => literal("UTF8"),
-            "pg_backend_pid" => numeric(i64::from(self.surroundings.process)),
+            "pg_backend_pid" => numeric(i64::from(self.contents.process)),
             "pg_my_temp_schema" => numeric(0),
             "current_setting" => self.setting(&arguments)?,
             "pg_table_is_visible"
@@ -429,7 +424,7 @@ impl Rewrite<'_> {
         };
         let may_be_missing =
             arguments.get(1).is_some_and(|missing| missing.to_string().eq_ignore_ascii_case("true"));
-        match self.surroundings.settings.get(&name.to_ascii_lowercase()) {
+        match self.contents.settings.get(&name.to_ascii_lowercase()) {
             Some(value) => Ok(literal(value)),
             None if may_be_missing => Ok(cast(null(), DataType::Text)),
             None => Err(super::super::settings::unknown(name)),

@@ -32,12 +32,8 @@ fn contents() -> Contents {
     };
     let weather = vec![Field::new("origin", DataType::Utf8, false)];
     let tables = vec![table("flights", fields, Some("Departures")), table("Weather data", weather, None)];
-    Contents::new("ana", tables)
-}
-
-fn surroundings() -> Surroundings {
     let settings = [("search_path".to_owned(), "\"$user\", public".to_owned())];
-    Surroundings { process: 7, settings: settings.into_iter().collect() }
+    Contents::new("ana", tables).in_session(7, settings.into())
 }
 
 /// On a thread with a stack for any statement, as [`plan`] does it.
@@ -47,8 +43,7 @@ async fn answered(sql: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
 }
 
 async fn answer(sql: &str) -> Result<(Vec<String>, Vec<String>), Failure> {
-    let contents = contents().with_settings(&surroundings().settings);
-    let planned = planned(parse(sql)?, &contents, &surroundings()).await?;
+    let planned = planned(parse(sql)?, &contents()).await?;
     let names = planned.names();
     let batches: Vec<RecordBatch> = planned.run(Vec::new()).await?.try_collect().await?;
     let mut rows = Vec::new();

@@ -33,6 +33,8 @@ impl Session {
 
     /// Obeys a statement that is no query.
     pub(super) fn command(&mut self, kind: &Kind, output: &mut Output) -> Result<(), Failure> {
+        // It was planned outside of a transaction that begins now, or within one that ends.
+        self.fresh = None;
         match kind {
             Kind::Query => return Err(Failure::new(code::INTERNAL, "a query is no command")),
             Kind::Begin => {
