@@ -46,7 +46,6 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -240,7 +239,7 @@ impl Catalog {
         } else {
             let clouds = self.replicas.in_order(Some(first)).await;
             for snapshot in fresh_snapshots(&clouds, &unknown, freshness).await?.values() {
-                found.push(self.provider(snapshot)?);
+                found.push(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?));
             }
         }
         self.register(&found).await
@@ -256,27 +255,12 @@ impl Catalog {
         let _alone = self.looking.lock().await;
         let mut news = Vec::new();
         for table in tables {
-            let mut found = cache.newest(table, Duration::ZERO).await?;
-            let is_enough = match found.as_ref().map(|found| found.version()) {
-                Some(known) => freshness.lacking(table, known.version, known.committed_ms).is_none(),
-                None => !freshness.is_asked_of(table),
-            };
-            if !is_enough {
-                // A cloud that is behind does not hide what others have.
-                let clouds = self.replicas.in_order(Some(table)).await;
-                let fresh = fresh_snapshots(&clouds, &[(*table).to_owned()], freshness).await?;
-                found = fresh.get(*table).map(|snapshot| self.provider(snapshot)).transpose()?;
-            }
-            let Some(found) = found else { continue };
+            let Some(found) = cache.fresh(table, freshness).await? else { continue };
             if !self.newest.lock().await.values().any(|known| known == found.version()) {
                 news.push(found);
             }
         }
         if news.is_empty() { Ok(()) } else { self.register(&news).await }
-    }
-
-    fn provider(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotTable>, Error> {
-        Ok(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?))
     }
 
     /// Those of `tables` that are not known yet, or not new enough.
