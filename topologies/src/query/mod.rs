@@ -60,6 +60,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use isobar_connectors::clouds::Cloud;
 use tokio::sync::{Mutex, RwLock};
 
@@ -253,13 +254,12 @@ impl Catalog {
         freshness: &Freshness,
     ) -> Result<(), Error> {
         let _alone = self.looking.lock().await;
-        let mut news = Vec::new();
-        for table in tables {
-            let Some(found) = cache.fresh(table, freshness).await? else { continue };
-            if !self.newest.lock().await.values().any(|known| known == found.version()) {
-                news.push(found);
-            }
-        }
+        // All at once: whoever waits does so for the slowest log, not for all of them.
+        let looks: Vec<_> = tables.iter().map(|table| cache.fresh(table, freshness)).collect();
+        let mut news: Vec<Arc<SnapshotTable>> = try_join_all(looks).await?.into_iter().flatten().collect();
+        let newest = self.newest.lock().await;
+        news.retain(|found| !newest.values().any(|known| known == found.version()));
+        drop(newest);
         if news.is_empty() { Ok(()) } else { self.register(&news).await }
     }
 
