@@ -584,7 +584,7 @@ pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Erro
 /// # Errors
 /// Those of [`Catalog::reading`].
 pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
-    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let datasets = topology.dataset_names();
     let catalog = Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)?;
     Ok(Catalog { models: CallableModels::of(topology, clouds), ..catalog })
 }
