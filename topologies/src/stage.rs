@@ -313,7 +313,8 @@ impl DatasetPlan {
             return Ok(outcome);
         }
         let mut left = Cow::Borrowed(records);
-        let (mut rejects, mut rejected) = (Vec::new(), HashSet::new());
+        let mut rejects: Vec<RowReject> = Vec::new();
+        let mut rejected: HashSet<u32> = HashSet::new();
         let record_of = |reject: &RowReject| records[reject.row as usize];
         while !outcome.rejects.is_empty() {
             // Only a model can have no time for rows that it had time for before.
