@@ -294,8 +294,7 @@ impl Pipeline<'_> {
         }
         // Nothing was scored yet: this is as good as a commit's boundary.
         if self.batch.is_empty() && self.models.has_news() {
-            self.models.turn();
-            self.batch = Batch::open(&self.plans, &self.uploads)?;
+            self.batch = self.next_batch()?;
         }
         if let Some(watch) = &self.watch {
             self.options.pulse.beat(watch.progress().epoch);
@@ -513,12 +512,18 @@ impl Pipeline<'_> {
         (self.stopping || self.is_caught_up()) && self.batch.is_empty() && self.commit.is_none()
     }
 
+    /// An empty batch, whose rows are scored by the models that were found meanwhile.
+    fn next_batch(&self) -> Result<Batch, Error> {
+        self.models.turn();
+        Batch::open(&self.plans, &self.uploads)
+    }
+
     /// Closes the batch, opens the next one, and has the closed one decided in the background.
     fn begin_commit(&mut self) -> Result<(), Error> {
         self.maintained_last = false;
         reach(&failpoint::CONSUME_BEFORE_CLOSE)?;
-        self.models.turn();
-        let batch = std::mem::replace(&mut self.batch, Batch::open(&self.plans, &self.uploads)?);
+        let next = self.next_batch()?;
+        let batch = std::mem::replace(&mut self.batch, next);
         let (staged, closed) = tokio::task::block_in_place(|| self.close(batch))?;
         self.judge_rates(&closed)?;
         let staged = (!staged.proposal.tables.is_empty()).then_some(staged);
@@ -751,8 +756,7 @@ impl Pipeline<'_> {
     /// Drops everything read and not decided, and reads this process's share on from the chain's positions.
     fn rewind(&mut self) -> Result<(), Error> {
         self.options.metrics.batches_retried.inc();
-        self.models.turn();
-        self.batch = Batch::open(&self.plans, &self.uploads)?;
+        self.batch = self.next_batch()?;
         self.decoding.forget();
         let committer = self.committer.as_ref().expect("the committer is here while no commit is in flight");
         let reads = committer.reads(&self.topics)?.partitions;

@@ -314,13 +314,13 @@ impl DatasetPlan {
         }
         let mut left = Cow::Borrowed(records);
         let mut rejects: Vec<RowReject> = Vec::new();
+        let mut rejected: HashSet<u32> = HashSet::new();
         let record_of = |reject: &RowReject| records[reject.row as usize];
         while !outcome.rejects.is_empty() {
             // Only a model can have no time for rows that it had time for before.
             if !rejects.is_empty() && self.models.is_empty() {
                 return Err(Error::Bug(format!("rows of {} have another fate the second time", self.name)));
             }
-            let rejected: HashSet<u32> = rejects.iter().map(record_of).collect();
             let places: Vec<u32> = (0..)
                 .zip(records)
                 .filter(|(_, record)| !rejected.contains(*record))
@@ -329,8 +329,8 @@ impl DatasetPlan {
             let mut more = std::mem::take(&mut outcome.rejects);
             more.iter_mut().for_each(|reject| reject.row = places[reject.row as usize]);
             more.dedup_by_key(|reject| record_of(reject));
+            rejected.extend(more.iter().map(record_of));
             rejects.append(&mut more);
-            let rejected: HashSet<u32> = rejects.iter().map(record_of).collect();
             let (rest, batch) = leave_out(records, batch.clone(), &rejected)?;
             outcome = self.transform(chunk, &rest, batch)?;
             if outcome.failed.is_some() {

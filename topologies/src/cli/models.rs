@@ -2,6 +2,9 @@
 
 pub(super) mod args;
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
 use comfy_table::{Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value as Json, json};
@@ -51,7 +54,12 @@ fn list(args: &ModelsArgs) -> anyhow::Result<Exit> {
             table.set_header(["MODEL", "VERSIONS", "NEWEST", "ALIASES"]);
             for model in &models {
                 let newest = model.versions.keys().next_back().map(u64::to_string).unwrap_or_default();
-                table.add_row([model.name.clone(), model.versions.len().to_string(), newest, aliases(model)]);
+                table.add_row([
+                    model.name.clone(),
+                    model.versions.len().to_string(),
+                    newest,
+                    pairs(&model.aliases),
+                ]);
             }
             output::print(&table.to_string())?;
         }
@@ -63,10 +71,16 @@ fn list(args: &ModelsArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Aliases as people read them: `champion=3 challenger=4`.
-fn aliases(model: &Model) -> String {
-    let aliases = model.aliases.iter().map(|(alias, version)| format!("{alias}={version}"));
-    aliases.collect::<Vec<_>>().join(" ")
+/// The aliases that mean one version.
+fn aliases_of(model: &Model, version: u64) -> String {
+    let meaning = model.aliases.iter().filter(|(_, meant)| **meant == version);
+    meaning.map(|(alias, _)| alias.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// Values with their names, as people read them: `challenger=4 champion=3`.
+fn pairs<V: Display>(values: &BTreeMap<String, V>) -> String {
+    let pairs = values.iter().map(|(name, value)| format!("{name}={value}"));
+    pairs.collect::<Vec<_>>().join(" ")
 }
 
 /// A model without its manifests.
@@ -96,12 +110,11 @@ fn versions_of(model: &Model) -> String {
     table.load_preset(presets::NOTHING);
     table.set_header(["VERSION", "ALIASES", "FEATURES", "METRICS", "ONNX", "SHA-256"]);
     for (version, manifest) in &model.versions {
-        let meaning = model.aliases.iter().filter(|(_, meant)| *meant == version);
         table.add_row([
             version.to_string(),
-            meaning.map(|(alias, _)| alias.as_str()).collect::<Vec<_>>().join(" "),
+            aliases_of(model, *version),
             manifest.features.len().to_string(),
-            metrics(manifest),
+            pairs(&manifest.metrics),
             HumanBytes(manifest.onnx.bytes).to_string(),
             manifest.onnx.sha256.get(..12).unwrap_or_default().to_owned(),
         ]);
@@ -109,19 +122,13 @@ fn versions_of(model: &Model) -> String {
     table.to_string()
 }
 
-fn metrics(manifest: &Manifest) -> String {
-    let metrics = manifest.metrics.iter().map(|(name, value)| format!("{name}={value}"));
-    metrics.collect::<Vec<_>>().join(" ")
-}
-
 /// A version for people.
 fn describe(manifest: &Manifest, model: &Model) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| text.push_str(&format!("{name:<13}{value}\n"));
     line("model", format!("{} version {}", manifest.model, manifest.version));
-    let meaning = model.aliases.iter().filter(|(_, meant)| **meant == manifest.version);
-    let meaning: Vec<&str> = meaning.map(|(alias, _)| alias.as_str()).collect();
-    line("aliases", if meaning.is_empty() { "none".to_owned() } else { meaning.join(" ") });
+    let aliases = aliases_of(model, manifest.version);
+    line("aliases", if aliases.is_empty() { "none".to_owned() } else { aliases });
     let tensor = |tensor: &Tensor| format!("{} {tensor}", tensor.name);
     manifest.signature.inputs.iter().for_each(|input| line("input", tensor(input)));
     manifest.signature.outputs.iter().for_each(|output| line("output", tensor(output)));

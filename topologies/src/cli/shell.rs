@@ -117,9 +117,7 @@ impl Shell<'_> {
 
     /// The tables that there may be. None is looked for.
     fn names(&self) -> SharedNames {
-        let datasets: Vec<String> =
-            self.topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-        let names = query::Names::of(&datasets);
+        let names = query::Names::of(&self.topology.dataset_names());
         let tables = names.unquoted(|_| true).into_iter().map(str::to_owned).collect();
         Arc::new(Mutex::new(Names { tables, columns: Vec::new() }))
     }

@@ -118,11 +118,37 @@ impl SnapshotCache {
         table: &str,
         version: u64,
     ) -> Result<Option<Arc<SnapshotTable>>, Error> {
+        match self.further(table, &at_least(table, version)).await {
+            Err(Error::NoMajority { .. }) => Ok(None),
+            found => found,
+        }
+    }
+
+    /// `table` at its newest version, or a later one from another cloud where `freshness` asks for that; `None` if nothing was
+    /// committed to it yet.
+    ///
+    /// # Errors
+    /// [`Error::NoMajority`] if no cloud can serve it, or none that answers is new enough.
+    pub(super) async fn fresh(
+        &self,
+        table: &str,
+        freshness: &Freshness,
+    ) -> Result<Option<Arc<SnapshotTable>>, Error> {
+        let found = self.newest(table, Duration::ZERO).await?;
+        let is_enough = match found.as_ref().map(|found| found.version()) {
+            Some(known) => freshness.lacking(table, known.version, known.committed_ms).is_none(),
+            None => !freshness.is_asked_of(table),
+        };
+        if is_enough { Ok(found) } else { self.further(table, freshness).await }
+    }
+
+    /// `table` from the first cloud where it is as new as `freshness` says, which is kept if it is newer than what was seen.
+    async fn further(&self, table: &str, freshness: &Freshness) -> Result<Option<Arc<SnapshotTable>>, Error> {
         let Some(known) = self.newest.get(table) else { return Ok(None) };
         let at = Instant::now();
         let clouds = self.replicas.in_order(Some(table)).await;
-        let found = fresh_snapshots(&clouds, &[table.to_owned()], &at_least(table, version)).await;
-        let Some(snapshot) = found.ok().and_then(|mut found| found.remove(table)) else { return Ok(None) };
+        let mut found = fresh_snapshots(&clouds, &[table.to_owned()], freshness).await?;
+        let Some(snapshot) = found.remove(table) else { return Ok(None) };
         let built = self.built(snapshot)?;
         let mut known = known.lock().await;
         let is_newer = known.as_ref().and_then(Look::version).is_none_or(|known| known < built.0.version);

@@ -313,7 +313,6 @@ pub(super) fn limited(
     let _apart = apart()?;
     let schema = rows.schema();
     let (sender, receiver) = mpsc::channel(1);
-    let is_explained = matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let state = Limited {
         receiver,
         task: Some(SpawnedTask::spawn(pump(rows, sender))),
@@ -321,7 +320,7 @@ pub(super) fn limited(
         limits: limits.clone(),
         rows: 0,
         bytes: 0,
-        is_redacted: is_explained && !limits.reveals,
+        is_redacted: is_explained(plan) && !limits.reveals,
         pieces: Vec::new(),
     };
     let limited = stream::unfold(Some(state), |state| async {
@@ -335,6 +334,11 @@ pub(super) fn limited(
     });
     // Whoever asks after the end is told so again.
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, limited.fuse())))
+}
+
+/// Whether what is asked for is the plan of a query.
+pub(super) fn is_explained(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_))
 }
 
 /// Sends batches until there are no more, or nobody takes them.

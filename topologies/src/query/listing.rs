@@ -112,8 +112,7 @@ async fn snapshots_of(replicas: &Replicas, table: &str, limit: usize) -> Result<
 
 /// The table that people mean, by any of the names that queries have for it.
 pub(crate) fn known_table(topology: &Topology, name: &str) -> Result<String, Error> {
-    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    let table = Names::of(&datasets).get(name).map(str::to_owned);
+    let table = Names::of(&topology.dataset_names()).get(name).map(str::to_owned);
     table.ok_or_else(|| crate::quarantine::listing::unknown_dataset(topology, name))
 }
 

@@ -46,7 +46,6 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -61,6 +60,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use isobar_connectors::clouds::Cloud;
 use tokio::sync::{Mutex, RwLock};
 
@@ -240,7 +240,7 @@ impl Catalog {
         } else {
             let clouds = self.replicas.in_order(Some(first)).await;
             for snapshot in fresh_snapshots(&clouds, &unknown, freshness).await?.values() {
-                found.push(self.provider(snapshot)?);
+                found.push(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?));
             }
         }
         self.register(&found).await
@@ -254,29 +254,13 @@ impl Catalog {
         freshness: &Freshness,
     ) -> Result<(), Error> {
         let _alone = self.looking.lock().await;
-        let mut news = Vec::new();
-        for table in tables {
-            let mut found = cache.newest(table, Duration::ZERO).await?;
-            let is_enough = match found.as_ref().map(|found| found.version()) {
-                Some(known) => freshness.lacking(table, known.version, known.committed_ms).is_none(),
-                None => !freshness.is_asked_of(table),
-            };
-            if !is_enough {
-                // A cloud that is behind does not hide what others have.
-                let clouds = self.replicas.in_order(Some(table)).await;
-                let fresh = fresh_snapshots(&clouds, &[(*table).to_owned()], freshness).await?;
-                found = fresh.get(*table).map(|snapshot| self.provider(snapshot)).transpose()?;
-            }
-            let Some(found) = found else { continue };
-            if !self.newest.lock().await.values().any(|known| known == found.version()) {
-                news.push(found);
-            }
-        }
+        // All at once: whoever waits does so for the slowest log, not for all of them.
+        let looks: Vec<_> = tables.iter().map(|table| cache.fresh(table, freshness)).collect();
+        let mut news: Vec<Arc<SnapshotTable>> = try_join_all(looks).await?.into_iter().flatten().collect();
+        let newest = self.newest.lock().await;
+        news.retain(|found| !newest.values().any(|known| known == found.version()));
+        drop(newest);
         if news.is_empty() { Ok(()) } else { self.register(&news).await }
-    }
-
-    fn provider(&self, snapshot: &Snapshot) -> Result<Arc<SnapshotTable>, Error> {
-        Ok(Arc::new(SnapshotTable::new(snapshot, self.replicas.clone())?))
     }
 
     /// Those of `tables` that are not known yet, or not new enough.
@@ -600,7 +584,7 @@ pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Erro
 /// # Errors
 /// Those of [`Catalog::reading`].
 pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
-    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let datasets = topology.dataset_names();
     let catalog = Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)?;
     Ok(Catalog { models: CallableModels::of(topology, clouds), ..catalog })
 }

@@ -223,14 +223,13 @@ impl Statistics {
                 nulls.push(if value.is_null() { None } else { Some(0) });
                 continue;
             }
-            let said = |values: &[Option<Json>]| values.get(at).cloned().flatten();
             let bound = |values: &[Option<Json>], end| {
-                let value = said(values).and_then(|value| bound_of(&value, data_type, end));
+                let value = said(values, at).and_then(|value| bound_of(value, data_type, end));
                 value.unwrap_or_else(|| none.clone())
             };
             least.push(bound(&written.min_values, End::Least));
             greatest.push(bound(&written.max_values, End::Greatest));
-            nulls.push(said(&written.null_count).and_then(|count| count.as_u64()));
+            nulls.push(said(&written.null_count, at).and_then(Json::as_u64));
         }
         let array = |values: Vec<ScalarValue>| {
             let is_known = values.iter().any(|value| !value.is_null());
@@ -265,6 +264,11 @@ impl PruningStatistics for Statistics {
     fn contained(&self, _column: &Column, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         None
     }
+}
+
+/// What is written of the column that stands at `at`.
+fn said(values: &[Option<Json>], at: usize) -> Option<&Json> {
+    values.get(at)?.as_ref()
 }
 
 /// A bound that holds for sure, as a value of `data_type`.

@@ -307,16 +307,12 @@ pub(super) async fn follow(cloud: &Cloud, known: &Snapshot) -> Result<Option<Sna
     }
     let log = read_log(Bodies::with_statistics(), cloud, table, &listing.run(table, known.version, newest)?)
         .await?;
-    refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
+    let newer = snapshot_since(cloud, &log, known.version, known.metadata.clone(), known.files.clone())?;
     let found = log.versions.get(&known.version).and_then(|entry| entry.sha256.as_ref());
     if found != Some(&known.sha256) {
         return Err(format!("{table}: version {} is another one than before", known.version));
     }
-    let later = log.steps().filter(|step| step.version > known.version);
-    let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
-    let metadata = metadata.map_or_else(|| known.metadata.clone(), |metadata| metadata.as_ref().clone());
-    let files = log.files_since(known.version, known.files.clone());
-    snapshot(cloud, &log, metadata, files).map(Some)
+    Ok(Some(newer))
 }
 
 /// Some versions of a table, with what is asked of `bodies`.
@@ -352,11 +348,22 @@ async fn load_since(
     // Neither waits for the other: a query may wait for both.
     let bodies = read_log(Bodies::with_statistics(), cloud, table, &versions);
     let ((state, base), log) = future::try_join(state_of(cloud, table, checkpoint), bodies).await?;
-    refuse(table, &[checks::entries(&log), checks::hash_chain(&log), checks::paths(&log)])?;
-    let later = log.steps().filter(|step| step.version > checkpoint);
-    let metadata = later.filter_map(|step| step.entry.metadata.as_ref()).last();
-    let metadata = metadata.map_or(state.metadata, |metadata| metadata.as_ref().clone());
-    snapshot(cloud, &log, metadata, log.files_since(checkpoint, base))
+    snapshot_since(cloud, &log, checkpoint, state.metadata, base)
+}
+
+/// The snapshot that `log` ends with, which begins with version `from`; `metadata` and `base` are what the table was then.
+fn snapshot_since(
+    cloud: &Cloud,
+    log: &TableLog,
+    from: u64,
+    metadata: Metadata,
+    base: Vec<DataFile>,
+) -> Result<Snapshot, String> {
+    refuse(&log.table, &[checks::entries(log), checks::hash_chain(log), checks::paths(log)])?;
+    let later = log.steps().filter(|step| step.version > from);
+    let changed = later.filter_map(|step| step.entry.metadata.as_ref()).last();
+    let metadata = changed.map_or(metadata, |changed| changed.as_ref().clone());
+    snapshot(cloud, log, metadata, log.files_since(from, base))
 }
 
 /// How many files a checkpoint says were removed from the table before, and not added again. Only its end is read.

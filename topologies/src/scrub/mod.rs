@@ -91,7 +91,7 @@ impl Default for ScrubOptions {
 /// [`Error::Configuration`] for a dataset or cloud that the topology does not have. What is wrong in a cloud is in
 /// the report.
 pub async fn scrub_topology(topology: &Topology, options: &ScrubOptions) -> Result<Report, Error> {
-    scrub(&group(topology)?, &dataset_names(topology), options).await
+    scrub(&group(topology)?, &topology.dataset_names(), options).await
 }
 
 /// Rebuilds the tables of the cloud `lost` of `topology`, and has the other clouds readmit it.
@@ -105,15 +105,11 @@ pub async fn readmit_topology(
 ) -> Result<Report, Error> {
     let throttle = options.throttle_bytes_per_second.or(topology.fill_bytes_per_second);
     let options = ScrubOptions { throttle_bytes_per_second: throttle, ..options.clone() };
-    readmit(&group(topology)?, &dataset_names(topology), lost, &options).await
+    readmit(&group(topology)?, &topology.dataset_names(), lost, &options).await
 }
 
 fn group(topology: &Topology) -> Result<Group, Error> {
     Ok(Group::new(&topology.name, open_clouds(topology)?))
-}
-
-fn dataset_names(topology: &Topology) -> Vec<String> {
-    topology.datasets.iter().map(|dataset| dataset.name.clone()).collect()
 }
 
 /// Scrubs `datasets` and their quarantines in the clouds of `group`.

@@ -197,8 +197,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Configuration`] for callers and roles that are wrong, and if there is no place for temporary files.
     pub fn open(topology: &Topology, clouds: &[Cloud]) -> Result<Self, Error> {
-        let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-        let names = Names::of(&datasets);
+        let names = Names::of(&topology.dataset_names());
         let spec = &topology.serve;
         let access = Access::open(spec, &names, rand::random())?;
         let replicas = Arc::new(Replicas::new(clouds, &Reading::of(topology.query.clone()))?);

@@ -97,6 +97,13 @@ pub struct Topology {
     pub spec_dir: PathBuf,
 }
 
+impl Topology {
+    /// The names of the datasets, in the order of the spec.
+    pub(crate) fn dataset_names(&self) -> Vec<String> {
+        self.datasets.iter().map(|dataset| dataset.name.clone()).collect()
+    }
+}
+
 /// The Kafka cluster that is read.
 #[derive(Debug, Clone)]
 pub struct Kafka {

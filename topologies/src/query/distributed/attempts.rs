@@ -24,7 +24,9 @@ use super::metrics::Ran;
 use super::stages::{Together, is_divided};
 use super::tasks::TaskLimits;
 use crate::query::is_the_callers;
-use crate::query::limits::{QueryLimits, Watch, apart, aside, batch_bytes, begun, limit_of, watched};
+use crate::query::limits::{
+    QueryLimits, Watch, apart, aside, batch_bytes, begun, is_explained, limit_of, watched,
+};
 
 /// How often a query is tried on workers.
 const ATTEMPTS_MAX: usize = 3;
@@ -77,8 +79,7 @@ impl WorkerResolver for Fixed {
 impl Query {
     /// Starts it: its rows, and the plan of the first attempt.
     pub(in crate::query) async fn start(self) -> Result<(SendableRecordBatchStream, Arc<dyn ExecutionPlan>)> {
-        let is_explained = matches!(self.plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
-        let workers = self.state.config().get_extension::<Workers>().filter(|_| !is_explained);
+        let workers = self.state.config().get_extension::<Workers>().filter(|_| !is_explained(&self.plan));
         let Some(workers) = workers else {
             let Attempt { rows, plan, .. } = self.here().await?;
             return Ok((rows, plan));

@@ -26,7 +26,7 @@ use datafusion_distributed::{
 use crate::query::limits::unnamed_functions;
 
 /// Nodes that mean the same on a worker; the last two are of the crate that divides plans.
-const NODES: [&str; 21] = [
+const NODES: [&str; 22] = [
     "AggregateExec",
     "CoalescePartitionsExec",
     "CooperativeExec",
@@ -43,6 +43,7 @@ const NODES: [&str; 21] = [
     "ProjectionExec",
     "RepartitionExec",
     "SortExec",
+    "SortExec(TopK)",
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
     "UnionExec",
@@ -77,9 +78,8 @@ fn fits(plan: &Arc<dyn ExecutionPlan>, is_function: &dyn Fn(&str) -> bool, depth
         return fits(leaf.original(), is_function, depth);
     }
     let name = plan.name();
-    let is_known = NODES.contains(&name) || name == "SortExec(TopK)";
     let scan = parquet_scan(plan.as_ref());
-    if !is_known || (name == "DataSourceExec" && scan.is_none()) {
+    if !NODES.contains(&name) || (name == "DataSourceExec" && scan.is_none()) {
         return Ok(false);
     }
     let scanned = scan.and_then(|(scan, _)| scan.limit);
@@ -183,9 +183,7 @@ impl DesiredTaskCountHandler for Together {
 
 fn is_together(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let name = plan.name();
-    let is_known = NODES.contains(&name)
-        || ["SortExec(TopK)", "DistributedLeafExec"].contains(&name)
-        || plan.is_network_boundary();
+    let is_known = NODES.contains(&name) || name == "DistributedLeafExec" || plan.is_network_boundary();
     if !is_known {
         return true;
     }

@@ -114,8 +114,7 @@ pub(crate) fn worker_of(
     let channels = Channels::open(&topology.serve, spec, &spec.urls)?;
     let replicas = Arc::new(Replicas::new(clouds, &Reading::of(topology.query.clone()))?);
     let base = session(&replicas, topology.memory_bytes_max)?.state();
-    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    let tables = Names::of(&datasets).tables().into_iter().map(str::to_owned).collect();
+    let tables = Names::of(&topology.dataset_names()).tables().into_iter().map(str::to_owned).collect();
     let runtime = base.runtime_env().clone();
     let footers = runtime.cache_manager.get_file_metadata_cache();
     let plans = Plans { replicas, footers, tables: Arc::new(tables), metrics };

@@ -230,10 +230,15 @@ fn a_worker_connects_to_those_of_its_topology_only() {
     assert!(!format!("{channels:?}").contains(SECRET));
 }
 
-/// A scan of the dataset, as a plan.
-async fn scan(clouds: &[Cloud], replicas: &Arc<Replicas>) -> Arc<dyn ExecutionPlan> {
+/// The dataset at its newest version.
+async fn table(clouds: &[Cloud], replicas: &Arc<Replicas>) -> SnapshotTable {
     let snapshot = newest_snapshots(clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    let table = SnapshotTable::new(&snapshot, replicas.clone()).unwrap();
+    SnapshotTable::new(&snapshot, replicas.clone()).unwrap()
+}
+
+/// A scan of it, as a plan.
+async fn scan(clouds: &[Cloud], replicas: &Arc<Replicas>) -> Arc<dyn ExecutionPlan> {
+    let table = table(clouds, replicas).await;
     let context = session(replicas, 64 << 20).unwrap();
     table.scan(&context.state(), None, &[], None).await.unwrap()
 }
@@ -279,9 +284,7 @@ async fn what_is_too_deep_stays_here() {
     let clouds = History::good().store(1).await;
     let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
     let context = session(&replicas, 64 << 20).unwrap();
-    let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    let table = SnapshotTable::new(&snapshot, replicas.clone()).unwrap();
-    context.register_table(DATASET, Arc::new(table)).unwrap();
+    context.register_table(DATASET, Arc::new(table(&clouds, &replicas).await)).unwrap();
     for (levels, fits) in [(10, true), (60, false)] {
         let sql = format!("SELECT x FROM flights WHERE abs(x){} > 3", " + x".repeat(levels));
         let plan = context.sql(&sql).await.unwrap().create_physical_plan().await.unwrap();
@@ -296,10 +299,7 @@ async fn what_cannot_be_written_down_stays_here() {
     let clouds = History::good().store(1).await;
     let replicas = Arc::new(Replicas::new(&clouds, &Reading::default()).unwrap());
     let context = session(&replicas, 64 << 20).unwrap();
-    let snapshot = newest_snapshots(&clouds, &[DATASET.to_owned()]).await.unwrap().remove(DATASET).unwrap();
-    context
-        .register_table(DATASET, Arc::new(SnapshotTable::new(&snapshot, replicas.clone()).unwrap()))
-        .unwrap();
+    context.register_table(DATASET, Arc::new(table(&clouds, &replicas).await)).unwrap();
     let rows = scan(&clouds, &replicas).await;
     let large = u32::MAX as usize + 7;
     for (plan, fits) in [

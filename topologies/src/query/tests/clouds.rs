@@ -198,6 +198,21 @@ async fn a_version_that_one_cloud_has_not_yet_is_read_from_another() {
 }
 
 #[tokio::test]
+async fn a_following_catalog_does_not_go_back_to_a_cloud_that_is_behind() {
+    let clouds = History::good().store(2).await;
+    clouds[0].data.delete(&published_path(DATASET, 3)).await.unwrap();
+    let catalog = Catalog::new(&clouds, &[DATASET.to_owned()], MEMORY_BYTES_MAX).unwrap().following();
+    let sql = "SELECT count(x) AS n FROM flights";
+    assert_eq!(csv(&catalog, sql).await, "n\n13\n");
+    let third = Freshness { min_versions: BTreeMap::from([(DATASET.to_owned(), 3)]), ..Freshness::default() };
+    let mut answer = fresh(&catalog, sql, &third).await.unwrap();
+    assert_eq!((answer.from()[0].version, answer.from()[0].cloud.as_str()), (3, "b"));
+    assert_eq!(answer.next_text(RowsFormat::Csv).await.unwrap().unwrap(), "n\n15\n");
+    assert_eq!(csv(&catalog, sql).await, "n\n15\n");
+    assert_eq!(catalog.tables().await.unwrap()[DATASET].version, 3);
+}
+
+#[tokio::test]
 async fn a_version_that_is_too_old_is_refused_with_its_age() {
     let clouds = History::good().store(2).await;
     let catalog = open(&clouds).await.unwrap();
