@@ -51,9 +51,11 @@ use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 
-use self::connections::placed;
+pub(super) use self::access::recognised;
+pub(super) use self::connections::placed;
 use self::running::Running;
 use self::seal::Seal;
+pub(super) use self::status::status;
 use super::tls::{self, TlsListener};
 use super::{Engine, Server, check_address};
 use crate::error::Error;
