@@ -29,7 +29,7 @@ mod seal;
 mod service;
 mod sql_info;
 mod statements;
-mod status;
+pub(super) mod status;
 #[cfg(test)]
 mod tests;
 mod xdbc;
@@ -55,7 +55,6 @@ pub(super) use self::access::recognised;
 pub(super) use self::connections::placed;
 use self::running::Running;
 use self::seal::Seal;
-pub(super) use self::status::status;
 use super::tls::{self, TlsListener};
 use super::{Engine, Server, check_address};
 use crate::error::Error;
