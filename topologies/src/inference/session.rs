@@ -119,8 +119,9 @@ impl Session {
         self.0.layout.elements(&columns, features, 0..features.num_rows())?;
         let schema = features.schema();
         let fields = schema.fields().iter().zip(&columns);
-        let fields: Vec<Field> =
-            fields.map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true)).collect();
+        let fields: Vec<Field> = fields
+            .map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true))
+            .collect();
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
             .map_err(|error| Error::Features(error.to_string()))
     }
@@ -131,12 +132,7 @@ impl Session {
     }
 
     /// Scores all rows, some at a time, and hands over what the graph says of each part.
-    fn run_in_parts(
-        &self,
-        features: &RecordBatch,
-        deadline: Instant,
-        take: Take<'_>,
-    ) -> Result<(), Error> {
+    fn run_in_parts(&self, features: &RecordBatch, deadline: Instant, take: Take<'_>) -> Result<(), Error> {
         let columns = self.0.layout.columns(features)?;
         let at_a_time = self.0.limits.rows_per_run.max(1);
         for start in (0..features.num_rows()).step_by(at_a_time) {
@@ -187,8 +183,7 @@ impl Session {
     fn answer(&self, prepared: &Prepared, deadline: Instant, take: Take<'_>) -> Result<(), Error> {
         let loaded = &*self.0;
         let mut session = loaded.borrow(deadline)?;
-        let said =
-            catch_unwind(AssertUnwindSafe(|| loaded.answer(&mut session, prepared, deadline, take)));
+        let said = catch_unwind(AssertUnwindSafe(|| loaded.answer(&mut session, prepared, deadline, take)));
         match said {
             Ok(said) => {
                 loaded.give_back(session);

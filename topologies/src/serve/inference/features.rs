@@ -177,9 +177,8 @@ impl Given {
                 continue;
             }
             let dataset = manifest.features.get(place).and_then(|feature| feature.dataset.clone());
-            let dataset = dataset.ok_or_else(|| {
-                Refusal::Wrong(format!("feature `{name}` is missing: {}", takes(manifest)))
-            })?;
+            let dataset = dataset
+                .ok_or_else(|| Refusal::Wrong(format!("feature `{name}` is missing: {}", takes(manifest))))?;
             missing.entry(dataset).or_default().push(name.clone());
         }
         Ok(missing)
@@ -433,20 +432,28 @@ mod tests {
     #[test]
     fn what_a_dataset_has_may_be_left_out_and_keys_come_as_inputs_or_in_the_parameter() {
         let hour = || tensor("hour", &[2], Elements::Int64(vec![7, 8]));
-        let expected = BTreeMap::from([("weather".to_owned(), vec!["wind".to_owned(), "visible".to_owned()])]);
+        let expected =
+            BTreeMap::from([("weather".to_owned(), vec!["wind".to_owned(), "visible".to_owned()])]);
         let origin = tensor("origin", &[2], Elements::Bytes(vec![b"JFK".to_vec(), b"LGA".to_vec()]));
         let given = Given::of(&manifest(), &request(vec![hour(), origin], None)).unwrap();
         assert_eq!(given.missing(&manifest()).unwrap(), expected);
         assert_eq!(given.keys["origin"], ["JFK", "LGA"]);
         assert_eq!(given.keys["hour"], ["7", "8"], "a feature may be part of a key");
-        for keys in [json!([{ "origin": "JFK" }, { "origin": "LGA" }]), json!("[{\"origin\":\"JFK\"},{\"origin\":\"LGA\"}]")] {
+        for keys in [
+            json!([{ "origin": "JFK" }, { "origin": "LGA" }]),
+            json!("[{\"origin\":\"JFK\"},{\"origin\":\"LGA\"}]"),
+        ] {
             let given = Given::of(&manifest(), &request(vec![hour()], Some(keys))).unwrap();
-            assert_eq!((given.rows, &given.keys["origin"][..]), (2, &["JFK".to_owned(), "LGA".to_owned()][..]));
+            assert_eq!(
+                (given.rows, &given.keys["origin"][..]),
+                (2, &["JFK".to_owned(), "LGA".to_owned()][..])
+            );
         }
         let wind = tensor("wind", &[2], Elements::Float64(vec![1.0, 2.0]));
         let given = Given::of(&manifest(), &request(vec![hour(), wind], None)).unwrap();
         assert_eq!(given.missing(&manifest()).unwrap()["weather"], ["visible"], "what is given stays");
-        let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let known =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
         assert!(given.check_keys(&manifest(), &known(&["origin"])).is_ok(), "hour is a feature");
         let typo = tensor("origins", &[2], Elements::Int64(vec![1, 2]));
         let given = Given::of(&manifest(), &request(vec![hour(), typo], None)).unwrap();

@@ -78,8 +78,7 @@ pub(super) async fn start(
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
-    let cannot =
-        |error| Error::Configuration(format!("cannot listen on --inference-grpc {listen}: {error}"));
+    let cannot = |error| Error::Configuration(format!("cannot listen on --inference-grpc {listen}: {error}"));
     let listener = TcpListener::bind(listen).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let service = InferenceService { engine: engine.clone() };
@@ -299,7 +298,11 @@ fn request_of(message: ModelInferRequest) -> Result<InferRequest, Refusal> {
                 return Err(Refusal::Wrong(format!("input `{name}` has contents beside raw ones")));
             }
             Some(raw) => Tensor::from_raw(&input.name, &input.datatype, &input.shape, raw)?,
-            None => Tensor::new(&input.name, &input.shape, elements_of(&input.name, &input.datatype, input.contents)?)?,
+            None => Tensor::new(
+                &input.name,
+                &input.shape,
+                elements_of(&input.name, &input.datatype, input.contents)?,
+            )?,
         });
     }
     let mut wanted = Vec::with_capacity(outputs.len());

@@ -107,11 +107,7 @@ async fn ready(State(engine): State<Engine>) -> Result<Json<Value>, Failure> {
     Ok(Json(json!({ "live": true, "ready": true })))
 }
 
-async fn model(
-    State(engine): State<Engine>,
-    parts: Parts,
-    request: Request,
-) -> Result<Json<Value>, Failure> {
+async fn model(State(engine): State<Engine>, parts: Parts, request: Request) -> Result<Json<Value>, Failure> {
     let caller = caller(&engine, request.headers(), request.extensions())?;
     let (model, version) = named(parts)?;
     let served = engine.served(&caller, &model, &version).await?;

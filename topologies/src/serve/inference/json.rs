@@ -101,7 +101,8 @@ pub(super) fn read(
         let bytes = rest.len();
         return Err(Refusal::Wrong(format!("{bytes} bytes behind the JSON belong to no input")));
     }
-    let mut form = Form { all: flag(&written.parameters, BINARY_OUTPUT)?.unwrap_or(false), ..Form::default() };
+    let mut form =
+        Form { all: flag(&written.parameters, BINARY_OUTPUT)?.unwrap_or(false), ..Form::default() };
     let mut outputs = Vec::with_capacity(written.outputs.len());
     for Wanted { name, parameters } in written.outputs {
         refuse_unserved(&name, &parameters)?;
@@ -183,14 +184,18 @@ impl Data {
         let wrong = |what: String| Refusal::Wrong(format!("input `{}`: {what}", shown(name)));
         Ok(match (datatype, self) {
             ("FP32", Self::Nothing) => Elements::Float32(Vec::new()),
-            ("FP32", Self::Whole(values)) => Elements::Float32(values.iter().map(|value| *value as f32).collect()),
+            ("FP32", Self::Whole(values)) => {
+                Elements::Float32(values.iter().map(|value| *value as f32).collect())
+            }
             ("FP32", Self::Fractions(values)) => {
                 let narrow = values.iter().map(|value| Some(*value as f32).filter(|value| value.is_finite()));
                 let narrow: Option<Vec<f32>> = narrow.collect();
                 Elements::Float32(narrow.ok_or_else(|| wrong("a number does not fit FP32".to_owned()))?)
             }
             ("FP64", Self::Nothing) => Elements::Float64(Vec::new()),
-            ("FP64", Self::Whole(values)) => Elements::Float64(values.iter().map(|value| *value as f64).collect()),
+            ("FP64", Self::Whole(values)) => {
+                Elements::Float64(values.iter().map(|value| *value as f64).collect())
+            }
             ("FP64", Self::Fractions(values)) => Elements::Float64(values),
             ("INT32", Self::Nothing) => Elements::Int32(Vec::new()),
             ("INT32", Self::Whole(values)) => {
@@ -313,7 +318,8 @@ impl<'de> Visitor<'de> for Filling<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
         let Self { data, depth } = self;
-        let depth = depth.checked_sub(1).ok_or_else(|| A::Error::custom("there are too many lists in lists"))?;
+        let depth =
+            depth.checked_sub(1).ok_or_else(|| A::Error::custom("there are too many lists in lists"))?;
         while elements.next_element_seed(Filling { data: &mut *data, depth })?.is_some() {}
         Ok(())
     }
@@ -429,7 +435,8 @@ mod tests {
     }
 
     fn tensor(datatype: &str, shape: &str, data: &str) -> Result<Tensor, String> {
-        let body = format!(r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#);
+        let body =
+            format!(r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#);
         request(&body).map(|(mut request, _)| request.inputs.remove(0)).map_err(|refusal| refusal.to_string())
     }
 
@@ -443,7 +450,10 @@ mod tests {
         let elements = |datatype: &str, data: &str| tensor(datatype, "[2]", data).unwrap().elements;
         assert_eq!(elements("FP64", "[0.1, 7]"), Elements::Float64(vec![0.1, 7.0]));
         assert_eq!(elements("INT32", "[-1, 2]"), Elements::Int32(vec![-1, 2]));
-        assert_eq!(elements("INT64", "[9007199254740993, 2]"), Elements::Int64(vec![9_007_199_254_740_993, 2]));
+        assert_eq!(
+            elements("INT64", "[9007199254740993, 2]"),
+            Elements::Int64(vec![9_007_199_254_740_993, 2])
+        );
         assert_eq!(elements("BOOL", "[true, false]"), Elements::Bool(vec![true, false]));
         assert_eq!(elements("BYTES", r#"["N12", "ä"]"#), Elements::Bytes(vec![b"N12".to_vec(), "ä".into()]));
     }
@@ -491,9 +501,7 @@ mod tests {
 
     #[test]
     fn tensors_behind_the_json_are_taken_in_order() {
-        let input = |name: &str, datatype: &str, size: usize| {
-            json!({ "name": name, "datatype": datatype, "shape": [1], "parameters": { BINARY_SIZE: size } })
-        };
+        let input = |name: &str, datatype: &str, size: usize| json!({ "name": name, "datatype": datatype, "shape": [1], "parameters": { BINARY_SIZE: size } });
         let head = json!({
             "id": "42",
             "inputs": [input("a", "FP32", 4), input("b", "INT64", 8)],

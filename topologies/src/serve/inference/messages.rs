@@ -211,15 +211,19 @@ mod tests {
         };
         let bytes = hex::encode(request.encode_to_vec());
         let input = concat!(
-            "0a0178",                               // name = 1
-            "120446503332",                         // datatype = 2
-            "1a020102",                             // shape = 3, packed
-            "2207", "0a0162", "12020801",           // parameters = 4: b, { bool_param = 1 }
-            "2a0a", "32080000803f00000000",         // contents = 5: { fp32_contents = 6, packed }
+            "0a0178",       // name = 1
+            "120446503332", // datatype = 2
+            "1a020102",     // shape = 3, packed
+            "2207",
+            "0a0162",
+            "12020801", // parameters = 4: b, { bool_param = 1 }
+            "2a0a",
+            "32080000803f00000000", // contents = 5: { fp32_contents = 6, packed }
         );
         let length = format!("{:02x}", input.len() / 2);
         let expected =
-            ["0a016d1201331a01692208", "0a016b12031a0176", "2a", &length, input, "32030a0179", "3a0109"].concat();
+            ["0a016d1201331a01692208", "0a016b12031a0176", "2a", &length, input, "32030a0179", "3a0109"]
+                .concat();
         assert_eq!(bytes, expected);
         assert_eq!(ModelInferRequest::decode(&request.encode_to_vec()[..]).unwrap(), request);
     }
@@ -273,7 +277,8 @@ mod tests {
         let input = "0a0178".to_owned() + "1204424f4f4c" + "1a0affffffffffffffffff01";
         let expected = format!("0a016d1201331a017022{:02x}{input}2a00", input.len() / 2);
         assert_eq!(hex::encode(metadata.encode_to_vec()), expected);
-        let server = ServerMetadataResponse { name: "n".into(), version: "v".into(), extensions: vec!["e".into()] };
+        let server =
+            ServerMetadataResponse { name: "n".into(), version: "v".into(), extensions: vec!["e".into()] };
         assert_eq!(hex::encode(server.encode_to_vec()), "0a016e1201761a0165");
     }
 }

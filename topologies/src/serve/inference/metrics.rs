@@ -32,7 +32,8 @@ impl Metrics {
             "Requests to models by how they ended: `ok`, `cancelled` by the client, or why there was no answer.",
         );
         let seconds = HistogramOpts::new("request_seconds", "From when a request was there to its answer.");
-        let run_requests = HistogramOpts::new("run_requests", "Requests that were answered in one run of a model.");
+        let run_requests =
+            HistogramOpts::new("run_requests", "Requests that were answered in one run of a model.");
         Self {
             requests: register(&registry, IntCounterVec::new(requests, &["outcome"])),
             running: register(
@@ -41,10 +42,7 @@ impl Metrics {
             ),
             seconds: register(&registry, Histogram::with_opts(seconds.buckets(SECONDS.to_vec()))),
             rows: register(&registry, IntCounter::new("rows_total", "Rows that models have answered.")),
-            run_requests: register(
-                &registry,
-                Histogram::with_opts(run_requests.buckets(REQUESTS.to_vec())),
-            ),
+            run_requests: register(&registry, Histogram::with_opts(run_requests.buckets(REQUESTS.to_vec()))),
             registry,
         }
     }

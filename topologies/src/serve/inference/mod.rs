@@ -38,6 +38,7 @@ use self::models::{Models, Served};
 use self::request::{InferAnswer, InferRequest, Parameter};
 use self::tensor::{Tensor, shown};
 use super::{Caller, Engine, Protocol, Question, Refusal};
+use crate::commit::model::is_model_name;
 use crate::inference::{Bound, Error as InferenceError, ModelStore, Reference, is_given};
 use crate::online::LookupError;
 use crate::query::TableVersion;
@@ -122,7 +123,12 @@ fn reference(model: &str, version: &str) -> Result<Reference, Refusal> {
         "" => model.to_owned(),
         version => format!("{model}@{version}"),
     };
-    text.parse().map_err(|_| Refusal::NotFound(format!("there is no model {}", shown(&text))))
+    let unknown = || Refusal::NotFound(format!("there is no model {}", shown(&text)));
+    // What is said of limits and of roles is said of names: nothing else stands for one.
+    if !is_model_name(model) {
+        return Err(unknown());
+    }
+    text.parse().map_err(|_| unknown())
 }
 
 impl Engine {

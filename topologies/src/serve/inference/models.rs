@@ -160,7 +160,11 @@ impl Models {
         }
     }
 
-    async fn found(&self, reference: &Reference, before: Option<&Arc<Served>>) -> Result<Arc<Served>, Refusal> {
+    async fn found(
+        &self,
+        reference: &Reference,
+        before: Option<&Arc<Served>>,
+    ) -> Result<Arc<Served>, Refusal> {
         let (model, manifest) = self.find(reference).await?;
         let versions = versions_of(&model);
         if let Some(before) = before.filter(|before| before.bound.manifest == manifest) {
@@ -200,7 +204,8 @@ impl Models {
                 let known = entry.lock();
                 (known.served.is_some(), known.asked)
             };
-            let last = entries.iter().min_by_key(|(_, entry)| rank(entry)).map(|(reference, _)| reference.clone());
+            let last =
+                entries.iter().min_by_key(|(_, entry)| rank(entry)).map(|(reference, _)| reference.clone());
             last.and_then(|reference| entries.remove(&reference));
         }
         let entry = Arc::new(Entry::new());

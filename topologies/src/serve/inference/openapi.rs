@@ -26,7 +26,11 @@ pub(in crate::serve) fn paths() -> Map<String, Value> {
     }
     for (path, summary, parameters) in [
         (MODEL, "What the champion of a model takes and answers", &["model"][..]),
-        (VERSION, "What a version of a model takes and answers; an alias is a version too", &["model", "version"]),
+        (
+            VERSION,
+            "What a version of a model takes and answers; an alias is a version too",
+            &["model", "version"],
+        ),
         (MODEL_READY, "Whether the champion of a model answers", &["model"]),
         (VERSION_READY, "Whether a version of a model answers", &["model", "version"]),
     ] {

@@ -161,7 +161,9 @@ impl Tensor {
 /// A type of elements that is not known.
 pub(super) fn unknown_datatype(name: &str, datatype: &str) -> Refusal {
     let (name, datatype) = (shown(name), shown(datatype));
-    Refusal::Wrong(format!("tensor `{name}`: the datatype `{datatype}` is not known here; there are {DATATYPES}"))
+    Refusal::Wrong(format!(
+        "tensor `{name}`: the datatype `{datatype}` is not known here; there are {DATATYPES}"
+    ))
 }
 
 /// The beginning of a name that somebody else has given.
@@ -223,7 +225,8 @@ mod tests {
 
     #[test]
     fn a_row_of_a_matrix_is_taken_apart_into_columns() {
-        let matrix = Tensor::new("x", &[2, 3], Elements::Float32(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])).unwrap();
+        let matrix =
+            Tensor::new("x", &[2, 3], Elements::Float32(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0])).unwrap();
         let columns = matrix.columns().unwrap();
         let second: Vec<f32> = columns[1].as_primitive::<Float32Type>().values().to_vec();
         assert_eq!((columns.len(), second), (3, vec![2.0, 5.0]));
