@@ -267,8 +267,8 @@ async fn infer(
     caller: &Caller,
     asked: ModelInferRequest,
 ) -> Result<ModelInferResponse, Refusal> {
-    // Whoever sends bytes is sent bytes.
-    let is_raw = !asked.raw_input_contents.is_empty();
+    // Whoever sends lists is sent lists. Others may read bytes only, as tritonclient does.
+    let is_raw = asked.inputs.iter().all(|input| input.contents.is_none());
     let answer = engine.infer(caller, request_of(asked)?).await?;
     Ok(message_of(answer, is_raw))
 }
