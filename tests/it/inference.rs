@@ -109,7 +109,8 @@ async fn register(lab: &Lab) {
     std::fs::create_dir_all(&folder).unwrap();
     let onnx = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/models/twice.onnx"));
     std::fs::copy(onnx, folder.join("model.onnx")).unwrap();
-    let draft = r#"{"features":[{"name":"amount","type":"float64","dataset":"features","contract":"1.2.0"}]}"#;
+    let draft =
+        r#"{"features":[{"name":"amount","type":"float64","dataset":"features","contract":"1.2.0"}]}"#;
     write_file(&folder.join("manifest.json"), draft);
     let clouds = lab.opened();
     let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
@@ -150,13 +151,18 @@ async fn a_caller_sends_keys_and_the_answer_says_of_which_versions_the_features_
         let of = &said["parameters"];
         assert_eq!((&of["version"], &of["features"]), (&json!(1), &json!("features@1.2.0")), "{of}");
         assert_eq!(of["features.version"], json!(newest), "{of}");
-        assert!(of["features.age_ms"].is_u64() && of["sha256"].as_str().is_some_and(|sha256| sha256.len() == 64));
+        assert!(
+            of["features.age_ms"].is_u64() && of["sha256"].as_str().is_some_and(|sha256| sha256.len() == 64)
+        );
     }
 
     // What is given is not looked up.
     let amount = json!({ "name": "amount", "datatype": "FP64", "shape": [1], "data": [21.0] });
     let (_, said) = served.infer(&json!({ "inputs": [amount] }), ADMIN).await;
-    assert_eq!((&said["outputs"][0]["data"], said["parameters"].get("features.version")), (&json!([42.0]), None));
+    assert_eq!(
+        (&said["outputs"][0]["data"], said["parameters"].get("features.version")),
+        (&json!([42.0]), None)
+    );
 
     for (body, token, status, what) in [
         (keys(&[CITY, NOWHERE]), ADMIN, 404, "features has no row for city=Atlantis (row 1)"),

@@ -15,9 +15,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow::compute::take;
 use arrow::datatypes::{Field, Schema};
-use serde_json::Value as Json;
 
-use super::request::{ENTITY_KEYS, InferRequest};
+use super::request::InferRequest;
 use super::tensor::{Tensor, shown};
 use crate::inference::{Elements, shape_text};
 use crate::models::Manifest;
@@ -80,9 +79,8 @@ impl Given {
         let mut given = Self { rows: 0, columns: vec![None; names.len()], names, keys: BTreeMap::new() };
         let mut rows = None;
         if let Some(keys) = &asked.entity_keys {
-            let (count, keys) = entity_keys(keys)?;
-            given.keys = keys;
-            rows = Some(count);
+            given.keys = keys.columns.clone();
+            rows = Some(keys.rows);
         }
         for input in &asked.inputs {
             let before = *rows.get_or_insert(input.rows());
@@ -314,50 +312,6 @@ fn key_texts(input: &Tensor) -> Result<Option<Vec<String>>, Refusal> {
     }))
 }
 
-/// How many keys there are in the parameter, and their columns, each with a text per row.
-fn entity_keys(keys: &Json) -> Result<(usize, BTreeMap<String, Vec<String>>), Refusal> {
-    let wrong = |what: &str| {
-        Refusal::Wrong(format!(
-            "parameter `{ENTITY_KEYS}`: {what}; it is a list of keys, one per row, such as [{{\"carrier\": \"AA\"}}]"
-        ))
-    };
-    let parsed;
-    let keys = match keys {
-        // Where parameters can only be texts.
-        Json::String(text) => {
-            parsed = serde_json::from_str::<Json>(text).map_err(|_| wrong("the text is no JSON"))?;
-            &parsed
-        }
-        other => other,
-    };
-    let rows = match keys {
-        Json::Array(rows) => rows.as_slice(),
-        Json::Object(_) => std::slice::from_ref(keys),
-        _ => return Err(wrong("it is neither a list nor an object")),
-    };
-    let mut columns: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (row, key) in rows.iter().enumerate() {
-        let members = key.as_object().ok_or_else(|| wrong(&format!("key {row} is no object")))?;
-        if row > 0 && members.len() != columns.len() {
-            return Err(wrong(&format!("key {row} has other columns than the one before it")));
-        }
-        for (name, value) in members {
-            let text = match value {
-                Json::String(text) => text.clone(),
-                Json::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
-                Json::Bool(value) => value.to_string(),
-                _ => return Err(wrong(&format!("`{}` of key {row} is no value of a key", shown(name)))),
-            };
-            let texts = columns.entry(name.clone()).or_default();
-            if texts.len() != row {
-                return Err(wrong(&format!("key {row} has other columns than the one before it")));
-            }
-            texts.push(text);
-        }
-    }
-    Ok((rows.len(), columns))
-}
-
 /// Why nothing was looked up.
 fn refused(error: LookupError) -> Refusal {
     crate::serve::Problem::from(error).refusal
@@ -367,7 +321,7 @@ fn refused(error: LookupError) -> Refusal {
 mod tests {
     use arrow::array::AsArray;
     use arrow::datatypes::{Float32Type, Float64Type};
-    use serde_json::json;
+    use serde_json::{Value as Json, json};
 
     use super::*;
 
@@ -395,6 +349,7 @@ mod tests {
     }
 
     fn request(inputs: Vec<Tensor>, entity_keys: Option<Json>) -> InferRequest {
+        let entity_keys = entity_keys.map(|keys| serde_json::from_value(keys).unwrap());
         InferRequest { model: "late".into(), inputs, entity_keys, ..InferRequest::default() }
     }
 
@@ -480,16 +435,8 @@ mod tests {
         assert!(refusal(vec![wind], None).contains("features are numbers"));
         let text = tensor("origin", &[1], Elements::Bytes(vec![vec![255]]));
         assert!(refusal(vec![text], None).contains("UTF-8"));
-        for (keys, what) in [
-            (json!(7), "neither a list nor an object"),
-            (json!("{"), "no JSON"),
-            (json!([7]), "key 0 is no object"),
-            (json!([{ "a": 1.5 }]), "no value of a key"),
-            (json!([{ "a": 1 }, { "b": 1 }]), "other columns"),
-            (json!([{ "a": 1 }, {}]), "other columns"),
-            (json!([]), "there are no rows"),
-        ] {
-            assert!(refusal(vec![], Some(keys.clone())).contains(what), "{keys}");
-        }
+        assert!(refusal(vec![], Some(json!([]))).contains("there are no rows"));
+        assert!(refusal(vec![hour()], Some(json!([{ "a": 1 }, { "a": 2 }]))).contains("`hour` has 1 rows"));
+        assert!(refusal(vec![hour()], Some(json!([{ "hour": 7 }]))).contains("`hour` is there twice"));
     }
 }

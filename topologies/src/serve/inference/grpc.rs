@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use serde_json::Value as Json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ServerConfig;
@@ -24,6 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+use super::keys::EntityKeys;
 use super::messages::{
     Choice, InferParameter, InferTensor, InferTensorContents, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, SERVICE,
@@ -286,7 +286,7 @@ fn request_of(message: ModelInferRequest) -> Result<InferRequest, Refusal> {
     }
     let entity_keys = match parameters.get(ENTITY_KEYS).map(|parameter| &parameter.choice) {
         None => None,
-        Some(Some(Choice::String(text))) => Some(Json::String(text.clone())),
+        Some(Some(Choice::String(text))) => Some(EntityKeys::from_text(text)?),
         Some(_) => return Err(Refusal::Wrong(format!("parameter `{ENTITY_KEYS}` is no text"))),
     };
     let mut tensors = Vec::with_capacity(inputs.len());

@@ -15,6 +15,7 @@ mod features;
 mod grpc;
 pub(super) mod http;
 mod json;
+mod keys;
 mod messages;
 mod metrics;
 mod models;

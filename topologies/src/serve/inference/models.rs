@@ -206,7 +206,9 @@ impl Models {
             };
             let last =
                 entries.iter().min_by_key(|(_, entry)| rank(entry)).map(|(reference, _)| reference.clone());
-            last.and_then(|reference| entries.remove(&reference));
+            if let Some(last) = last {
+                entries.remove(&last);
+            }
         }
         let entry = Arc::new(Entry::new());
         entries.insert(reference.clone(), entry.clone());

@@ -1,12 +1,11 @@
 //! What is asked and answered, in the words of neither HTTP nor gRPC.
 
-use serde_json::Value as Json;
-
+use super::keys::EntityKeys;
 use super::tensor::Tensor;
 
 /// The parameter with the keys of entities.
 pub(super) const ENTITY_KEYS: &str = "entity_keys";
-/// Parameters that say that a tensor lies in memory that is shared.
+/// The parameter that says that a tensor lies in memory that is shared.
 pub(super) const SHARED_MEMORY: &str = "shared_memory_region";
 /// The parameter that asks for classes instead of an output.
 pub(super) const CLASSIFICATION: &str = "classification";
@@ -22,8 +21,8 @@ pub(super) struct InferRequest {
     pub(super) version: String,
     /// What the answer repeats.
     pub(super) id: String,
-    /// Keys of entities, one per row: objects with a member for each column.
-    pub(super) entity_keys: Option<Json>,
+    /// Keys of entities, one per row.
+    pub(super) entity_keys: Option<EntityKeys>,
     pub(super) inputs: Vec<Tensor>,
     /// The outputs wanted; all if there are none here.
     pub(super) outputs: Vec<String>,
