@@ -7,36 +7,29 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value as Json, json};
 
-use super::request::{
-    CLASSIFICATION, ENTITY_KEYS, InferAnswer, InferRequest, Parameter, SHARED_MEMORY, TENSORS_MAX,
-};
+use super::keys::EntityKeys;
+use super::request::{CLASSIFICATION, InferAnswer, InferRequest, Parameter, SHARED_MEMORY, TENSORS_MAX};
 use super::tensor::{Tensor, shown, unknown_datatype};
 use crate::inference::Elements;
 use crate::serve::Refusal;
 
 /// The parameter with the number of bytes of a tensor behind the JSON.
 const BINARY_SIZE: &str = "binary_data_size";
-/// The parameter of an output that is wanted as bytes.
-const BINARY: &str = "binary_data";
-/// The parameter of a request whose outputs are all wanted as bytes.
-const BINARY_OUTPUT: &str = "binary_data_output";
 /// Lists within lists.
 const DEPTH_MAX: usize = 32;
 
-type Parameters = Map<String, Json>;
-
-/// A request as it is written.
+/// A request as it is written. What is not known here is passed over.
 #[derive(Deserialize)]
 struct Written {
     #[serde(default)]
     id: String,
     #[serde(default)]
-    parameters: Parameters,
+    parameters: OfRequest,
     #[serde(default)]
     inputs: Vec<Input>,
     #[serde(default)]
@@ -49,7 +42,7 @@ struct Input {
     shape: Vec<i64>,
     datatype: String,
     #[serde(default)]
-    parameters: Parameters,
+    parameters: OfTensor,
     #[serde(default)]
     data: Option<Data>,
 }
@@ -58,7 +51,28 @@ struct Input {
 struct Wanted {
     name: String,
     #[serde(default)]
-    parameters: Parameters,
+    parameters: OfTensor,
+}
+
+/// The parameters of a request.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OfRequest {
+    /// Whether all outputs are wanted as bytes.
+    binary_data_output: bool,
+    entity_keys: Option<EntityKeys>,
+}
+
+/// The parameters of an input or of an output that is wanted.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OfTensor {
+    /// How many bytes of an input are behind the JSON.
+    binary_data_size: Option<usize>,
+    /// Whether an output is wanted as bytes.
+    binary_data: Option<bool>,
+    shared_memory_region: Option<IgnoredAny>,
+    classification: Option<IgnoredAny>,
 }
 
 /// Which outputs are wanted as bytes.
@@ -101,17 +115,16 @@ pub(super) fn read(
         let bytes = rest.len();
         return Err(Refusal::Wrong(format!("{bytes} bytes behind the JSON belong to no input")));
     }
-    let mut form =
-        Form { all: flag(&written.parameters, BINARY_OUTPUT)?.unwrap_or(false), ..Form::default() };
+    let mut form = Form { all: written.parameters.binary_data_output, ..Form::default() };
     let mut outputs = Vec::with_capacity(written.outputs.len());
     for Wanted { name, parameters } in written.outputs {
         refuse_unserved(&name, &parameters)?;
-        if let Some(is_binary) = flag(&parameters, BINARY)? {
+        if let Some(is_binary) = parameters.binary_data {
             form.of_output.insert(name.clone(), is_binary);
         }
         outputs.push(name);
     }
-    let entity_keys = written.parameters.get(ENTITY_KEYS).cloned();
+    let entity_keys = written.parameters.entity_keys;
     let request = InferRequest { model, version, id: written.id, entity_keys, inputs, outputs };
     Ok((request, form))
 }
@@ -122,15 +135,13 @@ impl Input {
         let Self { name, shape, datatype, parameters, data } = self;
         refuse_unserved(&name, &parameters)?;
         let wrong = |what: &str| Refusal::Wrong(format!("input `{}`: {what}", shown(&name)));
-        let Some(size) = parameters.get(BINARY_SIZE) else {
+        let Some(size) = parameters.binary_data_size else {
             let data = data.ok_or_else(|| wrong("it has neither `data` nor `binary_data_size`"))?;
             return Tensor::new(&name, &shape, data.elements(&name, &datatype)?);
         };
         if data.is_some() {
             return Err(wrong("it has both `data` and `binary_data_size`"));
         }
-        let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
-        let size = size.ok_or_else(|| wrong("`binary_data_size` is no number of bytes"))?;
         let (raw, behind) = rest
             .split_at_checked(size)
             .ok_or_else(|| wrong("`binary_data_size` is more than there is behind the JSON"))?;
@@ -140,21 +151,13 @@ impl Input {
 }
 
 /// Refuses what the protocol's extensions know and this server does not.
-fn refuse_unserved(name: &str, parameters: &Parameters) -> Result<(), Refusal> {
-    for unserved in [SHARED_MEMORY, CLASSIFICATION] {
-        if parameters.contains_key(unserved) {
-            return Err(Refusal::Wrong(format!("tensor `{}`: there is no `{unserved}` here", shown(name))));
-        }
-    }
-    Ok(())
-}
-
-fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, Refusal> {
-    match parameters.get(name) {
-        None => Ok(None),
-        Some(Json::Bool(value)) => Ok(Some(*value)),
-        Some(_) => Err(Refusal::Wrong(format!("parameter `{name}` is neither true nor false"))),
-    }
+fn refuse_unserved(name: &str, parameters: &OfTensor) -> Result<(), Refusal> {
+    let unserved = match parameters {
+        OfTensor { shared_memory_region: Some(_), .. } => SHARED_MEMORY,
+        OfTensor { classification: Some(_), .. } => CLASSIFICATION,
+        _ => return Ok(()),
+    };
+    Err(Refusal::Wrong(format!("tensor `{}`: there is no `{unserved}` here", shown(name))))
 }
 
 /// The elements of a tensor in JSON, before it is known what they have to be.
@@ -374,7 +377,7 @@ struct Head<'a> {
     model_version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
-    parameters: Parameters,
+    parameters: Map<String, Json>,
     outputs: Vec<Output<'a>>,
 }
 
@@ -492,7 +495,12 @@ mod tests {
                 "no `shared_memory_region`",
             ),
             (r#"{"outputs":[{"name":"y","parameters":{"classification":3}}]}"#, "no `classification`"),
-            (r#"{"parameters":{"binary_data_output":1}}"#, "neither true nor false"),
+            (r#"{"parameters":{"binary_data_output":1}}"#, "boolean"),
+            (r#"{"parameters":{"entity_keys":[7]}}"#, "a key: an object"),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":-1}}]}"#,
+                "the body",
+            ),
         ] {
             let refused = request(body).map(|_| ()).unwrap_err().to_string();
             assert!(refused.contains(what), "{body}: {refused}");
@@ -505,8 +513,8 @@ mod tests {
         let head = json!({
             "id": "42",
             "inputs": [input("a", "FP32", 4), input("b", "INT64", 8)],
-            "outputs": [{ "name": "y", "parameters": { BINARY: false } }, { "name": "z" }],
-            "parameters": { BINARY_OUTPUT: true, ENTITY_KEYS: "[]" },
+            "outputs": [{ "name": "y", "parameters": { "binary_data": false } }, { "name": "z" }],
+            "parameters": { "binary_data_output": true, "entity_keys": "[]", "priority": 3 },
         })
         .to_string();
         let raw = [&1.5f32.to_le_bytes()[..], &7i64.to_le_bytes()].concat();
@@ -516,7 +524,7 @@ mod tests {
         assert_eq!(request.inputs[0].elements, Elements::Float32(vec![1.5]));
         assert_eq!(request.inputs[1].elements, Elements::Int64(vec![7]));
         assert_eq!((request.id.as_str(), request.version.as_str(), request.outputs.len()), ("42", "3", 2));
-        assert_eq!(request.entity_keys, Some(json!("[]")));
+        assert_eq!(request.entity_keys, Some(EntityKeys::default()));
         assert_eq!((form.is_binary("y"), form.is_binary("z")), (false, true));
         let refused = |json_bytes, body: &[u8]| read(json_bytes, body).map(|_| ()).unwrap_err().to_string();
         assert!(refused(head.len(), &body[..body.len() - 1]).contains("more than there is"));
