@@ -134,6 +134,9 @@ impl Batches {
     fn run(&self, requests: Vec<Request>) {
         let mut requests: Vec<Request> =
             requests.into_iter().filter(|request| !request.answer.is_closed()).collect();
+        if requests.is_empty() {
+            return;
+        }
         self.counted.observe(requests.len() as f64);
         if requests.len() > 1 {
             requests = self.checked(requests);

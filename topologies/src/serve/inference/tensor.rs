@@ -138,7 +138,8 @@ impl Tensor {
 
     /// How many elements a row has.
     pub(super) fn width(&self) -> usize {
-        self.shape.iter().skip(1).product()
+        // Where there are no rows, nothing has bounded the rest.
+        self.shape.iter().skip(1).fold(1, |width: usize, dim| width.saturating_mul(*dim))
     }
 
     /// Its columns, one for each element of a row; `None` for texts.
@@ -245,6 +246,8 @@ mod tests {
         assert!(raw("FP32", &[2], &[0; 4]).contains("does not go with 1 elements"));
         assert!(raw("FP32", &[1 << 40, 1 << 40], &[0; 4]).contains("does not go with 1 elements"));
         assert!(raw("FP32", &[-1], &[0; 4]).contains("negative"));
+        let nothing = Tensor::from_raw("x", "FP32", &[0, i64::MAX, 4], &[]).unwrap();
+        assert_eq!((nothing.rows(), nothing.width()), (0, usize::MAX));
         assert!(raw("FP32", &[], &[0; 4]).contains("dimensions"));
         assert!(raw("FP32", &[1; 33], &[0; 4]).contains("dimensions"));
         assert!(raw("BOOL", &[1], &[2]).contains("neither 0 nor 1"));
