@@ -48,6 +48,8 @@ const CONNECTIONS_MAX: usize = 500;
 const STREAMS_PER_CONNECTION_MAX: u32 = 100;
 /// Bytes of the headers of a request: tokens are a few KiB.
 const HEADER_BYTES_MAX: u32 = 32 << 10;
+/// Bytes of a request that has no tensors.
+const QUESTION_BYTES_MAX: usize = 64 << 10;
 /// How long a connection may say nothing before it is asked whether it is still there.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -145,7 +147,7 @@ impl Service<http::Request<Body>> for InferenceService {
 async fn answered(engine: Engine, request: http::Request<Body>) -> http::Response<Body> {
     let path = request.uri().path().to_owned();
     let method = path.rsplit('/').next().unwrap_or_default();
-    let bytes_max = engine.inference().bytes_max();
+    let bytes_max = QUESTION_BYTES_MAX;
     if method == "ServerLive" {
         let live = |_: ServerLiveRequest| async { Ok(ServerLiveResponse { live: true }) };
         return unary(request, bytes_max, live).await;
@@ -184,11 +186,15 @@ async fn answered(engine: Engine, request: http::Request<Body>) -> http::Respons
                 Ok(place) => place,
                 Err(refusal) => return status(refusal).into_http(),
             };
+            let (bytes_max, time_max) = (engine.inference().bytes_max(), engine.inference().time_max());
             let said = move |asked: ModelInferRequest| async move {
                 let _place = place;
                 infer(&engine, &caller, asked).await.map_err(status)
             };
-            unary(request, bytes_max, said).await
+            let answer = unary(request, bytes_max, said);
+            // Whoever sends slowly keeps a place from others.
+            let late = |_| Status::deadline_exceeded("the request did not arrive in time").into_http();
+            tokio::time::timeout(time_max, answer).await.unwrap_or_else(late)
         }
         _ => Status::unimplemented(format!("there is no method {}", shown(method))).into_http(),
     }

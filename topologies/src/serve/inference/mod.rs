@@ -28,7 +28,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -52,6 +52,9 @@ const NAME: &str = "isobar";
 const PLATFORM: &str = "onnx_onnxv1";
 /// What is understood beyond the protocol.
 const EXTENSIONS: [&str; 1] = ["binary_tensor_data"];
+
+/// How long a request may take to arrive.
+const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The models that answer, and what they may cost. Cheap to clone.
 #[derive(Clone)]
@@ -91,6 +94,13 @@ impl Inference {
     /// Most bytes of a request.
     fn bytes_max(&self) -> usize {
         self.0.spec.bytes
+    }
+
+    /// How long a request may take to arrive and to be answered, whatever its model.
+    fn time_max(&self) -> Duration {
+        let spec = &self.0.spec;
+        let times = spec.models.values().map(|limits| limits.time);
+        ARRIVAL_TIME_MAX + times.fold(spec.limits.time, |longest, time| longest.max(time))
     }
 
     /// A place among the requests that are read and answered.
