@@ -181,6 +181,8 @@ impl Models {
 
     async fn find(&self, reference: &Reference) -> Result<(Model, Manifest), Refusal> {
         self.store.find(reference).await.map_err(|error| match error {
+            // There is the model, and whoever got here may ask it.
+            Error::Configuration(why) if why.starts_with("the model ") => Refusal::NotFound(why),
             Error::Configuration(_) => Refusal::NotFound(format!("there is no model {reference}")),
             error => error.into(),
         })

@@ -380,7 +380,7 @@ async fn what_is_wrong_with_a_request_is_said_and_the_server_answers_on() {
         good().await;
     }
     let (status, said) = served.post("/v2/models/twice/versions/2/infer", x(&[1.0]).to_string()).await;
-    assert_eq!((status, &said["error"]), (404, &json!("there is no model twice@2")));
+    assert_eq!((status, &said["error"]), (404, &json!("the model twice has no version 2")));
     assert_eq!(served.post("/v2/models/twice/infer", "no request".to_owned()).await.0, 400);
     assert_eq!(served.post("/v2/models/twice/infer", " ".repeat((1 << 20) + 1)).await.0, 413);
     // NaN travels as bytes.
