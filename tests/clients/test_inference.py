@@ -3,8 +3,6 @@
     ISOBAR_BIN=target/release/isobar ISOBAR_ONNXRUNTIME=/path/of/libonnxruntime.so \\
         $(tests/services/services python tests/clients/inference-requirements.txt) \\
         -m unittest discover --start-directory tests/clients --pattern test_inference.py
-
-The requirements are `tritonclient[http,grpc]`.
 """
 
 import csv
