@@ -218,7 +218,14 @@ async fn what_a_server_is_may_be_asked_by_everybody_and_models_by_those_who_may(
     }
     let unknown = served.ask::<_, ServerLiveResponse>("ModelConfig", ServerLiveRequest {}, ANA).await;
     assert_eq!(unknown.unwrap_err().code(), Code::Unimplemented);
-    let text = served.server.engine.metrics();
+    // Nor by SQL.
+    let engine = &served.server.engine;
+    let bo = engine.authenticate(Some(BO)).await.unwrap();
+    let asked = |model: &str| Question::new(format!("SELECT predict('{model}', 1.0)['value'] AS value"));
+    let none = |model: &str| Refusal::Wrong(format!("there is no model `{model}`"));
+    assert_eq!(engine.prepare(&bo, asked("late")).await.unwrap_err(), none("late"));
+    assert_ne!(engine.prepare(&bo, asked("other")).await.unwrap_err(), none("other"), "this one it may ask");
+    let text = engine.metrics();
     assert!(text.contains("isobar_inference_requests_running{topology=\"t\"} 0"), "{text}");
     served.stop().await;
 }
