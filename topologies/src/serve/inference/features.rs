@@ -127,13 +127,14 @@ impl Given {
             self.put(feature, input)?;
         }
         let texts = if is_column { key_texts(input)? } else { None };
-        match texts {
-            // Whether that is a column of a key is known when it is known which keys there are.
-            Some(texts) if self.keys.insert(input.name.clone(), texts).is_some() => {
-                Err(Refusal::Wrong(format!("`{name}` is there twice")))
-            }
-            None if feature.is_none() => Err(no_input(manifest, &name)),
-            _ => Ok(()),
+        if texts.is_none() && feature.is_none() {
+            return Err(no_input(manifest, &name));
+        }
+        // Whether they are a column of a key is known when it is known which keys there are.
+        let before = texts.and_then(|texts| self.keys.insert(input.name.clone(), texts));
+        match before {
+            Some(_) => Err(Refusal::Wrong(format!("`{name}` is there twice"))),
+            None => Ok(()),
         }
     }
 
