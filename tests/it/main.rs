@@ -28,6 +28,7 @@ mod gcs;
 mod headers;
 mod helpers;
 mod hostile;
+mod inference;
 mod leader;
 mod live;
 mod main_job;

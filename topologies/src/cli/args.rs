@@ -217,12 +217,13 @@ A cloud that fails while a query reads is replaced by the next one, at the same 
 Exit code 1 means that it may help to try again, 2 that the query or the spec must change.")]
     Query(QueryArgs),
 
-    /// Serve the datasets of a topology to programs: SQL by HTTP and Flight SQL
+    /// Serve the datasets and models of a topology to programs: SQL by HTTP and Flight SQL, and inference
     #[command(after_help = "Examples:
   isobar serve topology.yaml                             for this machine: http://127.0.0.1:8181
   isobar serve topology.yaml --listen 0.0.0.0:8181       needs tokens: see `serve` of the spec
   isobar serve topology.yaml --postgres 127.0.0.1:5432   also for psql, drivers and BI tools
   isobar serve topology.yaml --flight 127.0.0.1:32010    also for ADBC and JDBC (Flight SQL)
+  isobar serve topology.yaml --inference-grpc 127.0.0.1:8001   also models by gRPC
   isobar serve topology.yaml --worker --listen 10.0.0.1:8182   parts of other servers' queries
   curl -s http://127.0.0.1:8181/v1/query -H 'Content-Type: application/json' \\
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
@@ -840,7 +841,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8181")]
     pub listen: SocketAddr,
     /// Run parts of other servers' queries, and serve nothing else; needs `serve.workers` in the spec
-    #[arg(long, conflicts_with_all = ["online_directory", "postgres", "flight"])]
+    #[arg(long, conflicts_with_all = ["online_directory", "postgres", "flight", "inference_grpc"])]
     pub worker: bool,
     /// A folder for the newest rows of the datasets of `online`, which are looked up by key
     #[arg(long, value_name = "FOLDER")]
@@ -851,6 +852,9 @@ pub struct ServeArgs {
     /// Where Flight SQL listens as well, for ADBC and JDBC; 32010 is its usual port
     #[arg(long, value_name = "ADDR")]
     pub flight: Option<SocketAddr>,
+    /// Where the Open Inference Protocol is spoken by gRPC as well; by HTTP it is at --listen; 8001 is its usual port
+    #[arg(long, value_name = "ADDR")]
+    pub inference_grpc: Option<SocketAddr>,
     /// How long queries that run may go on after the first signal
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub grace: HumanDuration,

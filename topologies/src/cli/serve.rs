@@ -34,6 +34,10 @@ async fn serve_until_stopped(topology: &Topology, args: &ServeArgs) -> anyhow::R
         let address = server.start_flight(topology, listen).await?;
         info!(%address, "serving Flight SQL");
     }
+    if let Some(listen) = args.inference_grpc {
+        let address = server.start_inference_grpc(topology, listen).await?;
+        info!(%address, "serving the inference protocol by gRPC");
+    }
     let tls = topology.serve.tls.is_some();
     info!(topology = %topology.name, address = %server.address, tls, "serving");
     server.stopped().await;

@@ -8,7 +8,7 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, Float32Array, Float64Array, PrimitiveArray, RecordBatch,
 };
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type};
 use ort::session::SessionInputValue;
 use ort::value::{PrimitiveTensorElementType, TensorRef};
 
@@ -20,6 +20,7 @@ use crate::models::{Signature, Tensor};
 pub(super) enum ElementType {
     Float32,
     Float64,
+    Int32,
     Int64,
     Bool,
 }
@@ -29,6 +30,7 @@ impl ElementType {
         Some(match datatype {
             "FP32" => Self::Float32,
             "FP64" => Self::Float64,
+            "INT32" => Self::Int32,
             "INT64" => Self::Int64,
             "BOOL" => Self::Bool,
             _ => return None,
@@ -41,6 +43,7 @@ impl ElementType {
         Some(match self {
             Self::Float32 if is_number || *given == DataType::Boolean => DataType::Float32,
             Self::Float64 if is_number || *given == DataType::Boolean => DataType::Float64,
+            Self::Int32 if given.is_integer() || *given == DataType::Boolean => DataType::Int32,
             Self::Int64 if given.is_integer() || *given == DataType::Boolean => DataType::Int64,
             Self::Bool if *given == DataType::Boolean => DataType::Boolean,
             _ => return None,
@@ -68,13 +71,16 @@ pub(super) struct Layout {
     nan_allowed: bool,
 }
 
-/// Elements of an input, row by row.
+/// Elements of a tensor, row by row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Elements {
+pub(crate) enum Elements {
     Float32(Vec<f32>),
     Float64(Vec<f64>),
+    Int32(Vec<i32>),
     Int64(Vec<i64>),
     Bool(Vec<bool>),
+    /// Texts and other bytes. Features are none.
+    Bytes(Vec<Vec<u8>>),
 }
 
 impl Layout {
@@ -150,6 +156,11 @@ impl Layout {
                     filling.numbers::<Float32Type>(|value| Some(value as f32), f32::is_nan)?,
                 ),
                 ElementType::Float64 => Elements::Float64(filling.numbers::<Float64Type>(Some, f64::is_nan)?),
+                ElementType::Int32 => {
+                    // Every number of this type is a double.
+                    let whole = |value: f64| (f64::from(value as i32) == value).then_some(value as i32);
+                    Elements::Int32(filling.numbers::<Int32Type>(whole, |_| false)?)
+                }
                 ElementType::Int64 => {
                     let whole = |value: f64| (value.fract() == 0.0).then_some(value as i64);
                     Elements::Int64(filling.numbers::<Int64Type>(whole, |_| false)?)
@@ -174,8 +185,10 @@ impl Layout {
             let tensor = match elements {
                 Elements::Float32(values) => tensor(shape, values),
                 Elements::Float64(values) => tensor(shape, values),
+                Elements::Int32(values) => tensor(shape, values),
                 Elements::Int64(values) => tensor(shape, values),
                 Elements::Bool(values) => tensor(shape, values),
+                Elements::Bytes(_) => Err(ort::Error::new("features are no texts")),
             };
             Ok((Cow::Borrowed(input.name.as_str()), tensor?))
         });
@@ -195,7 +208,7 @@ fn input_of(tensor: &Tensor, first: usize) -> Result<Input, String> {
     let Tensor { name, datatype, shape } = tensor;
     let Some(element) = ElementType::of(datatype) else {
         return Err(format!(
-            "input `{name}` has elements of type {datatype}; FP32, FP64, INT64 and BOOL are possible"
+            "input `{name}` has elements of type {datatype}; FP32, FP64, INT32, INT64 and BOOL are possible"
         ));
     };
     let (count, is_vector) = match shape.as_slice() {
@@ -224,7 +237,7 @@ pub(super) fn tensors_text(tensors: &[Tensor]) -> String {
 }
 
 /// A shape as people write it.
-fn shape_text(shape: &[Option<u64>]) -> String {
+pub(crate) fn shape_text(shape: &[Option<u64>]) -> String {
     let dims: Vec<String> =
         shape.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
     format!("[{}]", dims.join(", "))

@@ -15,6 +15,7 @@ mod answers;
 mod claims;
 mod function;
 mod matrix;
+mod outputs;
 mod predictors;
 mod reference;
 mod runtime;
@@ -30,10 +31,13 @@ use arrow::array::{Float64Array, Int64Array};
 use crate::models::onnx::describe;
 use crate::models::{ONNX_BYTES_MAX, Signature};
 
+pub(crate) use self::matrix::{Elements, shape_text};
+pub(crate) use self::outputs::{Output, is_given};
 pub use self::predictors::{Bindings, Predictors};
 pub use self::reference::{CHAMPION, Reference};
 pub use self::runtime::{LIBRARY_VARIABLE, Runtime};
 pub use self::session::{Prepared, Session};
+pub(crate) use self::store::Bound;
 pub use self::store::ModelStore;
 pub(crate) use self::watch::{ModelWatch, bind_once};
 

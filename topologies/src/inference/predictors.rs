@@ -88,6 +88,11 @@ impl Predictors {
         locked(&self.calls).is_empty()
     }
 
+    /// The names of the models that are called.
+    pub(crate) fn models(&self) -> Vec<String> {
+        locked(&self.calls).keys().map(|reference| reference.model().to_owned()).collect()
+    }
+
     /// Notes a call while it is planned.
     pub(super) fn note(&self, reference: &Reference, features: usize) -> Result<(), String> {
         let known = *locked(&self.calls).entry(reference.clone()).or_insert(features);

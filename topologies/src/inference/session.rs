@@ -1,15 +1,18 @@
 //! One model, loaded: checked when it comes, bounded while it runs.
 
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch};
-use ort::session::{RunOptions, Session as OrtSession};
+use arrow::datatypes::{Field, Schema};
+use ort::session::{RunOptions, Session as OrtSession, SessionOutputs};
 
 use super::answers::{Answered, Answers};
 use super::matrix::{Elements, Layout};
+use super::outputs::{Collected, Output};
 use super::watchdog::watch;
 use super::{Error, InferenceLimits, Predictions, Runtime, claims};
 use crate::models::Signature;
@@ -22,11 +25,15 @@ pub struct Session(Arc<Loaded>);
 struct Loaded {
     layout: Layout,
     answers: Answers,
+    signature: Signature,
     limits: InferenceLimits,
     /// Those that nobody uses now: ONNX Runtime runs one thing at a time in each.
     idle: Mutex<Vec<OrtSession>>,
     returned: Condvar,
 }
+
+/// Takes what a graph says of so many rows.
+type Take<'a> = &'a mut dyn FnMut(&SessionOutputs<'_>, usize) -> Result<(), String>;
 
 /// Features as the model takes them, prepared by [`Session::prepare`].
 #[derive(Debug, Clone)]
@@ -60,7 +67,8 @@ impl Session {
             idle.push(load(runtime, onnx, limits)?);
         }
         let (limits, returned) = (limits.clone(), Condvar::new());
-        Ok(Self(Arc::new(Loaded { layout, answers, limits, idle: Mutex::new(idle), returned })))
+        let (signature, idle) = (signature.clone(), Mutex::new(idle));
+        Ok(Self(Arc::new(Loaded { layout, answers, signature, limits, idle, returned })))
     }
 
     /// How many features it takes.
@@ -82,15 +90,57 @@ impl Session {
     /// # Errors
     /// Those of [`run`](Self::run).
     pub fn run_until(&self, features: &RecordBatch, deadline: Instant) -> Result<Predictions, Error> {
-        let columns = self.0.layout.columns(features)?;
         let mut answered = Answered::default();
+        self.run_in_parts(features, deadline, &mut |outputs: &SessionOutputs<'_>, rows| {
+            self.0.answers.add(outputs, rows, &mut answered)
+        })?;
+        Ok(answered.finish())
+    }
+
+    /// What the graph says of `features`, output by output, before `deadline`.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub(crate) fn outputs(&self, features: &RecordBatch, deadline: Instant) -> Result<Vec<Output>, Error> {
+        let mut collected = Collected::default();
+        self.run_in_parts(features, deadline, &mut |outputs: &SessionOutputs<'_>, rows| {
+            collected.add(&self.0.signature, outputs, rows)
+        })?;
+        Ok(collected.finish())
+    }
+
+    /// `features` with columns of the types that the model takes, all rows of which can be scored as far as that is known before.
+    /// Such batches have the same columns, so that they can be put together.
+    ///
+    /// # Errors
+    /// [`Error::Features`] and [`Error::Row`].
+    pub(crate) fn checked(&self, features: &RecordBatch) -> Result<RecordBatch, Error> {
+        let columns = self.0.layout.columns(features)?;
+        self.0.layout.elements(&columns, features, 0..features.num_rows())?;
+        let schema = features.schema();
+        let fields = schema.fields().iter().zip(&columns);
+        let fields: Vec<Field> = fields
+            .map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true))
+            .collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .map_err(|error| Error::Features(error.to_string()))
+    }
+
+    /// How many runs there may be at the same time.
+    pub(crate) fn runs_max(&self) -> usize {
+        self.0.limits.sessions.max(1)
+    }
+
+    /// Scores all rows, some at a time, and hands over what the graph says of each part.
+    fn run_in_parts(&self, features: &RecordBatch, deadline: Instant, take: Take<'_>) -> Result<(), Error> {
+        let columns = self.0.layout.columns(features)?;
         let at_a_time = self.0.limits.rows_per_run.max(1);
         for start in (0..features.num_rows()).step_by(at_a_time) {
             let rows = start..features.num_rows().min(start + at_a_time);
             let prepared = self.prepare_rows(&columns, features, rows)?;
-            self.answer(&prepared, deadline, &mut answered)?;
+            self.answer(&prepared, deadline, take)?;
         }
-        Ok(answered.finish())
+        Ok(())
     }
 
     /// All rows of `features` as the model takes them, for measuring what ONNX Runtime does alone.
@@ -109,7 +159,10 @@ impl Session {
     pub fn run_prepared(&self, prepared: &Prepared) -> Result<Predictions, Error> {
         let mut answered = Answered::default();
         if prepared.rows > 0 {
-            self.answer(prepared, Instant::now() + self.0.limits.time_max, &mut answered)?;
+            let deadline = Instant::now() + self.0.limits.time_max;
+            self.answer(prepared, deadline, &mut |outputs: &SessionOutputs<'_>, rows| {
+                self.0.answers.add(outputs, rows, &mut answered)
+            })?;
         }
         Ok(answered.finish())
     }
@@ -118,7 +171,7 @@ impl Session {
         &self,
         columns: &[ArrayRef],
         names: &RecordBatch,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
     ) -> Result<Prepared, Error> {
         let count = rows.len();
         if count == 0 {
@@ -127,11 +180,10 @@ impl Session {
         Ok(Prepared { elements: self.0.layout.elements(columns, names, rows)?, rows: count })
     }
 
-    fn answer(&self, prepared: &Prepared, deadline: Instant, answered: &mut Answered) -> Result<(), Error> {
+    fn answer(&self, prepared: &Prepared, deadline: Instant, take: Take<'_>) -> Result<(), Error> {
         let loaded = &*self.0;
         let mut session = loaded.borrow(deadline)?;
-        let said =
-            catch_unwind(AssertUnwindSafe(|| loaded.answer(&mut session, prepared, deadline, answered)));
+        let said = catch_unwind(AssertUnwindSafe(|| loaded.answer(&mut session, prepared, deadline, take)));
         match said {
             Ok(said) => {
                 loaded.give_back(session);
@@ -175,7 +227,7 @@ impl Loaded {
         session: &mut OrtSession,
         prepared: &Prepared,
         deadline: Instant,
-        answered: &mut Answered,
+        take: Take<'_>,
     ) -> Result<(), Error> {
         let failed = |error: ort::Error| Error::Run(format!("ONNX Runtime: {error}"));
         let inputs = self.layout.tensors(&prepared.elements, prepared.rows).map_err(failed)?;
@@ -191,7 +243,7 @@ impl Loaded {
             true => Error::TimedOut(self.limits.time_max),
             false => failed(error),
         })?;
-        self.answers.add(&outputs, prepared.rows, answered).map_err(Error::Run)
+        take(&outputs, prepared.rows).map_err(Error::Run)
     }
 }
 

@@ -16,14 +16,16 @@ use crate::spec::ModelsSpec;
 
 /// A version of a model, loaded.
 #[derive(Debug)]
-pub(super) struct Bound {
-    pub(super) session: Session,
+pub(crate) struct Bound {
+    pub(crate) session: Session,
+    /// What is known of it.
+    pub(crate) manifest: Manifest,
     pub(super) model: String,
     pub(super) version: u64,
     /// SHA-256 of the ONNX file.
     pub(super) sha256: String,
     /// Where its features are from; see [`feature_version`].
-    pub(super) features: Option<String>,
+    pub(crate) features: Option<String>,
     pub(super) feature_names: Vec<String>,
     /// Whether somebody was told that it fails as a challenger.
     failed: AtomicBool,
@@ -108,14 +110,48 @@ impl ModelStore {
         }
     }
 
+    /// Whether ONNX Runtime is there.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if not. It says where it was looked for.
+    pub(crate) fn check_runtime(&self) -> Result<(), Error> {
+        self.runtime().map(drop)
+    }
+
+    /// The model that `reference` names, as it is now.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if there is none; those of the registry.
+    pub(crate) async fn find(&self, reference: &Reference) -> Result<(Model, Manifest), Error> {
+        let model = self.registry.model(reference.model()).await?;
+        let manifest = model.version(reference.which())?.clone();
+        Ok((model, manifest))
+    }
+
+    /// The version that `manifest` describes, loaded, for those who give it tensors.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if ONNX Runtime is not there or the version cannot be used; those of the registry.
+    pub(crate) async fn loaded(&self, manifest: &Manifest) -> Result<Arc<Bound>, Error> {
+        let bound = self.bring(&self.runtime()?, manifest).await?;
+        bound.check_features(bound.session.features()).map_err(|what| unusable(manifest, &what))?;
+        Ok(bound)
+    }
+
     async fn load(
         &self,
         runtime: &Runtime,
         manifest: &Manifest,
         features: usize,
     ) -> Result<Arc<Bound>, Error> {
+        let bound = self.bring(runtime, manifest).await?;
+        bound.check_features(features).map_err(|what| unusable(manifest, &what))?;
+        Ok(bound)
+    }
+
+    async fn bring(&self, runtime: &Runtime, manifest: &Manifest) -> Result<Arc<Bound>, Error> {
         let (name, version) = (&manifest.model, manifest.version);
-        let wrong = |what: String| Error::Configuration(format!("model {name} version {version}: {what}"));
+        let wrong = |what: String| unusable(manifest, &what);
         let key = (manifest.onnx.sha256.clone(), name.clone(), version);
         let known = self.lock().get(&key).and_then(Weak::upgrade);
         let bound = match known {
@@ -144,7 +180,6 @@ impl ModelStore {
                 bound
             }
         };
-        bound.check_features(features).map_err(wrong)?;
         Ok(bound)
     }
 
@@ -153,11 +188,17 @@ impl ModelStore {
     }
 }
 
+/// A version that cannot be used.
+fn unusable(manifest: &Manifest, what: &str) -> Error {
+    Error::Configuration(format!("model {} version {}: {what}", manifest.model, manifest.version))
+}
+
 impl Bound {
     /// `session`, which is what `manifest` says.
     pub(super) fn new(session: Session, manifest: &Manifest) -> Self {
         Self {
             session,
+            manifest: manifest.clone(),
             model: manifest.model.clone(),
             version: manifest.version,
             sha256: manifest.onnx.sha256.clone(),

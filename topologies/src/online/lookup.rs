@@ -108,7 +108,7 @@ impl View {
     }
 
     /// The same from one reader, whose columns the keys are of.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &self,
         reader: &Reader,
         keys: &[ArrayRef],

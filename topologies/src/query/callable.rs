@@ -29,6 +29,11 @@ impl CallableModels {
         Self { store: Some(Arc::new(store)), kept: Arc::default() }
     }
 
+    /// Where models come from.
+    pub(crate) fn store(&self) -> Option<Arc<ModelStore>> {
+        self.store.clone()
+    }
+
     /// Adds the function to the session of one query, and says what notes its calls.
     pub(crate) fn offer(&self, state: &mut SessionState) -> Result<Arc<Predictors>, DataFusionError> {
         let limits = match &self.store {

@@ -8,7 +8,7 @@
 //! A role is a list of tables, each with what is seen of it ([`Guard`]). A table that is not in the list has no name for the
 //! role, so that nothing can tell it from one that does not exist. Whatever is wrong with a role refuses the question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -55,6 +55,14 @@ impl Caller {
         &self.role.limits
     }
 
+    /// Whether it may ask this model.
+    pub(super) fn may_ask(&self, model: &str) -> bool {
+        match &self.role.models {
+            Some(models) => models.contains(model),
+            None => self.role.all,
+        }
+    }
+
     /// Whether all rows and columns of `table` are seen as they are.
     pub(super) fn may_read_all_of(&self, table: &str) -> Result<(), Refusal> {
         if self.role.names.get(table).is_none() {
@@ -77,6 +85,10 @@ pub(super) struct Role {
     pub(super) name: String,
     /// The tables that exist for it.
     pub(super) names: Names,
+    /// Whether it reads everything that it does not see in another way.
+    all: bool,
+    /// The models that it may ask, where that does not follow from `all`.
+    models: Option<BTreeSet<String>>,
     /// What is seen of tables of which not everything is.
     guards: BTreeMap<String, Guard>,
     /// Bounds of its queries.
@@ -99,7 +111,8 @@ impl Role {
         let guards = guards.filter(|(_, guard)| !guard.is_open()).collect();
         let limits = spec.limits.unwrap_or(*general);
         let gate = spec.has_places.then(|| Gate::new(&limits));
-        Self { name: name.to_owned(), names: names.only(is_seen), guards, limits, gate }
+        let (names, models) = (names.only(is_seen), spec.models.clone());
+        Self { name: name.to_owned(), names, all: spec.all, models, guards, limits, gate }
     }
 
     /// What is seen of `table`, where that is not everything.

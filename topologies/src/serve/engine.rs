@@ -28,6 +28,7 @@ use super::access::{Access, Caller};
 use super::audit::{Audit, Entry, Subject};
 use super::certificate::PeerNames;
 use super::gate::{Counted, Early, Gate};
+use super::inference::Inference;
 use super::metrics::Metrics;
 use crate::commit::quarantine_of;
 use crate::error::Error;
@@ -64,6 +65,8 @@ struct Inner {
     /// The places of all whose roles have none of their own.
     gate: Gate,
     metrics: Metrics,
+    /// Models that answer.
+    inference: Inference,
     /// Rows that are looked up by key, where there are any.
     look_ups: OnceLock<OnlineViews>,
     /// Where it is written who asks what.
@@ -108,6 +111,8 @@ pub enum Protocol {
     Postgres,
     /// By Flight SQL.
     Flight,
+    /// By the inference protocol.
+    Inference,
 }
 
 impl Protocol {
@@ -118,6 +123,7 @@ impl Protocol {
             Self::Http => "http",
             Self::Postgres => "postgres",
             Self::Flight => "flight",
+            Self::Inference => "inference",
         }
     }
 }
@@ -219,11 +225,14 @@ impl Engine {
                 format!("Records that {} rejected, as they came.", dataset.name),
             );
         }
+        let models = CallableModels::of(topology, clouds);
+        let inference = Inference::new(topology, models.store());
         Ok(Self(Arc::new(Inner {
             topology: topology.name.clone(),
             base,
             replicas,
-            models: CallableModels::of(topology, clouds),
+            models,
+            inference,
             cache,
             access,
             refresh: spec.refresh,
@@ -254,12 +263,24 @@ impl Engine {
     pub fn metrics(&self) -> String {
         let look_ups = self.look_ups().map(OnlineViews::metrics);
         let workers = self.0.base.config().get_extension::<Workers>().map(|workers| workers.metrics());
-        self.0.metrics.render() + &look_ups.unwrap_or_default() + &workers.unwrap_or_default()
+        let inference = self.0.inference.metrics();
+        self.0.metrics.render() + &inference + &look_ups.unwrap_or_default() + &workers.unwrap_or_default()
     }
 
     /// Rows that are looked up by key here.
     pub(super) fn look_ups(&self) -> Option<&OnlineViews> {
         self.0.look_ups.get()
+    }
+
+    /// Models that answer here.
+    pub(super) fn inference(&self) -> &Inference {
+        &self.0.inference
+    }
+
+    /// What `caller` asks on its way into the log, where there is one: for what is answered by other means than a query.
+    pub(super) fn entry(&self, caller: &Caller, question: &Question) -> Option<Entry> {
+        let audit = self.0.audit.as_ref()?;
+        Some(audit.entry(audit.subject(caller, question), Duration::ZERO))
     }
 
     /// From now on rows are looked up by key here.
@@ -379,6 +400,9 @@ impl Engine {
             Ok(planned) => planned,
             Err(error) => return Err(self.explained(caller, error).await),
         };
+        if let Some(model) = called.models().into_iter().find(|model| !caller.may_ask(model)) {
+            return Err(Refusal::Wrong(format!("there is no model `{model}`")));
+        }
         self.0.models.bind(&called, &mut state).await?;
         let plan = match question.parameters {
             Some(values) => with_values(plan, values, limits)?,

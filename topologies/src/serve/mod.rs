@@ -20,6 +20,7 @@ mod engine;
 mod flight;
 mod gate;
 mod http;
+mod inference;
 mod metrics;
 mod online;
 mod postgres;
@@ -173,7 +174,7 @@ fn look_ups(topology: &Topology, options: &ServeOptions) -> Option<(OnlineViews,
 
 /// Everything that HTTP answers. Routers of further parts are merged here.
 fn app(engine: &Engine) -> Router {
-    let app = http::router(engine.clone());
+    let app = http::router(engine.clone()).merge(inference::http::router(engine));
     let app = match engine.look_ups() {
         Some(views) => app.merge(online::router(engine, views.clone())),
         None => app,

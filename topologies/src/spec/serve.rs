@@ -1,5 +1,6 @@
 //! `serve`: who may ask `isobar serve` for what, and how much.
 
+mod inference;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+pub use self::inference::{InferenceSpec, MissingEntities, ModelLimits, ServeInference, ServeModelLimits};
 pub use self::workers::{ServeWorkers, WorkersSpec, worker_url};
 use super::certificate::CertificateName;
 use super::check::Place;
@@ -20,6 +22,7 @@ use super::suggest::did_you_mean;
 use super::units::{ByteSize, HumanDuration};
 use super::yaml::pointer_to;
 use super::{DatasetSpec, Text};
+use crate::commit::model::is_model_name;
 use crate::commit::quarantine_of;
 
 const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -69,6 +72,9 @@ pub struct Serve {
     pub audit: Option<ServeAudit>,
     /// Processes that run parts of queries. Default: none.
     pub workers: Option<ServeWorkers>,
+
+    /// What requests of the inference protocol may cost. Default: that of each limit.
+    pub inference: ServeInference,
 }
 
 /// Where it is written who asks what.
@@ -162,6 +168,11 @@ pub struct ServeRole {
     /// What it may read of datasets, by name; a quarantine is `<dataset>.quarantine`, and holds rejected records as they came.
     /// What is not here does not exist for it, unless there is `all`. Default: none.
     pub datasets: Entries<ServeDataset>,
+
+    /// Models that it may ask, by name, with the inference protocol and in queries with `predict(…)`. Default: every model if there
+    /// is `all`, otherwise none.
+    #[schemars(extend("examples" = [["flight_delay"]]))]
+    pub models: Option<Vec<String>>,
 
     /// What one query of its callers may use, narrower or wider than `limits` of `serve`, which stand in for what is not said here.
     /// With `running` or `waiting`, its callers together have places of their own, beside those of everybody else. Default: the
@@ -258,6 +269,8 @@ pub struct ServeSpec {
     pub audit: Option<AuditSpec>,
     /// Processes that run parts of queries.
     pub workers: Option<WorkersSpec>,
+    /// What requests of the inference protocol may cost.
+    pub inference: InferenceSpec,
 }
 
 /// Where it is written who asks what.
@@ -312,6 +325,8 @@ pub struct RoleSpec {
     pub all: bool,
     /// What is seen of tables, by name. Each is one of the topology.
     pub tables: BTreeMap<String, TableRule>,
+    /// The models that it may ask; `None`: every one with `all`, otherwise none.
+    pub models: Option<BTreeSet<String>>,
     /// Bounds of its queries; `None`: the general ones.
     pub limits: Option<LimitsOfQueries>,
     /// Whether its queries run and wait in places of their own, as many as its limits say.
@@ -390,6 +405,7 @@ impl ServeSpec {
             tls: None,
             audit: None,
             workers: None,
+            inference: InferenceSpec::default(),
         }
     }
 }
@@ -419,6 +435,7 @@ impl Resolver<'_> {
         serve.tls = self.tls();
         serve.audit = self.audit();
         serve.workers = self.workers();
+        serve.inference = self.inference();
         serve.jwt = match jwt {
             Some(jwt) => Some(jwt?),
             None => None,
@@ -508,6 +525,7 @@ impl Resolver<'_> {
                 let limits = role.limits.insert(*general);
                 role.has_places = self.limits_of_queries(&at_limits, memory_bytes, limits);
             }
+            role.models = self.models_of_role(&pointer);
             let at_datasets = format!("{pointer}/datasets");
             for table in self.names(&at_datasets) {
                 let at_table = pointer_to(&at_datasets, &table);
@@ -537,6 +555,16 @@ impl Resolver<'_> {
             roles.insert(name, role);
         }
         roles
+    }
+
+    fn models_of_role(&mut self, pointer: &str) -> Option<BTreeSet<String>> {
+        let pointer = format!("{pointer}/models");
+        let models = self.typed::<Option<Vec<String>>>(&pointer).flatten()?;
+        for (at, model) in models.iter().enumerate().filter(|(_, model)| !is_model_name(model)) {
+            let message = format!("`{model}` is no name of a model");
+            self.report(format!("{pointer}/{at}"), Place::Value, message, None);
+        }
+        Some(models.into_iter().collect())
     }
 
     /// Puts what stands at `pointer` into `limits`; whether places are among it.

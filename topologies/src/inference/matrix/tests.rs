@@ -1,4 +1,4 @@
-use arrow::array::{BooleanArray, Decimal128Array, Int64Array, StringArray, UInt64Array};
+use arrow::array::{BooleanArray, Decimal128Array, Int32Array, Int64Array, StringArray, UInt64Array};
 use arrow::buffer::NullBuffer;
 
 use super::*;
@@ -96,6 +96,12 @@ fn the_first_row_that_cannot_be_scored_is_named() {
     let with_nan = layout("FP32", 2, Nulls::Nan, false);
     assert!(floats(elements(&with_nan, &null))[4].is_nan(), "NaN that stands for NULL is no NaN of the row");
 
+    let narrow = batch(vec![("a", Arc::new(Int32Array::from(vec![Some(7), None])) as ArrayRef)]);
+    let filled = elements(&layout("INT32", 1, Nulls::Fill(-2.0), false), &narrow);
+    assert_eq!(filled, Ok(vec![Elements::Int32(vec![7, -2])]));
+    for nulls in [Nulls::Fill(0.5), Nulls::Fill(1e12), Nulls::Nan] {
+        assert_eq!(elements(&layout("INT32", 1, nulls, false), &narrow), row(1, "feature `a` is NULL"));
+    }
     let whole = layout("INT64", 1, Nulls::Nan, false);
     let numbers = batch(vec![("a", Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef)]);
     assert_eq!(elements(&whole, &numbers), row(1, "feature `a` is NULL"), "whole numbers have no NaN");
@@ -126,6 +132,7 @@ fn other_columns_than_the_features_are_refused() {
     assert!(problem("INT64", 1, &fraction).contains("`a` is Float64"));
     assert!(problem("BOOL", 1, &fraction).contains("`a`"));
     assert!(problem("INT64", 1, &large).contains("`a`"), "a number that does not fit is no other number");
+    assert!(problem("INT32", 1, &large).contains("`a`"), "nor in 32 bits");
     assert!(problem("FP32", 2, &fraction).contains("2 features, 1 were given"));
 }
 

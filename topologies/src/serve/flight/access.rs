@@ -24,11 +24,20 @@ pub(super) const AUTHORIZATION: &str = "authorization";
 /// the request, see [`caller`].
 pub(super) fn known_callers(engine: Engine) -> impl Interceptor + Clone + Send + Sync + 'static {
     move |mut request: Request<()>| -> Result<Request<()>, Status> {
-        let token = token(request.metadata())?;
-        let caller = engine.recognise(token.as_deref(), &names(request.extensions())).map_err(status)?;
+        let caller = recognised(&engine, request.metadata(), request.extensions())?;
         request.extensions_mut().insert(caller);
         Ok(request)
     }
+}
+
+/// Who asks, by the headers of a request and the certificate that was shown for its connection.
+pub(in crate::serve) fn recognised(
+    engine: &Engine,
+    headers: &MetadataMap,
+    connection: &Extensions,
+) -> Result<Caller, Status> {
+    let token = token(headers)?;
+    engine.recognise(token.as_deref(), &names(connection)).map_err(status)
 }
 
 /// The names in the certificate that was shown for a connection.

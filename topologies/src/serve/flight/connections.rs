@@ -11,13 +11,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 
 /// A connection with its place among those that may be there at a time.
-pub(super) struct Placed<C> {
+pub(in crate::serve) struct Placed<C> {
     connection: C,
     _place: OwnedSemaphorePermit,
 }
 
 /// `connections`, of which at most `count` are there at a time. Further ones are hung up on.
-pub(super) fn placed<C>(
+pub(in crate::serve) fn placed<C>(
     connections: impl Stream<Item = io::Result<C>>,
     count: usize,
 ) -> impl Stream<Item = io::Result<Placed<C>>> {

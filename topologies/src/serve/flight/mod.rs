@@ -29,7 +29,7 @@ mod seal;
 mod service;
 mod sql_info;
 mod statements;
-mod status;
+pub(super) mod status;
 #[cfg(test)]
 mod tests;
 mod xdbc;
@@ -51,7 +51,8 @@ use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 
-use self::connections::placed;
+pub(super) use self::access::recognised;
+pub(super) use self::connections::placed;
 use self::running::Running;
 use self::seal::Seal;
 use super::tls::{self, TlsListener};

@@ -9,7 +9,7 @@ use crate::serve::Refusal;
 const MESSAGE_CHARACTERS_MAX: usize = 2_000;
 
 /// `refusal` as gRPC says it.
-pub(super) fn status(refusal: Refusal) -> Status {
+pub(in crate::serve) fn status(refusal: Refusal) -> Status {
     let message = short(&refusal.to_string());
     match refusal {
         Refusal::Unauthenticated(_) => Status::unauthenticated(message),

@@ -26,7 +26,7 @@ use arrow::datatypes::Schema;
 
 pub(crate) use self::body::body_of;
 pub(crate) use self::problem::Problem;
-use super::{Caller, Engine, PeerNames, Refusal, TableInfo};
+use super::{Caller, Engine, PeerNames, Refusal, TableInfo, inference};
 
 /// The page that `GET /` shows. It needs nothing from elsewhere, and may load nothing.
 const PAGE: &str = include_str!("page.html");
@@ -121,7 +121,11 @@ pub(crate) fn name_in(path: NamedPath) -> Result<String, Refusal> {
 }
 
 async fn description(State(engine): State<Engine>) -> Json<Value> {
-    Json(openapi::document(engine.look_ups().is_some()))
+    let mut document = openapi::document(engine.look_ups().is_some());
+    if let Some(paths) = document["paths"].as_object_mut() {
+        paths.extend(inference::openapi::paths());
+    }
+    Json(document)
 }
 
 async fn page() -> Response {
