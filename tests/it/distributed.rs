@@ -99,7 +99,7 @@ impl Worker {
 }
 
 /// The value of a metric, 0 if there is none.
-fn value(text: &str, name: &str) -> u64 {
+pub(super) fn value(text: &str, name: &str) -> u64 {
     let line = text.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit_once(' ')).map_or(0, |(_, value)| value.trim().parse().unwrap())
 }
