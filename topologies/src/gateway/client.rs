@@ -23,7 +23,7 @@ use super::metrics::{Metrics, Outcome};
 use super::outgoing::{KEPT_KIB_MAX, Outgoing, leave_out, timeout_in};
 use super::pool::{Connection, Pool, Unanswered};
 use crate::error::Error;
-use crate::serve::connector_trusting;
+use crate::serve::tls_connector;
 use crate::spec::gateway::{BackendSpec, GatewaySpec};
 
 /// The header that says which cloud an answer is from.
@@ -105,7 +105,8 @@ impl Client {
     /// # Errors
     /// [`Error::Configuration`] for certificates that cannot be read.
     pub fn open(spec: &GatewaySpec) -> Result<Self, Error> {
-        let connector = spec.ca.as_deref().map(|file| connector_trusting(file, "gateway.ca")).transpose()?;
+        let connector = spec.ca.as_deref().map(|ca| tls_connector(ca, spec.identity.as_ref(), "gateway"));
+        let connector = connector.transpose()?;
         let places: Result<Vec<Place>, Error> =
             spec.backends.iter().map(|backend| Place::open(backend, connector.as_ref())).collect();
         Ok(Self(Arc::new(Inner {

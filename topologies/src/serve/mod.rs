@@ -46,7 +46,7 @@ use self::certificate::PeerNames;
 pub use self::engine::{Engine, Prepared, Protocol, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, PROBLEM_TYPE, Problem, body_of, is_for_this_machine, name_in};
 pub use self::refusal::Refusal;
-pub(crate) use self::tls::{TlsListener, connector_trusting, open_section as open_tls};
+pub(crate) use self::tls::{TlsListener, connector as tls_connector, open_section as open_tls};
 pub use self::worker::WorkerServer;
 use crate::error::Error;
 use crate::online::OnlineViews;

@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::certificate::PeerNames;
 use crate::error::Error;
+use crate::spec::gateway::IdentitySpec;
 use crate::spec::serve::TlsSpec;
 
 /// How long a handshake may take.
@@ -65,16 +66,31 @@ pub(crate) fn open_section(spec: &TlsSpec, section: &str) -> Result<Arc<ServerCo
     config.map(Arc::new).map_err(|error| wrong(&field("certificate"), &spec.certificate, &error.to_string()))
 }
 
-/// What connects to servers whose certificates one of the authorities in `file` signed; `field` names the file in the configuration.
+/// What connects to servers whose certificates one of the authorities in `ca` signed, and shows `identity` to them. `section` names the
+/// files in the configuration.
 ///
 /// # Errors
 /// As [`open`].
-pub(crate) fn connector_trusting(file: &Path, field: &str) -> Result<TlsConnector, Error> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+pub(crate) fn connector(
+    ca: &Path,
+    identity: Option<&IdentitySpec>,
+    section: &str,
+) -> Result<TlsConnector, Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Configuration(format!("{field}: {error}")))?
-        .with_root_certificates(authorities(file, field)?)
-        .with_no_client_auth();
+        .map_err(|error| Error::Configuration(format!("{section}: {error}")))?
+        .with_root_certificates(authorities(ca, &format!("{section}.ca"))?);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(IdentitySpec { certificate, private_key }) => {
+            let field = |name: &str| format!("{section}.identity.{name}");
+            let shown = certificates(certificate, &field("certificate"))?;
+            let key = PrivateKeyDer::from_pem_file(private_key)
+                .map_err(|error| wrong(&field("private_key"), private_key, &error.to_string()))?;
+            let config = builder.with_client_auth_cert(shown, key);
+            config.map_err(|error| wrong(&field("certificate"), certificate, &error.to_string()))?
+        }
+    };
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

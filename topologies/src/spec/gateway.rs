@@ -92,6 +92,24 @@ pub struct Gateway {
     #[serde(default)]
     #[schemars(extend("examples" = ["./authorities.pem"]))]
     pub ca: Option<String>,
+
+    /// What the gateway shows to backends that ask for a certificate. It must not be the certificate of a caller: whoever shows no
+    /// token would be that caller. Default: nothing.
+    #[serde(default)]
+    pub identity: Option<GatewayIdentity>,
+}
+
+/// A certificate that is shown to backends.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayIdentity {
+    /// A file with the certificate and those between it and its authority, PEM, relative to this file. Required.
+    #[schemars(extend("examples" = ["./gateway.pem"]))]
+    pub certificate: String,
+
+    /// A file with its private key, PEM, relative to this file. Required.
+    #[schemars(extend("examples" = ["./gateway-key.pem"]))]
+    pub private_key: String,
 }
 
 /// A server behind a gateway.
@@ -160,6 +178,17 @@ pub struct GatewaySpec {
     pub tls: Option<TlsSpec>,
     /// Authorities of the backends' certificates; absolute. There are some if a backend is asked by `https`.
     pub ca: Option<PathBuf>,
+    /// What is shown to backends.
+    pub identity: Option<IdentitySpec>,
+}
+
+/// A certificate that is shown to servers. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentitySpec {
+    /// The certificate and those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub private_key: PathBuf,
 }
 
 /// A server behind a gateway.
@@ -239,6 +268,11 @@ impl Resolver<'_> {
         }
         let attempts = raw.attempts.unwrap_or(3);
         self.check_count("/gateway/attempts", "attempts", attempts, ATTEMPTS);
+        if raw.identity.is_some() && raw.ca.is_none() {
+            let message =
+                "the certificate is shown to nobody: `ca` is missing, so that no backend is asked by `https`";
+            self.report("/gateway/identity", Place::Key, message, Some("add `ca: ./authorities.pem`"));
+        }
         GatewaySpec {
             backends: self.backends(&raw),
             prefer: raw.prefer,
@@ -257,6 +291,10 @@ impl Resolver<'_> {
             ),
             tls: raw.tls.map(|tls| self.tls(tls)),
             ca: raw.ca.map(|file| self.folder.join(file)),
+            identity: raw.identity.map(|identity| IdentitySpec {
+                certificate: self.folder.join(identity.certificate),
+                private_key: self.folder.join(identity.private_key),
+            }),
         }
     }
 

@@ -61,6 +61,12 @@ fn what_is_wrong_is_named_where_it_stands() {
         ("'http://127.0.0.1:8182'", "'https://a:1'", "/gateway/backends/1/url", "`ca` is missing"),
         ("  backends", "  prefer: fastest\n  backends", "/gateway/prefer", "unknown value `fastest`"),
         ("  backends", "  prefer: cheapest\n  backends", "/gateway/backends/0", "has no price"),
+        (
+            "  backends",
+            "  identity: { certificate: a, private_key: b }\n  backends",
+            "/gateway/identity",
+            "shown to nobody",
+        ),
         ("  backends", "  time: 0s\n  backends", "/gateway/time", "from 1ms to 24h"),
         ("  backends", "  probe: 1ms\n  backends", "/gateway/probe", "from 50ms to 1h"),
         ("  backends", "  body: 1GiB\n  backends", "/gateway/body", "at most 64MiB"),
