@@ -219,6 +219,7 @@ impl Inner {
             }
             Notice::LeftAlone => {
                 warn!(%cloud, %backend, "backend fails more than others, and is left alone for a while");
+                place.suspected.notify_one();
             }
             Notice::Suspected => place.suspected.notify_one(),
         }
@@ -430,7 +431,7 @@ impl Attempt {
         let place = &self.inner.places[self.at];
         self.inner.metrics.broken(&place.cloud, &place.address);
         let notice = self.inner.balance().broke_off(self.at, self.inner.now());
-        self.inner.note(self.at, notice);
+        self.inner.note(self.at, Some(notice));
     }
 }
 

@@ -217,7 +217,7 @@ mod tests {
             let room = room(kib);
             let outgoing = read("POST", pieces(lengths), bytes_max, &room).await;
             assert!(!outgoing.is_repeatable);
-            assert_eq!(bytes(&outgoing).await, Some(lengths.iter().sum()));
+            assert_eq!(bytes(&outgoing).await, Some(lengths.iter().sum::<usize>()));
             assert_eq!(bytes(&outgoing).await, None, "it is gone");
             assert_eq!(room.available_permits(), kib);
             // One that was never written can be sent after all.

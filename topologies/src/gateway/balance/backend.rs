@@ -89,6 +89,7 @@ impl Backend {
                     self.probed = Standing::Up;
                     if before == Standing::Down {
                         self.back_at = Some(now);
+                        self.outcomes = Window::default();
                     }
                     return Some(Notice::Up);
                 }

@@ -171,27 +171,36 @@ impl Balance {
             Ended::Unreachable => backend.unreachable(),
             Ended::Failed | Ended::Broken => {
                 backend.outcomes.add(now);
-                backend.outcomes.add_part(now);
-                if self.is_outlier(at, now) {
-                    self.backends[at].leave_alone(now);
-                    return Some(Notice::LeftAlone);
-                }
-                (ended == Ended::Broken).then_some(Notice::Suspected)
+                let notice = self.failed(at, now);
+                (notice == Notice::LeftAlone || ended == Ended::Broken).then_some(notice)
             }
         }
     }
 
     /// An answer that had begun broke off.
-    pub(super) fn broke_off(&mut self, at: usize, now: Duration) -> Option<Notice> {
+    pub(super) fn broke_off(&mut self, at: usize, now: Duration) -> Notice {
         // It was counted as a request when it began.
+        self.failed(at, now)
+    }
+
+    /// Counts a failure, and says what follows from it. One of a backend that is not up is no news: it gets no new requests, and what it
+    /// had under way fails.
+    fn failed(&mut self, at: usize, now: Duration) -> Notice {
+        if self.backends[at].standing(now) != Standing::Up {
+            return Notice::Suspected;
+        }
         self.backends[at].outcomes.add_part(now);
-        Some(Notice::Suspected)
+        if !self.is_outlier(at, now) {
+            return Notice::Suspected;
+        }
+        self.backends[at].leave_alone(now);
+        Notice::LeftAlone
     }
 
     /// Whether a backend fails more than the others, and is not the last one that is up.
     fn is_outlier(&self, at: usize, now: Duration) -> bool {
         let (whole, failed) = self.backends[at].outcomes.sums(now);
-        let others = || self.backends.iter().enumerate().filter(|(other, _)| *other != at);
+        let others = || self.backends.iter().enumerate().filter(move |(other, _)| *other != at);
         let is_last = !others().any(|(_, it)| it.standing(now) == Standing::Up && !it.is_draining);
         let of_others = others().map(|(_, it)| it.outcomes.sums(now));
         let (others_whole, others_failed) =
@@ -237,7 +246,7 @@ fn least<R: Ord + Copy>(candidates: Vec<usize>, rank: impl Fn(usize) -> R) -> Ve
 
 /// The place in `shares` that `part`, from 0 to below 1, falls on, `without` one.
 fn drawn(shares: &[f64], without: Option<usize>, part: f64) -> Option<usize> {
-    let open = || shares.iter().enumerate().filter(|(at, _)| Some(*at) != without);
+    let open = || shares.iter().enumerate().filter(move |(at, _)| Some(*at) != without);
     let sum: f64 = open().map(|(_, share)| share).sum();
     let mut left = part * sum;
     let mut last = None;
