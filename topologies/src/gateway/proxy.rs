@@ -105,8 +105,7 @@ async fn forward(
     ConnectInfo(peer): ConnectInfo<Peer>,
     mut request: Request,
 ) -> Response {
-    // A server without tokens takes such names for a sign that somebody on its own machine asks.
-    if !peer.address.is_loopback() && is_for_this_machine(request.headers()) {
+    if is_misdirected(request.headers(), peer) {
         let why = "from another machine, ask for the gateway by its name";
         return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
     }
@@ -115,6 +114,12 @@ async fn forward(
         Ok(answer) => answer,
         Err(failure) => refused(&failure),
     }
+}
+
+/// Whether somebody on another machine asks as if it was this one. A server without tokens takes such names for a sign that somebody on
+/// its own machine asks.
+fn is_misdirected(headers: &HeaderMap, peer: Peer) -> bool {
+    !peer.address.is_loopback() && is_for_this_machine(headers)
 }
 
 /// Says in `headers` who asks.
@@ -160,6 +165,23 @@ fn problem(status: StatusCode, outcome: &str, title: &str, detail: &str) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_elsewhere_asks_for_this_machine() {
+        for (peer, host, expected) in [
+            ("192.0.2.7", Some("localhost:8190"), true),
+            ("192.0.2.7", Some("127.0.0.1"), true),
+            ("192.0.2.7", Some("[::1]:8190"), true),
+            ("192.0.2.7", None, true),
+            ("192.0.2.7", Some("gateway.example"), false),
+            ("127.0.0.1", Some("localhost:8190"), false),
+            ("::1", None, false),
+        ] {
+            let host = host.map(|host| (header::HOST, HeaderValue::from_static(host)));
+            let peer = Peer { address: peer.parse().unwrap(), has_tls: false };
+            assert_eq!(is_misdirected(&HeaderMap::from_iter(host), peer), expected, "{peer:?}");
+        }
+    }
 
     #[test]
     fn who_asks_is_added_behind_those_before() {

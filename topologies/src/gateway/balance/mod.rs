@@ -170,7 +170,9 @@ impl Balance {
             }
             Ended::Unreachable => backend.unreachable(),
             Ended::Failed | Ended::Broken => {
-                backend.outcomes.add(now);
+                if backend.standing(now) == Standing::Up {
+                    backend.outcomes.add(now);
+                }
                 let notice = self.failed(at, now);
                 (notice == Notice::LeftAlone || ended == Ended::Broken).then_some(notice)
             }
