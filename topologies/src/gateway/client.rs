@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -387,7 +387,7 @@ impl Answer {
     }
 
     /// The answer for whoever asked. `place` is one of those under way, until it has ended.
-    fn hand_on(self, deadline: Instant, place: tokio::sync::OwnedSemaphorePermit) -> Response<Body> {
+    fn hand_on(self, deadline: Instant, place: OwnedSemaphorePermit) -> Response<Body> {
         let Self { response, connection, attempt } = self;
         let (mut parts, incoming) = response.into_parts();
         leave_out(&mut parts.headers);

@@ -35,6 +35,10 @@ async fn follow_one(inner: &Inner, at: usize) {
         let notice = inner.balance().probed(at, probed, inner.now());
         inner.note(at, notice);
         sleep(PAUSE_MIN).await;
+        // That took long enough.
+        if probed == Probed::Silent {
+            continue;
+        }
         tokio::select! {
             () = sleep(inner.spec.probe) => {}
             () = place.suspected.notified() => {}
