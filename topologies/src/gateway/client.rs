@@ -311,6 +311,11 @@ impl Inner {
                 let why = format!("the connection to {} broke off", place.cloud);
                 Tried::Nothing { may_have_arrived: true, why }
             }
+            Unanswered::HalfSent => {
+                attempt.end(Ended::Abandoned(attempt.waited()));
+                let why = "the body of the request did not arrive whole".to_owned();
+                Tried::Nothing { may_have_arrived: true, why }
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Outgoing {
     headers: HeaderMap,
     payload: Payload,
     pub(super) kind: Kind,
-    pub(super) deadline: Instant,
+    deadline: Instant,
     /// Whether it may be sent once more although it may have arrived.
     pub(super) is_repeatable: bool,
 }

@@ -68,6 +68,8 @@ pub(super) enum Unanswered {
     Unreachable { request: Box<Request<Body>>, why: String },
     /// The connection broke off. The request may have arrived.
     Broken { why: String },
+    /// The body of the request broke off, which says nothing of the backend. A part of it may have arrived.
+    HalfSent,
 }
 
 impl Pool {
@@ -132,6 +134,7 @@ impl Pool {
                         let why = crate::chain_of(error.error());
                         return Err(Unanswered::Unreachable { request: Box::new(unsent), why });
                     }
+                    None if error.error().is_user() => return Err(Unanswered::HalfSent),
                     None => return Err(Unanswered::Broken { why: crate::chain_of(error.error()) }),
                 },
             }
