@@ -239,7 +239,8 @@ impl Counters {
 
 /// A gateway before servers at `addresses`.
 fn gateway(addresses: &[&str]) -> String {
-    let mut text = "gateway:\n  backends:\n".to_owned();
+    // The server that returns has its share before the drill is over.
+    let mut text = "gateway:\n  slow_start: 2s\n  backends:\n".to_owned();
     for (address, cloud) in addresses.iter().zip(CLOUDS) {
         text.push_str(&format!("    - {{ url: \"http://{address}\", cloud: {cloud} }}\n"));
     }

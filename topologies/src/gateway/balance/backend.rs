@@ -150,10 +150,11 @@ impl Backend {
         self.weight * part.min(1.0)
     }
 
-    /// How much one more request would have to wait here, compared with others.
-    pub(super) fn load(&self, kind: Kind, slow_start: Duration, now: Duration) -> f64 {
+    /// How long one more request would wait here, compared with others: the longer an answer takes, and the more requests are under way,
+    /// given that `share` of them would be right (1 is the mean of all).
+    pub(super) fn load(&self, kind: Kind, share: f64, now: Duration) -> f64 {
         let known = self.latencies[kind as usize].read(now).or_else(|| self.probe_latency.read(now));
         let latency = known.unwrap_or_default().max(LATENCY_MIN_S);
-        latency * f64::from(self.running + 1) / self.share(slow_start, now)
+        latency * (1.0 + f64::from(self.running) / share)
     }
 }

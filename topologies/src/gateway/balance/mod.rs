@@ -119,9 +119,14 @@ impl Balance {
         let is_tried = |cloud: &str| tried.iter().any(|tried| backends[*tried].cloud == cloud);
         let best = least(best, |at| is_tried(&backends[at].cloud));
         let best = least(best, |at| self.rank(at));
-        let (first, second) = self.draw(&best, now, random)?;
-        let load = |at: usize| backends[at].load(kind, self.slow_start, now);
-        Some(if load(second) < load(first) { second } else { first })
+        let shares: Vec<f64> = best.iter().map(|at| backends[*at].share(self.slow_start, now)).collect();
+        let part = |bits: u64| (bits & u64::from(u32::MAX)) as f64 / 2f64.powi(32);
+        let first = drawn(&shares, None, part(random))?;
+        let second = drawn(&shares, Some(first), part(random >> 32)).unwrap_or(first);
+        let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+        let load = |place: usize| backends[best[place]].load(kind, shares[place] / mean, now);
+        // The first where they are equal, so that backends that have nothing to do are chosen by their weights.
+        Some(best[if load(second) < load(first) { second } else { first }])
     }
 
     /// The lower, the sooner.
@@ -132,16 +137,6 @@ impl Balance {
             // The bits of numbers that are not negative are in the order of the numbers.
             Preference::Cheapest => self.backends[at].price.unwrap_or(f64::MAX).abs().to_bits(),
         }
-    }
-
-    /// Two of `candidates`, the heavier more often; the same twice if there is only one.
-    fn draw(&self, candidates: &[usize], now: Duration, random: u64) -> Option<(usize, usize)> {
-        let shares: Vec<f64> =
-            candidates.iter().map(|at| self.backends[*at].share(self.slow_start, now)).collect();
-        let part = |bits: u64| (bits & u64::from(u32::MAX)) as f64 / 2f64.powi(32);
-        let first = drawn(&shares, None, part(random))?;
-        let second = drawn(&shares, Some(first), part(random >> 32)).unwrap_or(first);
-        Some((candidates[first], candidates[second]))
     }
 
     /// A request is sent to a backend.
@@ -246,7 +241,7 @@ fn least<R: Ord + Copy>(candidates: Vec<usize>, rank: impl Fn(usize) -> R) -> Ve
     candidates.into_iter().filter(|at| rank(*at) == best).collect()
 }
 
-/// The place in `shares` that `part`, from 0 to below 1, falls on, `without` one.
+/// The place in `shares` that `part`, from 0 to below 1, falls on, `without` one: larger ones more often.
 fn drawn(shares: &[f64], without: Option<usize>, part: f64) -> Option<usize> {
     let open = || shares.iter().enumerate().filter(move |(at, _)| Some(*at) != without);
     let sum: f64 = open().map(|(_, share)| share).sum();

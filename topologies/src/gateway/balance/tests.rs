@@ -208,6 +208,46 @@ fn under_load_backends_get_requests_by_their_weights() {
 }
 
 #[test]
+fn backends_that_have_nothing_to_do_get_requests_by_their_weights() {
+    let mut it = Simulated::up(&["weight: 40", "weight: 10"], "");
+    let chosen: Vec<usize> = (0..4_000).filter_map(|_| it.choose(&[])).collect();
+    let first = chosen.iter().filter(|at| **at == 0).count();
+    assert!((3_000..3_400).contains(&first), "{first} of {}", chosen.len());
+}
+
+#[test]
+fn the_loss_of_a_cloud_costs_a_request_one_retry_and_its_return_nothing() {
+    let mut it = Simulated::up(&THREE, "  slow_start: 0s\n");
+    let (mut retried, mut of_returned) = (0, 0);
+    for number in 0..5_000 {
+        it.wait_ms(1);
+        let is_gone = (1_000..3_000).contains(&number);
+        if number == 1_000 {
+            // What it has under way breaks off.
+            for _ in 0..3 {
+                it.ended(1, Ended::Broken);
+                assert!(matches!(it.choose(&[1]), Some(0 | 2)));
+            }
+        }
+        if number % 1_000 == 500 {
+            it.probed(1, if is_gone { Probed::Unreachable } else { ready() });
+        }
+        let mut at = it.choose(&[]).unwrap();
+        if at == 1 && is_gone {
+            retried += 1;
+            it.ended(1, Ended::Unreachable);
+            at = it.choose(&[1]).unwrap();
+            assert!(at != 1);
+        }
+        of_returned += usize::from(at == 1 && number >= 3_000);
+        it.ended(at, Ended::Answered(Duration::from_millis(1)));
+    }
+    // The first one that is sent there finds out for all others.
+    assert_eq!(retried, 1);
+    assert!(of_returned > 100, "{of_returned}");
+}
+
+#[test]
 fn a_backend_that_came_back_gets_its_share_little_by_little() {
     let mut it = Simulated::up(&THREE, "  slow_start: 10s\n");
     it.run(1_000, 1, &[10, 10, 10]);
