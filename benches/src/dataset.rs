@@ -38,18 +38,19 @@ pub(crate) struct Place {
 
 impl Place {
     /// Makes `directory` such a place; what its datasets hold stays. `memory` is that of the topology, if not its default.
-    pub(crate) fn open(directory: &Path, datasets: &[&str], memory: Option<&str>) -> Result<Self> {
-        Self::open_as(directory, &topology(datasets, memory))
+    pub(crate) async fn open(directory: &Path, datasets: &[&str], memory: Option<&str>) -> Result<Self> {
+        Self::open_as(directory, &topology(datasets, memory)).await
     }
 
     /// Makes `directory` a place of the topology with this text, whose one cloud is [`LOCATION`].
-    pub(crate) fn open_as(directory: &Path, topology: &str) -> Result<Self> {
+    pub(crate) async fn open_as(directory: &Path, topology: &str) -> Result<Self> {
         let folder = directory.join(CLOUD);
         fs::create_dir_all(&folder)?;
         let file = directory.join("topology.yaml");
         fs::write(&file, topology)?;
         let topology = spec::load(&file).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let cloud = open_clouds(&topology)?.into_iter().next().context("there is a cloud")?;
+        cloud.create_root().await?;
         Ok(Self { file, topology, cloud, folder })
     }
 

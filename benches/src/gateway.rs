@@ -60,7 +60,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let directory = options.directory.clone().unwrap_or_else(|| temporary.path().to_owned());
     let directory = directory.join(format!("gateway-{entities}"));
-    let place = Place::open_as(&directory, &topology())?;
+    let place = Place::open_as(&directory, &topology()).await?;
     if !place.has(DATASET, 1) {
         write_table(&place, entities).await?;
     }

@@ -48,7 +48,7 @@ pub(crate) async fn run(options: Options, directory: &Path) -> Result<()> {
         "there must be a version beside the one that creates the table, and a file"
     );
     let program = process::isobar(options.program)?;
-    let place = Place::open(&directory.join(format!("start-{versions}-{files}")), &[DATASET], None)?;
+    let place = Place::open(&directory.join(format!("start-{versions}-{files}")), &[DATASET], None).await?;
     if !place.has(DATASET, versions - 1) {
         write_table(&place, versions, files).await?;
     }

@@ -59,7 +59,7 @@ const WORDS: [&str; 24] = [
 pub(super) async fn place(options: &Options) -> Result<Place> {
     ensure!(options.hits > 0, "there must be a hit");
     let directory = options.directory.join(format!("hits-{}", options.hits));
-    let place = Place::open(&directory, TABLES, options.memory.as_deref())?;
+    let place = Place::open(&directory, TABLES, options.memory.as_deref()).await?;
     if !place.has(TABLE, WHOLE) {
         let mut numbers = Numbers(7);
         let batches = (0..options.hits).step_by(BATCH_ROWS).map(|first| {

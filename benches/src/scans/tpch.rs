@@ -38,7 +38,7 @@ pub(super) const QUERIES: &[&str] = &[
 /// The tables at the scale that is asked for, made unless they are there.
 pub(super) async fn place(options: &Options) -> Result<Place> {
     let directory = options.directory.join(format!("tpch-{}", options.scale));
-    let place = Place::open(&directory, TABLES, options.memory.as_deref())?;
+    let place = Place::open(&directory, TABLES, options.memory.as_deref()).await?;
     for table in TABLES.iter().filter(|table| !place.has(table, WHOLE)) {
         let generated = directory.join("generated");
         let file = generated.join(format!("{table}.parquet"));

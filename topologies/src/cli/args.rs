@@ -219,7 +219,7 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
 
     /// Serve the datasets of a topology to programs: SQL by HTTP and Flight SQL
     #[command(after_help = "Examples:
-  isobar serve topology.yaml                             for this machine; open http://127.0.0.1:8181
+  isobar serve topology.yaml                             for this machine: http://127.0.0.1:8181
   isobar serve topology.yaml --listen 0.0.0.0:8181       needs tokens: see `serve` of the spec
   isobar serve topology.yaml --postgres 127.0.0.1:5432   also for psql, drivers and BI tools
   isobar serve topology.yaml --flight 127.0.0.1:32010    also for ADBC and JDBC (Flight SQL)

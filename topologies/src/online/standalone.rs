@@ -74,3 +74,39 @@ pub fn open(
     view.publish(store.reader(Arc::new(layout))?, store.bytes());
     Ok(OnlineViews { views: [Arc::new(view)].into(), metrics })
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, TimestampMicrosecondArray};
+
+    use super::*;
+    use crate::online::{Found, Options};
+
+    /// The store is closed with its last owner, which readers are too.
+    #[test]
+    fn a_view_answers_when_its_store_is_gone() {
+        let spec = OnlineSpec {
+            dataset: "d".to_owned(),
+            keys: vec!["entity".to_owned()],
+            time: "at".to_owned(),
+            known: None,
+            sequence: Vec::new(),
+            ttl: None,
+            features: None,
+        };
+        let numbers = || Arc::new(Int64Array::from(vec![7, 8])) as ArrayRef;
+        let times = Arc::new(TimestampMicrosecondArray::from(vec![1, 2]).with_timezone("UTC")) as ArrayRef;
+        let columns = [("entity", numbers()), ("at", times), ("amount", numbers())];
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)));
+        let batch = batch.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d.redb");
+        fill(&path, &spec, &batch.schema(), [batch.clone()].into_iter(), 1 << 20).unwrap();
+        let views = open(&path, &spec, &batch.schema(), 1 << 20).unwrap();
+        let view = views.view("d").unwrap();
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![8, 9]));
+        let answer = view.look_up(&[keys], &Options::default(), 0).unwrap();
+        assert!(matches!(answer.found[..], [Found::Row(_), Found::Nothing]), "{:?}", answer.found);
+    }
+}

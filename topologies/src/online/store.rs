@@ -203,7 +203,7 @@ impl Store {
             let transaction = self.database.begin_read()?;
             let rows = transaction.open_table(ROWS)?;
             let keys = rows.len()?;
-            Ok(Reader { rows, applied, keys, layout })
+            Ok(Reader { rows, applied, keys, layout, _database: self.database.clone() })
         };
         read().map(Some).map_err(|error| self.failed("read", error))
     }
@@ -230,6 +230,8 @@ pub struct Reader {
     applied: Applied,
     keys: u64,
     layout: Arc<Layout>,
+    /// Nothing of a database can be read any more once it is closed, which its last owner does.
+    _database: Arc<Database>,
 }
 
 impl std::fmt::Debug for Reader {
