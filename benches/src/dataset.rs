@@ -23,6 +23,9 @@ pub(crate) const STARTED_MS: i64 = 1_700_000_000_000;
 /// The one cloud.
 const CLOUD: &str = "local";
 
+/// The entry of `clouds` for it.
+pub(crate) const LOCATION: &str = "local: { url: \"file:./local\" }";
+
 /// A directory with a cloud in it.
 pub(crate) struct Place {
     /// The spec.
@@ -36,10 +39,15 @@ pub(crate) struct Place {
 impl Place {
     /// Makes `directory` such a place; what its datasets hold stays. `memory` is that of the topology, if not its default.
     pub(crate) async fn open(directory: &Path, datasets: &[&str], memory: Option<&str>) -> Result<Self> {
+        Self::open_as(directory, &topology(datasets, memory)).await
+    }
+
+    /// Makes `directory` a place of the topology with this text, whose one cloud is [`LOCATION`].
+    pub(crate) async fn open_as(directory: &Path, topology: &str) -> Result<Self> {
         let folder = directory.join(CLOUD);
         fs::create_dir_all(&folder)?;
         let file = directory.join("topology.yaml");
-        fs::write(&file, topology(datasets, memory))?;
+        fs::write(&file, topology)?;
         let topology = spec::load(&file).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         let cloud = open_clouds(&topology)?.into_iter().next().context("there is a cloud")?;
         cloud.create_root().await?;
@@ -205,7 +213,7 @@ fn topology(datasets: &[&str], memory: Option<&str>) -> String {
     let mut text = format!(
         "topology: bench\n\
          kafka: {{ brokers: \"localhost:9092\" }}\n\
-         clouds:\n  {CLOUD}: {{ url: \"file:./{CLOUD}\" }}\n\
+         clouds:\n  {LOCATION}\n\
          sources:\n  records: {{ topic: records, format: json, fields: {{ id: int64 }} }}\n\
          datasets:\n"
     );

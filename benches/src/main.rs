@@ -14,6 +14,7 @@
 //! `point-in-time`: a spine joined with feature views, from Parquet files; `benches/rivals` asks others the same.
 //! `predict`: models in a stage, beside ONNX Runtime alone.
 //! `online`: look-ups of the newest row by key, in this process and over HTTP at a fixed rate.
+//! `gateway`: look-ups at a fixed rate through a gateway, while one of three servers is killed and returns.
 //! `scans`: TPC-H and hits of web pages through the table provider, beside DataFusion alone on the same files.
 //! `start`: from the start of `isobar serve` to its first answer, for a table of many versions and files.
 
@@ -23,9 +24,11 @@ mod checkpoint;
 mod dataset;
 mod decoders;
 mod formats;
+mod gateway;
 mod measure;
 mod numbers;
 mod online;
+mod open_loop;
 mod pipeline;
 mod point_in_time;
 mod predict;
@@ -197,6 +200,32 @@ enum Command {
         #[arg(long)]
         directory: Option<PathBuf>,
     },
+    /// Look-ups at a fixed rate through `isobar gateway` before three `isobar serve`, one of which is killed and returns.
+    ///
+    /// Fails if one request fails.
+    Gateway {
+        /// Where the table, the stores and the files are kept; by default they are made anew.
+        #[arg(long)]
+        directory: Option<PathBuf>,
+        /// Entities in the table.
+        #[arg(long, default_value_t = 50_000)]
+        entities: u64,
+        /// Requests per second.
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+        /// How long requests are sent.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Second at which a server is killed.
+        #[arg(long, default_value_t = 10)]
+        kill_at: u64,
+        /// Second at which it is started again.
+        #[arg(long, default_value_t = 20)]
+        return_at: u64,
+        /// The program; by default the `isobar` beside this one.
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
     /// TPC-H, and queries in the manner of ClickBench, through isobar's table provider and through DataFusion alone.
     ///
     /// Tables are made unless they are in the directory. Those of TPC-H come from the Python package tpchgen-cli:
@@ -328,6 +357,11 @@ async fn run(command: Command) -> Result<()> {
             tokio::task::spawn_blocking(move || online::run(sizes, directory)).await?
         }
         Command::OnlineServe { store } => online::answer(&store).await,
+        Command::Gateway { directory, entities, rate, seconds, kill_at, return_at, program } => {
+            let options =
+                gateway::Options { directory, entities, rate, seconds, kill_at, return_at, program };
+            gateway::run(options).await
+        }
         Command::Scans { directory, suites, scale, hits, file_rows, runs, memory, tpchgen, json } => {
             let options =
                 scans::Options { directory, suites, scale, hits, file_rows, runs, memory, tpchgen, json };

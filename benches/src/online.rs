@@ -1,16 +1,12 @@
 //! Online look-ups: what one costs in this process, and over HTTP at a fixed rate.
 //!
 //! The store has so many entities, each with fifty features: floats, whole numbers and short texts. Keys are drawn from a fixed seed.
-//! Over HTTP the server is a process of its own. Requests are sent when they are due, whether or not earlier ones were
-//! answered (an open loop), and a latency begins when its request was due: a server that stalls is charged for all that
-//! waited meanwhile, so nothing is hidden by coordinated omission.
+//! Over HTTP the server is a process of its own, and requests are sent when they are due ([`open_loop`](crate::open_loop)).
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::numbers::Numbers;
+use crate::open_loop::{self, Times};
 use crate::process::Server;
 
 const DATASET: &str = "entities";
@@ -32,8 +29,6 @@ const FEATURES: usize = 50;
 const BATCH_ROWS: u64 = 10_000;
 /// Cache of the store.
 const CACHE_BYTES: usize = 256 << 20;
-/// Connections that requests are sent over; each has one under way at a time.
-const CONNECTIONS: usize = 64;
 /// Look-ups before anything is measured.
 const WARM_UP: usize = 2_000;
 
@@ -120,16 +115,17 @@ pub(crate) fn run(sizes: Sizes, directory: Option<PathBuf>) -> Result<()> {
     }
     let bytes = std::fs::metadata(&path)?.len();
     println!("{} entities of {FEATURES} features, a store of {:.0} MB\n", sizes.entities, bytes as f64 / 1e6);
-    println!("| | requests/s | p50 ms | p99 ms | p999 ms | max ms |\n|---|---|---|---|---|---|");
+    let [columns, line] = Times::HEAD;
+    println!("| | requests/s | {columns}\n|---|---|{line}");
     for keys in [1, 100] {
-        let times = in_process(sizes, &path, keys)?;
-        print_row(&format!("in process, {keys} keys"), times);
+        let (seconds, times) = in_process(sizes, &path, keys)?;
+        print_row(&format!("in process, {keys} keys"), seconds, times);
     }
     let (_server, address) = start_server(&path)?;
     // A hundred keys are about a hundred times the work.
     for (keys, rate) in [(1, sizes.rate), (100, (sizes.rate / 50).max(1))] {
-        let times = over_http(sizes, &address, keys, rate)?;
-        print_row(&format!("over HTTP, {keys} keys, {rate}/s asked"), times);
+        let (seconds, times) = over_http(sizes, &address, keys, rate)?;
+        print_row(&format!("over HTTP, {keys} keys, {rate}/s asked"), seconds, times);
     }
     Ok(())
 }
@@ -152,35 +148,18 @@ fn write_store(entities: u64, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What some look-ups took, in all and each.
-struct Times {
-    seconds: f64,
-    nanoseconds: Vec<u64>,
+fn print_row(name: &str, seconds: f64, times: Vec<Duration>) {
+    let times = Times::of(times);
+    println!("| {name} | {:.0} | {}", times.count() as f64 / seconds, times.columns());
 }
 
-fn print_row(name: &str, Times { seconds, mut nanoseconds }: Times) {
-    nanoseconds.sort_unstable();
-    let at = |share: f64| {
-        let place = (nanoseconds.len() as f64 * share) as usize;
-        nanoseconds[place.min(nanoseconds.len() - 1)] as f64 / 1e6
-    };
-    println!(
-        "| {name} | {:.0} | {:.3} | {:.3} | {:.3} | {:.3} |",
-        nanoseconds.len() as f64 / seconds,
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        at(1.0)
-    );
-}
-
-/// One look-up after the other, in this process.
-fn in_process(sizes: Sizes, path: &Path, keys: usize) -> Result<Times> {
+/// One look-up after the other, in this process: seconds in all, and what each took.
+fn in_process(sizes: Sizes, path: &Path, keys: usize) -> Result<(f64, Vec<Duration>)> {
     let views = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
     let view = views.view(DATASET).context("there is a view")?;
     let mut numbers = Numbers(2);
     let look_ups = (sizes.look_ups / keys).max(100);
-    let mut nanoseconds = Vec::with_capacity(look_ups);
+    let mut times = Vec::with_capacity(look_ups);
     let mut started = Instant::now();
     for number in 0..WARM_UP + look_ups {
         if number == WARM_UP {
@@ -194,10 +173,10 @@ fn in_process(sizes: Sizes, path: &Path, keys: usize) -> Result<Times> {
         ensure!(answer.found.iter().all(|found| matches!(found, Found::Row(_))), "every entity has a row");
         ensure!(answer.rows.num_columns() == FEATURES, "every row has its features");
         if number >= WARM_UP {
-            nanoseconds.push(u64::try_from(took.as_nanos())?);
+            times.push(took);
         }
     }
-    Ok(Times { seconds: started.elapsed().as_secs_f64(), nanoseconds })
+    Ok((started.elapsed().as_secs_f64(), times))
 }
 
 /// Starts the process that answers over HTTP; also where.
@@ -222,49 +201,18 @@ pub(crate) async fn answer(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A request, and when it is due.
-struct Due {
-    at: Instant,
-    request: Vec<u8>,
-}
-
-/// Requests at a fixed rate, over connections that take them in turn.
-fn over_http(sizes: Sizes, address: &str, keys: usize, rate: u64) -> Result<Times> {
-    let count = rate * sizes.seconds;
+/// Requests at a fixed rate: seconds in all, and what each took.
+fn over_http(sizes: Sizes, address: &str, keys: usize, rate: u64) -> Result<(f64, Vec<Duration>)> {
     let mut numbers = Numbers(3);
-    let requests: Vec<Vec<u8>> =
-        (0..count).map(|_| request_of(keys, || numbers.below(sizes.entities))).collect();
-    let (due, taken) = mpsc::channel::<Due>();
-    let taken = Arc::new(Mutex::new(taken));
-    let connections = (0..CONNECTIONS).map(|_| {
-        let (taken, mut connection) = (taken.clone(), Connection::open(address)?);
-        Ok(thread::spawn(move || -> Result<Vec<u64>> {
-            let mut nanoseconds = Vec::new();
-            loop {
-                let next = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(Due { at, request }) = next else { return Ok(nanoseconds) };
-                connection.ask(&request)?;
-                nanoseconds.push(u64::try_from(at.elapsed().as_nanos())?);
-            }
-        }))
-    });
-    let connections: Vec<_> = connections.collect::<Result<_>>()?;
-    let interval = Duration::from_secs(1).as_nanos() as u64 / rate;
+    let requests = (0..rate * sizes.seconds).map(|_| request_of(keys, || numbers.below(sizes.entities)));
+    let requests: Vec<Vec<u8>> = requests.collect();
     let started = Instant::now() + Duration::from_millis(100);
-    for (number, request) in (0u64..).zip(requests) {
-        let at = started + Duration::from_nanos(interval * number);
-        // A thread of the system wakes up within some microseconds; a timer of the runtime within a millisecond.
-        thread::sleep(at.saturating_duration_since(Instant::now()));
-        due.send(Due { at, request }).context("somebody takes requests")?;
+    let samples = open_loop::send(address, requests, rate, started)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if let Some(failure) = samples.iter().find_map(|sample| sample.failure.as_deref()) {
+        anyhow::bail!("a request failed: {failure}");
     }
-    drop(due);
-    let mut nanoseconds = Vec::with_capacity(usize::try_from(count)?);
-    for connection in connections {
-        let times = connection.join().map_err(|_| anyhow::anyhow!("a connection died"))??;
-        nanoseconds.extend(times);
-    }
-    ensure!(nanoseconds.len() as u64 == count, "{} of {count} requests were answered", nanoseconds.len());
-    Ok(Times { seconds: started.elapsed().as_secs_f64(), nanoseconds })
+    Ok((seconds, samples.into_iter().map(|sample| sample.took).collect()))
 }
 
 fn request_of(keys: usize, mut entity: impl FnMut() -> u64) -> Vec<u8> {
@@ -276,45 +224,4 @@ fn request_of(keys: usize, mut entity: impl FnMut() -> u64) -> Vec<u8> {
     let body = serde_json::json!({ "keys": keys }).to_string();
     let length = body.len();
     format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
-}
-
-/// A connection that is kept open. No more of HTTP than the server uses, so that the client costs little.
-struct Connection {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-impl Connection {
-    fn open(address: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address).context("connect to the server")?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::new() })
-    }
-
-    /// Sends a request and reads the whole answer.
-    fn ask(&mut self, request: &[u8]) -> Result<()> {
-        self.stream.write_all(request)?;
-        self.buffer.clear();
-        let mut piece = [0; 64 << 10];
-        let mut length = None;
-        while length.is_none_or(|length| self.buffer.len() < length) {
-            let read = self.stream.read(&mut piece)?;
-            ensure!(read > 0, "the server closed the connection");
-            self.buffer.extend_from_slice(&piece[..read]);
-            if length.is_none() {
-                length = answer_length(&self.buffer)?;
-            }
-        }
-        ensure!(self.buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&self.buffer));
-        Ok(())
-    }
-}
-
-/// How long an answer is, as soon as its head is there.
-fn answer_length(answer: &[u8]) -> Result<Option<usize>> {
-    let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
-    let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-    let length: usize = length.context("an answer without a length")?.trim().parse()?;
-    Ok(Some(end + 4 + length))
 }

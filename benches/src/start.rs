@@ -6,24 +6,21 @@
 //! of a right answer. What the system keeps of files in memory stays from one start to the next.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use isobar_connectors::checkpoint::last_checkpoint;
-use serde_json::Value as Json;
 
 use crate::checkpoint;
 use crate::dataset::{Place, log_folder};
 use crate::measure::{resident_bytes, resident_bytes_max};
-use crate::process::Server;
+use crate::process;
 
 const DATASET: &str = "readings";
 /// Rows of a file.
@@ -50,11 +47,7 @@ pub(crate) async fn run(options: Options, directory: &Path) -> Result<()> {
         versions > 1 && files > 0,
         "there must be a version beside the one that creates the table, and a file"
     );
-    let program = match options.program {
-        Some(program) => program,
-        None => std::env::current_exe().context("find this program")?.with_file_name("isobar"),
-    };
-    ensure!(program.exists(), "{} is not there: build it, or name it with --program", program.display());
+    let program = process::isobar(options.program)?;
     let place = Place::open(&directory.join(format!("start-{versions}-{files}")), &[DATASET], None).await?;
     if !place.has(DATASET, versions - 1) {
         write_table(&place, versions, files).await?;
@@ -173,12 +166,8 @@ struct Start {
 
 fn start(program: &Path, topology: &Path, sql: &str, expected: &str) -> Result<Start> {
     let begun = Instant::now();
-    let mut command = Command::new(program);
-    command.args(["--log-format", "json", "serve"]).arg(topology).args(["--listen", "127.0.0.1:0"]);
-    command.env_remove("ISOBAR_LOG").stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut server = Server(command.spawn().with_context(|| format!("start {}", program.display()))?);
-    let errors = server.0.stderr.take().context("its log is piped")?;
-    let address = listening(BufReader::new(errors))?;
+    let topology = topology.to_str().context("the directory has a UTF-8 name")?;
+    let (server, address) = process::listening(program, &["serve", topology, "--listen", "127.0.0.1:0"])?;
     let answer = ask(&address, sql)?;
     let seconds = begun.elapsed().as_secs_f64();
     ensure!(
@@ -191,22 +180,6 @@ fn start(program: &Path, topology: &Path, sql: &str, expected: &str) -> Result<S
         resident_bytes: resident_bytes(&process)?,
         resident_bytes_max: resident_bytes_max(&process)?,
     })
-}
-
-/// Where the server says that it listens. Its log is read on, so that it can go on to write it.
-fn listening(mut log: BufReader<impl Read + Send + 'static>) -> Result<String> {
-    let mut said = String::new();
-    let mut line = String::new();
-    while log.read_line(&mut line)? > 0 {
-        let entry: Json = serde_json::from_str(&line).unwrap_or_default();
-        if let Some(address) = entry["address"].as_str() {
-            thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-            return Ok(address.to_owned());
-        }
-        said.push_str(&line);
-        line.clear();
-    }
-    anyhow::bail!("the server ended before it listened:\n{said}")
 }
 
 /// The whole answer to a question, as it came.

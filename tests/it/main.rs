@@ -24,6 +24,7 @@ mod failpoints;
 mod fill;
 mod formats;
 mod gap;
+mod gateway;
 mod gcs;
 mod headers;
 mod helpers;

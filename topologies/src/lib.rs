@@ -18,6 +18,7 @@ pub mod error;
 pub mod evolve;
 mod fetched;
 pub mod gap;
+pub mod gateway;
 pub mod http;
 pub mod inference;
 mod limits;

@@ -236,6 +236,22 @@ It needs neither Kafka nor a leader and writes nothing; there may be as many ser
 SIGINT or SIGTERM stops: new queries are refused, those that run have --grace to end.")]
     Serve(ServeArgs),
 
+    /// Stand before servers in several clouds: failover, load balancing, retries and hedges
+    #[command(after_help = "Examples:
+  isobar gateway gateway.yaml                            for this machine, at 127.0.0.1:8190
+  isobar gateway gateway.yaml --listen 0.0.0.0:8190      see `tls` of the file
+  isobar gateway gateway.yaml --check                    only says what is wrong with the file
+  isobar gateway gateway.yaml --check --format json | jq '.problems[].message'
+  isobar schema gateway > gateway.schema.json            what the file may hold, for editors
+  curl -s http://127.0.0.1:8190/metrics | grep isobar_gateway_backend_up
+
+Each request goes to a server that works, by latency, weight and price. What changes nothing is sent
+to another server when one is lost, and to a second one when the first is slow. Tokens pass through.
+
+Changes of `weight`, `price` and `drain` in the file are taken up while it runs.
+SIGINT or SIGTERM stops: nothing new is accepted, requests that run have --grace to end.")]
+    Gateway(GatewayArgs),
+
     /// List the versions of a dataset: when each was committed, what it is, and what it changed
     #[command(after_help = "Examples:
   isobar snapshots topology.yaml flight_features
@@ -337,6 +353,7 @@ topology is mended, a redrive takes it out of there and into the dataset in one 
   isobar schema diff topology.yaml orders order-v2.avsc
   isobar schema contract > contract.schema.json           for the contracts that datasets name
   isobar schema training-set > set.schema.json            for training sets
+  isobar schema gateway > gateway.schema.json             for gateways
 
 Then put this line first in a spec, and editors with a YAML language server complete and check it:
   # yaml-language-server: $schema=topology.schema.json")]
@@ -391,6 +408,14 @@ Then put this line first in a contract, and editors with a YAML language server 
 Then put this line first in such a file, and editors with a YAML language server complete and check it:
   # yaml-language-server: $schema=set.schema.json")]
     TrainingSet,
+
+    /// Print the JSON Schema of a gateway, for editors
+    #[command(after_help = "Examples:
+  isobar schema gateway > gateway.schema.json
+
+Then put this line first in such a file, and editors with a YAML language server complete and check it:
+  # yaml-language-server: $schema=gateway.schema.json")]
+    Gateway,
 }
 
 /// A schema of records, in files.
@@ -858,6 +883,27 @@ pub struct ServeArgs {
     /// How long queries that run may go on after the first signal
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub grace: HumanDuration,
+}
+
+/// Options of `isobar gateway`.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(mut_arg("format", |format| format.help("How to print problems").requires("check")))]
+pub struct GatewayArgs {
+    /// The file that names the servers
+    #[arg(value_name = "GATEWAY")]
+    pub gateway: PathBuf,
+    /// Where it listens
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8190")]
+    pub listen: SocketAddr,
+    /// How long requests that run may go on after the first signal
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub grace: HumanDuration,
+    /// Only check the file
+    #[arg(long)]
+    pub check: bool,
+    /// For people or for programs
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `isobar snapshots`.

@@ -17,6 +17,7 @@ pub mod args;
 mod bars;
 mod doctor;
 mod drill;
+mod gateway;
 pub mod logs;
 mod models;
 mod online;
@@ -97,6 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Failpoints => drill::list_failpoints(),
         Command::Query(query_args) => query::query(&query_args),
         Command::Serve(serve_args) => serve::serve(&serve_args),
+        Command::Gateway(gateway_args) => gateway::gateway(&gateway_args),
         Command::Snapshots(snapshots_args) => query::snapshots(&snapshots_args),
         Command::Diff(diff_args) => query::diff(&diff_args),
         Command::TrainingSet(set_args) => training::training_set(&set_args),
@@ -116,6 +118,10 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         }
         Command::Schema { command: Some(SchemaCommand::TrainingSet) } => {
             output::print_json(&spec::training_set_json_schema())?;
+            Ok(Exit::Success)
+        }
+        Command::Schema { command: Some(SchemaCommand::Gateway) } => {
+            output::print_json(&spec::gateway_json_schema())?;
             Ok(Exit::Success)
         }
         Command::Completions { shell } => {

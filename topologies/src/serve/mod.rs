@@ -47,8 +47,9 @@ use tracing::{info, warn};
 pub use self::access::Caller;
 use self::certificate::PeerNames;
 pub use self::engine::{Engine, Prepared, Protocol, Question, TableInfo};
-pub(crate) use self::http::{NamedPath, Problem, body_of, name_in};
+pub(crate) use self::http::{NamedPath, PROBLEM_TYPE, Problem, body_of, is_for_this_machine, name_in};
 pub use self::refusal::Refusal;
+pub(crate) use self::tls::{TlsListener, connector as tls_connector, open as open_tls};
 pub use self::worker::WorkerServer;
 use crate::error::Error;
 use crate::http::bind;
@@ -198,7 +199,7 @@ fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketA
 }
 
 /// The end of an answer must not wait until its beginning is acknowledged.
-fn send_at_once(connection: &TcpStream) {
+pub(crate) fn send_at_once(connection: &TcpStream) {
     if let Err(error) = connection.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps back small pieces");
     }

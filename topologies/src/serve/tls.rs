@@ -9,19 +9,20 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::certificate::PeerNames;
 use crate::error::Error;
 use crate::spec::Topology;
+use crate::spec::gateway::IdentitySpec;
 use crate::spec::serve::TlsSpec;
 
 /// How long a handshake may take.
@@ -36,32 +37,70 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`Error::Configuration`] names the file and what is wrong with it.
 pub(super) fn of(topology: &Topology) -> Result<Option<Arc<ServerConfig>>, Error> {
-    topology.serve.tls.as_ref().map(open).transpose()
+    topology.serve.tls.as_ref().map(|spec| open(spec, "serve.tls")).transpose()
 }
 
-fn open(spec: &TlsSpec) -> Result<Arc<ServerConfig>, Error> {
+/// That of a `section`, its files read now.
+///
+/// # Errors
+/// [`Error::Configuration`] names the file and what is wrong with it.
+pub(crate) fn open(spec: &TlsSpec, section: &str) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
-    let certificates = certificates(&spec.certificate, "certificate")?;
+    let field = |name: &str| format!("{section}.{name}");
+    let certificates = certificates(&spec.certificate, &field("certificate"))?;
     let key = PrivateKeyDer::from_pem_file(&spec.private_key)
-        .map_err(|error| wrong("private_key", &spec.private_key, &error.to_string()))?;
+        .map_err(|error| wrong(&field("private_key"), &spec.private_key, &error.to_string()))?;
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Configuration(format!("serve.tls: {error}")))?;
+        .map_err(|error| Error::Configuration(format!("{section}: {error}")))?;
     let builder = match &spec.client_ca {
         None => builder.with_no_client_auth(),
         Some(file) => {
-            let mut roots = RootCertStore::empty();
-            for authority in self::certificates(file, "client_ca")? {
-                roots.add(authority).map_err(|error| wrong("client_ca", file, &error.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(
-                verifier.map_err(|error| wrong("client_ca", file, &error.to_string()))?,
-            )
+            let name = field("client_ca");
+            let roots = Arc::new(authorities(file, &name)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            builder
+                .with_client_cert_verifier(verifier.map_err(|error| wrong(&name, file, &error.to_string()))?)
         }
     };
     let config = builder.with_single_cert(certificates, key);
-    config.map(Arc::new).map_err(|error| wrong("certificate", &spec.certificate, &error.to_string()))
+    config.map(Arc::new).map_err(|error| wrong(&field("certificate"), &spec.certificate, &error.to_string()))
+}
+
+/// What connects to servers whose certificates one of the authorities in `ca` signed, and shows `identity` to them. `section` names the
+/// files in the configuration.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn connector(
+    ca: &Path,
+    identity: Option<&IdentitySpec>,
+    section: &str,
+) -> Result<TlsConnector, Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Configuration(format!("{section}: {error}")))?
+        .with_root_certificates(authorities(ca, &format!("{section}.ca"))?);
+    let config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(IdentitySpec { certificate, private_key }) => {
+            let field = |name: &str| format!("{section}.identity.{name}");
+            let shown = certificates(certificate, &field("certificate"))?;
+            let key = PrivateKeyDer::from_pem_file(private_key)
+                .map_err(|error| wrong(&field("private_key"), private_key, &error.to_string()))?;
+            let config = builder.with_client_auth_cert(shown, key);
+            config.map_err(|error| wrong(&field("certificate"), certificate, &error.to_string()))?
+        }
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn authorities(file: &Path, field: &str) -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(file, field)? {
+        roots.add(authority).map_err(|error| wrong(field, file, &error.to_string()))?;
+    }
+    Ok(roots)
 }
 
 fn certificates(file: &Path, field: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -74,19 +113,19 @@ fn certificates(file: &Path, field: &str) -> Result<Vec<CertificateDer<'static>>
 }
 
 fn wrong(field: &str, file: &Path, why: &str) -> Error {
-    Error::Configuration(format!("serve.tls.{field}: {}: {why}", file.display()))
+    Error::Configuration(format!("{field}: {}: {why}", file.display()))
 }
 
 /// Connections whose handshake is done. One that is slow holds up no other.
 #[derive(Debug)]
-pub(super) struct TlsListener {
+pub(crate) struct TlsListener {
     connections: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     address: SocketAddr,
 }
 
 impl TlsListener {
     /// Accepts from `listener`, which is bound to `address`, until `shutdown`.
-    pub(super) fn start(
+    pub(crate) fn start(
         listener: TcpListener,
         address: SocketAddr,
         config: Arc<ServerConfig>,

@@ -1,4 +1,4 @@
-//! The JSON Schema of a spec, for editors: `isobar schema > topology.schema.json`; and those of contracts and training sets.
+//! The JSON Schema of a spec, for editors: `isobar schema > topology.schema.json`; and those of contracts, training sets and gateways.
 //!
 //! It is generated from the structs of [`raw`](super::raw), the same that a spec is parsed into, and it is what
 //! [`structure`](super::structure) checks a spec against. So what an editor accepts, `isobar check` accepts too, up
@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value as Json, json};
 
-use super::{raw, training, yaml};
+use super::{gateway, raw, training, yaml};
 
 /// A complete spec, shown by editors and used by the tests.
 pub const EXAMPLE: &str = include_str!("example.yaml");
@@ -18,6 +18,9 @@ pub const CONTRACT_EXAMPLE: &str = include_str!("example_contract.yaml");
 
 /// A training set of the dataset in [`EXAMPLE`].
 pub const TRAINING_SET_EXAMPLE: &str = include_str!("example_training_set.yaml");
+
+/// A gateway.
+pub const GATEWAY_EXAMPLE: &str = include_str!("example_gateway.yaml");
 
 /// The JSON Schema of a spec: draft 2020-12.
 pub fn json_schema() -> Json {
@@ -32,6 +35,11 @@ pub fn contract_json_schema() -> Json {
 /// The JSON Schema of a training set: draft 2020-12.
 pub fn training_set_json_schema() -> Json {
     schema_of::<training::raw::TrainingSet>("isobar training set", TRAINING_SET_EXAMPLE)
+}
+
+/// The JSON Schema of a gateway: draft 2020-12.
+pub fn gateway_json_schema() -> Json {
+    schema_of::<gateway::GatewayFile>("isobar gateway", GATEWAY_EXAMPLE)
 }
 
 fn schema_of<T: JsonSchema>(title: &str, example: &str) -> Json {
@@ -104,7 +112,7 @@ mod tests {
             }
         });
         assert!(fields > 20, "{fields} fields");
-        for schema in [contract_json_schema(), training_set_json_schema()] {
+        for schema in [contract_json_schema(), training_set_json_schema(), gateway_json_schema()] {
             visit_schemas(&schema, &mut |map| {
                 for (name, field) in map.get("properties").and_then(Json::as_object).into_iter().flatten() {
                     let description = field.get("description").and_then(Json::as_str).unwrap_or_default();
@@ -131,5 +139,6 @@ mod tests {
         visit_schemas(&json_schema(), &mut visit);
         visit_schemas(&contract_json_schema(), &mut visit);
         visit_schemas(&training_set_json_schema(), &mut visit);
+        visit_schemas(&gateway_json_schema(), &mut visit);
     }
 }

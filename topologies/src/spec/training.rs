@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::check::{Finding, Place, mask, of_text};
+use super::check::{Finding, Place};
+use super::document::DocumentText;
 use super::encoding::read_bounded;
-use super::problem::{Problem, SpecErrors};
+use super::problem::SpecErrors;
 use super::suggest::did_you_mean;
 use super::yaml::{self, Document, pointer_to};
-use super::{Topology, schema, structure};
+use super::{Topology, schema};
 
 pub mod raw;
 #[cfg(test)]
@@ -157,41 +158,13 @@ pub fn load(path: &Path) -> Result<TrainingSet, SpecErrors> {
     Ok(TrainingSet { request, topology, spine_file })
 }
 
-/// The text of a training set in the right shape.
-fn parse(text: &str, file: &str) -> Result<raw::TrainingSet, SpecErrors> {
-    let parsed = yaml::parse_as(text, Document::TrainingSet);
-    let (value, findings) = match &parsed.root {
-        Some(root) => structure::walk(&schema::training_set_json_schema(), root, Document::TrainingSet),
-        None => (serde_json::Value::Null, Vec::new()),
-    };
-    let mut problems: Vec<Problem> =
-        parsed.problems.into_iter().map(|problem| of_text(problem, file)).collect();
-    let locations = parsed.root.as_ref().map(yaml::Node::locations).unwrap_or_default();
-    problems.extend(findings.into_iter().map(|finding| finding.into_problem(file, &locations)));
-    if problems.is_empty() {
-        match serde_json::from_value(value) {
-            Ok(raw) => return Ok(raw),
-            Err(error) => {
-                return Err(SpecErrors::of_file(file, format!("the training set is wrong: {error}"), None));
-            }
-        }
-    }
-    Err(wrong(file, text, problems))
+fn document<'a>(text: &'a str, file: &'a str) -> DocumentText<'a> {
+    DocumentText { text, file, document: Document::TrainingSet, data: &["/spine", "/views"] }
 }
 
-fn wrong(file: &str, text: &str, mut problems: Vec<Problem>) -> SpecErrors {
-    problems.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
-    problems.dedup();
-    // A training set has no place for secrets, and what its topology says is not shown here.
-    let shown = match yaml::parse_as(text, Document::TrainingSet).root {
-        Some(root) => {
-            let mut places = Vec::new();
-            super::check::find_secrets(&root, "", &["/spine", "/views"], &mut places);
-            mask(text, &root, &places)
-        }
-        None => super::check::mask_lines(text),
-    };
-    SpecErrors { file: file.to_owned(), problems, masked_texts: [(file.to_owned(), shown)].into() }
+/// The text of a training set in the right shape.
+fn parse(text: &str, file: &str) -> Result<raw::TrainingSet, SpecErrors> {
+    document(text, file).parse(&schema::training_set_json_schema())
 }
 
 fn resolve(
@@ -212,10 +185,7 @@ fn resolve(
         let training_set = raw.training_set.clone();
         return Ok(Request { training_set, topology: topology.name.clone(), spine, views });
     }
-    let root = yaml::parse_as(text, Document::TrainingSet).root;
-    let locations = root.as_ref().map(yaml::Node::locations).unwrap_or_default();
-    let problems = resolver.findings.into_iter().map(|finding| finding.into_problem(file, &locations));
-    Err(wrong(file, text, problems.collect()))
+    Err(document(text, file).refused(resolver.findings))
 }
 
 struct Resolver<'a> {

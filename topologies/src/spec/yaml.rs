@@ -44,6 +44,8 @@ pub enum Document {
     TrainingSet,
     /// A model as MLflow describes it.
     MlModel,
+    /// A gateway.
+    Gateway,
 }
 
 impl Document {
@@ -54,6 +56,7 @@ impl Document {
             Document::Contract => "contract",
             Document::TrainingSet => "training set",
             Document::MlModel => "MLmodel",
+            Document::Gateway => "gateway",
         }
     }
 
@@ -65,6 +68,7 @@ impl Document {
                 "`isobar schema training-set` prints what a training set may hold, with an example"
             }
             Document::MlModel => "`mlflow.onnx.save_model` writes one",
+            Document::Gateway => "`isobar schema gateway` prints what a gateway may hold, with an example",
         }
     }
 
@@ -74,6 +78,7 @@ impl Document {
             Document::Contract => "one file holds one contract",
             Document::TrainingSet => "one file describes one training set",
             Document::MlModel => "one file describes one model",
+            Document::Gateway => "one file describes one gateway",
         }
     }
 }

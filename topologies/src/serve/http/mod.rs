@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use arrow::datatypes::Schema;
 
 pub(crate) use self::body::body_of;
-pub(crate) use self::problem::Problem;
+pub(crate) use self::problem::{PROBLEM_TYPE, Problem};
 use super::{Caller, Engine, PeerNames, Refusal, TableInfo, inference};
 
 /// The page that `GET /` shows. It needs nothing from elsewhere, and may load nothing.
@@ -102,7 +102,8 @@ pub(super) fn caller(engine: &Engine, request: &Request) -> Result<Caller, Refus
     engine.recognise(token, &names)
 }
 
-fn is_for_this_machine(headers: &HeaderMap) -> bool {
+/// Whether a request names a loopback address or `localhost` as its host, or no host.
+pub(crate) fn is_for_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
     let name = match host.strip_prefix('[') {
         Some(address) => address.split(']').next().unwrap_or_default(),

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::serve::Refusal;
 
 /// Media type of a problem.
-pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
+pub(crate) const PROBLEM_TYPE: &str = "application/problem+json";
 
 /// A refusal on its way to a client.
 #[derive(Debug)]

@@ -35,6 +35,7 @@ use super::request::{
 };
 use super::tensor::{Tensor, shown, unknown_datatype};
 use crate::error::Error;
+use crate::http::bind;
 use crate::inference::Elements;
 use crate::models;
 use crate::serve::flight::status::status;
@@ -65,7 +66,7 @@ impl Server {
         topology: &Topology,
         listen: SocketAddr,
     ) -> Result<SocketAddr, Error> {
-        let tls = topology.serve.tls.as_ref().map(tls::open).transpose()?;
+        let tls = tls::of(topology)?;
         check_address(&self.engine, listen, tls.is_some())?;
         let (address, serving) = start(&self.engine, listen, tls, self.shutdown.clone()).await?;
         self.listeners.push(serving);
@@ -80,9 +81,7 @@ pub(super) async fn start(
     tls: Option<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
-    let cannot = |error| Error::Configuration(format!("cannot listen on --inference-grpc {listen}: {error}"));
-    let listener = TcpListener::bind(listen).await.map_err(cannot)?;
-    let address = listener.local_addr().map_err(cannot)?;
+    let (listener, address) = bind("--inference-grpc", listen).await?;
     let service = InferenceService { engine: engine.clone() };
     let serving = tokio::spawn(async move {
         if let Err(error) = serve(service, listener, address, tls, stop).await {

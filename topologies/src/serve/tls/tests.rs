@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::*;
+use crate::gateway::{GatewayOptions, GatewayServer};
 use crate::prove::testing::History;
 use crate::serve::{ServeOptions, Server};
 use crate::spec::{CheckOptions, Topology, check_text};
@@ -231,6 +232,45 @@ async fn by_flight_a_certificate_names_the_caller_and_its_role() {
     for client in [None, Some("forged")] {
         assert!(ask_flight(address, client, Some(TOKEN)).await.is_err(), "{client:?}");
     }
+    served.stop().await;
+}
+
+/// A gateway before the server at `backend`, which trusts the authority `ca`.
+async fn gateway(backend: SocketAddr, ca: &str, stop: CancellationToken) -> GatewayServer {
+    let [certificate, private_key] = ["server.pem", "server.key"].map(file);
+    let text = format!(
+        "
+gateway:
+  backends: [{{ url: 'https://{backend}', cloud: a }}]
+  ca: {:?}
+  identity: {{ certificate: {:?}, private_key: {:?} }}
+  tls: {{ certificate: {certificate:?}, private_key: {private_key:?} }}
+",
+        file(ca),
+        file("unnamed.pem"),
+        file("unnamed.key")
+    );
+    let spec = crate::spec::gateway::check_text(&text, "gateway.yaml", Path::new("/"));
+    let spec = spec.unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    let options = GatewayOptions { listen: anywhere(), grace: HANDSHAKE_PATIENCE, file: None };
+    GatewayServer::start(&spec, options, stop).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_gateway_shows_its_certificate_and_hands_on_tokens() {
+    let served = Served::start().await;
+    let stop = CancellationToken::new();
+    let trusting = gateway(served.server.address, "authority.pem", stop.clone()).await;
+    let (status, reply) = ask(trusting.address, None, Some(TOKEN)).await.unwrap();
+    assert!(status == 200 && reply.contains(&format!("\n{ALL}\n")), "{reply}");
+    // Nobody is somebody because the gateway asks.
+    assert_eq!(ask(trusting.address, None, None).await.unwrap().0, 401);
+    let strict = gateway(served.server.address, "stranger.pem", stop.clone()).await;
+    let (status, reply) = ask(strict.address, None, Some(TOKEN)).await.unwrap();
+    assert!(status == 503 && reply.contains("there is no connection to a"), "{reply}");
+    stop.cancel();
+    trusting.stopped().await;
+    strict.stopped().await;
     served.stop().await;
 }
 

@@ -1,0 +1,201 @@
+//! Connections to one backend, kept for the next request.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tracing::debug;
+use url::Host;
+
+use crate::error::Error;
+use crate::spec::gateway::BackendSpec;
+
+/// How long a connection may take to be made.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// Connections that are kept; each had a request under way.
+const KEPT_MAX: usize = 256;
+/// How long one is kept: less than what stands between here and the backend keeps it.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+/// How long one may take to be ready for the next request after an answer has ended.
+const READY_WITHIN: Duration = Duration::from_millis(100);
+
+/// The connections to a backend that nobody uses now.
+#[derive(Debug)]
+pub(super) struct Pool {
+    host: String,
+    port: u16,
+    /// What `Host` says where a request says nothing.
+    pub(super) authority: HeaderValue,
+    tls: Option<Tls>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    connection: Connection,
+    since: Instant,
+}
+
+/// A connection that one request at a time is sent over.
+#[derive(Debug)]
+pub(super) struct Connection(SendRequest<Body>);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// No connection. Not a byte of the request was written; here it is again.
+    Unreachable { request: Box<Request<Body>>, why: String },
+    /// The connection broke off. The request may have arrived.
+    Broken { why: String },
+    /// The body of the request broke off, which says nothing of the backend. A part of it may have arrived.
+    HalfSent,
+}
+
+impl Pool {
+    /// To the backend of `spec`; nobody is connected to yet.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for a host that no certificate can have.
+    pub(super) fn open(spec: &BackendSpec, connector: Option<&TlsConnector>) -> Result<Self, Error> {
+        let host = match spec.url.host() {
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(address)) => address.to_string(),
+            Some(Host::Ipv6(address)) => address.to_string(),
+            None => return Err(Error::Bug(format!("backend {} has no host", spec.url))),
+        };
+        let wrong =
+            |error: &dyn std::error::Error| Error::Configuration(format!("backend {}: {error}", spec.url));
+        let tls = match connector {
+            Some(connector) if spec.url.scheme() == "https" => {
+                let name = ServerName::try_from(host.clone()).map_err(|error| wrong(&error))?;
+                Some(Tls { connector: connector.clone(), name })
+            }
+            _ => None,
+        };
+        Ok(Self {
+            host,
+            port: spec.url.port_or_known_default().unwrap_or_default(),
+            authority: HeaderValue::try_from(spec.address()).map_err(|error| wrong(&error))?,
+            tls,
+            kept: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `request`, over a connection that is kept if there is one, until its answer begins. Give the connection back once the
+    /// answer has ended; dropping it closes it.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Connection), Unanswered> {
+        loop {
+            let kept = self.take().await;
+            let was_kept = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match self.connect().await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        let request = Box::new(request);
+                        return Err(Unanswered::Unreachable { request, why: error.to_string() });
+                    }
+                },
+            };
+            match connection.0.try_send_request(request).await {
+                Ok(response) => return Ok((response, connection)),
+                Err(mut error) => match error.take_message() {
+                    // It was closed meanwhile, and nothing was written.
+                    Some(unsent) if was_kept => request = unsent,
+                    Some(unsent) => {
+                        let why = crate::chain_of(error.error());
+                        return Err(Unanswered::Unreachable { request: Box::new(unsent), why });
+                    }
+                    None if error.error().is_user() => return Err(Unanswered::HalfSent),
+                    None => return Err(Unanswered::Broken { why: crate::chain_of(error.error()) }),
+                },
+            }
+        }
+    }
+
+    /// The connection that was used last.
+    async fn take(&self) -> Option<Connection> {
+        loop {
+            let Kept { mut connection, since } = self.lock().pop()?;
+            if since.elapsed() > KEPT_FOR || connection.0.is_closed() {
+                continue;
+            }
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, connection.0.ready()).await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose answer has ended.
+    pub(super) fn give_back(&self, connection: Connection) {
+        if connection.0.is_closed() {
+            return;
+        }
+        let mut kept = self.lock();
+        if kept.len() < KEPT_MAX {
+            kept.push(Kept { connection, since: Instant::now() });
+        }
+    }
+
+    /// A new connection.
+    pub(super) async fn connect(&self) -> io::Result<Connection> {
+        let connecting = async {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            stream.set_nodelay(true)?;
+            match &self.tls {
+                None => begin(stream).await,
+                Some(Tls { connector, name }) => begin(connector.connect(name.clone(), stream).await?).await,
+            }
+        };
+        match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "a connection takes too long")),
+        }
+    }
+}
+
+impl Connection {
+    /// Sends `request` until its answer begins.
+    pub(super) async fn ask(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        self.0.send_request(request).await
+    }
+}
+
+async fn begin(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> io::Result<Connection> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // It ends when the sender is dropped, or the backend closes it.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            debug!(error = crate::chain_of(&error), "a connection to a backend ended");
+        }
+    });
+    Ok(Connection(sender))
+}

@@ -1,0 +1,202 @@
+//! The HTTP side of a gateway: what it answers itself, and what it hands on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::Router;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::{IncomingStream, Listener};
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, Failure};
+use crate::serve::{PROBLEM_TYPE, TlsListener, is_for_this_machine, send_at_once};
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+
+/// Where clients come in.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// Without TLS.
+    Plain(TcpListener),
+    /// With it.
+    Tls(TlsListener),
+}
+
+impl Listener for Door {
+    type Io = Either<TcpStream, TlsStream<TcpStream>>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self {
+            Self::Plain(listener) => {
+                let (connection, peer) = Listener::accept(listener).await;
+                send_at_once(&connection);
+                (Either::Left(connection), peer)
+            }
+            Self::Tls(listener) => {
+                let (connection, peer) = listener.accept().await;
+                (Either::Right(connection), peer)
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        match self {
+            Self::Plain(listener) => listener.local_addr(),
+            Self::Tls(listener) => listener.local_addr(),
+        }
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    address: IpAddr,
+    has_tls: bool,
+}
+
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        let address = stream.remote_addr().ip().to_canonical();
+        Self { address, has_tls: matches!(stream.io(), Either::Right(_)) }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Proxy {
+    client: Client,
+    shutdown: CancellationToken,
+}
+
+/// Everything that a gateway answers.
+pub(super) fn router(client: Client, shutdown: CancellationToken) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(forward)
+        .with_state(Proxy { client, shutdown })
+}
+
+async fn ready(State(proxy): State<Proxy>) -> Response {
+    let why = match (proxy.shutdown.is_cancelled(), proxy.client.is_ready()) {
+        (true, _) => "stopping\n",
+        (false, false) => "no backend is up\n",
+        (false, true) => return "ready\n".into_response(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+async fn metrics(State(proxy): State<Proxy>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], proxy.client.metrics())
+        .into_response()
+}
+
+async fn forward(
+    State(proxy): State<Proxy>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+) -> Response {
+    if is_misdirected(request.headers(), peer) {
+        let why = "from another machine, ask for the gateway by its name";
+        return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
+    }
+    announce(request.headers_mut(), peer);
+    match proxy.client.send(request).await {
+        Ok(answer) => answer,
+        Err(failure) => refused(&failure),
+    }
+}
+
+/// Whether somebody on another machine asks as if it was this one. A server without tokens takes such names for a sign that somebody on
+/// its own machine asks.
+fn is_misdirected(headers: &HeaderMap, peer: Peer) -> bool {
+    !peer.address.is_loopback() && is_for_this_machine(headers)
+}
+
+/// Says in `headers` who asks.
+fn announce(headers: &mut HeaderMap, peer: Peer) {
+    let before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let mut chain: Vec<String> = before.map(str::to_owned).collect();
+    chain.push(peer.address.to_string());
+    // What was a header is one again.
+    if let Ok(value) = HeaderValue::try_from(chain.join(", ")) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if peer.has_tls { "https" } else { "http" }));
+}
+
+fn refused(failure: &Failure) -> Response {
+    let why = failure.to_string();
+    match failure {
+        Failure::Unavailable(_) => {
+            problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "no answer now", &why)
+        }
+        Failure::Broken(_) => problem(StatusCode::BAD_GATEWAY, "broken", "the answer broke off", &why),
+        Failure::Late => problem(StatusCode::GATEWAY_TIMEOUT, "late", "no answer in time", &why),
+        Failure::Wrong(_) => problem(StatusCode::BAD_REQUEST, "wrong", "the request is wrong", &why),
+    }
+}
+
+/// A problem document (RFC 9457), as servers have them.
+fn problem(status: StatusCode, outcome: &str, title: &str, detail: &str) -> Response {
+    let problem = json!({
+        "type": format!("urn:isobar:problem:{outcome}"),
+        "title": title,
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    let mut response =
+        (status, [(header::CONTENT_TYPE, PROBLEM_TYPE)], format!("{problem}\n")).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_elsewhere_asks_for_this_machine() {
+        for (peer, host, expected) in [
+            ("192.0.2.7", Some("localhost:8190"), true),
+            ("192.0.2.7", Some("127.0.0.1"), true),
+            ("192.0.2.7", Some("[::1]:8190"), true),
+            ("192.0.2.7", None, true),
+            ("192.0.2.7", Some("gateway.example"), false),
+            ("127.0.0.1", Some("localhost:8190"), false),
+            ("::1", None, false),
+        ] {
+            let host = host.map(|host| (header::HOST, HeaderValue::from_static(host)));
+            let peer = Peer { address: peer.parse().unwrap(), has_tls: false };
+            assert_eq!(is_misdirected(&HeaderMap::from_iter(host), peer), expected, "{peer:?}");
+        }
+    }
+
+    #[test]
+    fn who_asks_is_added_behind_those_before() {
+        let mut headers = HeaderMap::new();
+        for value in ["10.0.0.1", "10.0.0.2, 10.0.0.3"] {
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
+        }
+        let peer = Peer { address: "192.0.2.7".parse().unwrap(), has_tls: true };
+        announce(&mut headers, peer);
+        let chains: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
+        assert_eq!(chains, ["10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.7"]);
+        assert_eq!(headers[FORWARDED_PROTO], "https");
+        let mut headers = HeaderMap::new();
+        announce(&mut headers, Peer { has_tls: false, ..peer });
+        assert_eq!(headers[FORWARDED_FOR], "192.0.2.7");
+        assert_eq!(headers[FORWARDED_PROTO], "http");
+    }
+}
