@@ -597,7 +597,29 @@ pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Erro
 /// # Errors
 /// Those of [`Catalog::reading`].
 pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
-    let datasets: Vec<String> = topology.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    catalog_of(topology, clouds, reading, &[])
+}
+
+/// The same as [`catalog_in`] with `further` datasets, which another topology writes into these clouds.
+///
+/// # Errors
+/// Those of [`Catalog::new`].
+pub(crate) fn catalog_with(
+    topology: &Topology,
+    clouds: &[Cloud],
+    further: &[String],
+) -> Result<Catalog, Error> {
+    catalog_of(topology, clouds, &Reading::of(topology.query.clone()), further)
+}
+
+fn catalog_of(
+    topology: &Topology,
+    clouds: &[Cloud],
+    reading: &Reading,
+    further: &[String],
+) -> Result<Catalog, Error> {
+    let own = topology.datasets.iter().map(|dataset| dataset.name.clone());
+    let datasets: Vec<String> = own.chain(further.iter().cloned()).collect();
     let catalog = Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)?;
     Ok(Catalog { models: CallableModels::of(topology, clouds), ..catalog })
 }
