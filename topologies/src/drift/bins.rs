@@ -114,7 +114,9 @@ pub(super) struct Bins {
 impl Bins {
     fn of(feature: Feature) -> Result<Self, String> {
         let (bins, rows) = match feature {
-            Feature::Number { rows, missing, edges, counts } => (Self::numbers(edges, counts, missing)?, rows),
+            Feature::Number { rows, missing, edges, counts } => {
+                (Self::numbers(edges, counts, missing)?, rows)
+            }
             Feature::Category { rows, missing, counts } => (Self::categories(&counts, missing)?, rows),
         };
         let counted = bins.trained.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
@@ -126,7 +128,11 @@ impl Bins {
 
     fn numbers(edges: Vec<f64>, counts: Vec<u64>, missing: u64) -> Result<Self, String> {
         let is_ascending = edges.windows(2).all(|pair| pair[0] < pair[1]);
-        if edges.is_empty() || edges.len() > EDGES_MAX || !is_ascending || !edges.iter().all(|e| e.is_finite()) {
+        if edges.is_empty()
+            || edges.len() > EDGES_MAX
+            || !is_ascending
+            || !edges.iter().all(|e| e.is_finite())
+        {
             return Err(format!("its edges are not ascending numbers, at most {EDGES_MAX}"));
         }
         if counts.len() != edges.len() + 1 {
@@ -148,7 +154,8 @@ impl Bins {
         }
         let mut values = Vec::with_capacity(counts.len());
         for (text, count) in counts {
-            let value: i64 = text.parse().map_err(|_| format!("the category {text:.100?} is no whole number"))?;
+            let value: i64 =
+                text.parse().map_err(|_| format!("the category {text:.100?} is no whole number"))?;
             values.push((value, *count));
         }
         if values.iter().map(|(value, _)| value).collect::<BTreeSet<_>>().len() != values.len() {
@@ -241,7 +248,8 @@ pub(super) mod tests {
 
     #[test]
     fn rare_categories_share_a_bin() {
-        let counts: BTreeMap<String, u64> = (0..60u64).map(|value| (value.to_string(), 1000 - value)).collect();
+        let counts: BTreeMap<String, u64> =
+            (0..60u64).map(|value| (value.to_string(), 1000 - value)).collect();
         let bins = Bins::categories(&counts, 5).unwrap();
         assert_eq!(bins.labels.len(), CATEGORIES_MAX + 3);
         assert_eq!([0.0, 49.0, 50.0, 59.0, 60.0].map(|value| bins.bin(Some(value))), [0, 49, 50, 50, 51]);

@@ -268,7 +268,9 @@ fn columns(check: &Check, input: &Input, statistics: &Statistics) -> Result<Vec<
     let mut columns: Vec<Column> = features.collect();
     if columns.is_empty() {
         let (model, version) = (&input.manifest.model, input.manifest.version);
-        return Err(Error::Configuration(format!("{model} version {version} says of no column that it is a feature")));
+        return Err(Error::Configuration(format!(
+            "{model} version {version} says of no column that it is a feature"
+        )));
     }
     let unknown = |what: &str| {
         Error::Configuration(format!("the model's statistics.json has no {what}, so they cannot be judged"))
@@ -322,15 +324,14 @@ async fn counted(
     columns: &[Column],
     span: Span,
 ) -> Result<(Vec<Days>, Vec<ReadVersion>), Error> {
-    let mut counted: Vec<Days> = columns
-        .iter()
-        .map(|column| vec![vec![0; column.bins.labels.len()]; span.days()])
-        .collect();
+    let mut counted: Vec<Days> =
+        columns.iter().map(|column| vec![vec![0; column.bins.labels.len()]; span.days()]).collect();
     let names: Vec<&str> = columns.iter().map(|column| column.column.as_str()).collect();
     let read = input.numbers(relation, &names, span.ms(), |numbers| {
         for row in 0..numbers.rows() {
             // The condition lets no other time through, and none that is missing.
-            let day = usize::try_from(numbers.times().value(row).div_euclid(DAY_MS) - span.0).unwrap_or(usize::MAX);
+            let day =
+                usize::try_from(numbers.times().value(row).div_euclid(DAY_MS) - span.0).unwrap_or(usize::MAX);
             for (at, column) in columns.iter().enumerate() {
                 let value = value_at(numbers.column(at), row).map(rounded);
                 if let Some(day) = counted[at].get_mut(day) {

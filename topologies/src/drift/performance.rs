@@ -194,7 +194,10 @@ fn registered_auc(manifest: &Manifest) -> Option<f64> {
 fn scored(day: i64, prediction: f64, label: f64, names: &[&str; 2]) -> Result<Scored, Error> {
     let is_late = label == 1.0;
     if !(is_late || label == 0.0) {
-        return Err(Error::Configuration(format!("{}: a label is {label}, and 0 and 1 are labels", names[1])));
+        return Err(Error::Configuration(format!(
+            "{}: a label is {label}, and 0 and 1 are labels",
+            names[1]
+        )));
     }
     if !(0.0..=1.0).contains(&prediction) {
         return Err(Error::Configuration(format!("{}: {prediction} is no probability", names[0])));
@@ -229,7 +232,7 @@ fn judged(
     let rows = &window.scored;
     report.calibration_error = Some(calibration_error(rows));
     report.auc = interval(rows, outside, auc);
-    report.calibration = interval(rows, outside, |rows| difference(rows));
+    report.calibration = interval(rows, outside, difference);
     let (Some(auc), Some(calibration)) = (report.auc, report.calibration) else {
         report.not_judged = Some(format!("an interval takes {DAYS_MIN} days with both labels"));
         return report;
@@ -272,19 +275,14 @@ fn difference(rows: &[Scored]) -> Option<f64> {
 /// The mean distance of answer and label over equal groups of `rows`, which are in the order of answers.
 fn calibration_error(rows: &[Scored]) -> f64 {
     let size = rows.len().div_ceil(GROUPS).max(1);
-    let distances = rows.chunks(size).map(|group| {
-        difference(group).map_or(0.0, f64::abs) * group.len() as f64
-    });
+    let distances =
+        rows.chunks(size).map(|group| difference(group).map_or(0.0, f64::abs) * group.len() as f64);
     distances.sum::<f64>() / rows.len().max(1) as f64
 }
 
 /// An estimate of `rows`, and the interval that leaves `outside` outside: by leaving out each day. `None` if there are too few days, or
 /// there is no estimate without one of them.
-fn interval(
-    rows: &[Scored],
-    outside: f64,
-    estimate: impl Fn(&[Scored]) -> Option<f64>,
-) -> Option<Interval> {
+fn interval(rows: &[Scored], outside: f64, estimate: impl Fn(&[Scored]) -> Option<f64>) -> Option<Interval> {
     let days: BTreeSet<i64> = rows.iter().map(|row| row.day).collect();
     if days.len() < DAYS_MIN {
         return None;
@@ -330,7 +328,8 @@ impl PerformanceReport {
                 verdict,
             ]);
         }
-        let expected = self.expected_auc.map_or("no AUC is expected".to_owned(), |auc| format!("expected AUC {auc:.4}"));
+        let expected =
+            self.expected_auc.map_or("no AUC is expected".to_owned(), |auc| format!("expected AUC {auc:.4}"));
         format!(
             "{table}\n{} version {}: {} alarms; {expected}; intervals are sure to {:.2} % each\n",
             self.model,
@@ -346,8 +345,10 @@ mod tests {
     use super::*;
 
     fn rows(scores: &[(i64, f64, bool)]) -> Vec<Scored> {
-        let mut rows: Vec<Scored> =
-            scores.iter().map(|(day, prediction, label)| Scored { day: *day, prediction: *prediction, label: *label }).collect();
+        let mut rows: Vec<Scored> = scores
+            .iter()
+            .map(|(day, prediction, label)| Scored { day: *day, prediction: *prediction, label: *label })
+            .collect();
         rows.sort_by(|a, b| a.prediction.total_cmp(&b.prediction));
         rows
     }
@@ -374,13 +375,14 @@ mod tests {
     fn the_interval_leaves_out_each_day() {
         // One row a day, so that leaving one out is the jackknife of a mean, whose error is s / sqrt(n):
         // answers 0.1 … 0.5 without a label have s² = 0.025, and t with 4 degrees of freedom is 2.776445 at 5 %.
-        let some = rows(&[(1, 0.1, false), (2, 0.2, false), (3, 0.3, false), (4, 0.4, false), (5, 0.5, false)]);
-        let found = interval(&some, 0.05, |rows| difference(rows)).unwrap();
+        let some =
+            rows(&[(1, 0.1, false), (2, 0.2, false), (3, 0.3, false), (4, 0.4, false), (5, 0.5, false)]);
+        let found = interval(&some, 0.05, difference).unwrap();
         let half = 2.776445105 * (0.025f64 / 5.0).sqrt();
         assert!((found.value - 0.3).abs() < 1e-12, "{found:?}");
         assert!((found.high - 0.3 - half).abs() < 1e-6 && (found.low - 0.3 + half).abs() < 1e-6, "{found:?}");
         assert_eq!(interval(&some, 0.05, auc), None);
-        assert_eq!(interval(&some[..4], 0.05, |rows| difference(rows)), None);
+        assert_eq!(interval(&some[..4], 0.05, difference), None);
     }
 
     #[test]

@@ -129,9 +129,10 @@ impl Input {
                 Relation { sql: sql.trim().trim_end_matches(';').to_owned(), time: time.clone() }
             }
             RowsOf::Served(dataset) => {
-                let values = self.manifest.features.iter().enumerate().map(|(at, feature)| {
-                    format!("feature_values[{}] AS {}", at + 1, quoted(&feature.name))
-                });
+                let values =
+                    self.manifest.features.iter().enumerate().map(|(at, feature)| {
+                        format!("feature_values[{}] AS {}", at + 1, quoted(&feature.name))
+                    });
                 Relation {
                     sql: format!(
                         "SELECT served_at, prediction, {} FROM {}{}",
@@ -157,8 +158,11 @@ impl Input {
     /// # Errors
     /// [`Error::Configuration`] if there is no row; those of the query.
     pub(super) async fn newest_ms(&self, relation: &Relation) -> Result<i64, Error> {
-        let sql =
-            format!("SELECT max({}) AS newest FROM (\n{}\n) AS source", instant(&relation.time), relation.sql);
+        let sql = format!(
+            "SELECT max({}) AS newest FROM (\n{}\n) AS source",
+            instant(&relation.time),
+            relation.sql
+        );
         let mut answer = self.catalog.query(&sql).await?;
         while let Some(batch) = answer.next_batch().await? {
             let newest = batch.column(0).as_primitive::<TimestampMillisecondType>();

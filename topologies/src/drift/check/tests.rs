@@ -44,7 +44,11 @@ fn column(name: &str, is_label: bool) -> Column {
 
 /// So many days with `counts`, of which the first bin has a few rows more or less from day to day.
 fn days(count: i64, counts: [u64; 5]) -> Days {
-    (0..count).map(|day| [counts[0] + [0, 5, 2, 7][day as usize % 4], counts[1], counts[2], counts[3], counts[4]].to_vec()).collect()
+    (0..count)
+        .map(|day| {
+            [counts[0] + [0, 5, 2, 7][day as usize % 4], counts[1], counts[2], counts[3], counts[4]].to_vec()
+        })
+        .collect()
 }
 
 #[test]
@@ -58,7 +62,10 @@ fn a_shift_alarms_in_its_window_and_its_feature_only() {
     let reports = judged(&asked(), &columns, &held, &windows, Span(986, 1000));
     let alarms = reports.iter().flat_map(|window| window.features.iter().map(|feature| feature.alarm));
     assert_eq!(alarms.collect::<Vec<_>>(), [false, false, false, true]);
-    assert_eq!((reports[1].from.as_str(), reports[1].to.as_str()), ("1972-09-20T00:00:00.000Z", "1972-09-27T00:00:00.000Z"));
+    assert_eq!(
+        (reports[1].from.as_str(), reports[1].to.as_str()),
+        ("1972-09-20T00:00:00.000Z", "1972-09-27T00:00:00.000Z")
+    );
     let shifted = &reports[1].features[1];
     assert!(shifted.distances.iter().all(|distance| distance.alarm && distance.value > distance.limit));
     let report = report(reports);
@@ -75,7 +82,10 @@ fn a_difference_that_is_certain_and_small_is_no_alarm() {
     let slight = [1_010_000, 490_000, 500_000, 100_000, 50_000];
     let reports = judged(&asked(), &columns, &held, &[days(14, slight)], Span(986, 1000));
     let feature = &reports[0].features[0];
-    assert!(feature.distances.iter().all(|distance| distance.adjusted < 0.01 && !distance.alarm), "{feature:?}");
+    assert!(
+        feature.distances.iter().all(|distance| distance.adjusted < 0.01 && !distance.alarm),
+        "{feature:?}"
+    );
     let mut lower = asked();
     lower.minimum = Minimum { psi: 0.0, jensen_shannon: 0.0, l_infinity: 0.0 };
     assert!(judged(&lower, &columns, &held, &[days(14, slight)], Span(986, 1000))[0].features[0].alarm);
