@@ -55,7 +55,7 @@ impl Reference {
         if squares.is_empty() {
             return Err(format!("no window of the reference has {ROWS_MIN} rows"));
         }
-        let moments = [0, 1, 2].map(|at| moments(squares.iter().map(|forms| forms[at])));
+        let moments = [0usize, 1, 2].map(|at| moments(squares.iter().map(|forms| forms[at])));
         let share = window_days as f64 / used as f64;
         Ok(Self {
             counts,
