@@ -148,12 +148,12 @@ async fn a_month_of_flights_raises_no_alarm_and_miles_that_became_kilometres_do(
     let output = checked(&set, &[]).await;
     output.assert(0, &[]);
     let report = json_of(&output);
-    assert_eq!(alarms(&report), [], "{report:#}");
+    assert!(alarms(&report).is_empty(), "{report:#}");
     // All twelve features of all four weeks were judged, by three distances each.
     assert_eq!((report["tests"].as_u64(), report["alarms"].as_u64()), (Some(4 * 12 * 3), Some(0)));
     assert_eq!(report["read"].as_array().unwrap().len(), 2, "{report:#}");
 
-    let kilometres = "CASE WHEN scheduled_at >= TIMESTAMP '2013-10-15T00:00:00Z' AND scheduled_at < TIMESTAMP '2013-10-22T00:00:00Z' \
+    let kilometres = "CASE WHEN CAST(CAST(scheduled_at AS DATE) AS VARCHAR) BETWEEN '2013-10-15' AND '2013-10-21' \
                       THEN distance_miles * 1.609344 ELSE distance_miles END AS distance_miles,\n";
     let line = "      distance_miles,\n";
     assert!(SET.contains(line));

@@ -65,6 +65,8 @@ pub fn trigger(report: &DriftReport, command: &[String], state: &Path) -> Result
     }
     let ended = Command::new(program)
         .args(arguments)
+        // Standard output is the report's.
+        .stdout(std::io::stderr())
         .env("ISOBAR_DRIFT_MODEL", &report.model)
         .env("ISOBAR_DRIFT_VERSION", &version)
         .env("ISOBAR_DRIFT_FROM", &window.from)
