@@ -9,15 +9,14 @@ use self::args::{DriftCheckArgs, DriftCommand, DriftPerformanceArgs, DriftRowsAr
 use super::args::ReportFormat;
 use super::{Exit, Misconfigured, output, runtime};
 use crate::drift::{
-    self, Check, DriftReport, Minimum, Performance, RowsOf, Skew, Triggered, write_metrics, write_page,
+    self, Check, DAY_MS, DriftReport, Minimum, Performance, RowsOf, Skew, Triggered, write_metrics,
+    write_page,
 };
 use crate::spec::training::load;
 use crate::spec::{self, Topology, read_bounded};
 
 /// Bytes of a query in a file.
 const QUERY_BYTES_MAX: u64 = 1 << 20;
-/// Milliseconds of a day.
-const DAY_MS: i64 = 86_400_000;
 
 /// Does what `command` asks for.
 pub(super) fn drift(command: &DriftCommand) -> anyhow::Result<Exit> {

@@ -31,6 +31,7 @@ pub use self::metrics::write_metrics;
 pub use self::page::write_page;
 pub use self::performance::{Interval, Performance, PerformanceReport, PerformanceWindow, performance};
 pub use self::skew::{FeatureSkew, Skew, SkewExample, SkewReport, skew};
+pub(crate) use self::source::DAY_MS;
 pub use self::source::RowsOf;
 pub use self::trigger::{Triggered, trigger};
 

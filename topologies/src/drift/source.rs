@@ -15,7 +15,7 @@ use crate::training::{ReadVersion, SetVersions, rows_of};
 /// The type in which times are compared.
 const INSTANT: &str = "'Timestamp(Millisecond, Some(\"UTC\"))'";
 /// Milliseconds of a day.
-pub(super) const DAY_MS: i64 = 86_400_000;
+pub(crate) const DAY_MS: i64 = 86_400_000;
 
 /// Rows with a time and columns that have the names of features.
 #[derive(Debug, Clone)]

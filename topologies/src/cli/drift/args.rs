@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand};
 
 use crate::cli::args::ReportFormat;
-use crate::drift::ReferenceDays;
+use crate::drift::{DAY_MS, ReferenceDays};
 use crate::models::Reference;
 use crate::query::time_ms;
 use crate::training::SetVersions;
 
-/// Milliseconds of a day.
-const DAY_MS: i64 = 86_400_000;
 /// Days that a window or a reference may have.
 const DAYS_MAX: u64 = 3_660;
 
