@@ -573,4 +573,4 @@ fn row(window: &WindowReport, feature: &FeatureReport) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -67,60 +67,32 @@ fn encoded(report: &DriftReport) -> Result<Vec<u8>, prometheus::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{DistanceReport, FeatureReport, WindowReport};
-    use super::super::distances::Distance;
+    use super::super::check::FeatureReport;
+    use super::super::check::tests::{feature, report, week};
     use super::*;
 
     #[test]
     fn the_newest_window_is_told() {
-        let feature = |feature: &str, not_judged: Option<&str>, alarm: bool| FeatureReport {
-            feature: feature.into(),
-            not_judged: not_judged.map(str::to_owned),
-            alarm,
-            distances: vec![DistanceReport {
-                distance: Distance::Psi,
-                value: 0.5,
-                limit: 0.25,
-                p_value: 1e-9,
-                adjusted: 1e-8,
-                alarm,
-            }],
-            bins: Vec::new(),
+        let not_judged = FeatureReport {
+            not_judged: Some("7 rows are too few".into()),
+            distances: Vec::new(),
+            ..feature("y", 0.0)
         };
-        let window = |to_ms: i64, alarm: bool| WindowReport {
-            from: String::new(),
-            to: String::new(),
-            to_ms,
-            rows: 100,
-            features: vec![feature("x", None, alarm), feature("y", Some("7 rows are too few"), false)],
-        };
-        let report = DriftReport {
-            model: "late".into(),
-            version: 3,
-            sha256: String::new(),
-            reference_from: String::new(),
-            reference_to: String::new(),
-            reference_rows: 1000,
-            read: Vec::new(),
-            false_alarms: 0.01,
-            tests: 3,
-            alarms: 1,
-            windows: vec![window(1000, false), window(86_400_000, true)],
-        };
+        let windows = vec![week(vec![feature("x", 0.1)]), week(vec![feature("x", 0.5), not_judged])];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drift.prom");
         std::fs::write(&path, "something older").unwrap();
-        write_metrics(&report, &path).unwrap();
+        write_metrics(&report(windows), &path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         for line in [
             r#"isobar_drift_distance{distance="psi",feature="x",model="late"} 0.5"#,
             r#"isobar_drift_limit{distance="psi",feature="x",model="late"} 0.25"#,
             r#"isobar_drift_alarm{feature="x",model="late"} 1"#,
             r#"isobar_drift_features_judged{model="late"} 1"#,
-            r#"isobar_drift_window_end_seconds{model="late"} 86400"#,
+            r#"isobar_drift_window_end_seconds{model="late"} 1381190400"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("older") && !text.contains(r#"alarm{feature="y""#), "{text}");
+        assert!(!text.contains("older") && !text.contains(r#"feature="y""#), "{text}");
     }
 }

@@ -222,45 +222,13 @@ fn legend(html: &mut String, names: &[&str]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{DistanceReport, WindowReport};
+    use super::super::check::tests::{feature, report, week};
     use super::*;
 
     #[test]
     fn a_page_shows_what_was_found_and_loads_and_runs_nothing() {
-        let feature = |value: f64| FeatureReport {
-            feature: "x<script>&".into(),
-            not_judged: None,
-            alarm: value > 0.25,
-            distances: vec![DistanceReport {
-                distance: Distance::Psi,
-                value,
-                limit: 0.25,
-                p_value: 0.5,
-                adjusted: 1.0,
-                alarm: value > 0.25,
-            }],
-            bins: vec![BinReport { label: "\"1\" to below 2".into(), reference: 0.5, window: 1.0 }],
-        };
-        let window = |value: f64| WindowReport {
-            from: "2013-10-01T00:00:00.000Z".into(),
-            to: "2013-10-08T00:00:00.000Z".into(),
-            to_ms: 0,
-            rows: 100,
-            features: vec![feature(value)],
-        };
-        let report = DriftReport {
-            model: "late".into(),
-            version: 3,
-            sha256: "ab".repeat(32),
-            reference_from: "2013-01-01T00:00:00.000Z".into(),
-            reference_to: "2013-09-01T00:00:00.000Z".into(),
-            reference_rows: 1000,
-            read: Vec::new(),
-            false_alarms: 0.01,
-            tests: 2,
-            alarms: 1,
-            windows: vec![window(0.1), window(0.5)],
-        };
+        let name = "x<script>&";
+        let report = report(vec![week(vec![feature(name, 0.1)]), week(vec![feature(name, 0.5)])]);
         let html = page(&report);
         assert!(
             html.contains("x&lt;script&gt;&amp;") && html.contains("&quot;1&quot; to below 2: 50.00 %"),

@@ -102,37 +102,12 @@ fn created(folder: &Path, path: &Path, content: &[u8]) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{FeatureReport, WindowReport};
+    use super::super::check::tests::{feature, report, week};
     use super::*;
 
-    fn report(version: u64, alarming: &[&str]) -> DriftReport {
-        let feature = |feature: &&str| FeatureReport {
-            feature: (*feature).to_owned(),
-            not_judged: None,
-            alarm: true,
-            distances: Vec::new(),
-            bins: Vec::new(),
-        };
-        let window = WindowReport {
-            from: "2013-10-01T00:00:00.000Z".into(),
-            to: "2013-10-08T00:00:00.000Z".into(),
-            to_ms: 0,
-            rows: 100,
-            features: alarming.iter().map(feature).collect(),
-        };
-        DriftReport {
-            model: "late".into(),
-            version,
-            sha256: String::new(),
-            reference_from: String::new(),
-            reference_to: String::new(),
-            reference_rows: 1000,
-            read: Vec::new(),
-            false_alarms: 0.01,
-            tests: 3,
-            alarms: alarming.len(),
-            windows: vec![window],
-        }
+    fn alarming(version: u64, features: &[&str]) -> DriftReport {
+        let features = features.iter().map(|name| feature(name, 0.5)).collect();
+        DriftReport { version, ..report(vec![week(features)]) }
     }
 
     #[cfg(unix)]
@@ -146,13 +121,13 @@ mod tests {
         );
         let command = ["sh", "-c", &line, "a; b"].map(str::to_owned);
         let run = |report: &DriftReport| trigger(report, &command, &state).unwrap();
-        assert_eq!(run(&report(1, &[])), Triggered::Not);
+        assert_eq!(run(&alarming(1, &[])), Triggered::Not);
         assert!(!state.exists());
-        let first = report(1, &["x", "y"]);
+        let first = alarming(1, &["x", "y"]);
         assert_eq!(run(&first), Triggered::Ended(Some(7)));
         assert_eq!(run(&first), Triggered::Before);
-        assert_eq!(run(&report(1, &["x"])), Triggered::Ended(Some(7)));
-        assert_eq!(run(&report(2, &["x", "y"])), Triggered::Ended(Some(7)));
+        assert_eq!(run(&alarming(1, &["x"])), Triggered::Ended(Some(7)));
+        assert_eq!(run(&alarming(2, &["x", "y"])), Triggered::Ended(Some(7)));
         // An argument is an argument, whatever is in it.
         assert_eq!(fs::read_to_string(&out).unwrap(), "a; b 1 x,y\na; b 1 x\na; b 2 x,y\n");
         let files: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -166,9 +141,9 @@ mod tests {
     fn a_program_that_is_not_there_is_an_error_and_is_not_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let command = ["there-is-no-such-program-here".to_owned()];
-        let error = trigger(&report(1, &["x"]), &command, folder.path()).unwrap_err();
+        let error = trigger(&alarming(1, &["x"]), &command, folder.path()).unwrap_err();
         assert!(error.to_string().contains("start there-is-no-such-program"), "{error}");
-        assert_eq!(trigger(&report(1, &["x"]), &command, folder.path()).unwrap(), Triggered::Before);
-        assert!(trigger(&report(2, &["x"]), &[], folder.path()).is_err());
+        assert_eq!(trigger(&alarming(1, &["x"]), &command, folder.path()).unwrap(), Triggered::Before);
+        assert!(trigger(&alarming(2, &["x"]), &[], folder.path()).is_err());
     }
 }

@@ -133,18 +133,49 @@ fn windows_and_reference_do_not_overlap() {
     assert!(spans(&check, &statistics, 1000).is_err());
 }
 
-fn report(windows: Vec<WindowReport>) -> DriftReport {
+/// A report of these windows.
+pub(in crate::drift) fn report(windows: Vec<WindowReport>) -> DriftReport {
     DriftReport {
         model: "late".to_owned(),
         version: 1,
         sha256: "ab".repeat(32),
-        reference_from: "1972-07-05T00:00:00.000Z".to_owned(),
-        reference_to: "1972-09-13T00:00:00.000Z".to_owned(),
-        reference_rows: 10,
+        reference_from: "2013-01-01T00:00:00.000Z".to_owned(),
+        reference_to: "2013-09-01T00:00:00.000Z".to_owned(),
+        reference_rows: 1000,
         read: Vec::new(),
         false_alarms: 0.01,
-        tests: 0,
+        tests: 3,
         alarms: windows.iter().flat_map(|window| &window.features).filter(|feature| feature.alarm).count(),
         windows,
+    }
+}
+
+/// A week with these features.
+pub(in crate::drift) fn week(features: Vec<FeatureReport>) -> WindowReport {
+    WindowReport {
+        from: "2013-10-01T00:00:00.000Z".to_owned(),
+        to: "2013-10-08T00:00:00.000Z".to_owned(),
+        to_ms: 1_381_190_400_000,
+        rows: 100,
+        features,
+    }
+}
+
+/// A feature with this stability index, which alarms from a quarter on.
+pub(in crate::drift) fn feature(name: &str, psi: f64) -> FeatureReport {
+    let alarm = psi >= 0.25;
+    FeatureReport {
+        feature: name.to_owned(),
+        not_judged: None,
+        alarm,
+        distances: vec![DistanceReport {
+            distance: Distance::Psi,
+            value: psi,
+            limit: 0.25,
+            p_value: 0.001,
+            adjusted: 0.002,
+            alarm,
+        }],
+        bins: vec![BinReport { label: "\"1\" to below 2".to_owned(), reference: 0.5, window: 1.0 }],
     }
 }
