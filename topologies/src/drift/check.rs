@@ -69,7 +69,8 @@ pub struct Check {
     pub window_days: u32,
     /// How many windows, one after the other, at least one.
     pub windows: u32,
-    /// Where the last one ends: days since the Unix epoch. By default where the last whole day with rows does.
+    /// Where the last one ends: days since the Unix epoch. By default where the last one ends that is over, of those that follow each other
+    /// from the epoch on.
     pub until_day: Option<i64>,
     /// How likely any alarm is if nothing has shifted.
     pub false_alarms: f64,
@@ -221,10 +222,7 @@ pub async fn check(check: &Check) -> Result<DriftReport, Error> {
         Some(other) => input.relation(other).await?,
         None => rows.clone(),
     };
-    let until = match check.until_day {
-        Some(day) => day,
-        None => input.newest_ms(&rows).await?.div_euclid(DAY_MS),
-    };
+    let until = input.until(&rows, check.until_day, check.window_days).await?;
     let (reference, windows) = spans(check, &statistics, until)?;
     let (held, mut read) = counted(&input, &reference_rows, &columns, reference).await?;
     let (counts, read_too) = counted(&input, &rows, &columns, windows).await?;

@@ -45,7 +45,8 @@ pub struct Performance {
     pub window_days: u32,
     /// How many windows, one after the other.
     pub windows: u32,
-    /// Where the last one ends: days since the Unix epoch. By default where the last whole day with rows does.
+    /// Where the last one ends: days since the Unix epoch. By default where the last one ends that is over, of those that follow each other
+    /// from the epoch on.
     pub until_day: Option<i64>,
     /// The share of rows that must have a label.
     pub labelled: f64,
@@ -138,10 +139,7 @@ pub async fn performance(asked: &Performance) -> Result<PerformanceReport, Error
     };
     let input = Input::open(&asked.topology, &asked.model, &served, &asked.versions).await?;
     let relation = input.relation(&asked.rows).await?;
-    let until = match asked.until_day {
-        Some(day) => day,
-        None => input.newest_ms(&relation).await?.div_euclid(DAY_MS),
-    };
+    let until = input.until(&relation, asked.until_day, asked.window_days).await?;
     let days = i64::from(asked.window_days);
     let first = until - days * i64::from(asked.windows);
     let mut windows = vec![Window::default(); asked.windows as usize];

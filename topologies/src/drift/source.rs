@@ -153,11 +153,30 @@ impl Input {
         format!(" WHERE model = '{model}' AND model_version = {version}")
     }
 
+    /// The day before which the last window ends: `asked`, or the end of the last window of those that follow each other from the Unix epoch on
+    /// whose days are over. So whoever asks every day judges the same windows until there is another one.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if there is no row; those of the query.
+    pub(super) async fn until(
+        &self,
+        relation: &Relation,
+        asked: Option<i64>,
+        window_days: u32,
+    ) -> Result<i64, Error> {
+        let newest = match asked {
+            Some(day) => return Ok(day),
+            None => self.newest_ms(relation).await?.div_euclid(DAY_MS),
+        };
+        let days = i64::from(window_days);
+        Ok(newest.div_euclid(days) * days)
+    }
+
     /// When the newest row happened, in milliseconds since the Unix epoch.
     ///
     /// # Errors
     /// [`Error::Configuration`] if there is no row; those of the query.
-    pub(super) async fn newest_ms(&self, relation: &Relation) -> Result<i64, Error> {
+    async fn newest_ms(&self, relation: &Relation) -> Result<i64, Error> {
         let sql = format!(
             "SELECT max({}) AS newest FROM (\n{}\n) AS source",
             instant(&relation.time),

@@ -93,7 +93,7 @@ pub struct DriftRowsArgs {
     /// How many windows, one after the other
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=366))]
     pub windows: u32,
-    /// The day before which the last window ends; by default the last whole day that has rows is in it
+    /// The day before which the last window ends; by default the end of the last one that is over
     #[arg(long, value_name = "DAY", value_parser = parse_day)]
     pub until: Option<i64>,
     /// How likely any alarm of a run is if nothing has changed
