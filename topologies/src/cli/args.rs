@@ -327,7 +327,7 @@ Exit codes: 0 no alarm, 1 a failure, 2 the command line or the data must change,
     Drift {
         /// What to compare
         #[command(subcommand)]
-        command: DriftCommand,
+        command: Box<DriftCommand>,
     },
 
     /// Look at rejected records, and send them through the topology again, once

@@ -253,7 +253,10 @@ mod tests {
     fn check(arguments: &str) -> Result<DriftCheckArgs, clap::Error> {
         let command = format!("isobar drift check --model late@champion {arguments}");
         match Args::try_parse_from(command.split_whitespace())?.command {
-            Command::Drift { command: DriftCommand::Check(args) } => Ok(args),
+            Command::Drift { command } => match *command {
+                DriftCommand::Check(args) => Ok(args),
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         }
     }
