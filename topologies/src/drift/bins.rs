@@ -127,7 +127,8 @@ impl Bins {
     }
 
     fn numbers(edges: Vec<f64>, counts: Vec<u64>, missing: u64) -> Result<Self, String> {
-        let is_ascending = edges.windows(2).all(|pair| pair[0] < pair[1]);
+        let edges: Vec<f64> = edges.into_iter().map(snapped).collect();
+        let is_ascending = edges.windows(2).all(|pair| pair[0] <= pair[1]);
         if edges.is_empty()
             || edges.len() > EDGES_MAX
             || !is_ascending
@@ -207,6 +208,14 @@ impl Bins {
     }
 }
 
+/// An edge as it was written. Numbers are read to within a unit in the last place, and values are float32: one that equals an edge has to be
+/// counted from the edge on, as in training. Between float32 numbers so small a difference decides nothing; edges that it makes equal have nothing
+/// between them.
+fn snapped(edge: f64) -> f64 {
+    let nearest = f64::from(edge as f32);
+    if (edge - nearest).abs() <= 4.0 * f64::EPSILON * edge.abs() { nearest } else { edge }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -247,6 +256,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_edge_that_is_read_a_little_off_is_the_value_that_it_was() {
+        let value = f64::from(39.02f32);
+        for read in [value, f64::from_bits(value.to_bits() + 1), f64::from_bits(value.to_bits() - 1)] {
+            let bins = Bins::numbers(vec![0.0, read, 50.0], vec![0, 5, 5, 0], 0).unwrap();
+            assert_eq!(bins.bin(Some(value)), 2, "{read}");
+        }
+        let between = 39.021;
+        assert_eq!((snapped(between), snapped(0.0)), (between, 0.0));
+    }
+
+    #[test]
     fn rare_categories_share_a_bin() {
         let counts: BTreeMap<String, u64> =
             (0..60u64).map(|value| (value.to_string(), 1000 - value)).collect();
@@ -263,7 +283,7 @@ pub(super) mod tests {
             ("/from", serde_json::json!("yesterday"), "no time"),
             ("/from", serde_json::json!("2014-01-01T00:00:00Z"), "before it begins"),
             ("/features/x/rows", serde_json::json!(11), "x: its counts are not those of 11 rows"),
-            ("/features/x/edges", serde_json::json!([0.0, 0.0, 2.0]), "ascending"),
+            ("/features/x/edges", serde_json::json!([0.0, 2.0, 1.5]), "ascending"),
             ("/features/x/edges", serde_json::json!([]), "ascending"),
             ("/features/x/counts", serde_json::json!([9]), "3 edges have 1 counts"),
             ("/features/x/counts", serde_json::json!([u64::MAX, 4, 3, 2]), "not those of 10 rows"),
