@@ -16,6 +16,7 @@ mod dead_letter;
 mod debezium;
 mod distributed;
 mod doctor;
+mod drift;
 mod drill;
 mod elect;
 mod evolution;

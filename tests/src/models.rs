@@ -33,17 +33,42 @@ fn value(field: u8, name: &str, columns: u8) -> Vec<u8> {
 
 /// An ONNX model that adds two numbers of its own to the two of each row: `features` in, `prediction` out.
 pub fn onnx(own: [f32; 2]) -> Vec<u8> {
+    onnx_of(&own)
+}
+
+/// The same with as many numbers as there are in `own`, below 128.
+pub fn onnx_of(own: &[f32]) -> Vec<u8> {
+    let columns = u8::try_from(own.len()).expect("there are fewer than 128 columns");
     let data: Vec<u8> = own.iter().flat_map(|number| number.to_le_bytes()).collect();
-    let weights = [number(1, 2), number(2, 1), bytes(8, b"own"), bytes(9, &data)].concat();
+    let weights = [number(1, columns), number(2, 1), bytes(8, b"own"), bytes(9, &data)].concat();
     let add = [bytes(1, b"features"), bytes(1, b"own"), bytes(2, b"prediction"), bytes(4, b"Add")].concat();
     let graph = [
         bytes(1, &add),
         bytes(2, b"graph"),
         bytes(5, &weights),
-        value(11, "features", 2),
-        value(12, "prediction", 2),
+        value(11, "features", columns),
+        value(12, "prediction", columns),
     ];
     [number(1, 8), bytes(7, &graph.concat()), bytes(8, &[bytes(1, b""), number(2, 13)].concat())].concat()
+}
+
+/// A folder with a model of these features, names and types, and what they looked like in training, if that is known.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn folder_of(features: &[(&str, &str)], statistics: Option<&serde_json::Value>) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let feature = |(name, kind): &(&str, &str)| serde_json::json!({ "name": name, "type": kind });
+    let manifest = serde_json::json!({
+        "features": features.iter().map(feature).collect::<Vec<_>>(),
+        "metrics": { "auc": 0.8 }
+    });
+    write(folder.path(), "manifest.json", manifest.to_string().as_bytes());
+    write(folder.path(), "model.onnx", &onnx_of(&vec![0.0; features.len()]));
+    if let Some(statistics) = statistics {
+        write(folder.path(), "statistics.json", statistics.to_string().as_bytes());
+    }
+    folder
 }
 
 /// A folder with the model [`onnx`], its manifest, statistics, card and a plot.

@@ -13,6 +13,7 @@ mod dead_letter;
 mod decoding;
 pub mod demo;
 pub mod doctor;
+pub mod drift;
 pub mod drill;
 pub mod error;
 pub mod evolve;

@@ -12,6 +12,9 @@ use clap_complete::Shell;
 use isobar_schemas::TopicPartition;
 use url::Url;
 
+pub use super::drift::args::{
+    DriftCheckArgs, DriftCommand, DriftPerformanceArgs, DriftRowsArgs, DriftSkewArgs,
+};
 pub use super::models::args::{
     ExportModelArgs, ModelsArgs, ModelsCommand, PromoteArgs, RegisterModelArgs, RollbackArgs, ShowModelArgs,
     VerifyModelsArgs,
@@ -38,7 +41,7 @@ use crate::training::SetVersions;
   isobar prove --config topology.yaml      audit its datasets from what lies in the clouds
 
 Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command line
-is wrong, 3 leak-check found leaks."
+is wrong, 3 leak-check found leaks or drift found alarms."
 )]
 pub struct Args {
     /// How to write logs.
@@ -329,6 +332,19 @@ same protocol as the data.")]
         /// What to do
         #[command(subcommand)]
         command: ModelsCommand,
+    },
+
+    /// Does a model still see what it learnt from, what the datasets say, and is it as good as it was?
+    #[command(after_help = "Examples:
+  isobar drift check --model flight_delay@champion --training-set flight_delay.yaml --windows 4
+  isobar drift skew --model flight_delay --served served_vectors --offline served_flights.yaml
+  isobar drift performance --model flight_delay --query scored.sql -c topology.yaml
+
+Exit codes: 0 no alarm, 1 a failure, 2 the command line or the data must change, 3 alarms.")]
+    Drift {
+        /// What to compare
+        #[command(subcommand)]
+        command: Box<DriftCommand>,
     },
 
     /// Look at rejected records, and send them through the topology again, once

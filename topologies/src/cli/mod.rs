@@ -2,7 +2,8 @@
 //!
 //! [`args`] says what can be asked, [`run`] does it. What a command finds goes to standard output, logs and errors go
 //! to standard error. Exit codes: 0 success, 1 something failed while running, 2 the configuration or the command
-//! line is wrong, so that a script can tell "try again" from "a person must change something"; 3 `leak-check` found leaks.
+//! line is wrong, so that a script can tell "try again" from "a person must change something"; 3 `leak-check` found leaks,
+//! or `drift` found alarms.
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use crate::spec::{self, CheckOptions, SpecErrors};
 pub mod args;
 mod bars;
 mod doctor;
+mod drift;
 mod drill;
 mod gateway;
 pub mod logs;
@@ -44,6 +46,8 @@ pub enum Exit {
     Configuration,
     /// A training set holds what was not known at its time.
     Leaks,
+    /// A model does not see or say what it should.
+    Alarms,
 }
 
 impl Exit {
@@ -69,7 +73,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => ExitCode::SUCCESS,
             Exit::Failure => ExitCode::from(1),
             Exit::Configuration => ExitCode::from(2),
-            Exit::Leaks => ExitCode::from(3),
+            Exit::Leaks | Exit::Alarms => ExitCode::from(3),
         }
     }
 }
@@ -105,6 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<Exit> {
         Command::LeakCheck(check_args) => training::leak_check(&check_args),
         Command::VerifyOnline(verify_args) => online::verify(&verify_args),
         Command::Models { command } => models::models(&command),
+        Command::Drift { command } => drift::drift(&command),
         Command::Quarantine { command } => quarantine::quarantine(&command),
         Command::Schema { command: None } => {
             output::print_json(&spec::json_schema())?;

@@ -584,7 +584,29 @@ pub fn catalog_in(topology: &Topology, clouds: &[Cloud]) -> Result<Catalog, Erro
 /// # Errors
 /// Those of [`Catalog::reading`].
 pub fn catalog_reading(topology: &Topology, clouds: &[Cloud], reading: &Reading) -> Result<Catalog, Error> {
-    let datasets = topology.dataset_names();
+    catalog_of(topology, clouds, reading, &[])
+}
+
+/// The same as [`catalog_in`] with `further` datasets, which another topology writes into these clouds.
+///
+/// # Errors
+/// Those of [`Catalog::new`].
+pub(crate) fn catalog_with(
+    topology: &Topology,
+    clouds: &[Cloud],
+    further: &[String],
+) -> Result<Catalog, Error> {
+    catalog_of(topology, clouds, &Reading::of(topology.query.clone()), further)
+}
+
+fn catalog_of(
+    topology: &Topology,
+    clouds: &[Cloud],
+    reading: &Reading,
+    further: &[String],
+) -> Result<Catalog, Error> {
+    let mut datasets = topology.dataset_names();
+    datasets.extend_from_slice(further);
     let catalog = Catalog::reading(clouds, &datasets, topology.memory_bytes_max, reading)?;
     Ok(Catalog { models: CallableModels::of(topology, clouds), ..catalog })
 }

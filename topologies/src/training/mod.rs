@@ -233,6 +233,14 @@ async fn opened(
     }
 }
 
+/// The rows of `set` as SQL over the tables of `catalog`.
+///
+/// # Errors
+/// As [`make`].
+pub(crate) async fn rows_of(set: &TrainingSet, catalog: &Catalog) -> Result<String, Error> {
+    Ok(plan::plan(set, catalog).await?.sql)
+}
+
 /// SHA-256 of a file, and its size.
 async fn hashed(path: &Path) -> Result<(String, u64), Error> {
     let path = path.to_owned();
