@@ -141,33 +141,25 @@ impl RowLetters {
 
 /// The values of a column as texts, nulls as none: texts and bytes as they are, others as in JSON, without its quotes.
 fn texts(field: &FieldRef, column: &ArrayRef) -> Result<Vec<Option<Vec<u8>>>, String> {
-    let as_binary = |column: &ArrayRef| {
+    if matches!(column.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        || matches!(column.data_type(), DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
+    {
         let column = cast(column, &DataType::Binary).map_err(|error| error.to_string())?;
-        Ok(column.as_binary::<i32>().iter().map(|bytes| bytes.map(<[u8]>::to_vec)).collect())
-    };
-    match column.data_type() {
-        DataType::Utf8
-        | DataType::LargeUtf8
-        | DataType::Utf8View
-        | DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView => as_binary(column),
-        _ => {
-            let options = json_options();
-            let mut encoder = make_encoder(field, column, &options).map_err(|error| error.to_string())?;
-            let text = |row: usize| {
-                let mut text = Vec::new();
-                if encoder.is_null(row) {
-                    return None;
-                }
-                encoder.encode(row, &mut text);
-                // Dates, times and the numbers that JSON has none for: nothing in them is escaped.
-                let unquoted = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-                Some(unquoted.map(<[u8]>::to_vec).unwrap_or(text))
-            };
-            Ok((0..column.len()).map(text).collect())
-        }
+        return Ok(column.as_binary::<i32>().iter().map(|bytes| bytes.map(<[u8]>::to_vec)).collect());
     }
+    let options = json_options();
+    let mut encoder = make_encoder(field, column, &options).map_err(|error| error.to_string())?;
+    let text = |row: usize| {
+        if encoder.is_null(row) {
+            return None;
+        }
+        let mut text = Vec::new();
+        encoder.encode(row, &mut text);
+        // Dates, times and the numbers that JSON has none for: nothing in them is escaped.
+        let unquoted = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+        Some(unquoted.map(<[u8]>::to_vec).unwrap_or(text))
+    };
+    Ok((0..column.len()).map(text).collect())
 }
 
 /// The values of several columns, row by row, as JSON arrays; null stands for a column that the rows do not have.

@@ -38,11 +38,11 @@ fn rows() -> RecordBatch {
     let raw: Vec<Option<&[u8]>> = vec![Some(b"\x00\xff"), Some(b""), None];
     RecordBatch::try_from_iter_with_nullable([
         ("id", Arc::new(Int64Array::from(vec![i64::MAX, -7, 0])) as ArrayRef, false),
-        ("carrier", Arc::new(StringArray::from(vec![Some("U\"A\n"), Some(""), None])), true),
-        ("at", Arc::new(at.with_timezone("UTC")), true),
-        ("p", Arc::new(Float64Array::from(vec![Some(f64::NAN), None, Some(0.25)])), true),
-        ("price", Arc::new(price), true),
-        ("raw", Arc::new(BinaryArray::from(raw)), true),
+        ("carrier", Arc::new(StringArray::from(vec![Some("U\"A\n"), Some(""), None])) as ArrayRef, true),
+        ("at", Arc::new(at.with_timezone("UTC")) as ArrayRef, true),
+        ("p", Arc::new(Float64Array::from(vec![Some(f64::NAN), None, Some(0.25)])) as ArrayRef, true),
+        ("price", Arc::new(price) as ArrayRef, true),
+        ("raw", Arc::new(BinaryArray::from(raw)) as ArrayRef, true),
     ])
     .unwrap()
 }
@@ -131,7 +131,7 @@ fn a_key_is_the_text_of_its_column_or_a_list_of_several() {
 fn rows_that_are_older_than_a_column_do_not_have_it_and_those_with_another_keep_it() {
     let older = RecordBatch::try_from_iter([
         ("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef),
-        ("gone", Arc::new(BooleanArray::from(vec![true]))),
+        ("gone", Arc::new(BooleanArray::from(vec![true])) as ArrayRef),
     ])
     .unwrap();
     let letters =
