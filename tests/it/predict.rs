@@ -226,7 +226,7 @@ async fn predictions_return_to_the_cluster_of_the_events_and_are_a_dataset_in_ev
     let challenger = register(&lab, &writer, "picky", Some("challenger")).await;
     let section = "    publish: { topic: scored, key: id }\nmodels: { shadow: challenger }\n";
     let spec = Spec { brokers: events.broker.bootstrap_servers(), ..spec(&lab, section) };
-    let values: Vec<Option<f64>> = (0..40).map(|value| Some(f64::from(value) / 8.0)).collect();
+    let values: Vec<Option<f64>> = (0..40).map(|value| Some(f64::from(value % 10))).collect();
     produce(&events, 0, &values);
     lab.run_until_caught_up(&spec.resolved()).await.unwrap();
     let sent = letters::read(&events.broker.bootstrap_servers(), "scored", PARTITIONS).await;

@@ -201,7 +201,7 @@ const KINDS: &str = "  kinds:
     from: numbers
     sql: |
       SELECT id, half, x, decimal, at, day, raw, word, named_struct('x', x, 'word', word) AS pair,
-             make_array(x, CAST('-Infinity' AS DOUBLE)) AS several
+             make_array(x, CAST('-inf' AS DOUBLE)) AS several
       FROM (
         SELECT id, CAST(id % 2 AS INT) AS half, word,
                CASE WHEN id % 3 = 0 THEN CAST('NaN' AS DOUBLE) WHEN id % 3 = 1 THEN CAST(id AS DOUBLE) / 3 END AS x,

@@ -113,7 +113,7 @@ pub(super) fn default_memory() -> ByteSize {
     ByteSize(384 << 20)
 }
 
-/// The Kafka cluster that is read.
+/// A Kafka cluster: the one that is read, or another one that rows are published to.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
