@@ -200,14 +200,14 @@ async fn rows_have_the_columns_that_their_version_had() {
 const KINDS: &str = "  kinds:
     from: numbers
     sql: |
-      SELECT id, half, x, decimal, at, day, raw, word, named_struct('x', x, 'word', word) AS pair,
+      SELECT id, half, x, price, at, held_on, raw, word, named_struct('x', x, 'word', word) AS pair,
              make_array(x, CAST('-inf' AS DOUBLE)) AS several
       FROM (
         SELECT id, CAST(id % 2 AS INT) AS half, word,
                CASE WHEN id % 3 = 0 THEN CAST('NaN' AS DOUBLE) WHEN id % 3 = 1 THEN CAST(id AS DOUBLE) / 3 END AS x,
-               CAST(id AS DECIMAL(20, 2)) AS decimal,
+               CAST(id AS DECIMAL(20, 2)) AS price,
                CASE WHEN id % 4 > 0 THEN at END AS at,
-               CASE WHEN id % 4 > 0 THEN CAST(at AS DATE) END AS day,
+               CASE WHEN id % 4 > 0 THEN CAST(at AS DATE) END AS held_on,
                CAST(word AS BYTEA) AS raw
         FROM numbers
       )

@@ -218,7 +218,12 @@ impl Outlet {
     }
 
     /// Sends `slice`, after which `next` is sent; false if the topic does not take it as it is.
-    async fn send(&mut self, connection: &mut Connection, slice: Slice, next: Next) -> Result<bool, Failure> {
+    pub(super) async fn send(
+        &mut self,
+        connection: &mut Connection,
+        slice: Slice,
+        next: Next,
+    ) -> Result<bool, Failure> {
         let Slice { first_row, records, whole, .. } = slice;
         let count = records.len() as u64;
         let sent = connection.producer.send(records, next.to_progress()).await;
