@@ -4,6 +4,7 @@
 //! Another one may be away while commits go on, so it is asked when something is to be sent, and again until it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use isobar_connectors::kafka::{ClusterInfo, KafkaCluster, KafkaConfig};
 
@@ -18,8 +19,11 @@ use crate::maintain::Failure;
 use crate::parts::Parts;
 use crate::redrive::source::Source;
 use crate::spec::{DatasetSpec, DeadLetterSpec, Kafka, PublishSpec, Topology};
-use crate::start::{self, KAFKA_PATIENCE};
+use crate::start;
 use crate::topics::describe_named;
+
+/// How long a question to another cluster may take. It is asked again later, and a process that is to end waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The topics that get dead letters.
 pub(crate) fn dead_letter_topics(topology: &Topology) -> BTreeSet<String> {
@@ -62,7 +66,7 @@ impl Elsewhere {
         topic: &str,
         group: &str,
     ) -> Result<Target, Failure> {
-        let cluster = KafkaCluster::new(config, KAFKA_PATIENCE).map_err(|error| chain_of(&error))?;
+        let cluster = KafkaCluster::new(config, PATIENCE).map_err(|error| chain_of(&error))?;
         let found = describe_named(self.kafka.topic_identity, &cluster, &[topic.to_owned()]).await;
         // A client takes its time to leave when the brokers are away, and nobody has to wait for it.
         tokio::task::spawn_blocking(move || drop(cluster));
