@@ -309,7 +309,7 @@ fn to_cluster(topic: &str, far: &EmbeddedBroker) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_made_in_one_cloud_of_another_ones_events_return_to_its_topic_and_go_to_a_third_ones() {
+async fn rows_made_anywhere_of_one_clusters_events_return_to_it_and_are_the_same_in_every_cloud() {
     // The events are in the lab's cluster. Two topologies beside it score them, each with clouds of its own.
     let events_here = lab();
     let far = EmbeddedBroker::start(&[(SCORED, PARTITIONS)]).unwrap();
