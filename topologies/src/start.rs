@@ -67,7 +67,8 @@ impl<'a> Pipeline<'a> {
         parts.group.address = parts.options.address.clone();
         parts.group.fill_bytes_per_second = topology.fill_bytes_per_second;
         let topics = Topics::resolve(topology, &parts.cluster)?;
-        let outlets = letters::find(&parts).await?;
+        let found = letters::find(topology, &parts.questions).await?;
+        let outlets = letters::outlets(&parts, &found)?;
         let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         refuse_recreated_topics(topology, leader.chain(), &parts.plans, &topics)?;
         topics::refuse_lost(topology, &parts.questions, leader.chain(), &topics).await?;

@@ -92,35 +92,56 @@ impl Elsewhere {
     }
 }
 
-/// The topics that get something, those of the cluster that is read as they are there.
-///
-/// # Errors
-/// If one of these does not exist or may not be seen, or nobody answers.
-pub(crate) async fn find(parts: &Parts<'_>) -> Result<Vec<Outlet>, Error> {
-    let topology = parts.topology;
-    let rejected: Vec<String> = dead_letter_topics(topology).into_iter().collect();
-    let rejected = describe(parts, &rejected, "ask Kafka about the topics of dead letters").await?;
-    let published: Vec<String> = published_topics(topology).into_keys().collect();
-    let published =
-        describe(parts, &published, "ask Kafka about the topics that rows are published to").await?;
-    let mut outlets = Vec::new();
-    for dataset in &topology.datasets {
-        if let Some(spec) = &dataset.dead_letter {
-            outlets.push(outlet_of_letters(parts, dataset, spec, &rejected));
-        }
-        if let Some(spec) = &dataset.publish {
-            outlets.push(outlet_of_rows(parts, dataset, spec, &published)?);
-        }
-    }
-    Ok(outlets)
+/// The topics of the cluster that is read, as they are there.
+pub(crate) struct Found {
+    /// Those that get dead letters.
+    rejected: ClusterInfo,
+    /// Those that get rows.
+    published: ClusterInfo,
 }
 
-async fn describe(parts: &Parts<'_>, names: &[String], action: &str) -> Result<ClusterInfo, Error> {
+/// Asks `cluster`, which is the one that is read, about the topics that get something of `topology`.
+///
+/// # Errors
+/// If one does not exist or may not be seen, or nobody answers.
+pub(crate) async fn find(topology: &Topology, cluster: &KafkaCluster) -> Result<Found, Error> {
+    let rejected: Vec<String> = dead_letter_topics(topology).into_iter().collect();
+    let rejected =
+        describe(topology, cluster, &rejected, "ask Kafka about the topics of dead letters").await?;
+    let published: Vec<String> = published_topics(topology).into_keys().collect();
+    let action = "ask Kafka about the topics that rows are published to";
+    let published = describe(topology, cluster, &published, action).await?;
+    Ok(Found { rejected, published })
+}
+
+async fn describe(
+    topology: &Topology,
+    cluster: &KafkaCluster,
+    names: &[String],
+    action: &str,
+) -> Result<ClusterInfo, Error> {
     if names.is_empty() {
         return Ok(ClusterInfo { cluster_id: None, topics: Vec::new() });
     }
-    let described = describe_named(parts.topology.kafka.topic_identity, &parts.questions, names).await;
+    let described = describe_named(topology.kafka.topic_identity, cluster, names).await;
     described.map_err(|error| Error::connector(action, error))
+}
+
+/// The ways to the topics that were `found`, and to those of other clusters.
+///
+/// # Errors
+/// If a secret of another cluster's options is not there.
+pub(crate) fn outlets(parts: &Parts<'_>, found: &Found) -> Result<Vec<Outlet>, Error> {
+    let mut outlets = Vec::new();
+    for dataset in &parts.topology.datasets {
+        if let Some(spec) = &dataset.dead_letter {
+            outlets.push(outlet_of_letters(parts, dataset, spec, &found.rejected));
+        }
+        if let Some(spec) = &dataset.publish {
+            outlets.push(outlet_of_rows(parts, dataset, spec, &found.published)?);
+        }
+    }
+    Ok(outlets)
 }
 
 fn outlet_of_letters(

@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub(crate) use self::found::{dead_letter_topics, find, published_topics};
+pub(crate) use self::found::{dead_letter_topics, find, outlets, published_topics};
 pub(crate) use self::outlet::Outlet;
 
 use self::delivery::Delivery;
