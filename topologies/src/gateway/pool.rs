@@ -1,6 +1,7 @@
 //! Connections to one backend, kept for the next request.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const KEPT_MAX: usize = 256;
 /// How long one is kept: less than what stands between here and the backend keeps it.
 const KEPT_FOR: Duration = Duration::from_secs(30);
+/// How long one is used in all: what a name means may have changed since.
+const USED_FOR: Duration = Duration::from_secs(300);
 /// How long one may take to be ready for the next request after an answer has ended.
 const READY_WITHIN: Duration = Duration::from_millis(100);
 
@@ -59,7 +62,10 @@ struct Kept {
 
 /// A connection that one request at a time is sent over.
 #[derive(Debug)]
-pub(super) struct Connection(SendRequest<Body>);
+pub(super) struct Connection {
+    sender: SendRequest<Body>,
+    made: Instant,
+}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -125,7 +131,7 @@ impl Pool {
                     }
                 },
             };
-            match connection.0.try_send_request(request).await {
+            match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(mut error) => match error.take_message() {
                     // It was closed meanwhile, and nothing was written.
@@ -145,10 +151,10 @@ impl Pool {
     async fn take(&self) -> Option<Connection> {
         loop {
             let Kept { mut connection, since } = self.lock().pop()?;
-            if since.elapsed() > KEPT_FOR || connection.0.is_closed() {
+            if since.elapsed() > KEPT_FOR || connection.sender.is_closed() {
                 continue;
             }
-            if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, connection.0.ready()).await {
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, connection.sender.ready()).await {
                 return Some(connection);
             }
         }
@@ -156,10 +162,13 @@ impl Pool {
 
     /// Keeps a connection whose answer has ended.
     pub(super) fn give_back(&self, connection: Connection) {
-        if connection.0.is_closed() {
+        if connection.sender.is_closed() || connection.made.elapsed() > USED_FOR {
             return;
         }
         let mut kept = self.lock();
+        // The one that was used last is the next to be used, so that those at the beginning may never be looked at again.
+        let old = kept.partition_point(|kept| kept.since.elapsed() > KEPT_FOR);
+        kept.drain(..old);
         if kept.len() < KEPT_MAX {
             kept.push(Kept { connection, since: Instant::now() });
         }
@@ -168,7 +177,7 @@ impl Pool {
     /// A new connection.
     pub(super) async fn connect(&self) -> io::Result<Connection> {
         let connecting = async {
-            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            let stream = dial(&self.host, self.port).await?;
             stream.set_nodelay(true)?;
             match &self.tls {
                 None => begin(stream).await,
@@ -185,7 +194,7 @@ impl Pool {
 impl Connection {
     /// Sends `request` until its answer begins.
     pub(super) async fn ask(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
-        self.0.send_request(request).await
+        self.sender.send_request(request).await
     }
 }
 
@@ -197,5 +206,43 @@ async fn begin(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
             debug!(error = crate::chain_of(&error), "a connection to a backend ended");
         }
     });
-    Ok(Connection(sender))
+    Ok(Connection { sender, made: Instant::now() })
+}
+
+/// A connection to one of the addresses of `host`. Each has its part of the time: one that swallows what is sent to it, as IPv6 does where it
+/// is announced and not there, must not use up that of the others.
+async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    let within = CONNECT_WITHIN / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match tokio::time::timeout(within, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => why = error,
+            Err(_) => why = io::Error::new(io::ErrorKind::TimedOut, "a connection takes too long"),
+        }
+    }
+    Err(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_address_of_a_name_is_tried() {
+        // Nobody listens at the port of the other family, where the machine has one.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(
+            dial("localhost", port).await.unwrap().peer_addr().unwrap(),
+            listener.local_addr().unwrap()
+        );
+        assert_eq!(
+            dial("127.0.0.1", port).await.unwrap().peer_addr().unwrap(),
+            listener.local_addr().unwrap()
+        );
+    }
 }
