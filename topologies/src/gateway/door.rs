@@ -177,22 +177,29 @@ mod tests {
 
     /// Only a hang takes longer.
     const PATIENCE: Duration = Duration::from_secs(60);
+    /// A backend that is not asked.
+    const NOBODY: &str = "127.0.0.1:9";
 
-    /// A gateway before `backend`, and where it listens.
-    async fn gateway(
+    async fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// A gateway before `backend`.
+    fn gateway(
+        listener: TcpListener,
         backend: SocketAddr,
         time: &str,
         bounds: Bounds,
-    ) -> (SocketAddr, JoinHandle<()>, CancellationToken) {
+    ) -> (JoinHandle<()>, CancellationToken) {
         let text =
             format!("gateway: {{ time: {time}, backends: [{{ url: 'http://{backend}', cloud: aws }}] }}\n");
         let spec = check_text(&text, "gateway.yaml", Path::new("/")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let proxy = Proxy::new(Client::open(&spec).unwrap(), stop.clone());
         let task = tokio::spawn(serve(Door::Plain(listener), proxy, bounds, stop.clone()));
-        (address, task, stop)
+        (task, stop)
     }
 
     async fn in_time<T>(what: impl Future<Output = T>) -> T {
@@ -202,7 +209,8 @@ mod tests {
     #[tokio::test]
     async fn half_a_head_does_not_keep_a_connection() {
         let bounds = Bounds { connections: 1, head: Duration::from_millis(100) };
-        let (address, task, stop) = gateway("127.0.0.1:9".parse().unwrap(), "1h", bounds).await;
+        let (listener, address) = listen().await;
+        let (task, stop) = gateway(listener, NOBODY.parse().unwrap(), "1h", bounds);
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET /healthz HT").await.unwrap();
         // There is one place, which the next one has as soon as the slow one has lost it.
@@ -217,9 +225,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_read_loses_its_connection() {
-        let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ((backend, backend_address), (listener, address)) = (listen().await, listen().await);
         let bounds = Bounds { connections: 10, head: Duration::from_millis(50) };
-        let (address, task, stop) = gateway(backend.local_addr().unwrap(), "500ms", bounds).await;
+        let (task, stop) = gateway(listener, backend_address, "500ms", bounds);
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET /v1/datasets HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         // Writes without an end, until nobody takes it.
@@ -237,8 +245,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_backend_that_leads_back_makes_no_circle() {
+        let (listener, address) = listen().await;
+        let (task, stop) = gateway(listener, address, "1h", Bounds::default());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /v1/datasets HTTP/1.1\r\nhost: a\r\nconnection: via, close\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        in_time(client.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("leads back"), "{answer}");
+        stop.cancel();
+        in_time(task).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn another_protocol_is_not_spoken() {
-        let (address, task, stop) = gateway("127.0.0.1:9".parse().unwrap(), "1h", Bounds::default()).await;
+        let (listener, address) = listen().await;
+        let (task, stop) = gateway(listener, NOBODY.parse().unwrap(), "1h", Bounds::default());
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();

@@ -35,7 +35,7 @@ const FOR_ONE_CONNECTION: [&str; 10] = [
     "expect",
 ];
 /// Headers that a client cannot have left out by naming them in `Connection`: servers decide by them.
-const NEVER_LEFT_OUT: [&str; 4] = ["host", "content-length", "x-forwarded-for", "x-forwarded-proto"];
+const NEVER_LEFT_OUT: [&str; 5] = ["host", "content-length", "x-forwarded-for", "x-forwarded-proto", "via"];
 
 /// A request as it is sent.
 #[derive(Debug)]

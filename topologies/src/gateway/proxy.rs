@@ -21,12 +21,16 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(super) struct Proxy {
     client: Client,
     shutdown: CancellationToken,
+    /// What requests that came through here say of that (RFC 9110, 7.6.3).
+    via: HeaderValue,
 }
 
 impl Proxy {
     /// That of `client`, until `shutdown`.
     pub(super) fn new(client: Client, shutdown: CancellationToken) -> Self {
-        Self { client, shutdown }
+        let via = format!("1.1 isobar-gateway-{:016x}", rand::random::<u64>());
+        let via = HeaderValue::try_from(via).expect("letters, digits and signs of a token");
+        Self { client, shutdown, via }
     }
 
     /// The longest that a request takes.
@@ -59,7 +63,12 @@ impl Proxy {
             let why = "from another machine, ask for the gateway by its name";
             return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
         }
+        if has_been_here(request.headers(), &self.via) {
+            let why = "a backend of this gateway leads back to it: take it out of the file";
+            return problem(StatusCode::LOOP_DETECTED, "loop", "the request goes in a circle", why);
+        }
         announce(request.headers_mut(), peer);
+        request.headers_mut().append(header::VIA, self.via.clone());
         match self.client.send(request).await {
             Ok(answer) => answer,
             Err(failure) => refused(&failure),
@@ -71,6 +80,12 @@ impl Proxy {
 /// its own machine asks.
 fn is_misdirected(headers: &HeaderMap, peer: Peer) -> bool {
     !peer.address.is_loopback() && is_for_this_machine(headers)
+}
+
+/// Whether a request with these headers came through here before.
+fn has_been_here(headers: &HeaderMap, via: &HeaderValue) -> bool {
+    let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|hop| hop.trim().as_bytes() == via.as_bytes())
 }
 
 /// Says in `headers` who asks.
@@ -132,6 +147,15 @@ mod tests {
             let peer = Peer { address: peer.parse().unwrap(), has_tls: false };
             assert_eq!(is_misdirected(&HeaderMap::from_iter(host), peer), expected, "{peer:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_goes_in_a_circle_is_known() {
+        let (here, elsewhere) = (HeaderValue::from_static("1.1 here"), HeaderValue::from_static("1.1 there"));
+        let mut headers = HeaderMap::new();
+        headers.append(header::VIA, HeaderValue::from_static("1.0 a, 1.1 here"));
+        headers.append(header::VIA, HeaderValue::from_static("1.1 b"));
+        assert!(has_been_here(&headers, &here) && !has_been_here(&headers, &elsewhere));
     }
 
     #[test]
