@@ -215,6 +215,7 @@ impl Inner {
             Notice::Down => warn!(%cloud, %backend, "backend is down, requests go to others"),
             Notice::Lost => {
                 warn!(%cloud, %backend, "backend does not answer, its requests go to others");
+                place.pool.forget();
                 place.lost.send_modify(|times| *times += 1);
             }
             Notice::LeftAlone => {

@@ -23,6 +23,8 @@ use crate::spec::gateway::BackendSpec;
 
 /// How long a connection may take to be made.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// How long it may take to look up a name, of that: less than a probe waits.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(1);
 /// Connections that are kept; each had a request under way.
 const KEPT_MAX: usize = 256;
 /// How long one is kept: less than what stands between here and the backend keeps it.
@@ -40,6 +42,8 @@ pub(super) struct Pool {
     /// What `Host` says where a request says nothing.
     pub(super) authority: HeaderValue,
     tls: Option<Tls>,
+    /// Where the name led to when it was looked up last.
+    known: Mutex<Vec<SocketAddr>>,
     kept: Mutex<Vec<Kept>>,
 }
 
@@ -104,6 +108,7 @@ impl Pool {
             port: spec.url.port_or_known_default().unwrap_or_default(),
             authority: HeaderValue::try_from(spec.address()).map_err(|error| wrong(&error))?,
             tls,
+            known: Mutex::default(),
             kept: Mutex::default(),
         })
     }
@@ -174,10 +179,15 @@ impl Pool {
         }
     }
 
+    /// Closes the connections that are kept. After a silence they may be open here and nowhere else.
+    pub(super) fn forget(&self) {
+        self.lock().clear();
+    }
+
     /// A new connection.
     pub(super) async fn connect(&self) -> io::Result<Connection> {
         let connecting = async {
-            let stream = dial(&self.host, self.port).await?;
+            let stream = dial(&self.addresses().await?).await?;
             stream.set_nodelay(true)?;
             match &self.tls {
                 None => begin(stream).await,
@@ -188,6 +198,26 @@ impl Pool {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "a connection takes too long")),
         }
+    }
+
+    /// The addresses of the backend. Where nobody says them now, they are those that they were: a backend is not away because a name
+    /// server is.
+    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let looking = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found = match tokio::time::timeout(LOOK_UP_WITHIN, looking).await {
+            Ok(found) => found.map(|addresses| addresses.collect::<Vec<_>>()),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name server does not answer")),
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(addresses) if !addresses.is_empty() => *known = addresses,
+            Ok(_) if known.is_empty() => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+            }
+            Err(error) if known.is_empty() => return Err(error),
+            Ok(_) | Err(_) => debug!(host = self.host, "the name was not found, and keeps its addresses"),
+        }
+        Ok(known.clone())
     }
 }
 
@@ -209,12 +239,11 @@ async fn begin(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
     Ok(Connection { sender, made: Instant::now() })
 }
 
-/// A connection to one of the addresses of `host`. Each has its part of the time: one that swallows what is sent to it, as IPv6 does where it
-/// is announced and not there, must not use up that of the others.
-async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+/// A connection to one of `addresses`. Each has its part of the time: one that swallows what is sent to it, as IPv6 does where it is announced
+/// and not there, must not use up that of the others.
+async fn dial(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let within = CONNECT_WITHIN / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-    let mut why = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "there is no address");
     for address in addresses {
         match tokio::time::timeout(within, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
@@ -228,21 +257,35 @@ async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use url::Url;
 
     use super::*;
 
+    fn pool(url: &str) -> Pool {
+        let (url, cloud) = (Url::parse(url).unwrap(), "aws".to_owned());
+        Pool::open(&BackendSpec { url, cloud, weight: 1, price: None, is_draining: false }, None).unwrap()
+    }
+
     #[tokio::test]
     async fn each_address_of_a_name_is_tried() {
-        // Nobody listens at the port of the other family, where the machine has one.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert_eq!(
-            dial("localhost", port).await.unwrap().peer_addr().unwrap(),
-            listener.local_addr().unwrap()
-        );
-        assert_eq!(
-            dial("127.0.0.1", port).await.unwrap().peer_addr().unwrap(),
-            listener.local_addr().unwrap()
-        );
+        let address = listener.local_addr().unwrap();
+        let gone = TcpListener::bind("[::1]:0").await.and_then(|listener| listener.local_addr());
+        // A machine without IPv6 has nobody there either.
+        let gone = gone.unwrap_or_else(|_| "[::1]:9".parse().unwrap());
+        assert_eq!(dial(&[gone, address]).await.unwrap().peer_addr().unwrap(), address);
+        assert!(dial(&[gone]).await.is_err() && dial(&[]).await.is_err());
+        let port = address.port();
+        assert!(pool(&format!("http://localhost:{port}")).connect().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_found_is_where_it_was() {
+        // No name server knows it (RFC 6761, 6.4).
+        let unknown = pool("http://backend.invalid:8181");
+        assert!(unknown.addresses().await.is_err());
+        let before: SocketAddr = "192.0.2.7:8181".parse().unwrap();
+        unknown.known.lock().unwrap().push(before);
+        assert_eq!(unknown.addresses().await.unwrap(), [before]);
     }
 }
