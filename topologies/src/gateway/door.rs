@@ -206,6 +206,15 @@ mod tests {
         tokio::time::timeout(PATIENCE, what).await.expect("this ends")
     }
 
+    /// All that comes back for `request`.
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        in_time(client.read_to_string(&mut answer)).await.unwrap();
+        answer
+    }
+
     #[tokio::test]
     async fn half_a_head_does_not_keep_a_connection() {
         let bounds = Bounds { connections: 1, head: Duration::from_millis(100) };
@@ -214,10 +223,7 @@ mod tests {
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET /healthz HT").await.unwrap();
         // There is one place, which the next one has as soon as the slow one has lost it.
-        let mut next = TcpStream::connect(address).await.unwrap();
-        next.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        in_time(next.read_to_string(&mut answer)).await.unwrap();
+        let answer = ask(address, "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
         stop.cancel();
         in_time(task).await.unwrap();
@@ -245,15 +251,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_backend_that_leads_back_makes_no_circle() {
+    async fn what_goes_in_a_circle_or_has_two_hosts_is_refused() {
         let (listener, address) = listen().await;
         let (task, stop) = gateway(listener, address, "1h", Bounds::default());
-        let mut client = TcpStream::connect(address).await.unwrap();
-        let request = b"GET /v1/datasets HTTP/1.1\r\nhost: a\r\nconnection: via, close\r\n\r\n";
-        client.write_all(request).await.unwrap();
-        let mut answer = String::new();
-        in_time(client.read_to_string(&mut answer)).await.unwrap();
+        let request = "GET /v1/datasets HTTP/1.1\r\nhost: a\r\nconnection: via, close\r\n\r\n";
+        let answer = ask(address, request).await;
         assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("leads back"), "{answer}");
+        let request = request.replace("host: a", "host: a\r\nhost: localhost");
+        let answer = ask(address, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("more than one `Host`"), "{answer}");
         stop.cancel();
         in_time(task).await.unwrap();
     }

@@ -59,6 +59,10 @@ impl Proxy {
     }
 
     async fn forward(&self, peer: Peer, mut request: Request) -> Response {
+        // Which one counts, not everybody would say alike (RFC 9112, 3.2).
+        if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+            return refused(&Failure::Wrong("the request has more than one `Host`".to_owned()));
+        }
         if is_misdirected(request.headers(), peer) {
             let why = "from another machine, ask for the gateway by its name";
             return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
