@@ -217,7 +217,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_head_does_not_keep_a_connection() {
-        let bounds = Bounds { connections: 1, head: Duration::from_millis(100) };
+        let bounds = Bounds { connections: 1, head: Duration::from_millis(500) };
         let (listener, address) = listen().await;
         let (task, stop) = gateway(listener, NOBODY.parse().unwrap(), "1h", bounds);
         let mut slow = TcpStream::connect(address).await.unwrap();
@@ -232,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_loses_its_connection() {
         let ((backend, backend_address), (listener, address)) = (listen().await, listen().await);
-        let bounds = Bounds { connections: 10, head: Duration::from_millis(50) };
+        let bounds = Bounds { connections: 10, head: Duration::from_millis(500) };
         let (task, stop) = gateway(listener, backend_address, "500ms", bounds);
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET /v1/datasets HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
