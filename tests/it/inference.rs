@@ -21,7 +21,7 @@ const ANALYST: &str = "token-of-the-analyst";
 const ADMIN: &str = "token-of-the-admin";
 const MODEL: &str = "double";
 /// A key of the generator's, and one that nobody has.
-const CITY: &str = "Lima";
+const CITY: &str = "Oslo";
 const NOWHERE: &str = "Atlantis";
 
 const ONLINE: &str =
