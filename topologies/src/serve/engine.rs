@@ -216,7 +216,8 @@ impl Engine {
         base.config_mut().options_mut().execution.target_partitions = partitions;
         let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
         let metrics = Metrics::new(&topology.name);
-        let audit = spec.audit.as_ref().map(|spec| Audit::open(topology, spec, &metrics)).transpose()?;
+        let audit =
+            spec.audit.as_ref().map(|spec| Audit::open(topology, spec, metrics.audit.clone())).transpose()?;
         let mut comments = BTreeMap::new();
         for dataset in &topology.datasets {
             comments.extend(dataset.description.clone().map(|text| (dataset.name.clone(), text)));
