@@ -227,7 +227,7 @@ impl Engine {
             );
         }
         let models = CallableModels::of(topology, clouds);
-        let inference = Inference::new(topology, models.store());
+        let inference = Inference::new(topology, models.store())?;
         Ok(Self(Arc::new(Inner {
             topology: topology.name.clone(),
             base,
@@ -344,11 +344,14 @@ impl Engine {
         entry.into_iter().for_each(|mut entry| entry.ended(refusal.outcome()));
     }
 
-    /// Waits until what is written about questions is stored, no longer than `patience`.
+    /// Waits until what is written about questions and of models is stored, no longer than `patience`.
     pub(super) async fn close(&self, patience: Duration) {
-        if let Some(audit) = &self.0.audit {
-            audit.close(patience).await;
-        }
+        let questions = async {
+            if let Some(audit) = &self.0.audit {
+                audit.close(patience).await;
+            }
+        };
+        tokio::join!(questions, self.0.inference.close(patience));
     }
 
     async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {
