@@ -114,13 +114,6 @@ impl Inference {
         self.0.spec.bytes
     }
 
-    /// How long a request may take to arrive and to be answered, whatever its model.
-    fn time_max(&self) -> Duration {
-        let spec = &self.0.spec;
-        let times = spec.models.values().map(|limits| limits.time);
-        ARRIVAL_TIME_MAX + times.fold(spec.limits.time, |longest, time| longest.max(time))
-    }
-
     /// A place among the requests that are read and answered.
     ///
     /// # Errors
