@@ -147,8 +147,8 @@ impl Given {
     }
 
     /// Why `name` stands for nothing among the keys of a request.
-    fn no_key(&self, manifest: &Manifest, name: &String) -> Refusal {
-        match self.names.contains(name) {
+    fn no_key(&self, manifest: &Manifest, name: &str) -> Refusal {
+        match self.names.iter().any(|feature| feature == name) {
             true => {
                 Refusal::Wrong(format!("`{name}` is no column of a key, but a feature: send it as an input"))
             }

@@ -291,7 +291,7 @@ mod tests {
             (0x32, 100_000, false),
             (0x3a, 100_000, false),
         ] {
-            let bytes = [field, 0].repeat(count);
+            let bytes: Vec<u8> = [field, 0].repeat(count);
             let read = Bounded::decode(&bytes[..]).unwrap();
             let made = read.request.inputs.len()
                 + read.request.outputs.len()

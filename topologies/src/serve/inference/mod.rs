@@ -8,7 +8,8 @@
 //! [`Engine::infer`] is the life of a request; protocols only carry ([`http`], [`grpc`]). A request is bounded before it is read (its
 //! bytes, how many there are), before it is run (rows, time, places of its model), and a shape that it claims makes nothing.
 //! The answer says which version answered, its digest, and of which versions of datasets the features are. Whatever is wrong is an
-//! error of this request; `docs/serve-inference.md` is for users.
+//! error of this request. With `serve.inference.log`, what the model was given and what it answered is written to a topic of Kafka
+//! ([`vectors`]). `docs/serve-inference.md` is for users.
 
 mod batches;
 mod features;
