@@ -29,7 +29,7 @@ use crate::spec::serve::MissingEntities;
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// How many rows there are.
-    pub(super) rows: usize,
+    rows: usize,
     names: Vec<String>,
     columns: Vec<Option<ArrayRef>>,
     keys: Keys,
@@ -81,27 +81,25 @@ impl Given {
     ) -> Result<Self, Refusal> {
         let names = names_of(manifest);
         let mut given = Self { rows: 0, columns: vec![None; names.len()], names, keys: Keys::new() };
-        let mut rows = None;
+        let rows = asked.rows();
         if let Some(entities) = &asked.entity_keys {
             if let Some(name) = entities.columns.keys().find(|name| !keys.contains(*name)) {
                 return Err(given.no_key(manifest, name));
             }
             given.keys = entities.columns.clone();
-            rows = Some(entities.rows);
         }
         for input in &asked.inputs {
-            let before = *rows.get_or_insert(input.rows());
-            if input.rows() != before {
+            if input.rows() != rows {
                 return Err(Refusal::Wrong(format!(
-                    "input `{}` has {} rows where there are {before} before it",
+                    "input `{}` has {} rows where there are {rows} before it",
                     shown(&input.name),
                     input.rows()
                 )));
             }
             given.add(manifest, keys, input)?;
         }
-        given.rows = rows.unwrap_or_default();
-        match given.rows {
+        given.rows = rows;
+        match rows {
             0 => Err(Refusal::Wrong(format!("there are no rows: {}", takes(manifest)))),
             _ => Ok(given),
         }

@@ -231,13 +231,13 @@ impl Engine {
         let _place = place(&served, &limits)?;
         let manifest = &served.bound.manifest;
         check_outputs(&served.bound, &asked.outputs)?;
-        let mut given = Given::of(manifest, &self.keys_of(manifest), &asked)?;
-        let rows = given.rows;
+        let rows = asked.rows();
         if rows > limits.rows {
             let message = format!("{rows} rows; one request has at most {}", limits.rows);
             return Err(Refusal::TooMuch { limit: "rows", message });
         }
-        // What is looked up, and what the log says of it.
+        let mut given = Given::of(manifest, &self.keys_of(manifest), &asked)?;
+        // Of what is looked up, which the log says too.
         let served_at = Utc::now();
         let filling = self.fill(caller, manifest, &mut given, &limits, served_at);
         let looked_up =
