@@ -70,13 +70,19 @@ pub(super) struct Vectors {
     room: Option<OwnedSemaphorePermit>,
 }
 
-/// A row on its way.
-struct Row {
-    id: String,
-    keys: Vec<String>,
-    prediction: f64,
-    place: OwnedSemaphorePermit,
-    stored: Option<oneshot::Sender<()>>,
+/// Rows that have room, on their way to become records.
+struct Written {
+    request: Uuid,
+    served_at: DateTime<Utc>,
+    /// Their places in the request, and the bytes of their records at most.
+    rows: Vec<(usize, u32)>,
+    /// Of these rows alone, as what follows.
+    features: RecordBatch,
+    keys: Keys,
+    predictions: Vec<f64>,
+    room: OwnedSemaphorePermit,
+    /// Who is told that a row is stored; nobody if there are none.
+    stored: Vec<oneshot::Sender<()>>,
 }
 
 /// A record as it is sent. Numbers that are not finite are null.
@@ -121,7 +127,8 @@ impl VectorLog {
     ) -> Result<Option<Vectors>, Refusal> {
         let request = Uuid::new_v4();
         let rows = 0..features.num_rows();
-        let rows = rows.filter(|row| is_chosen(&id_of(request, *row), self.spec.share));
+        let is_all = self.spec.share >= 1.0;
+        let rows = rows.filter(|row| is_all || is_chosen(&id_of(request, *row), self.spec.share));
         let frame = FRAME_BYTES + ESCAPED * manifest.model.len() + NUMBER_BYTES * features.num_columns();
         let rows: Vec<(usize, Option<u32>)> =
             rows.map(|row| (row, record_bytes(frame, &keys, row))).collect();
@@ -159,12 +166,60 @@ impl VectorLog {
         room.map_err(|_| unwritten())?.map_err(|_| unwritten())
     }
 
+    /// Room for as many of `rows` as there is now.
+    fn room_now(&self, rows: &[(usize, Option<u32>)]) -> Option<(Vec<(usize, u32)>, OwnedSemaphorePermit)> {
+        let mut left = u32::try_from(self.log.room().available_permits()).unwrap_or(u32::MAX);
+        let mut all = 0;
+        let fitting = rows.iter().filter_map(|(row, bytes)| {
+            let bytes = *bytes;
+            left = left.checked_sub(bytes?)?;
+            all += bytes?;
+            Some((*row, bytes?))
+        });
+        let fitting: Vec<(usize, u32)> = fitting.collect();
+        // Somebody else may have taken it since.
+        let room = self.log.room().clone().try_acquire_many_owned(all).ok()?;
+        (!fitting.is_empty()).then_some((fitting, room))
+    }
+
     /// Waits until what is on its way is stored, no longer than `patience`.
     pub(super) async fn close(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         // Rows that are still made into records have their room already.
         _ = timeout_at(deadline, self.log.room().acquire_many(self.spec.buffer_bytes)).await;
         self.log.close(deadline.saturating_duration_since(Instant::now())).await;
+    }
+
+    /// Sends what `bound` was given and has answered.
+    fn send(&self, bound: &Bound, written: Written) {
+        let Written { request, served_at, rows, features, keys, predictions, mut room, stored } = written;
+        let prepared = match bound.session.prepare(&features) {
+            Ok(prepared) => prepared,
+            Err(error) => return self.log.lost(rows.len() as u64, &error.to_string()),
+        };
+        let Manifest { model, version, onnx, .. } = &bound.manifest;
+        let served_at = served_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let mut stored = stored.into_iter();
+        for (at, ((row, bytes), prediction)) in rows.into_iter().zip(predictions).enumerate() {
+            let place = usize::try_from(bytes).ok().and_then(|bytes| room.split(bytes));
+            let Some(place) = place else {
+                self.log.lost(1, "its room was taken");
+                continue;
+            };
+            let id = id_of(request, row);
+            let keys = keys.iter().filter_map(|(name, texts)| Some((name.as_str(), texts.get(at)?.as_str())));
+            let record = Record {
+                id: &id,
+                model,
+                model_version: *version,
+                model_sha256: &onnx.sha256,
+                served_at: &served_at,
+                keys: keys.collect(),
+                feature_values: prepared.vector(at),
+                prediction,
+            };
+            self.log.send(&id, &record, place, stored.next());
+        }
     }
 }
 
@@ -174,60 +229,23 @@ impl Vectors {
     /// # Errors
     /// Where records are required: [`Refusal::Unavailable`] if they are not stored in time, and [`Refusal::Internal`] if there are
     /// none.
-    pub(super) async fn written(self, bound: &Arc<Bound>, outputs: &[Output]) -> Result<(), Refusal> {
-        let Self { log, request, served_at, rows, features, keys, mut room } = self;
-        let lost = |records: usize, why: &str| log.log.lost(records as u64, why);
-        let predictions = bound.session.values(outputs);
-        let predictions = predictions.map_err(|error| error.to_string()).and_then(|values| {
-            let is_whole = values.len() == features.num_rows();
-            if is_whole { Ok(values) } else { Err("the model has no value for each row".to_owned()) }
-        });
-        let predictions = match predictions {
-            Ok(predictions) => predictions,
+    pub(super) async fn written(mut self, bound: &Arc<Bound>, outputs: &[Output]) -> Result<(), Refusal> {
+        let log = self.log.clone();
+        let (required, patience, rows) = (log.spec.required, log.spec.patience, self.rows.len());
+        let mut written = match self.with_room(bound, outputs) {
+            Ok(Some(written)) => written,
+            Ok(None) => return Ok(()),
             Err(why) => {
-                lost(rows.len(), &why);
-                return if log.spec.required { Err(Refusal::Internal(why)) } else { Ok(()) };
+                log.log.lost(rows as u64, &why);
+                return if required { Err(Refusal::Internal(why)) } else { Ok(()) };
             }
         };
-        let (mut written, mut places, mut waits) = (Vec::with_capacity(rows.len()), Vec::new(), Vec::new());
-        for (row, bytes) in &rows {
-            let place = bytes.and_then(|bytes| match &mut room {
-                Some(room) => room.split(usize::try_from(bytes).ok()?),
-                None => log.log.room().clone().try_acquire_many_owned(bytes).ok(),
-            });
-            let Some(place) = place else { continue };
-            let stored = log.spec.required.then(|| {
-                let (stores, stored) = oneshot::channel();
-                waits.push(stored);
-                stores
-            });
-            let keys = keys.values().filter_map(|texts| texts.get(*row).cloned()).collect();
-            let (id, prediction) = (id_of(request, *row), predictions[*row]);
-            written.push(Row { id, keys, prediction, place, stored });
-            places.push(*row as u64);
+        let mut waits = Vec::new();
+        if required {
+            (written.stored, waits) = written.rows.iter().map(|_| oneshot::channel()).unzip();
         }
-        if written.len() < rows.len() {
-            lost(rows.len() - written.len(), "too many bytes are on their way");
-        }
-        if written.is_empty() {
-            return Ok(());
-        }
-        let features = match written.len() == features.num_rows() {
-            true => features,
-            // Nothing of the others is kept.
-            false => match take_record_batch(&features, &UInt64Array::from(places)) {
-                Ok(features) => features,
-                Err(error) => {
-                    lost(written.len(), &error.to_string());
-                    return if log.spec.required { Err(unwritten()) } else { Ok(()) };
-                }
-            },
-        };
-        let names: Vec<String> = keys.into_keys().collect();
-        let (required, patience, bound) = (log.spec.required, log.spec.patience, bound.clone());
-        let sending = tokio::task::spawn_blocking(move || {
-            log.send(&bound, served_at, &names, &features, written);
-        });
+        let bound = bound.clone();
+        let sending = tokio::task::spawn_blocking(move || log.send(&bound, written));
         if !required {
             return Ok(());
         }
@@ -237,37 +255,40 @@ impl Vectors {
         };
         timeout_at(Instant::now() + patience, all).await.map_err(|_| unwritten())?.map(drop)
     }
-}
 
-impl VectorLog {
-    /// Sends `rows`, whose features these are.
-    fn send(
-        &self,
-        bound: &Bound,
-        served_at: DateTime<Utc>,
-        names: &[String],
-        features: &RecordBatch,
-        rows: Vec<Row>,
-    ) {
-        let prepared = match bound.session.prepare(features) {
-            Ok(prepared) => prepared,
-            Err(error) => return self.log.lost(rows.len() as u64, &error.to_string()),
-        };
-        let Manifest { model, version, onnx, .. } = &bound.manifest;
-        let served_at = served_at.to_rfc3339_opts(SecondsFormat::Micros, true);
-        for (at, Row { id, keys, prediction, place, stored }) in rows.into_iter().enumerate() {
-            let record = Record {
-                id: &id,
-                model,
-                model_version: *version,
-                model_sha256: &onnx.sha256,
-                served_at: &served_at,
-                keys: names.iter().map(String::as_str).zip(keys.iter().map(String::as_str)).collect(),
-                feature_values: prepared.vector(at),
-                prediction,
-            };
-            self.log.send(&id, &record, place, stored);
+    /// The rows for which there is room, with what was given and answered; `None` if there is none. The others are lost.
+    fn with_room(&mut self, bound: &Bound, outputs: &[Output]) -> Result<Option<Written>, String> {
+        let predictions = bound.session.values(outputs).map_err(|error| error.to_string())?;
+        if predictions.len() != self.features.num_rows() {
+            return Err("the model has no value for each row".to_owned());
         }
+        let whole = self.room.take().map(|room| {
+            let rows = self.rows.iter().filter_map(|(row, bytes)| Some((*row, (*bytes)?)));
+            (rows.collect::<Vec<(usize, u32)>>(), room)
+        });
+        let fitting = whole.or_else(|| self.log.room_now(&self.rows));
+        let lost = self.rows.len() - fitting.as_ref().map_or(0, |(rows, _)| rows.len());
+        if lost > 0 {
+            self.log.log.lost(lost as u64, "too many bytes are on their way");
+        }
+        let Some((rows, room)) = fitting else { return Ok(None) };
+        let mut keys = std::mem::take(&mut self.keys);
+        let (features, predictions) = match rows.len() == predictions.len() {
+            true => (self.features.clone(), predictions),
+            // Nothing of the others is kept.
+            false => {
+                for texts in keys.values_mut() {
+                    *texts =
+                        rows.iter().map(|(row, _)| texts.get(*row).cloned().unwrap_or_default()).collect();
+                }
+                let places: Vec<u64> = rows.iter().map(|(row, _)| *row as u64).collect();
+                let taken = take_record_batch(&self.features, &UInt64Array::from(places));
+                let predictions = rows.iter().map(|(row, _)| predictions[*row]).collect();
+                (taken.map_err(|error| error.to_string())?, predictions)
+            }
+        };
+        let (request, served_at, stored) = (self.request, self.served_at, Vec::new());
+        Ok(Some(Written { request, served_at, rows, features, keys, predictions, room, stored }))
     }
 }
 
@@ -278,9 +299,6 @@ fn id_of(request: Uuid, row: usize) -> String {
 
 /// Whether a row is among a share of all: the first eight bytes of SHA-256 of its id, as a fraction, say so.
 fn is_chosen(id: &str, share: f64) -> bool {
-    if share >= 1.0 {
-        return true;
-    }
     let digest: [u8; 32] = Sha256::digest(id).into();
     let [a, b, c, d, e, f, g, h, ..] = digest;
     let fraction = u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2_f64.powi(64);
