@@ -194,7 +194,7 @@ async fn answered(engine: Engine, request: http::Request<Body>) -> http::Respons
                 let _place = place;
                 infer(&engine, &caller, asked).await.map_err(status)
             };
-            in_time(unary(request, bytes_max, said), arrived).await
+            in_time(unary(request, bytes_max, said), arrived, super::ARRIVAL_TIME_MAX).await
         }
         _ => Status::unimplemented(format!("there is no method {}", shown(method))).into_http(),
     }
@@ -205,12 +205,13 @@ async fn answered(engine: Engine, request: http::Request<Body>) -> http::Respons
 async fn in_time(
     answer: impl Future<Output = http::Response<Body>>,
     arrived: oneshot::Receiver<()>,
+    time_max: Duration,
 ) -> http::Response<Body> {
     let mut answer = std::pin::pin!(answer);
     tokio::select! {
         biased;
         answer = &mut answer => answer,
-        arrived = tokio::time::timeout(super::ARRIVAL_TIME_MAX, arrived) => match arrived {
+        arrived = tokio::time::timeout(time_max, arrived) => match arrived {
             Ok(_) => answer.await,
             Err(_) => Status::deadline_exceeded("the request did not arrive in time").into_http(),
         },
@@ -415,6 +416,8 @@ fn contents_of(elements: Elements) -> InferTensorContents {
 mod tests {
     use std::collections::BTreeMap;
 
+    use tonic::Code;
+
     use super::super::messages::InferRequestedOutput;
     use super::*;
 
@@ -458,6 +461,31 @@ mod tests {
             raw.raw_input_contents = vec![elements.to_raw().into()];
             assert_eq!(request_of(raw).unwrap().inputs[0].elements, elements);
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_has_to_arrive_in_time_and_its_answer_may_take_longer() {
+        let late = |response: http::Response<Body>| {
+            let status =
+                response.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+            status == Some((Code::DeadlineExceeded as i32).to_string())
+        };
+        let (arrives, arrived) = oneshot::channel();
+        assert!(late(in_time(std::future::pending(), arrived, Duration::ZERO).await));
+        drop(arrives);
+        let slow = || async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            http::Response::new(Body::empty())
+        };
+        let (arrives, arrived) = oneshot::channel();
+        arrives.send(()).unwrap();
+        assert!(!late(in_time(slow(), arrived, Duration::ZERO).await));
+        // What cannot be read does not arrive, and is answered with that.
+        let (arrives, arrived) = oneshot::channel();
+        drop(arrives);
+        assert!(!late(in_time(slow(), arrived, Duration::ZERO).await));
     }
 
     #[test]
