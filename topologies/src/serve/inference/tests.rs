@@ -534,7 +534,7 @@ async fn logged(broker: &EmbeddedBroker) -> BTreeMap<String, Json> {
                 }
             }
             SourceEvent::EndOfPartition { .. } => break,
-            SourceEvent::Failed(error) => panic!("{error}"),
+            other => panic!("{other:?}"),
         }
     }
     Box::new(source).close().await;

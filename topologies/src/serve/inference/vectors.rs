@@ -240,10 +240,9 @@ impl Vectors {
                 return if required { Err(Refusal::Internal(why)) } else { Ok(()) };
             }
         };
-        let mut waits = Vec::new();
-        if required {
-            (written.stored, waits) = written.rows.iter().map(|_| oneshot::channel()).unzip();
-        }
+        let told = written.rows.iter().filter(|_| required).map(|_| oneshot::channel());
+        let (stores, waits): (Vec<oneshot::Sender<()>>, Vec<oneshot::Receiver<()>>) = told.unzip();
+        written.stored = stores;
         let bound = bound.clone();
         let sending = tokio::task::spawn_blocking(move || log.send(&bound, written));
         if !required {
