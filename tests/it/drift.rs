@@ -39,11 +39,11 @@ const FEATURES: [(&str, bool); 12] = [
 /// 31 August 2013, 04:00 UTC: the rows before it were learnt from.
 const TRAINED_TO_MS: i64 = 1_377_921_600_000;
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }
 
-fn json_of(output: &Output) -> Json {
+pub(crate) fn json_of(output: &Output) -> Json {
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{output}"))
 }
 
@@ -190,7 +190,7 @@ async fn a_month_of_flights_raises_no_alarm_and_miles_that_became_kilometres_do(
     output.assert(0, &["the reference has 30 days with rows", "0 tests"]);
 }
 
-fn record(payload: &Json) -> Record {
+pub(crate) fn record(payload: &Json) -> Record {
     Record::bad(Some(payload.to_string().as_bytes()), "not of the events")
 }
 
@@ -285,7 +285,7 @@ views:
 }
 
 /// The topology of the log as it is given, in the clouds of a lab.
-fn served_spec(lab: &Lab) -> std::path::PathBuf {
+pub(crate) fn served_spec(lab: &Lab) -> std::path::PathBuf {
     let folder = lab.directory.path().join("served");
     std::fs::create_dir_all(folder.join("contracts")).unwrap();
     write_file(&folder.join("contracts/served_vectors.yaml"), SERVED_CONTRACT);

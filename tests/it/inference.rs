@@ -53,7 +53,9 @@ impl Served {
         }
         lab.wait_until_equal(FEATURES).await;
         running.stop().await.unwrap();
-        register(&lab).await;
+        let draft =
+            r#"{"features":[{"name":"amount","type":"float64","dataset":"features","contract":"1.2.0"}]}"#;
+        register(&lab, MODEL, draft).await;
         let shutdown = CancellationToken::new();
         let options = ServeOptions {
             clouds: Some(lab.opened()),
@@ -104,31 +106,29 @@ impl Served {
     }
 }
 
-async fn answered(request: reqwest::RequestBuilder) -> (u16, Json) {
+pub(crate) async fn answered(request: reqwest::RequestBuilder) -> (u16, Json) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
     let text = response.text().await.unwrap();
     (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
 }
 
-/// Registers the model as the champion.
-async fn register(lab: &Lab) {
+/// Registers a graph that doubles its input as the champion of `model`; `draft` is its manifest.
+pub(crate) async fn register(lab: &Lab, model: &str, draft: &str) {
     let folder = lab.directory.path().join("model");
     std::fs::create_dir_all(&folder).unwrap();
     let onnx = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/models/twice.onnx"));
     std::fs::copy(onnx, folder.join("model.onnx")).unwrap();
-    let draft =
-        r#"{"features":[{"name":"amount","type":"float64","dataset":"features","contract":"1.2.0"}]}"#;
     write_file(&folder.join("manifest.json"), draft);
     let clouds = lab.opened();
     let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
     let writer = Writer::new(clouds, FanOut::new(stores, UploadLimits::default()));
-    let candidate = Candidate::read(&folder, MODEL, ONNX_BYTES_MAX).unwrap();
+    let candidate = Candidate::read(&folder, model, ONNX_BYTES_MAX).unwrap();
     writer.register(&candidate, Some("champion")).await.unwrap();
 }
 
 /// Whether there is a library; a test without it says so and does nothing.
-fn has_library(test: &str) -> bool {
+pub(crate) fn has_library(test: &str) -> bool {
     let is_there = std::env::var_os(LIBRARY_VARIABLE).is_some_and(|path| !path.is_empty());
     if !is_there {
         eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");

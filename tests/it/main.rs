@@ -46,6 +46,7 @@ mod redrive;
 mod scrub;
 mod scrub_kills;
 mod serve;
+mod served;
 mod shell;
 mod sim;
 mod single_faults;

@@ -13,7 +13,8 @@ use ort::session::SessionOutputs;
 use ort::value::DynValue;
 
 use super::Predictions;
-use super::matrix::{ElementType, tensors_text};
+use super::matrix::{ElementType, Elements, tensors_text};
+use super::outputs::Output;
 use crate::models::{Signature, Tensor};
 
 /// Which outputs are looked at.
@@ -68,10 +69,7 @@ impl Answers {
             so_far.labels.extend_from_slice(labels);
         }
         match &self.values {
-            None => {
-                let known = so_far.values.len();
-                so_far.values.extend(so_far.labels[known..].iter().map(|label| *label as f64));
-            }
+            None => so_far.add_labels(),
             Some((name, element)) => {
                 let output = get(name)?;
                 match element {
@@ -87,6 +85,33 @@ impl Answers {
             }
         }
         Ok(())
+    }
+
+    /// The value of each row in outputs that were collected as they are.
+    pub(super) fn values(&self, outputs: &[Output]) -> Result<Vec<f64>, String> {
+        let get = |name: &str| {
+            let output = outputs.iter().find(|output| output.name == name);
+            output.ok_or_else(|| format!("there is no output `{name}`"))
+        };
+        let mut answered = Answered::default();
+        let Some((name, _)) = &self.values else {
+            let name = self.label.as_deref().unwrap_or_default();
+            let Elements::Int64(labels) = &get(name)?.elements else {
+                return Err(format!("output `{name}` has no labels"));
+            };
+            answered.labels.extend_from_slice(labels);
+            answered.add_labels();
+            return Ok(answered.values);
+        };
+        let output = get(name)?;
+        let width: usize = output.width.iter().product();
+        // Labels are not asked for here.
+        match &output.elements {
+            Elements::Float32(values) if width > 0 => answered.add(values, width, true, f64::from),
+            Elements::Float64(values) if width > 0 => answered.add(values, width, true, |value| value),
+            _ => return Err(format!("output `{name}` has no values")),
+        }
+        Ok(answered.values)
     }
 }
 
@@ -115,6 +140,12 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// Takes the labels for values, from the first row that has none.
+    fn add_labels(&mut self) {
+        let known = self.values.len();
+        self.values.extend(self.labels[known..].iter().map(|label| *label as f64));
+    }
+
     /// Adds rows of `width` columns.
     fn add<T: Copy + PartialOrd>(
         &mut self,
@@ -178,6 +209,26 @@ mod tests {
             let problem = answers(&[output]).unwrap_err();
             assert!(problem.contains(expected), "{problem}");
         }
+    }
+
+    #[test]
+    fn outputs_as_they_are_have_the_same_values() {
+        let output = |name: &str, width: &[usize], elements| Output {
+            name: name.into(),
+            width: width.to_vec(),
+            elements,
+        };
+        let label = || output("label", &[], Elements::Int64(vec![1, 0]));
+        let signature = [tensor("label", "INT64", &[None]), tensor("p", "FP32", &[None, Some(2)])];
+        let probabilities = output("p", &[2], Elements::Float32(vec![0.25, 0.75, 0.5, 0.5]));
+        let both = answers(&signature).unwrap();
+        assert_eq!(both.values(&[label(), probabilities]), Ok(vec![0.75, 0.5]));
+        assert_eq!(answers(&signature[..1]).unwrap().values(&[label()]), Ok(vec![1.0, 0.0]));
+        let vector = answers(&[tensor("y", "FP64", &[None])]).unwrap();
+        assert_eq!(vector.values(&[output("y", &[], Elements::Float64(vec![0.5]))]), Ok(vec![0.5]));
+        assert!(both.values(&[label()]).unwrap_err().contains("no output `p`"));
+        let texts = output("p", &[], Elements::Bytes(vec![vec![]]));
+        assert!(both.values(&[label(), texts]).unwrap_err().contains("no values"));
     }
 
     #[test]

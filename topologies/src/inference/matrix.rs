@@ -84,6 +84,24 @@ pub(crate) enum Elements {
     Bytes(Vec<Vec<u8>>),
 }
 
+impl Elements {
+    /// The numbers of one of `rows` rows. Texts are none.
+    pub(super) fn row(&self, row: usize, rows: usize) -> Vec<f64> {
+        fn numbers<T: Copy>(values: &[T], row: usize, rows: usize, number: impl Fn(T) -> f64) -> Vec<f64> {
+            let width = values.len() / rows.max(1);
+            values[row * width..(row + 1) * width].iter().map(|value| number(*value)).collect()
+        }
+        match self {
+            Self::Float32(values) => numbers(values, row, rows, f64::from),
+            Self::Float64(values) => numbers(values, row, rows, |value| value),
+            Self::Int32(values) => numbers(values, row, rows, f64::from),
+            Self::Int64(values) => numbers(values, row, rows, |value| value as f64),
+            Self::Bool(values) => numbers(values, row, rows, f64::from),
+            Self::Bytes(_) => Vec::new(),
+        }
+    }
+}
+
 impl Layout {
     /// The layout of a model with this signature.
     pub(super) fn new(signature: &Signature, nulls: Nulls, nan_allowed: bool) -> Result<Self, String> {

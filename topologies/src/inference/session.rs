@@ -42,6 +42,13 @@ pub struct Prepared {
     rows: usize,
 }
 
+impl Prepared {
+    /// The numbers that the model is given for a row, input after input.
+    pub(crate) fn vector(&self, row: usize) -> Vec<f64> {
+        self.elements.iter().flat_map(|elements| elements.row(row, self.rows)).collect()
+    }
+}
+
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("layout", &self.0.layout).finish_non_exhaustive()
@@ -107,6 +114,14 @@ impl Session {
             collected.add(&self.0.signature, outputs, rows)
         })?;
         Ok(collected.finish())
+    }
+
+    /// The value of each row, as [`run`](Self::run) says it, in `outputs` of this model.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if they are none of this model.
+    pub(crate) fn values(&self, outputs: &[Output]) -> Result<Vec<f64>, Error> {
+        self.0.answers.values(outputs).map_err(Error::Run)
     }
 
     /// `features` with columns of the types that the model takes, all rows of which can be scored as far as that is known before.

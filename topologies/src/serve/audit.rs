@@ -17,49 +17,34 @@
 //! Values of parameters are only written where the specification says so. The text of a query is written as it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::common::{ParamValues, ScalarValue};
-use isobar_connectors::kafka::RecordSender;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::metrics::Metrics;
+use super::record_log::{LogMetrics, RecordLog};
 use super::{Caller, Question, Refusal};
 use crate::error::Error;
 use crate::query::TableVersion;
 use crate::spec::Topology;
 use crate::spec::serve::AuditSpec;
-use crate::start::{Budget, kafka_config};
 
-/// How long Kafka may take to store a record that nobody insists on.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(300);
 /// Values of parameters that are written, at most.
 const PARAMETERS_MAX: usize = 100;
 
 /// Where records go.
 #[derive(Debug)]
 pub(super) struct Audit {
-    sender: Arc<RecordSender>,
+    /// With a place for each record on its way.
+    log: RecordLog,
     spec: AuditSpec,
     topology: String,
     /// Tells this start of a server from all others.
     server: String,
-    /// Of records on their way.
-    places: Arc<Semaphore>,
-    delivery: Arc<Delivery>,
-}
-
-/// What became of records.
-#[derive(Debug)]
-struct Delivery {
-    metrics: Metrics,
-    is_losing: AtomicBool,
 }
 
 /// Who asks what.
@@ -107,18 +92,17 @@ impl Audit {
     ///
     /// # Errors
     /// [`Error::Configuration`] for options of Kafka that are wrong or lead nowhere.
-    pub(super) fn open(topology: &Topology, spec: &AuditSpec, metrics: &Metrics) -> Result<Arc<Self>, Error> {
-        let config = kafka_config(topology, &Budget::new(topology.memory_bytes_max))?;
-        let patience = (!spec.required).then_some(DELIVERY_PATIENCE);
-        let sender = RecordSender::start(&config, &spec.topic, patience)
-            .map_err(|error| Error::connector("open the log of queries", error))?;
+    pub(super) fn open(
+        topology: &Topology,
+        spec: &AuditSpec,
+        metrics: LogMetrics,
+    ) -> Result<Arc<Self>, Error> {
+        let log = RecordLog::open(topology, "queries", &spec.topic, spec.required, spec.buffer, metrics)?;
         Ok(Arc::new(Self {
-            sender: Arc::new(sender),
-            places: Arc::new(Semaphore::new(spec.buffer)),
+            log,
             spec: spec.clone(),
             topology: topology.name.clone(),
             server: Uuid::new_v4().to_string(),
-            delivery: Arc::new(Delivery { metrics: metrics.clone(), is_losing: AtomicBool::new(false) }),
         }))
     }
 
@@ -182,51 +166,12 @@ impl Audit {
 
     /// Waits until what is on its way is stored, no longer than `patience`.
     pub(super) async fn close(&self, patience: Duration) {
-        let sender = self.sender.clone();
-        let flushed = tokio::task::spawn_blocking(move || sender.flush(patience)).await;
-        if !flushed.unwrap_or(false) {
-            let records = self.spec.buffer - self.places.available_permits();
-            warn!(records, topic = self.spec.topic, "not all records of queries were stored before the end");
-        }
+        self.log.close(patience).await;
     }
 
     /// Sends a record, which has a place until it is known what became of it.
     fn send(&self, record: &Record<'_>, place: OwnedSemaphorePermit, stored: Option<oneshot::Sender<()>>) {
-        let payload = match serde_json::to_vec(record) {
-            Ok(payload) => payload,
-            Err(error) => return self.delivery.lost(&error.to_string()),
-        };
-        let delivery = self.delivery.clone();
-        delivery.metrics.audit_begins();
-        let told = move |result: Result<(), String>| {
-            delivery.metrics.audit_ends();
-            match result {
-                Ok(()) => {
-                    delivery.stored();
-                    // Nobody may wait for it any more.
-                    let _ = stored.map(|stored| stored.send(()));
-                }
-                Err(why) => delivery.lost(&why),
-            }
-            drop(place);
-        };
-        self.sender.send(record.id.as_bytes(), &payload, Box::new(told));
-    }
-}
-
-impl Delivery {
-    fn stored(&self) {
-        self.metrics.audited("stored");
-        if self.is_losing.swap(false, Ordering::Relaxed) {
-            info!("records of queries are stored again");
-        }
-    }
-
-    fn lost(&self, why: &str) {
-        self.metrics.audited("lost");
-        if !self.is_losing.swap(true, Ordering::Relaxed) {
-            warn!(why, "records of queries are lost");
-        }
+        self.log.send(&record.id, record, place, stored);
     }
 }
 
@@ -272,7 +217,7 @@ impl Entry {
             Refusal::Unavailable(why.to_owned())
         };
         // One for each of its two records.
-        let places = timeout_at(deadline, self.audit.places.clone().acquire_many_owned(2)).await;
+        let places = timeout_at(deadline, self.audit.log.room().clone().acquire_many_owned(2)).await;
         let mut places = places.map_err(|_| unwritten())?.map_err(|_| unwritten())?;
         self.place = places.split(1);
         let (stores, stored) = oneshot::channel();
@@ -291,9 +236,9 @@ impl Entry {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
-        match self.place.take().or_else(|| self.audit.places.clone().try_acquire_owned().ok()) {
+        match self.place.take().or_else(|| self.audit.log.room().clone().try_acquire_owned().ok()) {
             Some(place) => self.audit.send(&self.record("ended", Some(outcome)), place, None),
-            None => self.audit.delivery.lost("too many are on their way"),
+            None => self.audit.log.lost(1, "too many are on their way"),
         }
     }
 

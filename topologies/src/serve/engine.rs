@@ -216,7 +216,8 @@ impl Engine {
         base.config_mut().options_mut().execution.target_partitions = partitions;
         let cache = SnapshotCache::new(replicas.clone(), names.tables().into_iter().map(str::to_owned));
         let metrics = Metrics::new(&topology.name);
-        let audit = spec.audit.as_ref().map(|spec| Audit::open(topology, spec, &metrics)).transpose()?;
+        let audit =
+            spec.audit.as_ref().map(|spec| Audit::open(topology, spec, metrics.audit.clone())).transpose()?;
         let mut comments = BTreeMap::new();
         for dataset in &topology.datasets {
             comments.extend(dataset.description.clone().map(|text| (dataset.name.clone(), text)));
@@ -226,7 +227,7 @@ impl Engine {
             );
         }
         let models = CallableModels::of(topology, clouds);
-        let inference = Inference::new(topology, models.store());
+        let inference = Inference::new(topology, models.store())?;
         Ok(Self(Arc::new(Inner {
             topology: topology.name.clone(),
             base,
@@ -343,11 +344,14 @@ impl Engine {
         entry.into_iter().for_each(|mut entry| entry.ended(refusal.outcome()));
     }
 
-    /// Waits until what is written about questions is stored, no longer than `patience`.
+    /// Waits until what is written about questions and of models is stored, no longer than `patience`.
     pub(super) async fn close(&self, patience: Duration) {
-        if let Some(audit) = &self.0.audit {
-            audit.close(patience).await;
-        }
+        let questions = async {
+            if let Some(audit) = &self.0.audit {
+                audit.close(patience).await;
+            }
+        };
+        tokio::join!(questions, self.0.inference.close(patience));
     }
 
     async fn prepared(&self, caller: &Caller, question: Question) -> Result<Prepared, Refusal> {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::audit::Entry;
+use super::record_log::LogMetrics;
 use crate::metrics::{register, registry_of, rendered};
 
 /// Upper bounds of the histogram, seconds.
@@ -20,8 +21,8 @@ pub(super) struct Metrics {
     seconds: Histogram,
     rows: IntCounter,
     bytes: IntCounter,
-    audit_records: IntCounterVec,
-    audit_waiting: IntGauge,
+    /// Of the log of queries.
+    pub(super) audit: LogMetrics,
 }
 
 impl Metrics {
@@ -33,19 +34,8 @@ impl Metrics {
             "Queries by how they ended: `ok`, `cancelled` by the client, or why there was no answer.",
         );
         let seconds = HistogramOpts::new("query_seconds", "From the beginning of a query to its last row.");
-        let audit_records = Opts::new(
-            "audit_records_total",
-            "Records of the log of queries by what became of them: `stored` or `lost`.",
-        );
         Self {
-            audit_records: register(&registry, IntCounterVec::new(audit_records, &["outcome"])),
-            audit_waiting: register(
-                &registry,
-                IntGauge::new(
-                    "audit_records_waiting",
-                    "Records of the log of queries that Kafka has not stored yet.",
-                ),
-            ),
+            audit: LogMetrics::new(&registry, "audit", "the log of queries"),
             queries: register(&registry, IntCounterVec::new(queries, &["outcome"])),
             running: register(
                 &registry,
@@ -65,21 +55,6 @@ impl Metrics {
     pub(super) fn begin(&self) -> Running {
         self.running.inc();
         Running { metrics: self.clone(), since: Instant::now(), is_over: false, entry: None }
-    }
-
-    /// A record of the log of queries is on its way.
-    pub(super) fn audit_begins(&self) {
-        self.audit_waiting.inc();
-    }
-
-    /// It is not any more.
-    pub(super) fn audit_ends(&self) {
-        self.audit_waiting.dec();
-    }
-
-    /// What became of a record of the log of queries.
-    pub(super) fn audited(&self, outcome: &str) {
-        self.audit_records.with_label_values(&[outcome]).inc();
     }
 
     /// A question that was refused before it became a query.

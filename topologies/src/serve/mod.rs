@@ -24,6 +24,7 @@ mod inference;
 mod metrics;
 mod online;
 mod postgres;
+mod record_log;
 mod refusal;
 #[cfg(test)]
 mod testing;

@@ -12,7 +12,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-pub use self::inference::{InferenceSpec, MissingEntities, ModelLimits, ServeInference, ServeModelLimits};
+pub use self::inference::{
+    InferenceSpec, MissingEntities, ModelLimits, ServeInference, ServeModelLimits, ServeVectorLog,
+    VectorLogSpec,
+};
 pub use self::workers::{ServeWorkers, WorkersSpec, worker_url};
 use super::certificate::CertificateName;
 use super::check::Place;

@@ -152,3 +152,14 @@ fn inputs_that_are_no_features_are_refused() {
     }
     assert!(Layout::new(&signature(&[]), Nulls::Refuse, false).is_err());
 }
+
+#[test]
+fn a_row_is_taken_out_of_elements_of_every_type() {
+    assert_eq!(Elements::Float32(vec![1.0, 0.1, 3.0, -0.5]).row(1, 2), [3.0, -0.5]);
+    assert_eq!(Elements::Float32(vec![0.1]).row(0, 1), [f64::from(0.1_f32)]);
+    assert!(Elements::Float64(vec![0.0, f64::NAN]).row(1, 2)[0].is_nan());
+    assert_eq!(Elements::Int32(vec![7, -8]).row(1, 2), [-8.0]);
+    assert_eq!(Elements::Int64(vec![4_869_963]).row(0, 1), [4_869_963.0]);
+    assert_eq!(Elements::Bool(vec![true, false]).row(0, 1), [1.0, 0.0]);
+    assert!(Elements::Bytes(vec![vec![1]]).row(0, 1).is_empty());
+}

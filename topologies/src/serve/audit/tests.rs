@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::serve::metrics::Metrics;
 use crate::serve::{Engine, Protocol};
 use crate::spec::{CheckOptions, check_text};
 
@@ -29,7 +30,8 @@ datasets: {{ flights: {{ from: s, sql: 'SELECT x FROM s' }} }}
 fn opened(audit: &str) -> (Arc<Audit>, Metrics) {
     let topology = topology(&format!("{{ audit: {audit} }}"));
     let metrics = Metrics::new("t");
-    (Audit::open(&topology, topology.serve.audit.as_ref().unwrap(), &metrics).unwrap(), metrics)
+    let spec = topology.serve.audit.as_ref().unwrap();
+    (Audit::open(&topology, spec, metrics.audit.clone()).unwrap(), metrics)
 }
 
 async fn anybody() -> Caller {

@@ -56,6 +56,13 @@ impl Waiting {
     }
 }
 
+/// Returns when nobody waits for any of `requests`.
+async fn all_gone(requests: &mut [Request]) {
+    for request in requests {
+        request.answer.closed().await;
+    }
+}
+
 impl Batches {
     /// Those of `bound`, of at most `rows_max` rows unless one request has more, for which a request waits no longer than `wait`.
     pub(super) fn new(bound: Arc<Bound>, rows_max: usize, wait: Duration, counted: Histogram) -> Self {
@@ -121,7 +128,12 @@ impl Batches {
     fn start(self: &Arc<Self>, requests: Vec<Request>) {
         let this = self.clone();
         tokio::spawn(async move {
-            let Ok(_run) = this.runs.acquire().await else { return };
+            let mut requests = requests;
+            let _run = tokio::select! {
+                run = this.runs.acquire() => run,
+                // Nobody keeps what nobody waits for in memory.
+                () = all_gone(&mut requests) => return,
+            };
             let batches = this.clone();
             let ran = tokio::task::spawn_blocking(move || batches.run(requests)).await;
             if let Err(died) = ran {
@@ -149,7 +161,9 @@ impl Batches {
             }
         }
         for Request { features, deadline, answer } in requests {
-            let _ = answer.send(self.bound.session.outputs(&features, deadline));
+            if !answer.is_closed() {
+                let _ = answer.send(self.bound.session.outputs(&features, deadline));
+            }
         }
     }
 
@@ -168,7 +182,8 @@ impl Batches {
     /// The answers of all of them, from one run; `None` if it failed.
     fn together(&self, requests: &[Request]) -> Option<Vec<Vec<Output>>> {
         let schema = requests.first()?.features.schema();
-        let deadline = requests.iter().map(|request| request.deadline).min()?;
+        // Whoever has less time does not take it from the others, and does not wait longer either.
+        let deadline = requests.iter().map(|request| request.deadline).max()?;
         let all = concat_batches(&schema, requests.iter().map(|request| &request.features)).ok()?;
         let outputs = self.bound.session.outputs(&all, deadline).ok()?;
         let mut first = 0;

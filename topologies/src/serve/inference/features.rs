@@ -18,6 +18,7 @@ use arrow::datatypes::{Field, Schema};
 
 use super::request::InferRequest;
 use super::tensor::{Tensor, shown};
+use super::vectors::Keys;
 use crate::inference::{Elements, shape_text};
 use crate::models::Manifest;
 use crate::online::{Found, KEYS_MAX, LookupError, Options, View, key_column};
@@ -28,11 +29,10 @@ use crate::spec::serve::MissingEntities;
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// How many rows there are.
-    pub(super) rows: usize,
+    rows: usize,
     names: Vec<String>,
     columns: Vec<Option<ArrayRef>>,
-    /// Columns of keys as texts, by name.
-    keys: BTreeMap<String, Vec<String>>,
+    keys: Keys,
 }
 
 /// The version of a dataset that features are of.
@@ -70,37 +70,42 @@ fn names_of(manifest: &Manifest) -> Vec<String> {
 }
 
 impl Given {
-    /// What `asked` gives of the features of `manifest`, whose model is loaded.
+    /// What `asked` gives of the features of `manifest`, whose model is loaded, and of the columns of `keys`.
     ///
     /// # Errors
     /// [`Refusal::Wrong`] for inputs of other names, types and shapes than the model takes.
-    pub(super) fn of(manifest: &Manifest, asked: &InferRequest) -> Result<Self, Refusal> {
+    pub(super) fn of(
+        manifest: &Manifest,
+        keys: &BTreeSet<String>,
+        asked: &InferRequest,
+    ) -> Result<Self, Refusal> {
         let names = names_of(manifest);
-        let mut given = Self { rows: 0, columns: vec![None; names.len()], names, keys: BTreeMap::new() };
-        let mut rows = None;
-        if let Some(keys) = &asked.entity_keys {
-            given.keys = keys.columns.clone();
-            rows = Some(keys.rows);
+        let mut given = Self { rows: 0, columns: vec![None; names.len()], names, keys: Keys::new() };
+        let rows = asked.rows();
+        if let Some(entities) = &asked.entity_keys {
+            if let Some(name) = entities.columns.keys().find(|name| !keys.contains(*name)) {
+                return Err(given.no_key(manifest, name));
+            }
+            given.keys = entities.columns.clone();
         }
         for input in &asked.inputs {
-            let before = *rows.get_or_insert(input.rows());
-            if input.rows() != before {
+            if input.rows() != rows {
                 return Err(Refusal::Wrong(format!(
-                    "input `{}` has {} rows where there are {before} before it",
+                    "input `{}` has {} rows where there are {rows} before it",
                     shown(&input.name),
                     input.rows()
                 )));
             }
-            given.add(manifest, input)?;
+            given.add(manifest, keys, input)?;
         }
-        given.rows = rows.unwrap_or_default();
-        match given.rows {
+        given.rows = rows;
+        match rows {
             0 => Err(Refusal::Wrong(format!("there are no rows: {}", takes(manifest)))),
             _ => Ok(given),
         }
     }
 
-    fn add(&mut self, manifest: &Manifest, input: &Tensor) -> Result<(), Refusal> {
+    fn add(&mut self, manifest: &Manifest, keys: &BTreeSet<String>, input: &Tensor) -> Result<(), Refusal> {
         let name = shown(&input.name);
         let (mut first, mut of_graph) = (0, None);
         for expected in &manifest.signature.inputs {
@@ -126,11 +131,12 @@ impl Given {
         if let Some(feature) = feature {
             self.put(feature, input)?;
         }
-        let texts = if is_column { key_texts(input)? } else { None };
+        // A feature may be a column of a key as well.
+        let is_key = is_column && keys.contains(&input.name);
+        let texts = if is_key { key_texts(input)? } else { None };
         if texts.is_none() && feature.is_none() {
             return Err(no_input(manifest, &name));
         }
-        // Whether they are a column of a key is known when it is known which keys there are.
         let before = texts.and_then(|texts| self.keys.insert(input.name.clone(), texts));
         match before {
             Some(_) => Err(Refusal::Wrong(format!("`{name}` is there twice"))),
@@ -138,18 +144,19 @@ impl Given {
         }
     }
 
-    /// Refuses what is neither a feature nor one of the columns of `keys`.
-    ///
-    /// # Errors
-    /// [`Refusal::Wrong`] names it.
-    pub(super) fn check_keys(&self, manifest: &Manifest, keys: &BTreeSet<String>) -> Result<(), Refusal> {
-        let unknown = self.keys.keys().find(|name| !keys.contains(*name) && !self.names.contains(name));
-        // An input of the graph that is called in another way than its feature.
-        let is_input = |name: &String| manifest.signature.inputs.iter().any(|input| input.name == *name);
-        match unknown.filter(|name| !is_input(name)) {
-            Some(name) => Err(no_input(manifest, &shown(name))),
-            None => Ok(()),
+    /// Why `name` stands for nothing among the keys of a request.
+    fn no_key(&self, manifest: &Manifest, name: &str) -> Refusal {
+        match self.names.iter().any(|feature| feature == name) {
+            true => {
+                Refusal::Wrong(format!("`{name}` is no column of a key, but a feature: send it as an input"))
+            }
+            false => no_input(manifest, &shown(name)),
         }
+    }
+
+    /// The columns of keys as texts, which are not needed any more.
+    pub(super) fn take_keys(&mut self) -> Keys {
+        std::mem::take(&mut self.keys)
     }
 
     /// Puts the columns of `input` where the features begin that it is.
@@ -358,8 +365,14 @@ mod tests {
         Tensor::new(name, shape, elements).unwrap()
     }
 
+    /// What `asked` gives, where these are columns of keys.
+    fn of(asked: &InferRequest, keys: &[&str]) -> Result<Given, Refusal> {
+        let keys = keys.iter().map(|name| (*name).to_owned()).collect();
+        Given::of(&manifest(), &keys, asked)
+    }
+
     fn refusal(inputs: Vec<Tensor>, entity_keys: Option<Json>) -> String {
-        let given = Given::of(&manifest(), &request(inputs, entity_keys));
+        let given = of(&request(inputs, entity_keys), &["origin", "hour", "a"]);
         given.and_then(|given| given.missing(&manifest())).unwrap_err().to_string()
     }
 
@@ -369,7 +382,7 @@ mod tests {
             tensor("hour", &[2], Elements::Int64(vec![7, 8])),
             tensor("X", &[2, 2], Elements::Float32(vec![1.0, 2.0, 3.0, 4.0])),
         ];
-        let given = Given::of(&manifest(), &request(whole, None)).unwrap();
+        let given = of(&request(whole, None), &[]).unwrap();
         assert!(given.missing(&manifest()).unwrap().is_empty());
         let batch = given.into_batch().unwrap();
         assert_eq!((batch.num_rows(), batch.schema().field(1).name().as_str()), (2, "visible"));
@@ -380,7 +393,7 @@ mod tests {
             tensor("hour", &[1], Elements::Int64(vec![7])),
             tensor("visible", &[1, 1], Elements::Float64(vec![9.0])),
         ];
-        let batch = Given::of(&manifest(), &request(by_name, None)).unwrap().into_batch().unwrap();
+        let batch = of(&request(by_name, None), &[]).unwrap().into_batch().unwrap();
         assert_eq!(batch.column(0).as_primitive::<Float64Type>().values(), &[0.5]);
         assert_eq!(batch.column(1).as_primitive::<Float64Type>().values(), &[9.0]);
     }
@@ -391,30 +404,35 @@ mod tests {
         let expected =
             BTreeMap::from([("weather".to_owned(), vec!["wind".to_owned(), "visible".to_owned()])]);
         let origin = tensor("origin", &[2], Elements::Bytes(vec![b"JFK".to_vec(), b"LGA".to_vec()]));
-        let given = Given::of(&manifest(), &request(vec![hour(), origin], None)).unwrap();
+        let asked = request(vec![hour(), origin], None);
+        let given = of(&asked, &["origin", "hour"]).unwrap();
         assert_eq!(given.missing(&manifest()).unwrap(), expected);
         assert_eq!(given.keys["origin"], ["JFK", "LGA"]);
         assert_eq!(given.keys["hour"], ["7", "8"], "a feature may be part of a key");
+        let given = of(&asked, &["origin"]).unwrap();
+        assert_eq!(given.keys.keys().collect::<Vec<_>>(), ["origin"], "and need not be");
         for keys in [
             json!([{ "origin": "JFK" }, { "origin": "LGA" }]),
             json!("[{\"origin\":\"JFK\"},{\"origin\":\"LGA\"}]"),
         ] {
-            let given = Given::of(&manifest(), &request(vec![hour()], Some(keys))).unwrap();
+            let given = of(&request(vec![hour()], Some(keys)), &["origin"]).unwrap();
             assert_eq!(
                 (given.rows, &given.keys["origin"][..]),
                 (2, &["JFK".to_owned(), "LGA".to_owned()][..])
             );
         }
         let wind = tensor("wind", &[2], Elements::Float64(vec![1.0, 2.0]));
-        let given = Given::of(&manifest(), &request(vec![hour(), wind], None)).unwrap();
+        let given = of(&request(vec![hour(), wind], None), &[]).unwrap();
         assert_eq!(given.missing(&manifest()).unwrap()["weather"], ["visible"], "what is given stays");
-        let known =
-            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
-        assert!(given.check_keys(&manifest(), &known(&["origin"])).is_ok(), "hour is a feature");
         let typo = tensor("origins", &[2], Elements::Int64(vec![1, 2]));
-        let given = Given::of(&manifest(), &request(vec![hour(), typo], None)).unwrap();
-        let refused = given.check_keys(&manifest(), &known(&["origin"])).unwrap_err().to_string();
+        let refused = of(&request(vec![hour(), typo], None), &["origin"]).unwrap_err().to_string();
         assert!(refused.contains("`origins` is no input of the model"), "{refused}");
+        let feature = Some(json!([{ "hour": 7 }]));
+        let refused = of(&request(vec![], feature), &["origin"]).unwrap_err().to_string();
+        assert!(refused.contains("`hour` is no column of a key, but a feature"), "{refused}");
+        let unknown = Some(json!([{ "town": 7 }]));
+        let refused = of(&request(vec![], unknown), &["origin"]).unwrap_err().to_string();
+        assert!(refused.contains("`town` is no input of the model"), "{refused}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use tonic_prost::ProstCodec;
 
 use super::keys::EntityKeys;
 use super::messages::{
-    Choice, InferParameter, InferTensor, InferTensorContents, ModelInferRequest, ModelInferResponse,
+    Bounded, Choice, InferParameter, InferTensor, InferTensorContents, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, SERVICE,
     ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
     ServerReadyResponse, TensorMetadata,
@@ -185,17 +186,35 @@ async fn answered(engine: Engine, request: http::Request<Body>) -> http::Respons
                 Ok(place) => place,
                 Err(refusal) => return status(refusal).into_http(),
             };
-            let (bytes_max, time_max) = (engine.inference().bytes_max(), engine.inference().time_max());
-            let said = move |asked: ModelInferRequest| async move {
+            let bytes_max = engine.inference().bytes_max();
+            let (arrives, arrived) = oneshot::channel();
+            let said = move |asked: Bounded| async move {
+                // Nobody may wait for that any more.
+                let _ = arrives.send(());
                 let _place = place;
                 infer(&engine, &caller, asked).await.map_err(status)
             };
-            let answer = unary(request, bytes_max, said);
-            // Whoever sends slowly keeps a place from others.
-            let late = |_| Status::deadline_exceeded("the request did not arrive in time").into_http();
-            tokio::time::timeout(time_max, answer).await.unwrap_or_else(late)
+            in_time(unary(request, bytes_max, said), arrived, super::ARRIVAL_TIME_MAX).await
         }
         _ => Status::unimplemented(format!("there is no method {}", shown(method))).into_http(),
+    }
+}
+
+/// The answer to a request that tells `arrived` when all of it is there: whoever sends slowly keeps a place from others. How long
+/// it takes from then on is bounded where it is answered.
+async fn in_time(
+    answer: impl Future<Output = http::Response<Body>>,
+    arrived: oneshot::Receiver<()>,
+    time_max: Duration,
+) -> http::Response<Body> {
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        arrived = tokio::time::timeout(time_max, arrived) => match arrived {
+            Ok(_) => answer.await,
+            Err(_) => Status::deadline_exceeded("the request did not arrive in time").into_http(),
+        },
     }
 }
 
@@ -267,11 +286,10 @@ async fn model_metadata(
     })
 }
 
-async fn infer(
-    engine: &Engine,
-    caller: &Caller,
-    asked: ModelInferRequest,
-) -> Result<ModelInferResponse, Refusal> {
+async fn infer(engine: &Engine, caller: &Caller, asked: Bounded) -> Result<ModelInferResponse, Refusal> {
+    let asked = asked
+        .whole()
+        .ok_or_else(|| Refusal::Wrong(format!("a request has at most {TENSORS_MAX} tensors")))?;
     // Whoever sends lists is sent lists. Others may read bytes only, as tritonclient does.
     let is_raw = asked.inputs.iter().all(|input| input.contents.is_none());
     let answer = engine.infer(caller, request_of(asked)?).await?;
@@ -281,9 +299,6 @@ async fn infer(
 fn request_of(message: ModelInferRequest) -> Result<InferRequest, Refusal> {
     let ModelInferRequest { model_name, model_version, id, parameters, inputs, outputs, raw_input_contents } =
         message;
-    if inputs.len().max(outputs.len()) > TENSORS_MAX {
-        return Err(Refusal::Wrong(format!("a request has at most {TENSORS_MAX} tensors")));
-    }
     let is_raw = !raw_input_contents.is_empty();
     if is_raw && raw_input_contents.len() != inputs.len() {
         let (raw, count) = (raw_input_contents.len(), inputs.len());
@@ -401,6 +416,8 @@ fn contents_of(elements: Elements) -> InferTensorContents {
 mod tests {
     use std::collections::BTreeMap;
 
+    use tonic::Code;
+
     use super::super::messages::InferRequestedOutput;
     use super::*;
 
@@ -444,6 +461,31 @@ mod tests {
             raw.raw_input_contents = vec![elements.to_raw().into()];
             assert_eq!(request_of(raw).unwrap().inputs[0].elements, elements);
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_has_to_arrive_in_time_and_its_answer_may_take_longer() {
+        let late = |response: http::Response<Body>| {
+            let status =
+                response.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
+            status == Some((Code::DeadlineExceeded as i32).to_string())
+        };
+        let (arrives, arrived) = oneshot::channel();
+        assert!(late(in_time(std::future::pending(), arrived, Duration::ZERO).await));
+        drop(arrives);
+        let slow = || async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            http::Response::new(Body::empty())
+        };
+        let (arrives, arrived) = oneshot::channel();
+        arrives.send(()).unwrap();
+        assert!(!late(in_time(slow(), arrived, Duration::ZERO).await));
+        // What cannot be read does not arrive, and is answered with that.
+        let (arrives, arrived) = oneshot::channel();
+        drop(arrives);
+        assert!(!late(in_time(slow(), arrived, Duration::ZERO).await));
     }
 
     #[test]

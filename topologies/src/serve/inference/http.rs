@@ -22,6 +22,8 @@ use crate::serve::{Engine, Problem, Refusal, body_of};
 
 /// How many bytes of a body are JSON, where there are tensors behind it.
 const JSON_BYTES: &str = "inference-header-content-length";
+/// Bytes of a body that is read on the spot.
+const SMALL_BYTES_MAX: usize = 128 << 10;
 const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
@@ -147,10 +149,10 @@ async fn infer(State(engine): State<Engine>, parts: Parts, request: Request) -> 
     refuse_compressed(request.headers())?;
     let _place = engine.inference().enter()?;
     let body = body_of(request, engine.inference().bytes_max()).await?;
-    let (asked, form) = read(model, version, &body, json_bytes)?;
-    drop(body);
+    let is_large = body.len() > SMALL_BYTES_MAX;
+    let (asked, form) = elsewhere(is_large, move || read(model, version, &body, json_bytes)).await?;
     let answer = engine.infer(&caller, asked).await?;
-    let (bytes, json_bytes) = written(&answer, &form)?;
+    let (bytes, json_bytes) = elsewhere(is_large, move || written(&answer, &form)).await?;
     let mut response = Body::from(bytes).into_response();
     let headers = response.headers_mut();
     let media_type = if json_bytes.is_some() { OCTETS } else { JSON };
@@ -160,6 +162,17 @@ async fn infer(State(engine): State<Engine>, parts: Parts, request: Request) -> 
         headers.insert(JSON_BYTES, HeaderValue::from(json_bytes));
     }
     Ok(response)
+}
+
+/// Does `work`, and if there is much of it, where it keeps nobody else waiting.
+async fn elsewhere<T: Send + 'static>(
+    is_much: bool,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    if !is_much {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(Refusal::Internal(died.to_string())))
 }
 
 /// How many bytes of the body are JSON, if that is said.

@@ -23,17 +23,15 @@ const BINARY_SIZE: &str = "binary_data_size";
 /// Lists within lists.
 const DEPTH_MAX: usize = 32;
 
-/// A request as it is written. What is not known here is passed over.
-#[derive(Deserialize)]
+/// A request as it is written. What is not known here is passed over; what may be left out may be null too, as MLServer's client
+/// writes it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Written {
-    #[serde(default)]
-    id: String,
-    #[serde(default)]
-    parameters: OfRequest,
-    #[serde(default)]
-    inputs: Vec<Input>,
-    #[serde(default)]
-    outputs: Vec<Wanted>,
+    id: Option<String>,
+    parameters: Option<OfRequest>,
+    inputs: Option<Vec<Input>>,
+    outputs: Option<Vec<Wanted>>,
 }
 
 #[derive(Deserialize)]
@@ -42,7 +40,7 @@ struct Input {
     shape: Vec<i64>,
     datatype: String,
     #[serde(default)]
-    parameters: OfTensor,
+    parameters: Option<OfTensor>,
     #[serde(default)]
     data: Option<Data>,
 }
@@ -51,7 +49,7 @@ struct Input {
 struct Wanted {
     name: String,
     #[serde(default)]
-    parameters: OfTensor,
+    parameters: Option<OfTensor>,
 }
 
 /// The parameters of a request.
@@ -104,28 +102,31 @@ pub(super) fn read(
     })?;
     let written: Written =
         serde_json::from_slice(head).map_err(|error| Refusal::Wrong(format!("the body: {error}")))?;
-    if written.inputs.len().max(written.outputs.len()) > TENSORS_MAX {
+    let (given, wanted) = (written.inputs.unwrap_or_default(), written.outputs.unwrap_or_default());
+    if given.len().max(wanted.len()) > TENSORS_MAX {
         return Err(Refusal::Wrong(format!("a request has at most {TENSORS_MAX} tensors")));
     }
-    let mut inputs = Vec::with_capacity(written.inputs.len());
-    for input in written.inputs {
+    let mut inputs = Vec::with_capacity(given.len());
+    for input in given {
         inputs.push(input.tensor(&mut rest)?);
     }
     if !rest.is_empty() {
         let bytes = rest.len();
         return Err(Refusal::Wrong(format!("{bytes} bytes behind the JSON belong to no input")));
     }
-    let mut form = Form { all: written.parameters.binary_data_output, ..Form::default() };
-    let mut outputs = Vec::with_capacity(written.outputs.len());
-    for Wanted { name, parameters } in written.outputs {
+    let of_request = written.parameters.unwrap_or_default();
+    let mut form = Form { all: of_request.binary_data_output, ..Form::default() };
+    let mut outputs = Vec::with_capacity(wanted.len());
+    for Wanted { name, parameters } in wanted {
+        let parameters = parameters.unwrap_or_default();
         refuse_unserved(&name, &parameters)?;
         if let Some(is_binary) = parameters.binary_data {
             form.of_output.insert(name.clone(), is_binary);
         }
         outputs.push(name);
     }
-    let entity_keys = written.parameters.entity_keys;
-    let request = InferRequest { model, version, id: written.id, entity_keys, inputs, outputs };
+    let (id, entity_keys) = (written.id.unwrap_or_default(), of_request.entity_keys);
+    let request = InferRequest { model, version, id, entity_keys, inputs, outputs };
     Ok((request, form))
 }
 
@@ -133,6 +134,7 @@ impl Input {
     /// The tensor, in the JSON or in the next bytes of `rest`.
     fn tensor(self, rest: &mut &[u8]) -> Result<Tensor, Refusal> {
         let Self { name, shape, datatype, parameters, data } = self;
+        let parameters = parameters.unwrap_or_default();
         refuse_unserved(&name, &parameters)?;
         let wrong = |what: &str| Refusal::Wrong(format!("input `{}`: {what}", shown(&name)));
         let Some(size) = parameters.binary_data_size else {
@@ -459,6 +461,17 @@ mod tests {
         );
         assert_eq!(elements("BOOL", "[true, false]"), Elements::Bool(vec![true, false]));
         assert_eq!(elements("BYTES", r#"["N12", "ä"]"#), Elements::Bytes(vec![b"N12".to_vec(), "ä".into()]));
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_null() {
+        let body = r#"{"id":null,"parameters":null,"outputs":null,"inputs":[
+            {"name":"x","datatype":"FP32","shape":[1],"parameters":null,"data":[1]}]}"#;
+        let (asked, form) = request(body).unwrap();
+        assert_eq!((asked.id.as_str(), asked.inputs.len(), asked.outputs.len()), ("", 1, 0));
+        assert_eq!((asked.entity_keys, form), (None, Form::default()));
+        let (asked, _) = request(r#"{"inputs":null,"outputs":[{"name":"y","parameters":null}]}"#).unwrap();
+        assert_eq!((asked.inputs.len(), &asked.outputs[..]), (0, &["y".to_owned()][..]));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use prost::{Message, Oneof};
+use bytes::{Buf, BufMut, Bytes};
+use prost::encoding::{DecodeContext, WireType, skip_field};
+use prost::{DecodeError, Message, Oneof};
+
+use super::request::TENSORS_MAX;
 
 /// The name of the service.
 pub(super) const SERVICE: &str = "inference.GRPCInferenceService";
@@ -169,6 +172,57 @@ pub(super) struct ModelInferRequest {
     pub(super) raw_input_contents: Vec<Bytes>,
 }
 
+/// Of [`ModelInferRequest`], the first of the fields that there may be many of: inputs, outputs, raw contents.
+const FIRST_OF_MANY: u32 = 5;
+
+/// A request as it arrives. No more tensors are made of it than it may have: two bytes are enough for one, which in memory has
+/// hundreds.
+#[derive(Debug, Default)]
+pub(super) struct Bounded {
+    request: ModelInferRequest,
+    /// How many inputs, outputs and raw contents there are.
+    counts: [usize; 3],
+}
+
+impl Bounded {
+    /// The request; `None` if it has more tensors than one may have.
+    pub(super) fn whole(self) -> Option<ModelInferRequest> {
+        let is_whole = self.counts.iter().all(|count| *count <= TENSORS_MAX);
+        is_whole.then_some(self.request)
+    }
+}
+
+impl Message for Bounded {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        self.request.encode_raw(buf);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        let place = tag.checked_sub(FIRST_OF_MANY).and_then(|place| usize::try_from(place).ok());
+        if let Some(count) = place.and_then(|place| self.counts.get_mut(place)) {
+            *count += 1;
+            if *count > TENSORS_MAX {
+                return skip_field(wire_type, tag, buf, ctx);
+            }
+        }
+        self.request.merge_field(tag, wire_type, buf, ctx)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.request.encoded_len()
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ModelInferResponse {
     #[prost(string, tag = "1")]
@@ -226,6 +280,28 @@ mod tests {
                 .concat();
         assert_eq!(bytes, expected);
         assert_eq!(ModelInferRequest::decode(&request.encode_to_vec()[..]).unwrap(), request);
+    }
+
+    #[test]
+    fn no_more_tensors_are_made_than_a_request_may_have() {
+        // Fields 5, 6 and 7 with nothing in them.
+        for (field, count, is_whole) in [
+            (0x2a, TENSORS_MAX, true),
+            (0x2a, TENSORS_MAX + 1, false),
+            (0x32, 100_000, false),
+            (0x3a, 100_000, false),
+        ] {
+            let bytes: Vec<u8> = [field, 0].repeat(count);
+            let read = Bounded::decode(&bytes[..]).unwrap();
+            let made = read.request.inputs.len()
+                + read.request.outputs.len()
+                + read.request.raw_input_contents.len();
+            assert_eq!(made, TENSORS_MAX, "{field:x}");
+            assert_eq!(read.whole().is_some(), is_whole, "{field:x} {count}");
+        }
+        let request = ModelInferRequest { model_name: "m".into(), id: "i".into(), ..Default::default() };
+        let read = Bounded::decode(&request.encode_to_vec()[..]).unwrap();
+        assert_eq!(read.whole(), Some(request));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Instant;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::metrics::{register, registry_of, rendered};
+use crate::serve::record_log::LogMetrics;
 
 /// Upper bounds of the histogram of times, seconds.
 const SECONDS: [f64; 14] =
@@ -21,6 +22,8 @@ pub(super) struct Metrics {
     seconds: Histogram,
     rows: IntCounter,
     pub(super) run_requests: Histogram,
+    /// Of the log of served vectors.
+    pub(super) log: LogMetrics,
 }
 
 impl Metrics {
@@ -42,6 +45,7 @@ impl Metrics {
             ),
             seconds: register(&registry, Histogram::with_opts(seconds.buckets(SECONDS.to_vec()))),
             rows: register(&registry, IntCounter::new("rows_total", "Rows that models have answered.")),
+            log: LogMetrics::new(&registry, "log", "the log of served vectors"),
             run_requests: register(&registry, Histogram::with_opts(run_requests.buckets(REQUESTS.to_vec()))),
             registry,
         }

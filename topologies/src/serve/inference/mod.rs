@@ -8,7 +8,8 @@
 //! [`Engine::infer`] is the life of a request; protocols only carry ([`http`], [`grpc`]). A request is bounded before it is read (its
 //! bytes, how many there are), before it is run (rows, time, places of its model), and a shape that it claims makes nothing.
 //! The answer says which version answered, its digest, and of which versions of datasets the features are. Whatever is wrong is an
-//! error of this request; `docs/serve-inference.md` is for users.
+//! error of this request. With `serve.inference.log`, what the model was given and what it answered is written to a topic of Kafka
+//! ([`vectors`]). `docs/serve-inference.md` is for users.
 
 mod batches;
 mod features;
@@ -24,13 +25,14 @@ mod request;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::features::{Given, LookedUp};
@@ -38,9 +40,12 @@ use self::metrics::Metrics;
 use self::models::{Models, Served};
 use self::request::{InferAnswer, InferRequest, Parameter};
 use self::tensor::{Tensor, shown};
+use self::vectors::VectorLog;
 use super::{Caller, Engine, Protocol, Question, Refusal};
 use crate::commit::model::is_model_name;
+use crate::error::Error;
 use crate::inference::{Bound, Error as InferenceError, ModelStore, Reference, is_given};
+use crate::models::Manifest;
 use crate::online::LookupError;
 use crate::query::TableVersion;
 use crate::spec::Topology;
@@ -66,6 +71,8 @@ struct Inner {
     models: Option<Arc<Models>>,
     /// Of requests, whatever they ask.
     places: Arc<Semaphore>,
+    /// Where it is written what models were given.
+    log: Option<Arc<VectorLog>>,
     metrics: Metrics,
 }
 
@@ -77,13 +84,25 @@ impl fmt::Debug for Inference {
 
 impl Inference {
     /// The models of `store`, for a server of `topology`. Nothing is asked or loaded yet.
-    pub(super) fn new(topology: &Topology, store: Option<Arc<ModelStore>>) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] for a log of served vectors that cannot be.
+    pub(super) fn new(topology: &Topology, store: Option<Arc<ModelStore>>) -> Result<Self, Error> {
         let spec = topology.serve.inference.clone();
         let metrics = Metrics::new(&topology.name);
         let models =
             store.map(|store| Arc::new(Models::new(store, spec.clone(), metrics.run_requests.clone())));
         let places = Arc::new(Semaphore::new(spec.running));
-        Self(Arc::new(Inner { spec, models, places, metrics }))
+        let log = spec.log.as_ref().map(|log| VectorLog::open(topology, log, metrics.log.clone()));
+        let log = log.transpose()?.map(Arc::new);
+        Ok(Self(Arc::new(Inner { spec, models, places, log, metrics })))
+    }
+
+    /// Waits until it is stored what models were given, no longer than `patience`.
+    pub(super) async fn close(&self, patience: Duration) {
+        if let Some(log) = &self.0.log {
+            log.close(patience).await;
+        }
     }
 
     /// The metrics as text.
@@ -94,13 +113,6 @@ impl Inference {
     /// Most bytes of a request.
     fn bytes_max(&self) -> usize {
         self.0.spec.bytes
-    }
-
-    /// How long a request may take to arrive and to be answered, whatever its model.
-    fn time_max(&self) -> Duration {
-        let spec = &self.0.spec;
-        let times = spec.models.values().map(|limits| limits.time);
-        ARRIVAL_TIME_MAX + times.fold(spec.limits.time, |longest, time| longest.max(time))
     }
 
     /// A place among the requests that are read and answered.
@@ -219,15 +231,30 @@ impl Engine {
         let _place = place(&served, &limits)?;
         let manifest = &served.bound.manifest;
         check_outputs(&served.bound, &asked.outputs)?;
-        let mut given = Given::of(manifest, &asked)?;
-        let rows = given.rows;
+        let rows = asked.rows();
         if rows > limits.rows {
             let message = format!("{rows} rows; one request has at most {}", limits.rows);
             return Err(Refusal::TooMuch { limit: "rows", message });
         }
-        let looked_up = self.fill(caller, &served.bound, &mut given, &limits).await?;
-        let said = served.batches.answer(given.into_batch()?, deadline).await;
+        let mut given = Given::of(manifest, &self.keys_of(manifest), &asked)?;
+        // Of what is looked up, which the log says too.
+        let served_at = Utc::now();
+        let filling = self.fill(caller, manifest, &mut given, &limits, served_at);
+        let looked_up =
+            tokio::time::timeout_at(deadline.into(), filling).await.map_err(|_| too_late(&limits))??;
+        let (keys, features) = (given.take_keys(), given.into_batch()?);
+        let asked_room = Instant::now();
+        let vectors = match &self.inference().0.log {
+            Some(log) => log.begin(manifest, served_at, features.clone(), keys).await?,
+            None => None,
+        };
+        // That the log has no room is not held against the model.
+        let deadline = deadline + asked_room.elapsed();
+        let said = served.batches.answer(features, deadline).await;
         let outputs = said.map_err(|error| refused(error, &served.bound, &limits))?;
+        if let Some(vectors) = vectors {
+            vectors.written(&served.bound, &outputs).await?;
+        }
         let mut answer = InferAnswer {
             model: manifest.model.clone(),
             version: manifest.version,
@@ -239,21 +266,25 @@ impl Engine {
         Ok((answer, rows, looked_up))
     }
 
-    /// Looks up the features that a request does not give, as far as `caller` may read them.
-    async fn fill(
-        &self,
-        caller: &Caller,
-        bound: &Bound,
-        given: &mut Given,
-        limits: &ModelLimits,
-    ) -> Result<Vec<LookedUp>, Refusal> {
-        let manifest = &bound.manifest;
+    /// The columns of the keys by which features of a model can be looked up.
+    fn keys_of(&self, manifest: &Manifest) -> BTreeSet<String> {
         let views = self.look_ups();
         let datasets: BTreeSet<&String> =
             manifest.features.iter().filter_map(|feature| feature.dataset.as_ref()).collect();
         let known = datasets.into_iter().filter_map(|dataset| views?.view(dataset));
-        let keys: BTreeSet<String> = known.flat_map(|view| view.spec().keys.clone()).collect();
-        given.check_keys(manifest, &keys)?;
+        known.flat_map(|view| view.spec().keys.clone()).collect()
+    }
+
+    /// Looks up the features that a request does not give, as far as `caller` may read them.
+    async fn fill(
+        &self,
+        caller: &Caller,
+        manifest: &Manifest,
+        given: &mut Given,
+        limits: &ModelLimits,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<LookedUp>, Refusal> {
+        let views = self.look_ups();
         let mut looked_up = Vec::new();
         for (dataset, features) in given.missing(manifest)? {
             // First, so that who may not read learns nothing of the dataset.
@@ -267,7 +298,7 @@ impl Engine {
             })?;
             let (mut taken, missing) = (std::mem::take(given), limits.missing);
             let looking = tokio::task::spawn_blocking(move || {
-                let found = taken.look_up(&view, features, missing, Utc::now().timestamp_millis());
+                let found = taken.look_up(&view, features, missing, now.timestamp_millis());
                 (taken, found)
             });
             let (filled, found) = looking.await.map_err(|died| Refusal::Internal(died.to_string()))?;

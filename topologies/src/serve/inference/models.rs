@@ -23,6 +23,9 @@ use crate::spec::serve::InferenceSpec;
 /// How long somebody who asks for what is not there is told so without another look.
 const FAILURE_TIME: Duration = Duration::from_secs(1);
 
+/// Models that are loaded at the same time: each is read whole into memory.
+const LOADS_MAX: usize = 2;
+
 /// See the [module](self).
 pub(super) struct Models {
     store: Arc<ModelStore>,
@@ -30,6 +33,7 @@ pub(super) struct Models {
     entries: Mutex<BTreeMap<Reference, Arc<Entry>>>,
     /// Places of requests, by model.
     places: Mutex<HashMap<String, Arc<Semaphore>>>,
+    loads: Semaphore,
     counted: Histogram,
 }
 
@@ -90,7 +94,8 @@ impl Entry {
 
 impl Models {
     pub(super) fn new(store: Arc<ModelStore>, spec: InferenceSpec, counted: Histogram) -> Self {
-        Self { store, spec, entries: Mutex::default(), places: Mutex::default(), counted }
+        let loads = Semaphore::new(LOADS_MAX);
+        Self { store, spec, entries: Mutex::default(), places: Mutex::default(), loads, counted }
     }
 
     /// Where they come from.
@@ -132,6 +137,9 @@ impl Models {
         }
         let before = entry.lock().served.clone();
         let found = self.found(&reference, before.as_ref()).await;
+        if found.is_ok() && before.is_none() {
+            self.make_room(&reference);
+        }
         let mut known = entry.lock();
         known.looked = Instant::now();
         match found {
@@ -172,7 +180,10 @@ impl Models {
                 (before.bound.clone(), before.batches.clone(), before.places.clone());
             return Ok(Arc::new(Served { bound, versions, batches, places }));
         }
-        let bound = self.store.loaded(&manifest).await.map_err(|error| unusable(&manifest, error))?;
+        let bound = {
+            let _load = self.loads.acquire().await;
+            self.store.loaded(&manifest).await.map_err(|error| unusable(&manifest, error))?
+        };
         let limits = self.spec.limits_of(reference.model());
         let batches = Batches::new(bound.clone(), limits.batch, limits.wait, self.counted.clone());
         let places = self.places_of(reference.model(), limits.running);
@@ -193,28 +204,48 @@ impl Models {
         places.entry(model.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
     }
 
-    /// What is known of `reference`. One more than may be kept takes the place of one without a model, or else of the one that was
-    /// not asked for longest.
+    /// What is known of `reference`. Of those without a model as many are kept as of those with one, so that whoever asks for what is
+    /// not there takes no model's place.
     fn entry(&self, reference: &Reference) -> Arc<Entry> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries();
         if let Some(entry) = entries.get(reference) {
             entry.lock().asked = Instant::now();
             return entry.clone();
         }
-        if entries.len() >= self.spec.loaded {
-            let rank = |entry: &Entry| {
-                let known = entry.lock();
-                (known.served.is_some(), known.asked)
-            };
-            let last =
-                entries.iter().min_by_key(|(_, entry)| rank(entry)).map(|(reference, _)| reference.clone());
-            if let Some(last) = last {
-                entries.remove(&last);
-            }
-        }
+        remove_unasked(&mut entries, self.spec.loaded, |_, known| known.served.is_none());
         let entry = Arc::new(Entry::new());
         entries.insert(reference.clone(), entry.clone());
         entry
+    }
+
+    /// Gives up the models that were not asked for longest, until there is room for that of `reference`.
+    fn make_room(&self, reference: &Reference) {
+        let is_another = |other: &Reference, known: &Known| other != reference && known.served.is_some();
+        remove_unasked(&mut self.entries(), self.spec.loaded, is_another);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<Reference, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves fewer than `count` of the entries that `is_one` of a kind; those go that were not asked for longest.
+fn remove_unasked(
+    entries: &mut BTreeMap<Reference, Arc<Entry>>,
+    count: usize,
+    is_one: impl Fn(&Reference, &Known) -> bool,
+) {
+    loop {
+        let known = entries.iter().filter_map(|(reference, entry)| {
+            let known = entry.lock();
+            is_one(reference, &known).then(|| (known.asked, reference.clone()))
+        });
+        let known: Vec<(Instant, Reference)> = known.collect();
+        if known.len() < count {
+            return;
+        }
+        let Some((_, last)) = known.into_iter().min() else { return };
+        entries.remove(&last);
     }
 }
 
@@ -238,5 +269,29 @@ fn unusable(manifest: &Manifest, error: Error) -> Refusal {
             ))
         }
         error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_go_that_were_not_asked_for_longest_and_of_their_kind_alone() {
+        let start = Instant::now();
+        let mut entries = BTreeMap::new();
+        for (name, seconds) in [("a", 3), ("b", 1), ("c", 2), ("d@1", 0)] {
+            let entry = Entry::new();
+            entry.lock().asked = start + Duration::from_secs(seconds);
+            entries.insert(name.parse::<Reference>().unwrap(), Arc::new(entry));
+        }
+        let is_one = |reference: &Reference, _: &Known| reference.model() != "d";
+        let names = |entries: &BTreeMap<Reference, Arc<Entry>>| {
+            entries.keys().map(ToString::to_string).collect::<Vec<String>>()
+        };
+        remove_unasked(&mut entries, 4, is_one);
+        assert_eq!(names(&entries), ["a", "b", "c", "d@1"]);
+        remove_unasked(&mut entries, 2, is_one);
+        assert_eq!(names(&entries), ["a", "d@1"]);
     }
 }

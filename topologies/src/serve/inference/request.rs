@@ -28,6 +28,14 @@ pub(super) struct InferRequest {
     pub(super) outputs: Vec<String>,
 }
 
+impl InferRequest {
+    /// How many rows it has, as the first that has rows says.
+    pub(super) fn rows(&self) -> usize {
+        let of_keys = self.entity_keys.as_ref().map(|keys| keys.rows);
+        of_keys.or_else(|| self.inputs.first().map(Tensor::rows)).unwrap_or_default()
+    }
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct InferAnswer {

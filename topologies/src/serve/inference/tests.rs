@@ -1,10 +1,14 @@
 //! Whole conversations by HTTP and gRPC, with the models of `tests/golden/models`. What needs ONNX Runtime is switched on by its path
 //! in `ISOBAR_ONNXRUNTIME`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use isobar_connectors::clouds::Cloud;
+use isobar_connectors::kafka::{EmbeddedBroker, KafkaConfig, KafkaSource};
+use isobar_connectors::source::{Source, SourceEvent};
 use isobar_connectors::upload::{FanOut, UploadLimits};
+use isobar_schemas::TopicPartition;
 use prost::Message;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +41,8 @@ sources:
 datasets:
   flights: { from: s, sql: \"SELECT month, x FROM s\", partition_by: [month] }
 ";
+/// The topic of served vectors.
+const VECTORS: &str = "vectors";
 const ANA: &str = "a-token-of-somebody";
 const BO: &str = "a-token-of-somebody-else";
 /// What ONNX Runtime's Python and this may differ by.
@@ -77,7 +83,19 @@ struct Served {
 impl Served {
     /// `serve` is the YAML of that section.
     async fn start(serve: &str) -> Self {
-        let text = format!("{TOPOLOGY}serve: {serve}\n");
+        Self::start_with(TOPOLOGY, serve).await
+    }
+
+    /// One with Kafka, whose models log to [`VECTORS`] as `log` says beside that.
+    async fn start_logging(brokers: &str, log: &str) -> Self {
+        let topology = TOPOLOGY.replace("localhost:9092", brokers);
+        let serve =
+            format!("{{ inference: {{ limits: {{ rows: 10000 }}, log: {{ topic: {VECTORS}{log} }} }} }}");
+        Self::start_with(&topology, &serve).await
+    }
+
+    async fn start_with(topology: &str, serve: &str) -> Self {
+        let text = format!("{topology}serve: {serve}\n");
         let topology = spec::check_text(&text, "topology.yaml", Path::new("/specs"), CheckOptions::default());
         let topology = topology.unwrap_or_else(|problems| panic!("{problems}"));
         let clouds: Vec<Cloud> = open_clouds(&topology).unwrap();
@@ -498,4 +516,162 @@ async fn a_version_takes_over_when_its_alias_moves_and_one_that_cannot_be_loaded
     // The champion goes on being the one that answers.
     assert_eq!(served.infer("twice", &x).await.1["model_version"], json!("2"));
     served.stop().await;
+}
+
+/// The records of served vectors, by their ids.
+async fn logged(broker: &EmbeddedBroker) -> BTreeMap<String, Json> {
+    let config = KafkaConfig::new([broker.bootstrap_servers()], "reader");
+    let mut source = KafkaSource::start(&config, vec![(TopicPartition::new(VECTORS, 0), 0)]).unwrap();
+    let mut found = BTreeMap::new();
+    loop {
+        match source.next().await.unwrap() {
+            SourceEvent::Chunk(chunk) => {
+                for index in 0..chunk.len() {
+                    let key = String::from_utf8(chunk.key(index).unwrap().to_vec()).unwrap();
+                    let record: Json = serde_json::from_slice(chunk.payload(index).unwrap()).unwrap();
+                    assert_eq!(record["id"], key.as_str());
+                    assert_eq!(found.insert(key, record), None, "an id is there once");
+                }
+            }
+            SourceEvent::EndOfPartition { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    Box::new(source).close().await;
+    found
+}
+
+/// Of each record the values and the prediction, in the order of the values.
+fn vectors_of(records: &BTreeMap<String, Json>) -> Vec<(Json, Json)> {
+    let mut vectors: Vec<(Json, Json)> = records
+        .values()
+        .map(|record| (record["feature_values"].clone(), record["prediction"].clone()))
+        .collect();
+    vectors.sort_by(|one, other| one.0[0].as_f64().unwrap().total_cmp(&other.0[0].as_f64().unwrap()));
+    vectors
+}
+
+fn raw_floats(model: &str, values: &[f32]) -> ModelInferRequest {
+    ModelInferRequest {
+        model_name: model.into(),
+        inputs: vec![InferTensor {
+            name: "x".into(),
+            datatype: "FP32".into(),
+            shape: vec![values.len() as i64, 1],
+            ..InferTensor::default()
+        }],
+        raw_input_contents: vec![Elements::Float32(values.to_vec()).to_raw().into()],
+        ..ModelInferRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_that_is_answered_is_written_and_no_other() {
+    if !has_library("every_row_that_is_answered_is_written_and_no_other") {
+        return;
+    }
+    let broker = EmbeddedBroker::start(&[(VECTORS, 1)]).unwrap();
+    let served = Served::start_logging(&broker.bootstrap_servers(), "").await;
+    let manifest = served.golden("twice").await;
+    let before = Utc::now();
+    let mut body = floats("x", &[2, 1], &[1.5, -2.0]);
+    // Callers may say the same id as often as they like.
+    body["id"] = json!("7");
+    for _ in 0..2 {
+        assert_eq!(served.infer("twice", &body).await.0, 200);
+    }
+    let asked = raw_floats("twice", &[0.1]);
+    let said: ModelInferResponse = served.ask("ModelInfer", asked, "").await.unwrap();
+    assert_eq!(said.raw_output_contents[0].to_vec(), 0.2_f32.to_le_bytes());
+    // What is not answered is not written.
+    let nan = raw_floats("twice", &[f32::NAN]);
+    assert!(served.ask::<_, ModelInferResponse>("ModelInfer", nan, "").await.is_err());
+    assert_eq!(served.infer("twice", &floats("x", &[1, 2], &[1.0, 2.0])).await.0, 400);
+    let after = Utc::now();
+    let engine = served.server.engine.clone();
+    served.stop().await;
+    let text = engine.metrics();
+    for line in [
+        "isobar_inference_log_records_total{outcome=\"stored\",topology=\"t\"} 5",
+        "isobar_inference_log_records_waiting{topology=\"t\"} 0",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let records = logged(&broker).await;
+    let (tenth, fifth) = (f64::from(0.1_f32), f64::from(0.2_f32));
+    let expected = [(-2.0, -4.0), (-2.0, -4.0), (tenth, fifth), (1.5, 3.0), (1.5, 3.0)];
+    let expected = expected.map(|(value, prediction)| (json!([value]), json!(prediction)));
+    assert_eq!(vectors_of(&records), expected);
+    for record in records.values() {
+        let of = (&record["model"], &record["model_version"], &record["model_sha256"], &record["keys"]);
+        assert_eq!(of, (&json!("twice"), &json!(1), &json!(manifest.onnx.sha256), &json!({})), "{record}");
+        let served_at: DateTime<Utc> = record["served_at"].as_str().unwrap().parse().unwrap();
+        let micros = served_at.timestamp_micros();
+        assert!((before.timestamp_micros()..=after.timestamp_micros()).contains(&micros), "{record}");
+        assert_eq!(record.as_object().unwrap().len(), 8, "nothing else is said: {record}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_has_no_room_for_is_counted_and_nobody_waits() {
+    if !has_library("what_the_log_has_no_room_for_is_counted_and_nobody_waits") {
+        return;
+    }
+    // Nobody listens there.
+    let served = Served::start_logging("127.0.0.1:1", ", buffer: 1MiB").await;
+    served.golden("twice").await;
+    let values: Vec<f32> = (0..10_000).map(|value| value as f32).collect();
+    let (status, said) = served.infer("twice", &floats("x", &[values.len(), 1], &values)).await;
+    assert_eq!((status, &said["outputs"][0]["data"][9_999]), (200, &json!(19_998.0)));
+    let count = |name: &str| {
+        let text = served.server.engine.metrics();
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("isobar_inference_log_records_{name}")));
+        line.and_then(|line| line.split(' ').next_back()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let lost = count("total{outcome=\"lost\"");
+    assert!((1..10_000).contains(&lost), "{lost}");
+    // Those that found room are made into records while nobody waits for it.
+    while count("waiting") < 10_000 - lost {
+        tokio::task::yield_now().await;
+    }
+    // The next has none left, and is answered too.
+    assert_eq!(served.infer("twice", &floats("x", &[100, 1], &values[..100])).await.0, 200);
+    assert!(count("total{outcome=\"lost\"") > lost);
+    served.shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_that_is_not_written_where_that_is_required() {
+    if !has_library("nothing_is_answered_that_is_not_written_where_that_is_required") {
+        return;
+    }
+    let broker = EmbeddedBroker::start(&[(VECTORS, 1)]).unwrap();
+    let log = ", required: true, patience: 300ms, buffer: 1MiB";
+    let served = Served::start_logging(&broker.bootstrap_servers(), log).await;
+    served.golden("twice").await;
+    // The first connects, which may take longer than a request waits.
+    let answered = async |value: f32| {
+        while served.infer("twice", &floats("x", &[1, 1], &[value])).await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    answered(1.0).await;
+    broker.set_down(true).unwrap();
+    let (status, said) = served.refused("twice", &floats("x", &[1, 1], &[2.0])).await;
+    assert!(status == 503 && said.contains("the log of served vectors cannot be written"), "{status} {said}");
+    broker.set_down(false).unwrap();
+    answered(3.0).await;
+    let values = [0.0; 10_000];
+    let (status, said) = served.refused("twice", &floats("x", &[values.len(), 1], &values)).await;
+    assert!(status == 422 && said.contains("send fewer"), "{status} {said}");
+    served.stop().await;
+    let vectors = vectors_of(&logged(&broker).await);
+    for value in [1.0, 3.0] {
+        assert!(vectors.contains(&(json!([value]), json!(2.0 * value))), "{vectors:?}");
+    }
+    assert!(
+        !vectors.contains(&(json!([0.0]), json!(0.0))),
+        "what was refused before it was run is not there"
+    );
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::commit::model::is_model_name;
 use crate::spec::check::Place;
-use crate::spec::raw::Entries;
+use crate::spec::raw::{Entries, TOPIC_PATTERN};
 use crate::spec::resolve::Resolver;
 use crate::spec::units::{ByteSize, HumanDuration};
 use crate::spec::yaml::pointer_to;
@@ -21,6 +21,8 @@ const ROWS_MAX: u64 = 1 << 20;
 const REFRESH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
 const WAIT: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(1);
+const LOG_BYTES: (u64, u64) = (1 << 20, 1 << 30);
+const LOG_PATIENCE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
 /// What requests of the inference protocol may cost.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -47,6 +49,36 @@ pub struct ServeInference {
 
     /// What holds for single models, by name, where it is not that of `limits`. Default: none.
     pub models: Entries<ServeModelLimits>,
+
+    /// Where it is written what models were given and what they answered. Default: nowhere.
+    pub log: Option<ServeVectorLog>,
+}
+
+/// Where it is written what models were given and what they answered.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServeVectorLog {
+    /// A topic of the cluster in `kafka`. The topology in `topologies/served_vectors` makes a dataset of it. Required.
+    #[schemars(regex(pattern = TOPIC_PATTERN), extend("examples" = ["served_vectors"]))]
+    pub topic: String,
+
+    /// The share of rows that are written, above 0 and up to 1. Which ones follows from their `id`. Default: 1.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1))]
+    pub share: Option<f64>,
+
+    /// Whether a request is answered only after Kafka has stored its rows. Without, nobody waits, and what cannot be written is
+    /// counted. Default: false.
+    #[serde(default)]
+    pub required: bool,
+
+    /// How long a request waits for room before it is run, and for Kafka after that, up to 1h each. Default: 5s.
+    #[serde(default)]
+    pub patience: Option<HumanDuration>,
+
+    /// Bytes of records on their way to Kafka, counted as the most that they can have; 1MiB to 1GiB. Default: 16MiB.
+    #[serde(default)]
+    pub buffer: Option<ByteSize>,
 }
 
 /// What requests to a model may cost.
@@ -102,6 +134,23 @@ pub struct InferenceSpec {
     pub limits: ModelLimits,
     /// What holds for single models.
     pub models: BTreeMap<String, ModelLimits>,
+    /// Where it is written what models were given and what they answered.
+    pub log: Option<VectorLogSpec>,
+}
+
+/// Where it is written what models were given and what they answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VectorLogSpec {
+    /// A topic of Kafka.
+    pub topic: String,
+    /// The share of rows that are written: above 0, and 1 for all.
+    pub share: f64,
+    /// Whether nothing is answered that cannot be written.
+    pub required: bool,
+    /// How long a request waits for room, and for Kafka.
+    pub patience: Duration,
+    /// Bytes of records on their way.
+    pub buffer_bytes: u32,
 }
 
 /// What requests to a model may cost.
@@ -130,6 +179,7 @@ impl Default for InferenceSpec {
             loaded: 16,
             limits: ModelLimits::default(),
             models: BTreeMap::new(),
+            log: None,
         }
     }
 }
@@ -177,7 +227,29 @@ impl Resolver<'_> {
             let limits = self.model_limits(&pointer, inference.limits);
             inference.models.insert(model, limits);
         }
+        inference.log = self.vector_log(&format!("{at}/log"));
         inference
+    }
+
+    fn vector_log(&mut self, at: &str) -> Option<VectorLogSpec> {
+        let raw: ServeVectorLog = self.typed::<Option<_>>(at).flatten()?;
+        let share = raw.share.unwrap_or(1.0);
+        let is_share = share > 0.0 && share <= 1.0;
+        if !is_share {
+            let message = format!("`share` is {share}; it can be above 0 and up to 1");
+            self.report(format!("{at}/share"), Place::Value, message, None);
+        }
+        let patience = raw.patience.unwrap_or(HumanDuration(Duration::from_secs(5)));
+        self.check_time(&format!("{at}/patience"), "patience", patience, LOG_PATIENCE);
+        let buffer = raw.buffer.unwrap_or(ByteSize(16 << 20));
+        self.check_bytes(&format!("{at}/buffer"), "buffer", buffer, LOG_BYTES.0, LOG_BYTES.1);
+        Some(VectorLogSpec {
+            topic: raw.topic,
+            share,
+            required: raw.required,
+            patience: patience.0,
+            buffer_bytes: u32::try_from(buffer.0).unwrap_or(u32::MAX),
+        })
     }
 
     fn model_limits(&mut self, at: &str, general: ModelLimits) -> ModelLimits {
@@ -241,6 +313,7 @@ mod tests {
     loaded: 2
     limits: { running: 5, rows: 100, time: 1s, batch: 32, wait: 1ms, missing: fill }
     models: { late: { rows: 7, missing: error } }
+    log: { topic: vectors, share: 0.25, required: true, patience: 2s, buffer: 2MiB }
 ",
         );
         let limits = ModelLimits {
@@ -259,11 +332,20 @@ mod tests {
             loaded: 2,
             limits,
             models: BTreeMap::from([("late".to_owned(), late)]),
+            log: Some(VectorLogSpec {
+                topic: "vectors".to_owned(),
+                share: 0.25,
+                required: true,
+                patience: Duration::from_secs(2),
+                buffer_bytes: 2 << 20,
+            }),
         };
         let found = found.unwrap();
         assert_eq!(found, expected);
         assert_eq!((found.limits_of("late").rows, found.limits_of("other").rows), (7, 100));
         assert_eq!(check("  refresh: 1s\n").unwrap(), InferenceSpec::default());
+        let log = check("  inference: { log: { topic: vectors } }\n").unwrap().log.unwrap();
+        assert_eq!((log.share, log.required, log.buffer_bytes), (1.0, false, 16 << 20));
     }
 
     #[test]
@@ -280,6 +362,12 @@ mod tests {
             ("  inference: { models: { Late: {} } }\n", "/serve/inference/models/Late"),
             ("  inference: { models: { late: { rows: 0 } } }\n", "/serve/inference/models/late/rows"),
             ("  inference: { model: {} }\n", "/serve/inference/model"),
+            ("  inference: { log: {} }\n", "/serve/inference/log"),
+            ("  inference: { log: { topic: \"a b\" } }\n", "/serve/inference/log/topic"),
+            ("  inference: { log: { topic: t, share: 0 } }\n", "/serve/inference/log/share"),
+            ("  inference: { log: { topic: t, share: 1.5 } }\n", "/serve/inference/log/share"),
+            ("  inference: { log: { topic: t, buffer: 1KiB } }\n", "/serve/inference/log/buffer"),
+            ("  inference: { log: { topic: t, patience: 2h } }\n", "/serve/inference/log/patience"),
         ] {
             let problems = check(section).expect_err(section);
             assert!(problems.iter().any(|(at, _)| at == pointer), "{section}: {problems:?}");
