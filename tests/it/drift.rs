@@ -214,6 +214,8 @@ async fn what_was_served_is_compared_with_what_the_datasets_say() {
         ("rounded", "late", "2026-01-01T13:00:00Z", "a", json!([2.500_000_01, 4])),
         ("short", "late", "2026-01-01T13:00:00Z", "a", json!([2.5])),
         ("other model", "early", "2026-01-01T13:00:00Z", "a", json!([9.0, 9])),
+        ("twice", "early", "2026-01-03T13:00:00Z", "a", json!([9.0, 9])),
+        ("twice", "late", "2026-01-03T13:00:00Z", "a", json!([2.5, 4])),
         ("next day", "late", "2026-01-02T13:00:00Z", "a", json!([2.5, 4])),
     ];
     lab.produce(
@@ -256,7 +258,8 @@ views:
     let offline = write_file(&topology.parent().unwrap().join("offline.yaml"), offline);
     let arguments =
         ["drift", "skew", "--model", "late", "--served", "served_vectors", "--offline", text(&offline)];
-    let output = run_isobar(&[&arguments[..], &["--format", "json"]].concat()).await;
+    let first_days = ["--from", "2026-01-01", "--until", "2026-01-03", "--format", "json"];
+    let output = run_isobar(&[&arguments[..], &first_days].concat()).await;
     output.assert(3, &[]);
     let report = json_of(&output);
     assert_eq!(
@@ -282,6 +285,16 @@ views:
     let next_day = ["--from", "2026-01-02", "--until", "2026-01-03"];
     let output = run_isobar(&[&arguments[..], &next_day].concat()).await;
     output.assert(0, &["1 served rows", "0 features alarm"]);
+    // An id that the answer of another model has too, and a day without any.
+    let last_day = ["--from", "2026-01-03", "--until", "2026-01-04"];
+    let output = run_isobar(&[&arguments[..], &last_day].concat()).await;
+    output.assert(2, &["1 rows were served, and have 2 rows with the same `id`"]);
+    let no_day = ["--from", "2026-01-04", "--until", "2026-01-05"];
+    let output = run_isobar(&[&arguments[..], &no_day].concat()).await;
+    output.assert(
+        2,
+        &["nothing was served by late version 1 from 2026-01-04T00:00:00.000Z", "--model late@VERSION"],
+    );
 }
 
 /// The topology of the log as it is given, in the clouds of a lab.
