@@ -8,15 +8,12 @@ use serde::Serialize;
 use super::bins::{Bins, Statistics};
 use super::distances::{Distance, total};
 use super::judge::{Measure, ROWS_MIN, Reference as Judged, holm};
-use super::source::{DAY_MS, Input, Relation, RowsOf, rounded, value_at};
+use super::source::{DAY_MS, Input, Relation, RowsOf, readable, rounded, value_at};
 use crate::error::Error;
 use crate::models::Reference;
 use crate::query::shown;
 use crate::spec::Topology;
 use crate::training::{ReadVersion, SetVersions};
-
-/// Days that are read at once, at most.
-const DAYS_MAX: i64 = 3_660;
 
 /// Where the rows lie that windows are held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,13 +293,7 @@ fn spans(check: &Check, statistics: &Statistics, until: i64) -> Result<(Span, Sp
         ReferenceDays::Days(from, to) => Span(from, to),
     };
     for span in [reference, windows] {
-        if !(1..=DAYS_MAX).contains(&span.1.saturating_sub(span.0)) {
-            return Err(Error::Configuration(format!(
-                "1 to {DAYS_MAX} days can be read at once, and {} to {} are not",
-                span.shown().0,
-                span.shown().1
-            )));
-        }
+        readable(span.0, span.1)?;
     }
     if windows.0 < reference.1 && reference.0 < windows.1 {
         return Err(Error::Configuration(format!(

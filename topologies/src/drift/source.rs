@@ -16,6 +16,8 @@ use crate::training::{ReadVersion, SetVersions, rows_of};
 const INSTANT: &str = "'Timestamp(Millisecond, Some(\"UTC\"))'";
 /// Milliseconds of a day.
 pub(crate) const DAY_MS: i64 = 86_400_000;
+/// Days that are read at once, at most.
+const DAYS_MAX: i64 = 3_660;
 
 /// Rows with a time and columns that have the names of features.
 #[derive(Debug, Clone)]
@@ -227,6 +229,22 @@ impl Input {
     pub(super) fn catalog(&self) -> &Catalog {
         &self.catalog
     }
+}
+
+/// Whether the days from `first` to before `end`, since the Unix epoch, can be read at once.
+///
+/// # Errors
+/// [`Error::Configuration`] if there are none, or too many.
+pub(super) fn readable(first: i64, end: i64) -> Result<(), Error> {
+    if (1..=DAYS_MAX).contains(&end.saturating_sub(first)) {
+        return Ok(());
+    }
+    let at = |day: i64| shown(day.saturating_mul(DAY_MS));
+    Err(Error::Configuration(format!(
+        "1 to {DAYS_MAX} days can be read at once, and {} to {} are not: ask for fewer or shorter windows, or another reference",
+        at(first),
+        at(end)
+    )))
 }
 
 /// What an answer was read of.
