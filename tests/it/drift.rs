@@ -325,10 +325,12 @@ async fn answers_that_turn_bad_alarm_once_their_labels_are_there() {
             // The second week says the opposite, and of the third half of the labels are not known.
             let said = if (7..14).contains(&day) { 100 - percent } else { percent };
             let label = (day < 14 || row % 2 == 0).then_some(late);
-            let at = format!("2026-01-{:02}T12:00:{row:02}Z", 5 + day);
+            let at = format!("2025-01-{:02}T12:00:{row:02}Z", 5 + day);
             records.push(record(&json!({ "scored_at": at, "p": said as f64 / 100.0, "late": label })));
         }
     }
+    // A clock that is wrong: no window waits for it.
+    records.push(record(&json!({ "scored_at": "2199-01-01T12:00:00Z", "p": 0.5, "late": null })));
     lab.produce("scores", records);
     let sources = "  scores:
     topic: scores
@@ -343,7 +345,7 @@ async fn answers_that_turn_bad_alarm_once_their_labels_are_there() {
     register(models::folder_of(&[("x", "float64")], None).path(), "late", &topology).await;
     let arguments =
         ["drift", "performance", "--model", "late", "--config", text(&topology), "--dataset", "scored"];
-    let columns = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2026-01-26"];
+    let columns = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2025-01-26"];
     let all = [&arguments[..], &columns, &["--windows", "3", "--format", "json"]].concat();
     let output = run_isobar(&all).await;
     output.assert(3, &[]);
@@ -360,12 +362,12 @@ async fn answers_that_turn_bad_alarm_once_their_labels_are_there() {
     assert_eq!(windows[2]["not_judged"], "140 of 280 labels are there");
 
     // The first week alone is well, and a model without statistics cannot be checked.
-    let until = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2026-01-12"];
+    let until = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2025-01-12"];
     run_isobar(&[&arguments[..], &until].concat()).await.assert(0, &["0 alarms", "expected AUC 0.8000"]);
     // The newest row is of 25 January, and weeks since 1970 begin on Thursdays.
     let newest = ["--time", "scored_at", "--prediction", "p", "--label", "late"];
     let output = run_isobar(&[&arguments[..], &newest].concat()).await;
-    output.assert(0, &["2026-01-15 to 2026-01-22", "labels are there"]);
+    output.assert(0, &["2025-01-16 to 2025-01-23", "labels are there"]);
     let check = ["drift", "check", "--model", "late", "--config", text(&topology), "--dataset", "scored"];
     run_isobar(&[&check[..], &["--time", "scored_at"]].concat())
         .await
