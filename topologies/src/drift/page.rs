@@ -56,15 +56,14 @@ fn page(report: &DriftReport) -> String {
     );
     summary(&mut html, report);
     verdicts(&mut html, report);
-    for (name, history) in report.histories() {
-        let Some(newest) = report.windows.last() else { break };
-        let Some(feature) = newest.features.iter().find(|feature| feature.feature == name) else { continue };
-        push(&mut html, format_args!("<h2{}>{}</h2>\n", mark(feature.alarm), escaped(name)));
+    let from = report.windows.last().map_or("", |newest| day(&newest.from));
+    for (feature, history) in report.histories() {
+        push(&mut html, format_args!("<h2{}>{}</h2>\n", mark(feature.alarm), escaped(&feature.feature)));
         if let Some(why) = &feature.not_judged {
             push(&mut html, format_args!("<p>Not judged: {}.</p>\n", escaped(why)));
         }
         html.push_str("<div class=\"plots\">");
-        bars(&mut html, &feature.bins, day(&newest.from));
+        bars(&mut html, &feature.bins, from);
         lines(&mut html, &history);
         html.push_str("</div>\n");
     }
@@ -108,8 +107,8 @@ fn verdicts(html: &mut String, report: &DriftReport) {
         push(html, format_args!("<th>{}<br>{} rows</th>", escaped(day(&window.from)), window.rows));
     }
     html.push_str("</tr>\n");
-    for (name, history) in report.histories() {
-        push(html, format_args!("<tr><td>{}</td>", escaped(name)));
+    for (feature, history) in report.histories() {
+        push(html, format_args!("<tr><td>{}</td>", escaped(&feature.feature)));
         for feature in history {
             let Some(feature) = feature else {
                 html.push_str("<td>not judged</td>");
@@ -243,5 +242,12 @@ mod tests {
         }
         assert_eq!(html.matches("<svg").count(), 2);
         assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    }
+
+    #[test]
+    fn features_are_in_the_order_of_the_model() {
+        let html = page(&report(vec![week(vec![feature("second", 0.1), feature("first", 0.1)])]));
+        let at = |text: &str| html.find(text).unwrap();
+        assert!(at("<td>second</td>") < at("<td>first</td>") && at("<h2>second</h2>") < at("<h2>first</h2>"));
     }
 }
