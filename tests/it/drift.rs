@@ -178,6 +178,13 @@ async fn a_month_of_flights_raises_no_alarm_and_miles_that_became_kilometres_do(
     let metrics = std::fs::read_to_string(&metrics).unwrap();
     assert!(metrics.contains(r#"isobar_drift_features_judged{model="flight_delay"} 12"#), "{metrics}");
 
+    // A page that cannot be written is a failure, and hides neither the report nor the metrics.
+    let (nowhere, others) = (folder.path().join("absent/drift.html"), folder.path().join("others.prom"));
+    let output = checked(&shifted, &["--html", text(&nowhere), "--metrics", text(&others)]).await;
+    output.assert(1, &["write the report to", "absent/drift.html"]);
+    assert_eq!(json_of(&output)["alarms"], 1);
+    assert!(std::fs::read_to_string(&others).unwrap().contains("isobar_drift_alarm"));
+
     // Other rows than those that were learnt from, and windows that lie among them.
     let doubled = SET.replace("      distance_miles,\n", "      distance_miles * 2 AS distance_miles,\n");
     let doubled = write_file(&kept.join("doubled.yaml"), &doubled);
