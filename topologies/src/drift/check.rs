@@ -477,7 +477,7 @@ fn test(check: &Check, column: &Column, reference: &Result<Judged, String>, all:
             return Tested::Not(format!("{labels} of {rows} labels are there"));
         }
     }
-    Tested::Measured(Distance::ALL.map(|distance| reference.measure(distance, &counts)).to_vec())
+    Tested::Measured(reference.measures(&counts))
 }
 
 /// Labels that have not come yet are no value.
