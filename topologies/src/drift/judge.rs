@@ -124,10 +124,14 @@ impl Measure {
             .max(self.p_least)
     }
 
-    /// The distance that is exceeded by chance with this `probability`, as its own moments say.
+    /// The distance that is exceeded by chance with this `probability`, as its own moments say; the largest that there is, if that is no less likely.
     pub(super) fn limit(&self, probability: f64) -> f64 {
         let form = self.mean * f_quantile(probability, self.numerator, self.denominator);
-        if self.distance == Distance::LInfinity { form.sqrt().min(1.0) } else { form }
+        match self.distance {
+            Distance::Psi => form,
+            Distance::JensenShannon => form.min(1.0),
+            Distance::LInfinity => form.sqrt().min(1.0),
+        }
     }
 }
 
@@ -300,6 +304,17 @@ mod tests {
             let measure = reference.measure(distance, &window(&mut rng, 100, 0.0, 0.5));
             let exceeded = Measure { value: measure.limit(0.001), ..measure };
             assert!((exceeded.p_value() - 0.001).abs() < 1e-6, "{distance:?}: {}", exceeded.p_value());
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_distance_that_there_is() {
+        // Every other week has only the one value, or only the other.
+        let days: Vec<Vec<u64>> =
+            (0..DAYS).map(|day| if day / WINDOW % 2 == 0 { vec![100, 0] } else { vec![0, 100] }).collect();
+        let reference = Reference::of(&days, WINDOW).unwrap();
+        for distance in [Distance::JensenShannon, Distance::LInfinity] {
+            assert_eq!(reference.measure(distance, &[700, 0]).limit(1e-6), 1.0, "{distance:?}");
         }
     }
 

@@ -173,6 +173,17 @@ fn bars(html: &mut String, bins: &[BinReport], window: &str) {
         }
     }
     push(html, format_args!("<text x=\"0\" y=\"12\">{:.0} %</text>", 100.0 * most));
+    // The others are told by pointing at them.
+    let below = HEIGHT - MARGIN + 11.0;
+    if let [first, .., last] = bins {
+        let (first, last) = (escaped(&first.label), escaped(&last.label));
+        push(
+            html,
+            format_args!(
+                "<text x=\"{MARGIN}\" y=\"{below}\">{first}</text><text x=\"{WIDTH}\" y=\"{below}\" text-anchor=\"end\">{last}</text>"
+            ),
+        );
+    }
     legend(html, &["reference", &format!("from {window}")]);
     html.push_str("</svg>");
 }
@@ -245,6 +256,10 @@ mod tests {
         );
         assert!(
             html.contains("<td class=\"alarm\">PSI 0.500</td>") && html.contains("<td>PSI 0.100</td>"),
+            "{html}"
+        );
+        assert!(
+            html.contains("\">&quot;1&quot; to below 2</text>") && html.contains("\">2 &amp; above</text>"),
             "{html}"
         );
         assert!(html.contains("<p>Drift: PSI 0.5000 (limit 0.2500, p 2.0e-3).</p>"), "{html}");

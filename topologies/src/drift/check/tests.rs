@@ -193,6 +193,9 @@ pub(in crate::drift) fn feature(name: &str, psi: f64) -> FeatureReport {
             adjusted: 0.002,
             alarm,
         }],
-        bins: vec![BinReport { label: "\"1\" to below 2".to_owned(), reference: 0.5, window: 1.0 }],
+        bins: vec![
+            BinReport { label: "\"1\" to below 2".to_owned(), reference: 0.5, window: 1.0 },
+            BinReport { label: "2 & above".to_owned(), reference: 0.5, window: 0.0 },
+        ],
     }
 }
