@@ -200,7 +200,10 @@ fn scored(day: i64, prediction: f64, label: f64, names: &[&str; 2]) -> Result<Sc
         )));
     }
     if !(0.0..=1.0).contains(&prediction) {
-        return Err(Error::Configuration(format!("{}: {prediction} is no probability", names[0])));
+        return Err(Error::Configuration(format!(
+            "{}: {prediction} is no probability from 0 to 1",
+            names[0]
+        )));
     }
     Ok(Scored { day, prediction, label: is_late })
 }
