@@ -311,7 +311,7 @@ mod tests {
     fn a_limit_is_a_distance_that_there_is() {
         // Every other week has only the one value, or only the other.
         let days: Vec<Vec<u64>> =
-            (0..DAYS).map(|day| if day / WINDOW % 2 == 0 { vec![100, 0] } else { vec![0, 100] }).collect();
+            (0..DAYS).map(|day| [vec![100, 0], vec![0, 100]][day / WINDOW % 2].clone()).collect();
         let reference = Reference::of(&days, WINDOW).unwrap();
         for distance in [Distance::JensenShannon, Distance::LInfinity] {
             assert_eq!(reference.measure(distance, &[700, 0]).limit(1e-6), 1.0, "{distance:?}");
