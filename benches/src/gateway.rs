@@ -151,25 +151,32 @@ fn drill(options: &Options, program: &Path, directory: &Path, topology: &Path) -
     let [kill_at, return_at] = [options.kill_at, options.return_at].map(Duration::from_secs);
     let (server, lost_address) = servers.remove(LOST);
     let (samples, returned) = thread::scope(|scope| {
-        let backend = backend(LOST);
-        let fate = scope.spawn(move || -> Result<Server> {
+        let (backend, gateway) = (backend(LOST), address.as_str());
+        let fate = scope.spawn(move || -> Result<(Server, u64)> {
             sleep_until(started + kill_at);
             // SIGKILL.
             drop(server);
             sleep_until(started + return_at);
-            Ok(backend.start(&lost_address)?.0)
+            let answered = answered_by_the_lost(gateway)?;
+            Ok((backend.start(&lost_address)?.0, answered))
         });
         let samples = open_loop::send(&address, requests(options.seconds, 3), options.rate, started);
         (samples, fate.join())
     });
     let samples = samples?;
-    let _returned = returned.map_err(|_| anyhow::anyhow!("nobody lived to start the server again"))??;
+    let (_returned, answered) =
+        returned.map_err(|_| anyhow::anyhow!("nobody lived to start the server again"))??;
     let counters = Counters::read(&address)?.since(before);
-    report(options, &samples, kill_at, return_at, &counters);
+    let returned = answered_by_the_lost(&address)? - answered;
+    report(options, &samples, kill_at, return_at, counters, returned);
     let failed: Vec<&Sample> = samples.iter().filter(|sample| sample.failure.is_some()).collect();
     if let Some(Sample { due, failure: Some(failure), .. }) = failed.first() {
         bail!("{} requests failed, the first one {:.3} s in: {failure}", failed.len(), due.as_secs_f64());
     }
+    ensure!(
+        returned > 0,
+        "the server that returned answered nothing: it was not up again in time, see --return-at"
+    );
     Ok(())
 }
 
@@ -178,7 +185,8 @@ fn report(
     samples: &[Sample],
     kill_at: Duration,
     return_at: Duration,
-    counters: &Counters,
+    counters: Counters,
+    returned: u64,
 ) {
     let Options { rate, seconds, entities, .. } = options;
     println!(
@@ -202,7 +210,7 @@ fn report(
         let times = Times::of(part().map(|sample| sample.took).collect());
         println!("| {name} | {} | {failed} | {}", times.count(), times.columns());
     }
-    let Counters { retries, hedges, returned } = counters;
+    let Counters { retries, hedges } = counters;
     println!(
         "\n{retries} requests were sent again, {hedges} to a second server beside the first; the server that returned answered {returned}."
     );
@@ -213,8 +221,6 @@ fn report(
 struct Counters {
     retries: u64,
     hedges: u64,
-    /// Answers of the server that is lost and returns.
-    returned: u64,
 }
 
 impl Counters {
@@ -222,19 +228,19 @@ impl Counters {
         Ok(Self {
             retries: metric(gateway, "isobar_gateway_retries_total")?,
             hedges: metric(gateway, "isobar_gateway_hedges_total")?,
-            returned: metric_of(gateway, "isobar_gateway_attempts_total", |labels| {
-                labels.contains(CLOUDS[LOST]) && labels.contains("answered")
-            })?,
         })
     }
 
     fn since(self, before: Self) -> Self {
-        Self {
-            retries: self.retries - before.retries,
-            hedges: self.hedges - before.hedges,
-            returned: self.returned - before.returned,
-        }
+        Self { retries: self.retries - before.retries, hedges: self.hedges - before.hedges }
     }
+}
+
+/// Answers that a gateway has had of the server that is lost and returns.
+fn answered_by_the_lost(gateway: &str) -> Result<u64> {
+    metric_of(gateway, "isobar_gateway_attempts_total", |labels| {
+        labels.contains(CLOUDS[LOST]) && labels.contains("answered")
+    })
 }
 
 /// A gateway before servers at `addresses`.

@@ -214,7 +214,7 @@ enum Command {
         #[arg(long, default_value_t = 2_000)]
         rate: u64,
         /// How long requests are sent.
-        #[arg(long, default_value_t = 30)]
+        #[arg(long, default_value_t = 40)]
         seconds: u64,
         /// Second at which a server is killed.
         #[arg(long, default_value_t = 10)]

@@ -3,16 +3,22 @@
 //! Each is sent when it is due, whether or not earlier ones were answered (an open loop), and its latency begins when it was due: a
 //! server that stalls is charged for all that waited meanwhile, so nothing is hidden by coordinated omission.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// Connections that requests are sent over; each has one under way at a time.
+/// Connections that requests are sent over at first; each has one under way at a time.
 const CONNECTIONS: usize = 64;
+/// More are made while all of them wait for answers, up to so many: each is a thread, and a gateway has two files open for it, of which
+/// many systems allow 1,024. Beyond that requests wait here, which counts as their latency.
+const CONNECTIONS_MAX: usize = 400;
+/// After so long without a request, a connection is looked at before it is used, as clients do: servers close what is not used.
+const LOOKED_AT_AFTER: Duration = Duration::from_secs(1);
 /// How long an answer may take. Only a hang takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,7 +39,17 @@ struct Due {
     request: Vec<u8>,
 }
 
-/// Sends `requests`, so many a second, the first one at `started`. They are taken in turn by the connections.
+/// What all connections share.
+#[derive(Clone)]
+struct Shared {
+    due: Arc<Mutex<mpsc::Receiver<Due>>>,
+    /// Connections without a request, less requests that nobody has taken.
+    free: Arc<AtomicIsize>,
+    started: Instant,
+}
+
+/// Sends `requests`, so many a second, the first one at `started`. Whichever connection is free takes the next; there is another one
+/// if none is.
 pub(crate) fn send(
     address: &str,
     requests: Vec<Vec<u8>>,
@@ -42,26 +58,19 @@ pub(crate) fn send(
 ) -> Result<Vec<Sample>> {
     let count = requests.len();
     let (due, taken) = mpsc::channel::<Due>();
-    let taken = Arc::new(Mutex::new(taken));
-    let connections = (0..CONNECTIONS).map(|_| {
-        let (taken, mut connection) = (taken.clone(), Connection::open(address)?);
-        Ok(thread::spawn(move || -> Vec<Sample> {
-            let mut samples = Vec::new();
-            loop {
-                let next = taken.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(Due { after, request }) = next else { return samples };
-                let failure = connection.ask(&request).err().map(|error| format!("{error:#}"));
-                let took = (started + after).elapsed();
-                samples.push(Sample { due: after, took, failure });
-            }
-        }))
-    });
-    let connections: Vec<_> = connections.collect::<Result<_>>()?;
+    let shared = Shared { due: Arc::new(Mutex::new(taken)), free: Arc::default(), started };
+    let mut connections = Vec::with_capacity(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        connections.push(begin(Connection::open(address)?, &shared));
+    }
     let interval = Duration::from_secs(1).as_nanos() as u64 / rate;
     for (number, request) in (0u64..).zip(requests) {
         let after = Duration::from_nanos(interval * number);
         // A thread of the system wakes up within some microseconds; a timer of the runtime within a millisecond.
         thread::sleep((started + after).saturating_duration_since(Instant::now()));
+        if shared.free.fetch_sub(1, Ordering::Relaxed) <= 0 && connections.len() < CONNECTIONS_MAX {
+            connections.push(begin(Connection::new(address), &shared));
+        }
         due.send(Due { after, request }).context("somebody takes requests")?;
     }
     drop(due);
@@ -71,6 +80,23 @@ pub(crate) fn send(
     }
     ensure!(samples.len() == count, "{} of {count} requests came to an end", samples.len());
     Ok(samples)
+}
+
+/// Sends what is due over `connection`, until nothing is any more.
+fn begin(mut connection: Connection, shared: &Shared) -> JoinHandle<Vec<Sample>> {
+    let Shared { due, free, started } = shared.clone();
+    free.fetch_add(1, Ordering::Relaxed);
+    thread::spawn(move || {
+        let mut samples = Vec::new();
+        loop {
+            let next = due.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(Due { after, request }) = next else { return samples };
+            let failure = connection.ask(&request).err().map(|error| format!("{error:#}"));
+            let took = (started + after).elapsed();
+            samples.push(Sample { due: after, took, failure });
+            free.fetch_add(1, Ordering::Relaxed);
+        }
+    })
 }
 
 /// The whole answer to one request; an error if it does not say 200.
@@ -112,24 +138,30 @@ impl Times {
 /// A connection that is kept open, and made again after a failure. No more of HTTP than the servers use, so that the client costs little.
 struct Connection {
     address: String,
-    stream: Option<TcpStream>,
+    /// And when it was used last.
+    stream: Option<(TcpStream, Instant)>,
     buffer: Vec<u8>,
 }
 
 impl Connection {
+    /// One that is made for its first request.
+    fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), stream: None, buffer: Vec::new() }
+    }
+
     fn open(address: &str) -> Result<Self> {
-        let stream = Some(connect(address)?);
-        Ok(Self { address: address.to_owned(), stream, buffer: Vec::new() })
+        let stream = Some((connect(address)?, Instant::now()));
+        Ok(Self { stream, ..Self::new(address) })
     }
 
     /// Sends a request and reads the whole answer.
     fn ask(&mut self, request: &[u8]) -> Result<()> {
         let stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => connect(&self.address)?,
+            Some((stream, used)) if used.elapsed() < LOOKED_AT_AFTER || is_open(&stream)? => stream,
+            _ => connect(&self.address)?,
         };
         // One with half an answer in it is of no further use.
-        self.stream = Some(self.ask_over(stream, request)?);
+        self.stream = Some((self.ask_over(stream, request)?, Instant::now()));
         Ok(())
     }
 
@@ -156,6 +188,14 @@ fn connect(address: &str) -> Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// Whether the other end has neither closed a connection nor sent what nobody asked for.
+fn is_open(stream: &TcpStream) -> Result<bool> {
+    stream.set_nonblocking(true)?;
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false)?;
+    Ok(matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock))
 }
 
 /// How long an answer is, as soon as its head is there.

@@ -228,6 +228,14 @@ async fn tokens_pass_and_a_backend_drains_by_the_file() {
     let answer = ask(&client, &gateway.address, COUNT).await.unwrap();
     assert_eq!((answer.status().as_u16(), cloud(&answer)), (200, "aws"));
     assert!(answer.headers()["isobar-versions"].to_str().unwrap().starts_with("features="));
+    // The inference protocol goes through as it is, its refusals too.
+    let infers = format!("http://{}/v2", gateway.address);
+    let answer = client.get(format!("{infers}/health/live")).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), cloud(&answer)), (200, "aws"));
+    let answer = client.post(format!("{infers}/models/nobody/infer")).body("{}").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), cloud(&answer)), (401, "aws"));
+    let said: Json = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert!(said["error"].is_string(), "{said}");
 
     // A file with a mistake changes nothing.
     let text = gateway_text(&backends, "  prefer: order\n");
@@ -469,11 +477,18 @@ async fn what_changes_something_is_never_sent_twice() {
     assert_eq!(first.requests().len() + second.requests().len(), 4);
     assert_eq!(gateway.metric("isobar_gateway_retries_total").await, 0);
     // What changes nothing is asked of both, once each.
-    let before = first.requests().len() + second.requests().len();
-    let answer = client.post(url("/v1/query")).body("a question.").send().await.unwrap();
-    assert_eq!(answer.status().as_u16(), 503);
-    assert_eq!(first.requests().len() + second.requests().len(), before + 2);
-    assert_eq!(gateway.metric("isobar_gateway_retries_total").await, 1);
+    for (at, path) in
+        ["/v1/query", "/v1/features", "/v2/models/late/infer", "/v2/models/late/versions/champion/infer"]
+            .into_iter()
+            .enumerate()
+    {
+        let before = (first.requests().len(), second.requests().len());
+        let answer = client.post(url(path)).body("a question.").send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 503, "{path}");
+        let after = (first.requests().len(), second.requests().len());
+        assert_eq!(after, (before.0 + 1, before.1 + 1), "{path}");
+        assert_eq!(gateway.metric("isobar_gateway_retries_total").await, at as u64 + 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

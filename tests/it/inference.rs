@@ -2,15 +2,18 @@
 //! Runtime is switched on by its path in `ISOBAR_ONNXRUNTIME`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_tests::events::{self, FEATURES, FEATURES_YAML, Generator};
 use isobar_tests::lab::{Lab, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::wait::until;
+use isobar_topologies::gateway::{GatewayOptions, GatewayServer};
 use isobar_topologies::inference::LIBRARY_VARIABLE;
 use isobar_topologies::models::{Candidate, ONNX_BYTES_MAX, Writer};
 use isobar_topologies::serve::{ServeOptions, Server};
+use isobar_topologies::spec::gateway;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +21,7 @@ const ANALYST: &str = "token-of-the-analyst";
 const ADMIN: &str = "token-of-the-admin";
 const MODEL: &str = "double";
 /// A key of the generator's, and one that nobody has.
-const CITY: &str = "Lima";
+const CITY: &str = "Oslo";
 const NOWHERE: &str = "Atlantis";
 
 const ONLINE: &str =
@@ -78,7 +81,12 @@ impl Served {
     }
 
     async fn infer(&self, body: &Json, token: &str) -> (u16, Json) {
-        let path = format!("{}/v2/models/{MODEL}/infer", self.url);
+        self.infer_at(&self.url, body, token).await
+    }
+
+    /// The same of whatever answers for it at `url`.
+    async fn infer_at(&self, url: &str, body: &Json, token: &str) -> (u16, Json) {
+        let path = format!("{url}/v2/models/{MODEL}/infer");
         answered(self.http.post(path).bearer_auth(token).body(body.to_string())).await
     }
 
@@ -198,5 +206,38 @@ async fn a_key_without_a_row_may_be_filled_and_the_answer_says_so() {
     let found: Vec<f32> = serde_json::from_value(said["outputs"][0]["data"].clone()).unwrap();
     assert_eq!(found, [1.0, expected, 1.0]);
     assert_eq!(said["parameters"]["features.missing"], json!(2), "{said}");
+    served.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_hands_on_what_is_inferred_and_what_is_refused() {
+    if !has_library("a_gateway_hands_on_what_is_inferred_and_what_is_refused") {
+        return;
+    }
+    let served =
+        Served::start("inference-gateway", "serve: { callers: { admin: { token: \"${file:admin}\" } } }")
+            .await;
+    // The first one is gone before it is asked.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "gateway: {{ prefer: order, backends: [{{ url: 'http://{gone}', cloud: aws }}, {{ url: '{}', cloud: azure }}] }}\n",
+        served.url
+    );
+    let spec = gateway::check_text(&text, "gateway.yaml", Path::new("/")).unwrap();
+    let (listen, stop) = ("127.0.0.1:0".parse().unwrap(), CancellationToken::new());
+    let options = GatewayOptions { listen, grace: Duration::from_secs(60), file: None };
+    let gateway = GatewayServer::start(&spec, options, stop.clone()).await.unwrap();
+    let url = format!("http://{}", gateway.address);
+    let expected = served.expected(CITY).await;
+    let (status, said) = served.infer_at(&url, &keys(&[CITY, CITY]), ADMIN).await;
+    assert_eq!(status, 200, "{said}");
+    let found: Vec<f32> = serde_json::from_value(said["outputs"][0]["data"].clone()).unwrap();
+    assert_eq!(found, [expected, expected]);
+    let refused = keys(&[NOWHERE]);
+    assert_eq!(served.infer_at(&url, &refused, ADMIN).await, served.infer(&refused, ADMIN).await);
+    let ready = answered(served.http.get(format!("{url}/v2/models/{MODEL}/ready")).bearer_auth(ADMIN)).await;
+    assert_eq!(ready, served.get(&format!("/v2/models/{MODEL}/ready"), ADMIN).await);
+    stop.cancel();
+    gateway.stopped().await;
     served.stop().await;
 }

@@ -12,6 +12,7 @@
 mod audit;
 mod dead_letter;
 mod doctor;
+mod publish;
 mod registry;
 mod security;
 mod serve;

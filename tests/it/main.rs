@@ -41,6 +41,7 @@ mod online;
 mod outage;
 mod payload_rows;
 mod predict;
+mod publish;
 mod redrive;
 mod scrub;
 mod scrub_kills;

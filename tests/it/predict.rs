@@ -6,7 +6,9 @@ use std::time::Duration;
 use isobar_connectors::kafka::ProducedRecord;
 use isobar_tests::delta::Log;
 use isobar_tests::events::{Row, Value};
-use isobar_tests::lab::{Lab, Running, Spec, start_producer, text_of, write_file};
+use isobar_tests::lab::{Lab, PARTITIONS, Running, Spec, start_producer, text_of, write_file};
+use isobar_tests::letters;
+use isobar_tests::published::{assert_are_rows_of, row_of};
 use isobar_tests::wait::until;
 use isobar_topologies::inference::LIBRARY_VARIABLE;
 use isobar_topologies::models::{Candidate, Manifest, ONNX_BYTES_MAX, Which, Writer};
@@ -209,6 +211,38 @@ async fn rows_carry_the_digest_of_the_model_and_a_moved_alias_takes_over_at_a_co
     assert_eq!((&row["value"], &row["version"]), (&Value::Float(24.0), &Value::Int(2)));
     let log = Log::read(&*lab.clouds[0].store(), DATASET).await;
     assert_eq!(log.versions.last().unwrap().isobar()["models"][0]["version"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn predictions_return_to_the_cluster_of_the_events_and_are_a_dataset_in_every_cloud() {
+    if !has_library("predictions_return_to_the_cluster_of_the_events_and_are_a_dataset_in_every_cloud") {
+        return;
+    }
+    // The events are in the cluster of one lab; the models, the process and the datasets are in the clouds of another.
+    let events = Lab::new(&[TOPIC, "scored"], 1, false);
+    let lab = Lab::new(&[], 3, false);
+    let writer = writer(&lab);
+    let champion = register(&lab, &writer, "twice", Some("champion")).await;
+    let challenger = register(&lab, &writer, "picky", Some("challenger")).await;
+    let section = "    publish: { topic: scored, key: id }\nmodels: { shadow: challenger }\n";
+    let spec = Spec { brokers: events.broker.bootstrap_servers(), ..spec(&lab, section) };
+    let values: Vec<Option<f64>> = (0..40).map(|value| Some(f64::from(value % 10))).collect();
+    produce(&events, 0, &values);
+    lab.run_until_caught_up(&spec.resolved()).await.unwrap();
+    let sent = letters::read(&events.broker.bootstrap_servers(), "scored", PARTITIONS).await;
+    assert_eq!(sent.len(), values.len());
+    for cloud in &lab.clouds {
+        let (dataset, _) = lab.tables(cloud, DATASET).await;
+        assert_are_rows_of(&sent, &dataset, &["id"]);
+    }
+    for letter in &sent {
+        let row = row_of(letter);
+        let x = row["x"].as_f64().unwrap();
+        assert_eq!(letter.key.as_deref(), Some(row["id"].to_string().as_bytes()));
+        assert_eq!((row["value"].as_f64(), row["challenger"].as_f64()), (Some(x * 2.0), Some(x * 10.0)));
+        assert_eq!((&row["version"], row["sha256"].as_str()), (&Json::from(1), Some(&*champion.onnx.sha256)));
+    }
+    assert_ne!(champion.onnx.sha256, challenger.onnx.sha256);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@
 //! - [`events`]: deterministic records of mixed quality, each with the fate it must meet.
 //! - [`ledger`]: what was produced, and the comparison with what is in the tables.
 //! - [`delta`]: reads tables without isobar's code: `_delta_log` as plain JSON, files with the Parquet crate.
-//! - [`letters`]: reads dead-letter topics, and compares them with quarantines.
+//! - [`letters`]: reads dead-letter topics, and compares them with quarantines. [`published`]: the same of topics and datasets.
 //! - [`trees`]: are two clouds equal?
 //! - [`script`]: lets single requests fail, by count or by path; whole clouds are taken away with isobar's own
 //!   `FaultSwitch`.
@@ -37,6 +37,7 @@ pub mod models;
 pub mod prng;
 pub mod program;
 pub mod proxy;
+pub mod published;
 pub mod registry;
 pub mod script;
 pub mod services;

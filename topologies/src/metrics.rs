@@ -63,6 +63,12 @@ pub struct Metrics {
     pub dead_letter_rows: IntCounterVec,
     /// Attempts to send to the dead-letter topic that did not work and are repeated, by dataset.
     pub dead_letter_failures: IntCounterVec,
+    /// Versions of the dataset that were not published to its topic yet, by dataset.
+    pub publish_versions_behind: IntGaugeVec,
+    /// Rows by what became of them at the topic that they are published to, by dataset and outcome.
+    pub publish_rows: IntCounterVec,
+    /// Attempts to publish rows that did not work and are repeated, by dataset.
+    pub publish_failures: IntCounterVec,
     /// The epoch led.
     pub epoch: IntGauge,
     /// Workers that this leader hears.
@@ -179,6 +185,21 @@ impl Metrics {
             dead_letter_failures: counters(
                 "dead_letter_failures_total",
                 "Attempts to send to the dead-letter topic that did not work and are repeated.",
+                &["dataset"],
+            ),
+            publish_versions_behind: gauges(
+                "publish_versions_behind",
+                "Versions of the dataset not yet published to its topic.",
+                &["dataset"],
+            ),
+            publish_rows: counters(
+                "publish_rows_total",
+                "Rows by what became of them at the topic that they are published to: `sent`, `gone` where the file was deleted before.",
+                &["dataset", "outcome"],
+            ),
+            publish_failures: counters(
+                "publish_failures_total",
+                "Attempts to publish rows that did not work and are repeated.",
                 &["dataset"],
             ),
             epoch: register(&registry, IntGauge::new("epoch", "The epoch this process leads.")),

@@ -10,10 +10,10 @@ use isobar_schemas::TopicPartition;
 use tokio::task::JoinSet;
 
 use crate::commit::Group;
-use crate::dead_letter::DeadLetters;
 use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::inference::ModelWatch;
+use crate::letters::Letters;
 use crate::limits::Rates;
 use crate::maintain::Maintenance;
 use crate::pipeline::{Batch, Pipeline, RunOptions};
@@ -166,7 +166,7 @@ impl<'a> Parts<'a> {
             watch: None,
             commit: None,
             maintenance: Maintenance::none(),
-            dead_letters: DeadLetters::none(),
+            letters: Letters::none(),
             maintained_last: false,
             stopping: false,
         })

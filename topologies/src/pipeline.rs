@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::commit::{CommitOutcome, Epoch, Group, Leader, LeaderProgress, LeaderWatch, Staged};
-use crate::dead_letter::DeadLetters;
 use crate::decoding::Decoding;
 use crate::error::Error;
 use crate::http::Readiness;
 use crate::inference::ModelWatch;
+use crate::letters::Letters;
 use crate::limits::{Above, Rates};
 use crate::maintain::Maintenance;
 use crate::metrics::Metrics;
@@ -174,7 +174,7 @@ pub(crate) struct Pipeline<'a> {
     pub(crate) rates: BTreeMap<String, Rates>,
     pub(crate) commit: Option<JoinHandle<Landing>>,
     pub(crate) maintenance: Maintenance,
-    pub(crate) dead_letters: DeadLetters,
+    pub(crate) letters: Letters,
     /// Whether the last decision was one of maintenance.
     pub(crate) maintained_last: bool,
     pub(crate) stopping: bool,
@@ -301,7 +301,7 @@ impl Pipeline<'_> {
         }
         if let Some(Committer::Own(own)) = &self.committer {
             self.maintenance.observe(&own.leader);
-            self.dead_letters.observe(&own.leader);
+            self.letters.observe(&own.leader);
         }
         self.refresh_gauges();
         Ok(())
@@ -813,7 +813,7 @@ impl Pipeline<'_> {
         self.options.pulse.end();
         self.maintenance.stop().await;
         if result.is_err() || self.stopping || !self.options.until_caught_up {
-            self.dead_letters.stop().await;
+            self.letters.stop().await;
         }
         if let Some(commit) = self.commit.take() {
             commit.abort();
@@ -827,7 +827,7 @@ impl Pipeline<'_> {
                 let Own { leader, desk, .. } = *own;
                 // Workers look for the next leader while this one brings its clouds up to date.
                 drop(desk);
-                self.dead_letters.finish(&leader).await;
+                self.letters.finish(&leader).await;
                 leader.finish(FINISH_PATIENCE).await
             }
             Committer::Remote(remote) => {

@@ -20,16 +20,18 @@ use isobar_transforms::{DatasetTransform, TransformSpec};
 use tracing::{info, warn};
 
 use crate::commit::{Chain, CommitOutcome, Group, Leader, Proposal, Staged, TableProposal, quarantine_of};
-use crate::dead_letter::{self, DeadLetters};
 use crate::error::Error;
 use crate::evolve;
 use crate::inference::Predictors;
+use crate::letters::{self, Letters};
 use crate::maintain::Maintenance;
 use crate::parts::Parts;
 use crate::pipeline::{Pipeline, RunOptions, now_ms};
 use crate::quarantine;
 use crate::span;
-use crate::spec::{CloudSpec, Compression, DatasetSpec, SourceSpec, SourceTopics, StartPosition, Topology};
+use crate::spec::{
+    CloudSpec, Compression, DatasetSpec, Kafka, SourceSpec, SourceTopics, StartPosition, Topology,
+};
 use crate::stage::{DatasetPlan, PartitionIdentity};
 use crate::topics::{self, Sighting, Topics, app_id};
 use crate::workers::{Committer, Own, Roster};
@@ -65,7 +67,8 @@ impl<'a> Pipeline<'a> {
         parts.group.address = parts.options.address.clone();
         parts.group.fill_bytes_per_second = topology.fill_bytes_per_second;
         let topics = Topics::resolve(topology, &parts.cluster)?;
-        let outlets = dead_letter::describe(topology, &parts.questions).await?;
+        let found = letters::find(topology, &parts.questions).await?;
+        let outlets = letters::outlets(&parts, &found)?;
         let mut leader = lead(&parts.group, &parts.uploads, parts.options.clouds_patience).await?;
         refuse_recreated_topics(topology, leader.chain(), &parts.plans, &topics)?;
         topics::refuse_lost(topology, &parts.questions, leader.chain(), &topics).await?;
@@ -95,10 +98,8 @@ impl<'a> Pipeline<'a> {
         let reading = parts.reading(&committer, topics, partitions.into_iter().collect())?.until(ends);
         refuse_gaps(&reading.assignment(), &watermarks)?;
         let (guards, watch_of_topics) = parts.guards()?;
-        let kafka = parts.kafka.clone();
         let mut pipeline = parts.consume(committer, reading, guards, watch_of_topics)?;
-        pipeline.dead_letters =
-            DeadLetters::start(topology, &pipeline.group, &kafka, &outlets, &pipeline.options.metrics);
+        pipeline.letters = Letters::start(outlets);
         if !pipeline.options.until_caught_up {
             let Pipeline { plans, group, uploads, options, .. } = &pipeline;
             pipeline.maintenance =
@@ -226,8 +227,15 @@ pub(crate) fn start_uploads(clouds: &[Cloud], budget: &Budget) -> Arc<FanOut> {
 }
 
 pub(crate) fn kafka_config(topology: &Topology, budget: &Budget) -> Result<KafkaConfig, Error> {
+    let mut config = client_config(&topology.kafka, &topology.name)?;
+    config.memory_bytes_max = budget.source_bytes;
+    Ok(config)
+}
+
+/// How to reach `kafka`, under the name `name`. Secrets are resolved here.
+pub(crate) fn client_config(kafka: &Kafka, name: &str) -> Result<KafkaConfig, Error> {
     let (about_tokens, others): (Vec<_>, Vec<_>) =
-        topology.kafka.options.iter().partition(|(name, _)| TokenSource::is_option(name));
+        kafka.options.iter().partition(|(name, _)| TokenSource::is_option(name));
     let options = others.into_iter().map(|(name, text)| {
         let value =
             text.resolve().map_err(|error| Error::Configuration(format!("kafka option {name}: {error}")))?;
@@ -242,11 +250,10 @@ pub(crate) fn kafka_config(topology: &Topology, budget: &Budget) -> Result<Kafka
         });
         (name.clone(), lookup)
     });
-    let mut config = KafkaConfig::new(topology.kafka.brokers.split(','), &topology.name);
+    let mut config = KafkaConfig::new(kafka.brokers.split(','), name);
     config.options = options.collect::<Result<_, Error>>()?;
     config.tokens = TokenSource::from_options(&lookups.collect())
         .map_err(|error| Error::connector("configure the Kafka client", error))?;
-    config.memory_bytes_max = budget.source_bytes;
     Ok(config)
 }
 

@@ -158,16 +158,17 @@ pub(crate) async fn describe(
     if topology.sources.iter().any(|source| matches!(source.topics, SourceTopics::Matching(_))) {
         topics.extend(cluster.topic_names().await?.into_iter().filter(is_matching));
     }
-    describe_named(topology, cluster, &topics.into_iter().collect::<Vec<String>>()).await
+    let topics: Vec<String> = topics.into_iter().collect();
+    describe_named(topology.kafka.topic_identity, cluster, &topics).await
 }
 
-/// Asks `cluster` about `topics`, which are told apart as `topology` says.
+/// Asks `cluster` about `topics`, which are told apart by `identity`.
 pub(crate) async fn describe_named(
-    topology: &Topology,
+    identity: TopicIdentity,
     cluster: &KafkaCluster,
     topics: &[String],
 ) -> Result<ClusterInfo, isobar_connectors::Error> {
-    match topology.kafka.topic_identity {
+    match identity {
         TopicIdentity::Id => cluster.describe(topics).await,
         TopicIdentity::Name => cluster.describe_by_name(topics).await,
     }

@@ -51,14 +51,18 @@ impl Live {
         Table::read(&*self.stores()[0].1, &format!("{FEATURES}.quarantine")).await
     }
 
-    async fn catch_up(&self, spec: &Path) {
+    pub(super) async fn catch_up(&self, spec: &Path) {
         self.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
     }
 
     /// Sets what the topic of dead letters takes.
     async fn limit_dead(&self, name: &str, value: &str) {
-        let dead = self.dead();
-        let settings = AlterConfig::new(ResourceSpecifier::Topic(&dead)).set(name, value);
+        self.limit(&self.dead(), name, value).await;
+    }
+
+    /// Sets what `topic` takes.
+    pub(super) async fn limit(&self, topic: &str, name: &str, value: &str) {
+        let settings = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
         let altered = self.admin().alter_configs(&[settings], &Self::admin_options()).await.unwrap();
         assert!(altered.iter().all(Result::is_ok), "{altered:?}");
     }
@@ -183,7 +187,7 @@ async fn what_a_topic_does_not_take_is_sent_without_it_and_blocks_nothing() {
 }
 
 /// The sample of a metric with this beginning.
-async fn metric(address: &str, beginning: &str) -> Option<u64> {
+pub(super) async fn metric(address: &str, beginning: &str) -> Option<u64> {
     let (_, metrics) = http_get(address, "/metrics").await?;
     let line = metrics.lines().find(|line| line.starts_with(beginning))?;
     line.rsplit(' ').next()?.parse::<f64>().ok().map(|value| value as u64)

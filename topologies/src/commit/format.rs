@@ -72,6 +72,11 @@ impl Keys {
         Path::from(format!("{}/dead_letter/{dataset}/{target}", self.root))
     }
 
+    /// What shows that rows of `dataset` were published, to the topic and under the name that `target` stands for.
+    pub fn publish(&self, dataset: &str, target: &str) -> Path {
+        Path::from(format!("{}/publish/{dataset}/{target}", self.root))
+    }
+
     /// The folder of all epoch claims.
     pub fn claims(&self) -> Path {
         Path::from(format!("{}/epoch", self.root))

@@ -1,6 +1,6 @@
 //! Looking at Kafka: the cluster, then every topic by itself, so that one that is missing does not hide the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt, future, stream};
@@ -13,9 +13,9 @@ use isobar_schemas::TopicPartition;
 
 use super::settings::Settings;
 use super::trouble::{Kind, Look, Trouble, within};
-use crate::dead_letter;
+use crate::letters;
 use crate::pipeline::now_ms;
-use crate::spec::{SourceTopics, TopicIdentity, Topology};
+use crate::spec::{PublishSpec, SourceTopics, TopicIdentity, Topology};
 use crate::start::{self, Budget};
 
 /// Topics looked at together.
@@ -38,9 +38,21 @@ pub(super) struct KafkaFacts {
     pub(super) topics: Vec<TopicFacts>,
     /// Every topic that gets dead letters.
     pub(super) dead_letters: Vec<DeadLetterFacts>,
+    /// Every topic that gets rows.
+    pub(super) published: Vec<PublishedFacts>,
 }
 
-/// What was found of a topic that gets dead letters.
+/// What was found of a topic that gets rows.
+#[derive(Debug, Clone)]
+pub(super) struct PublishedFacts {
+    /// The topic, and the brokers of its cluster if that is not the one that is read.
+    pub(super) name: String,
+    /// Whether all messages are to have a key.
+    pub(super) has_key: bool,
+    pub(super) topic: Look<DeadLetterFacts>,
+}
+
+/// What was found of a topic that gets dead letters, or rows.
 #[derive(Debug, Clone)]
 pub(super) struct DeadLetterFacts {
     pub(super) name: String,
@@ -82,6 +94,7 @@ impl KafkaFacts {
             group: None,
             topics: Vec::new(),
             dead_letters: Vec::new(),
+            published: Vec::new(),
         }
     }
 
@@ -112,11 +125,12 @@ pub(super) async fn look(topology: &Topology, outage: Duration, patience: Durati
     let there: Vec<String> =
         names.iter().filter(|name| overview.topics.contains_key(*name)).cloned().collect();
     let first = there.first().map(|topic| TopicPartition::new(topic.as_str(), 0));
-    let (described, settings, group, dead_letters) = future::join4(
+    let (described, settings, group, dead_letters, published) = future::join5(
         within(patience, async { Ok(cluster.describe_each(&names).await?) }),
         within(patience, async { Ok(cluster.settings(&there).await?) }),
         future::OptionFuture::from(first.map(|partition| check_group(&config, partition, timeout, patience))),
-        look_at_dead_letters(topology, &cluster, &overview, patience),
+        look_at_outlets(letters::dead_letter_topics(topology), &cluster, &overview, patience),
+        look_at_published(topology, &cluster, &overview, patience),
     )
     .await;
     let mut settings = settings.map(|settings| {
@@ -153,17 +167,55 @@ pub(super) async fn look(topology: &Topology, outage: Duration, patience: Durati
     let topics: Vec<_> = topics.collect();
     let topics = stream::iter(topics).buffered(TOPICS_IN_FLIGHT).collect().await;
     let brokers = topology.kafka.brokers.clone();
-    KafkaFacts { brokers, overview: Ok(overview), ids, group, topics, dead_letters }
+    KafkaFacts { brokers, overview: Ok(overview), ids, group, topics, dead_letters, published }
 }
 
-/// The topics that get dead letters. Nothing is written to them.
-async fn look_at_dead_letters(
+/// The topics that get rows, those of other clusters too.
+async fn look_at_published(
     topology: &Topology,
     cluster: &KafkaCluster,
     overview: &ClusterOverview,
     patience: Duration,
+) -> Vec<PublishedFacts> {
+    let here = letters::published_topics(topology);
+    let found = look_at_outlets(here.keys().cloned().collect(), cluster, overview, patience).await;
+    let mut facts: Vec<PublishedFacts> = found
+        .into_iter()
+        .zip(here)
+        .map(|(topic, (name, has_key))| PublishedFacts { name, has_key, topic: Ok(topic) })
+        .collect();
+    for spec in topology.datasets.iter().filter_map(|dataset| dataset.publish.as_ref()) {
+        let Some(kafka) = &spec.kafka else { continue };
+        facts.push(PublishedFacts {
+            name: format!("{} at {}", spec.topic, kafka.brokers),
+            has_key: !spec.key.is_empty(),
+            topic: look_elsewhere(topology, spec, patience).await,
+        });
+    }
+    facts
+}
+
+/// A topic of another cluster than the one that is read.
+async fn look_elsewhere(
+    topology: &Topology,
+    spec: &PublishSpec,
+    patience: Duration,
+) -> Look<DeadLetterFacts> {
+    let nowhere = || Trouble::new(Kind::Misconfigured, "no other cluster is named");
+    let config = start::client_config(spec.kafka.as_ref().ok_or_else(nowhere)?, &topology.name)?;
+    let cluster = KafkaCluster::new(&config, patience / 2)?;
+    let overview = within(patience, async { Ok(cluster.overview().await?) }).await?;
+    let found = look_at_outlets([spec.topic.clone()].into(), &cluster, &overview, patience).await;
+    found.into_iter().next().ok_or_else(|| Trouble::new(Kind::Absent, "the topic was not looked for"))
+}
+
+/// Topics that something is sent to. Nothing is written to them.
+async fn look_at_outlets(
+    names: BTreeSet<String>,
+    cluster: &KafkaCluster,
+    overview: &ClusterOverview,
+    patience: Duration,
 ) -> Vec<DeadLetterFacts> {
-    let names = dead_letter::topics(topology);
     let there: Vec<String> =
         names.iter().filter(|name| overview.topics.contains_key(*name)).cloned().collect();
     let (rights, mut settings) = future::join(

@@ -215,6 +215,7 @@ impl Inner {
             Notice::Down => warn!(%cloud, %backend, "backend is down, requests go to others"),
             Notice::Lost => {
                 warn!(%cloud, %backend, "backend does not answer, its requests go to others");
+                place.pool.forget();
                 place.lost.send_modify(|times| *times += 1);
             }
             Notice::LeftAlone => {
@@ -246,19 +247,23 @@ impl Inner {
             tokio::select! {
                 biased;
                 Some(tried) = round.attempts.next() => {
-                    match tried {
+                    let is_worked_on = match tried {
                         Tried::Answer(answer) if !(outgoing.is_repeatable && answer.is_failure()) => return Ok(*answer),
                         // An answer that says what is wrong is worth more than none.
-                        Tried::Answer(answer) => refusal = Some(Ok(*answer)),
-                        Tried::Nothing { may_have_arrived, why } => {
-                            if may_have_arrived && !outgoing.is_repeatable {
+                        Tried::Answer(answer) => {
+                            refusal = Some(Ok(*answer));
+                            true
+                        }
+                        Tried::Nothing { fate, why } => {
+                            if fate != Fate::Unwritten && !outgoing.is_repeatable {
                                 return Err(Failure::Broken(why));
                             }
                             refusal.get_or_insert(Err(Failure::Unavailable(why)));
+                            fate == Fate::Broken
                         }
-                    }
+                    };
                     // A hedge may still be answered.
-                    if round.attempts.is_empty() && !round.retry() {
+                    if round.attempts.is_empty() && !round.retry(is_worked_on) {
                         break;
                     }
                 }
@@ -278,10 +283,7 @@ impl Inner {
         let place = &self.places[at];
         let mut lost = place.lost.subscribe();
         let Some(request) = outgoing.request(&place.pool.authority) else {
-            return Tried::Nothing {
-                may_have_arrived: true,
-                why: "the body of the request is gone".to_owned(),
-            };
+            return Tried::Nothing { fate: Fate::Broken, why: "the body of the request is gone".to_owned() };
         };
         let unanswered = tokio::select! {
             sent = place.pool.send(request) => match sent {
@@ -292,9 +294,11 @@ impl Inner {
                 }
                 Err(unanswered) => unanswered,
             },
-            _ = lost.changed() => {
+            // What cannot be asked elsewhere waits on: it may have an answer after all.
+            _ = lost.changed(), if outgoing.is_repeatable && self.places.len() > 1 => {
                 attempt.end(Ended::Abandoned(attempt.waited()));
-                return Tried::Nothing { may_have_arrived: true, why: format!("{} does not answer any more", place.cloud) };
+                let why = format!("{} does not answer any more", place.cloud);
+                return Tried::Nothing { fate: Fate::Lost, why };
             }
         };
         match unanswered {
@@ -303,18 +307,18 @@ impl Inner {
                 attempt.end(Ended::Unreachable);
                 outgoing.take_back(*request);
                 let why = format!("there is no connection to {}", place.cloud);
-                Tried::Nothing { may_have_arrived: false, why }
+                Tried::Nothing { fate: Fate::Unwritten, why }
             }
             Unanswered::Broken { why } => {
                 debug!(cloud = %place.cloud, backend = %place.address, why, "a connection broke off");
                 attempt.end(Ended::Broken);
                 let why = format!("the connection to {} broke off", place.cloud);
-                Tried::Nothing { may_have_arrived: true, why }
+                Tried::Nothing { fate: Fate::Broken, why }
             }
             Unanswered::HalfSent => {
                 attempt.end(Ended::Abandoned(attempt.waited()));
                 let why = "the body of the request did not arrive whole".to_owned();
-                Tried::Nothing { may_have_arrived: true, why }
+                Tried::Nothing { fate: Fate::Broken, why }
             }
         }
     }
@@ -348,10 +352,14 @@ impl Round<'_> {
         may_go_on.then(|| self.inner.choose(self.outgoing.kind, &self.tried)).flatten()
     }
 
-    /// Sends the request to another backend, if there is one and the budget allows it.
-    fn retry(&mut self) -> bool {
+    /// Sends the request to another backend, if there is one and the budget allows it. What no backend works on makes no more work.
+    fn retry(&mut self, is_worked_on: bool) -> bool {
         let Some(at) = self.another() else { return false };
-        let may_retry = self.inner.balance().may_retry(self.inner.now());
+        let now = self.inner.now();
+        let may_retry = match is_worked_on {
+            true => self.inner.balance().may_retry(now),
+            false => self.inner.balance().may_move(),
+        };
         if may_retry {
             self.inner.metrics.retries.inc();
             self.begin(at);
@@ -359,10 +367,10 @@ impl Round<'_> {
         may_retry
     }
 
-    /// Sends the request to a second backend, beside the first.
+    /// Sends the request to a second backend that is up, beside the first.
     fn hedge(&mut self) {
         let Some(at) = self.another() else { return };
-        if self.inner.balance().may_hedge(self.inner.now()) {
+        if self.inner.balance().may_hedge(at, self.inner.now()) {
             self.inner.metrics.hedges.inc();
             self.begin(at);
         }
@@ -372,7 +380,18 @@ impl Round<'_> {
 /// What became of an attempt.
 enum Tried {
     Answer(Box<Answer>),
-    Nothing { may_have_arrived: bool, why: String },
+    Nothing { fate: Fate, why: String },
+}
+
+/// What became of a request without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Not a byte of it was written.
+    Unwritten,
+    /// It was taken from a backend that does not answer any more.
+    Lost,
+    /// It may have arrived, and have been what the backend broke off at.
+    Broken,
 }
 
 /// An answer that has begun.

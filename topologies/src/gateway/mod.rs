@@ -1,10 +1,10 @@
 //! `isobar gateway`: servers in several clouds behind one address, and the same for programs in Rust ([`Client`]).
 //!
 //! ```text
-//! proxy (headers, who asks) ─▶ Client (attempts, hedges, retries) ─▶ pool ─▶ backend
-//!                                 │    ▲
-//!                          events ▼    │ choices
-//!                              balance (pure) ◀─ probes, watch of the file
+//! door (connections) ─▶ proxy (headers, who asks) ─▶ Client (attempts, hedges, retries) ─▶ pool ─▶ backend
+//!                                                       │    ▲
+//!                                                events ▼    │ choices
+//!                                                    balance (pure) ◀─ probes, watch of the file
 //! ```
 //!
 //! [`balance`] decides which backend gets a request, and whether it may be sent once more; everything else carries that out. A request
@@ -13,6 +13,7 @@
 
 mod balance;
 mod client;
+mod door;
 mod handed;
 mod kind;
 mod metrics;
@@ -31,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use self::client::{Client, Failure};
-use self::proxy::{Door, Peer};
+use self::door::{Bounds, Door};
+use self::proxy::Proxy;
 use crate::error::Error;
 use crate::http::bind;
 use crate::serve::{TlsListener, open_tls};
@@ -78,16 +80,13 @@ impl GatewayServer {
             Some(tls) => Door::Tls(TlsListener::start(listener, address, tls, shutdown.clone())),
             None => Door::Plain(listener),
         };
-        let app =
-            proxy::router(client.clone(), shutdown.clone()).into_make_service_with_connect_info::<Peer>();
+        let proxy = Proxy::new(client.clone(), shutdown.clone());
         // What runs is still retried while the gateway stops, so that probes go on as long.
         let (stop, over) = (shutdown.clone(), CancellationToken::new());
         let probing = tokio::spawn(client.clone().probe(over.clone()));
         let serving = tokio::spawn(async move {
             let _over = over.drop_guard();
-            if let Err(error) = axum::serve(door, app).with_graceful_shutdown(stop.cancelled_owned()).await {
-                tracing::error!(%error, "the gateway stopped listening");
-            }
+            door::serve(door, proxy, Bounds::default(), stop).await;
         });
         let mut tasks = vec![serving, probing];
         if let Some(file) = options.file {

@@ -35,7 +35,7 @@ const FOR_ONE_CONNECTION: [&str; 10] = [
     "expect",
 ];
 /// Headers that a client cannot have left out by naming them in `Connection`: servers decide by them.
-const NEVER_LEFT_OUT: [&str; 3] = ["host", "content-length", "x-forwarded-for"];
+const NEVER_LEFT_OUT: [&str; 5] = ["host", "content-length", "x-forwarded-for", "x-forwarded-proto", "via"];
 
 /// A request as it is sent.
 #[derive(Debug)]
@@ -149,6 +149,10 @@ impl Payload {
 
 /// Removes from `headers` what is for one connection only.
 pub(super) fn leave_out(headers: &mut HeaderMap) {
+    // Beside `Transfer-Encoding` a length says nothing, and must not go on without it (RFC 9112, 6.3).
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -243,10 +247,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-Mine , host"),
-            ("connection", "x-forwarded-for"),
+            ("connection", "x-forwarded-for, X-Forwarded-Proto"),
             ("x-mine", "1"),
             ("host", "b.example"),
             ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
             ("keep-alive", "timeout=5"),
             ("te", "trailers"),
             ("transfer-encoding", "chunked"),
@@ -261,7 +266,18 @@ mod tests {
         leave_out(&mut headers);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["authorization", "host", "x-forwarded-for"]);
+        assert_eq!(left, ["authorization", "host", "x-forwarded-for", "x-forwarded-proto"]);
+    }
+
+    #[test]
+    fn a_length_goes_on_only_where_it_is_the_only_end_of_a_body() {
+        let length = || (header::CONTENT_LENGTH, HeaderValue::from_static("9"));
+        let mut headers = HeaderMap::from_iter([length()]);
+        leave_out(&mut headers);
+        assert_eq!(headers[header::CONTENT_LENGTH], "9");
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        leave_out(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use super::client::{Inner, Place};
 
 /// How long a backend may take to say that it is ready.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// One that gets no requests is probed as often as this at least: there is no other way to hear of it.
+const AWAY_PROBE_MAX: Duration = Duration::from_secs(1);
 /// How soon a backend is probed again, however often it is suspected.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
@@ -39,8 +41,10 @@ async fn follow_one(inner: &Inner, at: usize) {
         if probed == Probed::Silent {
             continue;
         }
+        let is_up = inner.balance().is_up(at, inner.now());
+        let pause = if is_up { inner.spec.probe } else { inner.spec.probe.min(AWAY_PROBE_MAX) };
         tokio::select! {
-            () = sleep(inner.spec.probe) => {}
+            () = sleep(pause) => {}
             () = place.suspected.notified() => {}
         }
     }

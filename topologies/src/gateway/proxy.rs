@@ -1,118 +1,82 @@
 //! The HTTP side of a gateway: what it answers itself, and what it hands on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::serve::{IncomingStream, Listener};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::server::TlsStream;
-use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Failure};
-use crate::serve::{PROBLEM_TYPE, TlsListener, is_for_this_machine, send_at_once};
+use super::door::Peer;
+use crate::http::shown_metrics;
+use crate::serve::{PROBLEM_TYPE, is_for_this_machine};
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// Where clients come in.
-#[derive(Debug)]
-pub(super) enum Door {
-    /// Without TLS.
-    Plain(TcpListener),
-    /// With it.
-    Tls(TlsListener),
-}
-
-impl Listener for Door {
-    type Io = Either<TcpStream, TlsStream<TcpStream>>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self {
-            Self::Plain(listener) => {
-                let (connection, peer) = Listener::accept(listener).await;
-                send_at_once(&connection);
-                (Either::Left(connection), peer)
-            }
-            Self::Tls(listener) => {
-                let (connection, peer) = listener.accept().await;
-                (Either::Right(connection), peer)
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        match self {
-            Self::Plain(listener) => listener.local_addr(),
-            Self::Tls(listener) => listener.local_addr(),
-        }
-    }
-}
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    address: IpAddr,
-    has_tls: bool,
-}
-
-impl Connected<IncomingStream<'_, Door>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        let address = stream.remote_addr().ip().to_canonical();
-        Self { address, has_tls: matches!(stream.io(), Either::Right(_)) }
-    }
-}
-
+/// Answers requests.
 #[derive(Debug, Clone)]
-struct Proxy {
+pub(super) struct Proxy {
     client: Client,
     shutdown: CancellationToken,
+    /// What requests that came through here say of that (RFC 9110, 7.6.3).
+    via: HeaderValue,
 }
 
-/// Everything that a gateway answers.
-pub(super) fn router(client: Client, shutdown: CancellationToken) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .fallback(forward)
-        .with_state(Proxy { client, shutdown })
-}
-
-async fn ready(State(proxy): State<Proxy>) -> Response {
-    let why = match (proxy.shutdown.is_cancelled(), proxy.client.is_ready()) {
-        (true, _) => "stopping\n",
-        (false, false) => "no backend is up\n",
-        (false, true) => return "ready\n".into_response(),
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
-}
-
-async fn metrics(State(proxy): State<Proxy>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], proxy.client.metrics())
-        .into_response()
-}
-
-async fn forward(
-    State(proxy): State<Proxy>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    mut request: Request,
-) -> Response {
-    if is_misdirected(request.headers(), peer) {
-        let why = "from another machine, ask for the gateway by its name";
-        return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
+impl Proxy {
+    /// That of `client`, until `shutdown`.
+    pub(super) fn new(client: Client, shutdown: CancellationToken) -> Self {
+        let via = format!("1.1 isobar-gateway-{:016x}", rand::random::<u64>());
+        let via = HeaderValue::try_from(via).expect("letters, digits and signs of a token");
+        Self { client, shutdown, via }
     }
-    announce(request.headers_mut(), peer);
-    match proxy.client.send(request).await {
-        Ok(answer) => answer,
-        Err(failure) => refused(&failure),
+
+    /// The longest that a request takes.
+    pub(super) fn time(&self) -> Duration {
+        self.client.0.spec.time
+    }
+
+    /// The answer to a request of `peer`.
+    pub(super) async fn answer(&self, peer: Peer, request: Request) -> Response {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/healthz" if is_read => "ok\n".into_response(),
+            "/readyz" if is_read => self.ready(),
+            "/metrics" if is_read => shown_metrics(self.client.metrics()),
+            _ => self.forward(peer, request).await,
+        }
+    }
+
+    fn ready(&self) -> Response {
+        let why = match (self.shutdown.is_cancelled(), self.client.is_ready()) {
+            (true, _) => "stopping\n",
+            (false, false) => "no backend is up\n",
+            (false, true) => return "ready\n".into_response(),
+        };
+        (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+    }
+
+    async fn forward(&self, peer: Peer, mut request: Request) -> Response {
+        // Which one counts, not everybody would say alike (RFC 9112, 3.2).
+        if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+            return refused(&Failure::Wrong("the request has more than one `Host`".to_owned()));
+        }
+        if is_misdirected(request.headers(), peer) {
+            let why = "from another machine, ask for the gateway by its name";
+            return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
+        }
+        if has_been_here(request.headers(), &self.via) {
+            let why = "a backend of this gateway leads back to it: take it out of the file";
+            return problem(StatusCode::LOOP_DETECTED, "loop", "the request goes in a circle", why);
+        }
+        announce(request.headers_mut(), peer);
+        request.headers_mut().append(header::VIA, self.via.clone());
+        match self.client.send(request).await {
+            Ok(answer) => answer,
+            Err(failure) => refused(&failure),
+        }
     }
 }
 
@@ -120,6 +84,12 @@ async fn forward(
 /// its own machine asks.
 fn is_misdirected(headers: &HeaderMap, peer: Peer) -> bool {
     !peer.address.is_loopback() && is_for_this_machine(headers)
+}
+
+/// Whether a request with these headers came through here before.
+fn has_been_here(headers: &HeaderMap, via: &HeaderValue) -> bool {
+    let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|hop| hop.trim().as_bytes() == via.as_bytes())
 }
 
 /// Says in `headers` who asks.
@@ -181,6 +151,15 @@ mod tests {
             let peer = Peer { address: peer.parse().unwrap(), has_tls: false };
             assert_eq!(is_misdirected(&HeaderMap::from_iter(host), peer), expected, "{peer:?}");
         }
+    }
+
+    #[test]
+    fn a_request_that_goes_in_a_circle_is_known() {
+        let (here, elsewhere) = (HeaderValue::from_static("1.1 here"), HeaderValue::from_static("1.1 there"));
+        let mut headers = HeaderMap::new();
+        headers.append(header::VIA, HeaderValue::from_static("1.0 a, 1.1 here"));
+        headers.append(header::VIA, HeaderValue::from_static("1.1 b"));
+        assert!(has_been_here(&headers, &here) && !has_been_here(&headers, &elsewhere));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch, new_empty_array};
 use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
@@ -33,6 +33,12 @@ pub(crate) fn json_lines(rows: &RecordBatch) -> Result<String, ArrowError> {
 /// How the values of one column are written.
 pub(crate) fn json_options() -> EncoderOptions {
     EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Floats))
+}
+
+/// Why JSON has no place for the values of a column, if it has none.
+pub(crate) fn json_problem(field: &FieldRef) -> Option<String> {
+    let (empty, options) = (new_empty_array(field.data_type()), json_options());
+    make_encoder(field, &empty, &options).err().map(|error| error.to_string())
 }
 
 /// Numbers that JSON has none for are texts, as in PostgreSQL: `"NaN"`, `"Infinity"`, `"-Infinity"`. arrow writes null, which is
@@ -123,5 +129,19 @@ mod tests {
         ];
         assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
         assert_eq!(json_lines(&rows.slice(0, 0)).unwrap(), "");
+    }
+
+    #[test]
+    fn a_map_whose_keys_are_no_texts_has_no_place_in_json() {
+        let map = |keys: DataType| {
+            let entries = vec![Field::new("key", keys, false), Field::new("value", DataType::Int32, true)];
+            let entries = Field::new("entries", DataType::Struct(entries.into()), false);
+            Arc::new(Field::new("m", DataType::Map(Arc::new(entries), false), true))
+        };
+        assert_eq!(json_problem(&map(DataType::Utf8)), None);
+        assert!(json_problem(&map(DataType::Int32)).is_some());
+        for plain in [DataType::Decimal128(38, 9), DataType::Binary, DataType::Date32, DataType::Null] {
+            assert_eq!(json_problem(&Arc::new(Field::new("c", plain, true))), None);
+        }
     }
 }

@@ -74,7 +74,7 @@ pub(crate) use self::distributed::{TaskMetrics, secret_of_workers, worker_of};
 pub use self::freshness::Freshness;
 pub(crate) use self::guard::Guard;
 pub(crate) use self::history::{Pin, shown};
-pub(crate) use self::json::{json_lines, json_options};
+pub(crate) use self::json::{json_lines, json_options, json_problem};
 pub use self::limits::QueryLimits;
 pub(crate) use self::limits::{
     BoundedDialect, Watch, aside, batch_bytes, bound, check_plan, check_statement, limit_of, started,

@@ -1,5 +1,5 @@
 //! Where redriven rows come from: the files of a quarantine that are live, and their bytes. Those of
-//! [dead letters](crate::dead_letter) are fetched here too.
+//! tables that are [sent to topics](crate::letters) are fetched here too.
 //!
 //! A list of files decides what is taken out of the table, so it must be the one that is decided. Only the hash of the
 //! head is asked for; each body vouches for the one before it, and a cloud whose log does not lead to that hash is passed

@@ -29,6 +29,7 @@ pub mod models;
 mod online;
 mod options;
 pub mod problem;
+mod publish;
 mod query;
 pub mod raw;
 mod resolve;
@@ -55,6 +56,7 @@ pub use isobar_connectors::dataset::Compression;
 pub use isobar_schemas::{Fields, UnknownFields};
 pub use models::ModelsSpec;
 pub use problem::{Colour, Position, Problem, SpecErrors};
+pub use publish::PublishSpec;
 pub use query::{CacheSpec, PriceSpec, QuerySpec};
 pub use raw::{Envelope, Format, Owner, PayloadCompression, Prefer, StartPosition, TopicIdentity};
 pub use schema::{contract_json_schema, gateway_json_schema, json_schema, training_set_json_schema};
@@ -107,7 +109,7 @@ impl Topology {
     }
 }
 
-/// The Kafka cluster that is read.
+/// A Kafka cluster: the one that is read, or another one that gets rows.
 #[derive(Debug, Clone)]
 pub struct Kafka {
     /// Brokers to ask first: `host:port`, separated by commas.
@@ -187,6 +189,8 @@ pub struct DatasetSpec {
     pub compression: Compression,
     /// What gets the rejected records beside the quarantine.
     pub dead_letter: Option<DeadLetterSpec>,
+    /// What gets its rows beside the table.
+    pub publish: Option<PublishSpec>,
     /// What is done to the files while the topology runs.
     pub maintenance: MaintenanceSpec,
 }

@@ -113,7 +113,7 @@ pub(super) fn default_memory() -> ByteSize {
     ByteSize(384 << 20)
 }
 
-/// The Kafka cluster that is read.
+/// A Kafka cluster: the one that is read, or another one that rows are published to.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
@@ -580,6 +580,10 @@ pub struct Dataset {
     #[serde(default)]
     pub dead_letter: Option<DeadLetter>,
 
+    /// A Kafka topic that gets the rows of the dataset as well, beside its table in every cloud. Default: none.
+    #[serde(default)]
+    pub publish: Option<Publish>,
+
     /// What is done to the files of the dataset and of its quarantine while the topology runs. Nothing of it changes
     /// which rows there are. A run with `--until-caught-up` leaves it to others. Default: small files are combined,
     /// every version is kept, every 100th has a checkpoint.
@@ -701,6 +705,66 @@ pub struct DeadLetter {
     /// that was ever rejected.
     #[serde(default)]
     pub from_version: u64,
+}
+
+/// The Kafka topic that gets the rows of a dataset, each once for those who read committed records only.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// The topic, which must exist. Several datasets may share one. Not one that the topology reads. Required.
+    #[schemars(regex(pattern = TOPIC_PATTERN), extend("examples" = ["flights-scored"]))]
+    pub topic: String,
+
+    /// The column, or the columns, that become the key of a message: rows of one key lie in one partition, in their order. One
+    /// column is its text, several are a JSON array of their values. Default: no key, and any partition.
+    #[serde(default)]
+    #[schemars(extend("examples" = ["carrier", ["carrier", "flight_number"]]))]
+    pub key: Option<KeyColumns>,
+
+    /// What a message is. Default: `json`.
+    #[serde(default)]
+    pub format: PublishFormat,
+
+    /// The columns that are sent, in this order. Default: all.
+    #[serde(default)]
+    #[schemars(extend("examples" = [["carrier", "flight_number", "probability"]]))]
+    pub columns: Option<Vec<String>>,
+
+    /// The consumer group under which Kafka keeps how far the dataset was sent, and the transactional id that it is sent with.
+    /// No other dataset, and no dead letters, may have it. Another name begins anew. Default: `<topology>.<dataset>.publish`.
+    #[serde(default)]
+    #[schemars(regex(pattern = GROUP_PATTERN))]
+    pub group: Option<String>,
+
+    /// The version of the dataset that is sent first, when nothing was sent under the group's name yet. Default: 0, all rows
+    /// that there ever were.
+    #[serde(default)]
+    pub from_version: u64,
+
+    /// The cluster of the topic, described as the one that is read. Default: the one that is read.
+    #[serde(default)]
+    pub kafka: Option<Kafka>,
+}
+
+/// One column, or several.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum KeyColumns {
+    /// `carrier`
+    One(String),
+    /// `[carrier, flight_number]`
+    Many(Vec<String>),
+}
+
+/// What a message is that a row becomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum PublishFormat {
+    /// A JSON object, as `isobar query --format json` writes a row.
+    #[default]
+    Json,
 }
 
 /// What is done to the files of a dataset while the topology runs.

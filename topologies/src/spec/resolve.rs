@@ -86,7 +86,7 @@ impl Resolver<'_> {
 
     fn topology(&mut self) -> Option<Topology> {
         let name = self.required::<String>("/topology");
-        let kafka = self.kafka();
+        let kafka = self.kafka("/kafka");
         let registry = self.registry();
         let clouds = self.clouds();
         let (commit_interval, commit_bytes_max) = self.commit();
@@ -169,17 +169,17 @@ impl Resolver<'_> {
         map.into_iter().flat_map(|map| map.keys().cloned()).collect()
     }
 
-    fn kafka(&mut self) -> Option<Kafka> {
-        let brokers = self.brokers();
-        let cluster_id = self.typed::<Option<String>>("/kafka/cluster_id").flatten();
-        self.check_cluster_id(cluster_id.as_deref());
-        let topic_identity = self.or_default("/kafka/topic_identity");
-        let options = self.client_options("/kafka/options", &OptionsOf::Kafka);
+    pub(super) fn kafka(&mut self, pointer: &str) -> Option<Kafka> {
+        let brokers = self.brokers(&format!("{pointer}/brokers"));
+        let at_cluster_id = format!("{pointer}/cluster_id");
+        let cluster_id = self.typed::<Option<String>>(&at_cluster_id).flatten();
+        self.check_cluster_id(&at_cluster_id, cluster_id.as_deref());
+        let topic_identity = self.or_default(&format!("{pointer}/topic_identity"));
+        let options = self.client_options(&format!("{pointer}/options"), &OptionsOf::Kafka);
         Some(Kafka { brokers: brokers?, cluster_id, topic_identity, options: options? })
     }
 
-    fn brokers(&mut self) -> Option<String> {
-        let pointer = "/kafka/brokers";
+    fn brokers(&mut self, pointer: &str) -> Option<String> {
         let written = self.required::<raw::Brokers>(pointer)?;
         let found_before = self.findings.len();
         let brokers: Vec<(String, String)> = match written {
@@ -237,14 +237,14 @@ impl Resolver<'_> {
     }
 
     /// The id becomes part of application ids, which are split at `/`.
-    fn check_cluster_id(&mut self, cluster_id: Option<&str>) {
+    fn check_cluster_id(&mut self, pointer: &str, cluster_id: Option<&str>) {
         let Some(id) = cluster_id else { return };
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if !(1..=128).contains(&id.len()) || !id.chars().all(fits) {
             let message = format!(
                 "`{id}` is not a cluster id: only ASCII letters, digits, `.`, `_` and `-`, at most 128 characters"
             );
-            self.report("/kafka/cluster_id", Place::Value, message, None);
+            self.report(pointer, Place::Value, message, None);
         }
     }
 
@@ -577,6 +577,7 @@ impl Resolver<'_> {
 
     /// Progress of two datasets under one name would be that of neither.
     fn check_own_group(&mut self, dataset: &DatasetSpec, earlier: &[&DatasetSpec]) {
+        self.check_group_of_publish(dataset, earlier);
         let Some(DeadLetterSpec { group, .. }) = &dataset.dead_letter else { return };
         let has_it =
             |other: &&&DatasetSpec| other.dead_letter.as_ref().is_some_and(|theirs| theirs.group == *group);
@@ -635,12 +636,16 @@ impl Resolver<'_> {
             None => Some(Compression::default()),
         };
         let dead_letter = self.dead_letter(&name, &format!("{pointer}/dead_letter"), sources);
+        let publish = self.publish(&name, &format!("{pointer}/publish"), sources);
         let maintenance = self.maintenance(&format!("{pointer}/maintenance"));
         let limits = self.limits(&format!("{pointer}/limits"), &expectations, are_complete);
         let input = source.and_then(|source| sources[source].1.as_ref());
         if let (Some(input), Some(sql)) = (input, &sql) {
             let query = sql::Query { sql, expectations: &own_expectations, partition_by: &partition_by };
             let columns = sql::check(self, &pointer, input, &query);
+            if let (Some(publish), Some(columns)) = (&publish, &columns) {
+                self.check_published_columns(&format!("{pointer}/publish"), publish, columns);
+            }
             if let Some(promise) = &mut promise {
                 promise.check(self, &pointer, input, columns.as_deref());
             }
@@ -661,6 +666,7 @@ impl Resolver<'_> {
             partition_by,
             compression: compression?,
             dead_letter,
+            publish,
             maintenance,
         };
         are_complete.then_some(dataset)

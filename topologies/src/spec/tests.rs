@@ -755,6 +755,96 @@ fn no_two_datasets_keep_the_progress_of_their_dead_letters_in_one_group() {
 }
 
 #[test]
+fn rows_are_published_as_written_and_never_into_a_topic_that_is_read() {
+    let with = |publish: &str| {
+        edited(&[(
+            "    compression: zstd(1)\n",
+            &format!("    compression: zstd(1)\n    publish: {publish}\n"),
+        )])
+    };
+    let read = |publish: &str| {
+        let topology = check(&with(publish));
+        let topology = topology.unwrap_or_else(|errors| panic!("{}", errors.render(Colour::None)));
+        topology.datasets[0].publish.clone().unwrap()
+    };
+    assert!(check(EXAMPLE).unwrap().datasets[0].publish.is_none());
+    let spec = read("{ topic: scored }");
+    assert_eq!(
+        (spec.topic.as_str(), spec.group.as_str()),
+        ("scored", "flight_delays.flight_features.publish")
+    );
+    assert_eq!((spec.from_version, spec.key.len(), &spec.columns), (0, 0, &None));
+    assert!(spec.kafka.is_none());
+    let spec = read(
+        "{ topic: scored, key: carrier, format: json, columns: [month, carrier], group: g.1, from_version: 7 }",
+    );
+    assert_eq!(
+        (&spec.key[..], spec.columns.unwrap()),
+        (&["carrier".to_owned()][..], vec!["month".to_owned(), "carrier".to_owned()])
+    );
+    assert_eq!((spec.group.as_str(), spec.from_version), ("g.1", 7));
+    assert_eq!(read("{ topic: scored, key: [carrier, month] }").key, ["carrier", "month"]);
+
+    // Another cluster may have a topic of the same name.
+    let kafka = read("{ topic: flights, kafka: { brokers: \"far:9092\", cluster_id: far } }").kafka.unwrap();
+    assert_eq!((kafka.brokers.as_str(), kafka.cluster_id.as_deref()), ("far:9092", Some("far")));
+
+    for (wrong, said) in [
+        ("{ topic: flights }", "`flights` is read by the source `flights`"),
+        ("{ key: a }", "missing field `topic`"),
+        ("{ topic: a b }", "topic"),
+        ("{ topic: a, group: \"\" }", "group"),
+        ("{ topic: a, from_version: -1 }", "-1"),
+        ("{ topic: a, format: xml }", "xml"),
+        ("{ topics: a }", "topic"),
+        ("{ topic: a, key: nowhere }", "the query has no column `nowhere`"),
+        ("{ topic: a, key: [nowhere] }", "the query has no column `nowhere`"),
+        ("{ topic: a, key: [] }", "`key` names no column"),
+        ("{ topic: a, columns: [] }", "`columns` names no column"),
+        ("{ topic: a, columns: [nowhere] }", "the query has no column `nowhere`"),
+        ("{ topic: a, columns: [year, year] }", "`year` is named twice"),
+        ("{ topic: a, kafka: {} }", "brokers"),
+        ("{ topic: a, kafka: { brokers: a b } }", "`a b` is not the address of a broker"),
+        (
+            "{ topic: a, kafka: { brokers: \"far:9092\", options: { sasl.password: hunter2 } } }",
+            "is a secret",
+        ),
+        ("{ topic: a, kafka: { brokers: \"far:9092\", options: { group.id: g } } }", "group.id"),
+    ] {
+        let found = problems(&with(wrong));
+        assert!(
+            !found.is_empty() && found.iter().any(|problem| problem.contains(said)),
+            "{wrong}: {found:?}"
+        );
+        assert!(found.iter().all(|problem| !problem.contains("hunter2")), "{found:?}");
+    }
+}
+
+#[test]
+fn a_group_keeps_the_progress_of_one_table_only() {
+    let text = |first: &str, more: &str| {
+        let text =
+            edited(&[("    compression: zstd(1)\n", &format!("    compression: zstd(1)\n    {first}\n"))]);
+        format!("{text}  more: {{ from: flights, sql: SELECT year FROM flights, {more} }}\n")
+    };
+    let letters = "dead_letter: { topic: a, group: g }";
+    let rows = "publish: { topic: a, group: g }";
+    let both = "dead_letter: { topic: a, group: g }\n    publish: { topic: a, group: g }";
+    let own = "publish: { topic: a }";
+    assert_eq!(problems(&text(rows, own)), Vec::<String>::new());
+    assert_eq!(problems(&text(letters, own)), Vec::<String>::new());
+    for (first, more, said) in [
+        (rows, rows, "`g` is the group of the published rows of"),
+        (rows, letters, "`g` is the group of the published rows of"),
+        (letters, rows, "`g` is the group of the dead letters of"),
+        (both, own, "`g` is the group of the dead letters of"),
+    ] {
+        let found = problems(&text(first, more));
+        assert!(found.len() == 1 && found[0].contains(said), "{first}, {more}: {found:?}");
+    }
+}
+
+#[test]
 fn whole_files_that_are_no_specs_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let load = |name: &str, content: &[u8]| {

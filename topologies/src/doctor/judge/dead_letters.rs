@@ -20,14 +20,16 @@ pub(super) fn judge(facts: &DeadLetterFacts) -> Vec<Finding> {
         )];
     }
     let number = u64::try_from(facts.partitions.len()).unwrap_or(u64::MAX);
-    let mut findings = vec![Finding::ok(id, about, count(number, "partition")), write(about, facts)];
+    let alone = "rejected records stay in the quarantine alone";
+    let write = write("dead_letter.write", about, facts, alone);
+    let mut findings = vec![Finding::ok(id, about, count(number, "partition")), write];
     findings.push(Finding { id: "dead_letter.leaders", ..leaders(about, &facts.partitions) });
     findings.push(cleanup(about, facts));
     findings
 }
 
-fn write(about: &About, facts: &DeadLetterFacts) -> Finding {
-    let id = "dead_letter.write";
+/// Whether the topic may be written; `otherwise` is what follows if not.
+pub(super) fn write(id: &'static str, about: &About, facts: &DeadLetterFacts, otherwise: &str) -> Finding {
     let missing = match &facts.rights {
         Ok(Some(TopicRights { read: true, write: true })) => {
             return Finding::ok(id, about, "may be written, and progress noted");
@@ -40,7 +42,7 @@ fn write(about: &About, facts: &DeadLetterFacts) -> Finding {
     Finding::problem(
         id,
         about,
-        format!("these credentials lack {missing}: rejected records stay in the quarantine alone"),
+        format!("these credentials lack {missing}: {otherwise}"),
         "allow READ and WRITE on the topic, DESCRIBE and WRITE on the transactional id, and READ on the group",
     )
 }

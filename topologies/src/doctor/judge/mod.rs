@@ -4,6 +4,7 @@ mod clock;
 mod clouds;
 mod dead_letters;
 mod kafka;
+mod published;
 mod registry;
 mod together;
 mod topics;
@@ -24,6 +25,9 @@ pub(super) fn judge(topology: &Topology, facts: &Facts, outage: Duration) -> Vec
     }
     for topic in &facts.kafka.dead_letters {
         findings.extend(dead_letters::judge(topic));
+    }
+    for topic in &facts.kafka.published {
+        findings.extend(published::judge(topic));
     }
     findings.extend(facts.registry.iter().flat_map(registry::judge));
     for (index, cloud) in facts.clouds.iter().enumerate() {

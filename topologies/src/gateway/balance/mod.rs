@@ -219,9 +219,15 @@ impl Balance {
         self.retries.take(now)
     }
 
-    /// Whether a request may be sent to a second backend; counts it.
-    pub(super) fn may_hedge(&mut self, now: Duration) -> bool {
-        self.hedges.take(now)
+    /// Whether a request that no backend works on may be sent to another. That is not counted: the other one would have had it in the
+    /// first place, had it been known.
+    pub(super) fn may_move(&self) -> bool {
+        !self.retries.is_none()
+    }
+
+    /// Whether a request may be sent to the backend at `at` as well; counts it.
+    pub(super) fn may_hedge(&mut self, at: usize, now: Duration) -> bool {
+        self.is_up(at, now) && self.hedges.take(now)
     }
 
     /// After which time without an answer a second backend is asked; `None` while it is not known what is usual.

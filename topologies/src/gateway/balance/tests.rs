@@ -346,10 +346,24 @@ fn retries_are_a_share_of_the_requests_of_ten_seconds() {
 fn a_share_of_nothing_is_none_at_all() {
     let mut it = Simulated::up(&THREE, "  retries: 0%\n  hedges: 0%\n");
     (0..1_000).for_each(|_| it.balance.asked(it.now));
-    assert!(!it.balance.may_retry(it.now) && !it.balance.may_hedge(it.now));
+    assert!(!it.balance.may_retry(it.now) && !it.balance.may_hedge(0, it.now) && !it.balance.may_move());
     let mut it = Simulated::up(&THREE, "  hedges: 5%\n");
     (0..1_000).for_each(|_| it.balance.asked(it.now));
-    assert_eq!((0..1_000).filter(|_| it.balance.may_hedge(it.now)).count(), 50);
+    assert_eq!((0..1_000).filter(|_| it.balance.may_hedge(0, it.now)).count(), 50);
+}
+
+#[test]
+fn what_no_backend_works_on_is_sent_elsewhere_without_an_end() {
+    let mut it = Simulated::up(&THREE, "");
+    assert_eq!((0..1_000).filter(|_| it.balance.may_retry(it.now)).count(), 100);
+    assert!(!it.balance.may_retry(it.now) && it.balance.may_move());
+}
+
+#[test]
+fn a_second_backend_is_one_that_is_up() {
+    let mut it = Simulated::up(&["", "drain: true", ""], "");
+    it.ended(2, Ended::Unreachable);
+    assert_eq!([0, 1, 2].map(|at| it.balance.may_hedge(at, it.now)), [true, false, false]);
 }
 
 #[test]

@@ -65,6 +65,11 @@ impl Budget {
         Self { share, least: if is_none { 0 } else { least }, window: Window::default() }
     }
 
+    /// Whether there is nothing in it, ever.
+    pub(super) fn is_none(&self) -> bool {
+        self.least == 0
+    }
+
     /// A request came.
     pub(super) fn asked(&mut self, now: Duration) {
         self.window.add(now);

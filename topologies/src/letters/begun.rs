@@ -1,4 +1,4 @@
-//! How far a dataset's dead letters are, as Kafka keeps it, and the mark that tells "nothing was sent yet" from "nobody
+//! How far the rows of a table are that are sent, as Kafka keeps it, and the mark that tells "nothing was sent yet" from "nobody
 //! knows any more".
 //!
 //! Kafka forgets the progress of a group that has committed nothing for a week (`offsets.retention.minutes`), and people
@@ -15,6 +15,7 @@ use isobar_connectors::kafka::Progress;
 use object_store::path::Path;
 use serde::Serialize;
 
+use super::Kind;
 use crate::chain_of;
 use crate::commit::format::{FORMAT, Keys, encode};
 use crate::commit::quorum::majority;
@@ -27,13 +28,13 @@ const ATTEMPTS_MAX: u32 = 3;
 /// In the place of a hash that is not known.
 const UNKNOWN: &str = "-";
 /// The way out when Kafka's progress cannot be gone by.
-pub(super) const BEGIN_ANEW: &str = "to go on give `dead_letter` another `group`, and with `from_version` the first version to be sent \
-     under it: `isobar.version` in the newest messages says how far it was";
+pub(super) const BEGIN_ANEW: &str = "to go on give the topic another `group` in the specification, and with `from_version` the first version \
+     to be sent under it: `isobar.version` in the newest messages says how far it was";
 
 /// The row that is sent next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Next {
-    /// The version of the quarantine.
+    /// The version of the table.
     pub(super) version: u64,
     /// The row of that version, in the order of its files.
     pub(super) row: u64,
@@ -81,9 +82,12 @@ impl Next {
     }
 }
 
-/// Where dead letters go, and under which name.
+/// Where rows go, and under which name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Target {
+    /// What is sent there. The place of the mark says it.
+    #[serde(skip)]
+    pub(super) kind: Kind,
     /// The Kafka cluster's id.
     pub(super) cluster: String,
     /// The topic.
@@ -105,9 +109,12 @@ struct Mark {
 impl Target {
     /// Where the mark lies.
     fn path(&self, topology: &str, dataset: &str) -> Path {
-        let Self { cluster, topic, topic_id, group } = self;
+        let Self { kind, cluster, topic, topic_id, group } = self;
         let name = sha256_hex(format!("{cluster}\n{topic}\n{topic_id}\n{group}").as_bytes());
-        Keys::new(topology).dead_letter(dataset, &name)
+        match kind {
+            Kind::DeadLetters => Keys::new(topology).dead_letter(dataset, &name),
+            Kind::Rows => Keys::new(topology).publish(dataset, &name),
+        }
     }
 
     /// Whether something was sent there before.
@@ -178,7 +185,7 @@ mod tests {
 
     fn target(topic_id: &str, group: &str) -> Target {
         let [cluster, topic, topic_id, group] = ["c", "dead", topic_id, group].map(str::to_owned);
-        Target { cluster, topic, topic_id, group }
+        Target { kind: Kind::DeadLetters, cluster, topic, topic_id, group }
     }
 
     fn clouds() -> (Vec<Cloud>, Vec<FaultSwitch>) {
@@ -229,6 +236,8 @@ mod tests {
             assert_eq!(target("2", "g").has_begun(&clouds, "t", "d").await, Ok(false));
             assert_eq!(target("1", "h").has_begun(&clouds, "t", "d").await, Ok(false));
             assert_eq!(first.has_begun(&clouds, "t", "e").await, Ok(false));
+            let of_rows = Target { kind: Kind::Rows, ..first.clone() };
+            assert_eq!(of_rows.has_begun(&clouds, "t", "d").await, Ok(false));
             switch.set(Fault::Off);
         }
     }

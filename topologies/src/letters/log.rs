@@ -1,10 +1,10 @@
-//! Which versions of a quarantine have rows that were not in it before, followed along its decided log.
+//! Which versions of a table have rows that were not in it before, followed along its decided log.
 //!
 //! What was sent cannot be taken back, so only what is decided may be looked at. The head is known to be decided; each body
 //! names the hash of the one before it. So the log is read backwards, from the head down to what is known already, and a
 //! body is believed because the one after it vouches for it. Of every version only those that are due are remembered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use futures::future;
@@ -14,6 +14,7 @@ use isobar_connectors::delta::{
 };
 
 use super::begun::BEGIN_ANEW;
+use super::row::FolderValues;
 use crate::commit::TableHead;
 use crate::commit::format::{RECORD_BYTES_MAX, published_path};
 use crate::maintain::{Failure, read_version};
@@ -37,6 +38,8 @@ pub(super) struct Rows {
     pub(super) after: String,
     /// The files that hold them, in the order in which they are sent.
     pub(super) files: Vec<FileDigest>,
+    /// By path, what the log says of the columns that all rows of a file have in common.
+    pub(super) values: BTreeMap<String, FolderValues>,
 }
 
 /// See the [module](self).
@@ -51,6 +54,8 @@ pub(super) struct DecidedLog {
     before_next: Option<String>,
     /// Files that were removed up to this version may be deleted.
     vacuumed_through: Option<u64>,
+    /// Whether the rows of a redrive are new to the table.
+    redriven_are_new: bool,
     due_max: usize,
 }
 
@@ -63,8 +68,14 @@ impl DecidedLog {
             next: first,
             before_next: after.map(str::to_owned),
             vacuumed_through: None,
+            redriven_are_new: false,
             due_max: DUE_MAX,
         }
+    }
+
+    /// The same log, of which it is known that a redrive brings rows into the table rather than moving those that it has.
+    pub(super) fn with_redriven_rows(self) -> Self {
+        Self { redriven_are_new: true, ..self }
     }
 
     /// Looks at all up to `head`, or as much of it as can be remembered; whether it was all. `head` must be published in a
@@ -90,7 +101,7 @@ impl DecidedLog {
             for (version, sha256, body) in bodies {
                 expected = body.info.isobar.previous_sha256.clone();
                 vacuumed_through = vacuumed_through.max(vacuum_in(&body)?);
-                if !is_due(&body)? {
+                if !is_due(&body, self.redriven_are_new)? {
                     continue;
                 }
                 if found.len() == self.due_max
@@ -171,8 +182,10 @@ impl DecidedLog {
     /// The rows of a version.
     pub(super) async fn rows_of(&self, clouds: &[Cloud], due: &Due) -> Result<Rows, Failure> {
         let bytes = read_version(clouds, &self.table, due.version, &due.sha256).await?;
-        let info = self.parse(due.version, &bytes)?.info.isobar;
-        Ok(Rows { after: info.previous_sha256, files: info.files })
+        let body = self.parse(due.version, &bytes)?;
+        let values = body.adds.into_iter().map(|add| (add.path, add.partition_values)).collect();
+        let info = body.info.isobar;
+        Ok(Rows { after: info.previous_sha256, files: info.files, values })
     }
 
     /// Whether a file that `version` added may have been deleted on purpose.
@@ -182,10 +195,10 @@ impl DecidedLog {
 }
 
 /// Whether a version has rows that were not in the table before. A compaction has the same rows in other files, and what a
-/// redrive puts back was rejected before.
-fn is_due(body: &CommitBody) -> Result<bool, Failure> {
-    let is_moved = maintenance_in(body)?.is_some()
-        || Redrive::of(&body.info).map_err(|error| error.to_string())?.is_some();
+/// redrive puts back into a quarantine was rejected before; what it brings into a dataset was not there.
+fn is_due(body: &CommitBody, redriven_are_new: bool) -> Result<bool, Failure> {
+    let redrive = Redrive::of(&body.info).map_err(|error| error.to_string())?;
+    let is_moved = maintenance_in(body)?.is_some() || (redrive.is_some() && !redriven_are_new);
     Ok(!is_moved && !body.adds.is_empty())
 }
 
@@ -346,6 +359,11 @@ mod tests {
             [("f1.parquet", 3)]
         );
         assert_eq!(all_due(&mut log), [1, 2, 5]);
+
+        // In a dataset, what a redrive brings is new.
+        let mut of_dataset = DecidedLog::new(TABLE, 0, None).with_redriven_rows();
+        assert!(of_dataset.reach(&written.clouds, &written.head).await.unwrap());
+        assert_eq!(all_due(&mut of_dataset), [1, 2, 4, 5]);
 
         // It goes on where it was.
         written.maintained(MaintenanceWork::Vacuum { through: 3 }).await;

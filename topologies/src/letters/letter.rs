@@ -1,4 +1,4 @@
-//! What a rejected row is as a message, and how much of it goes with one transaction.
+//! What a rejected row is as a message, and how much goes with one transaction.
 //!
 //! Key, payload, time and headers are those of the record. Where it is from, and why it was rejected, stands in further
 //! headers, after its own: whoever looks for the last one of a name finds isobar's. A record that the topic does not take is
@@ -20,7 +20,7 @@ const BYTES_MAX: usize = 4 << 20;
 pub(super) struct Origin<'a> {
     pub(super) topology: &'a str,
     pub(super) dataset: &'a str,
-    /// The version of the quarantine.
+    /// The version of the table that has it.
     pub(super) version: u64,
 }
 
@@ -106,6 +106,8 @@ pub(super) fn bytes_of(record: &OutgoingRecord) -> usize {
 /// is as large, or as old, is not tried as it is.
 #[derive(Debug, Default)]
 pub(super) struct Concessions {
+    /// Nothing is left out: what the topic does not take blocks what comes after it.
+    all_or_nothing: bool,
     one_by_one: bool,
     /// By row of the version that is sent.
     rows: BTreeMap<u64, Concession>,
@@ -118,6 +120,21 @@ pub(super) struct Concessions {
 }
 
 impl Concessions {
+    /// Those of messages that are sent as they are, or not at all.
+    pub(super) fn none() -> Self {
+        Self { all_or_nothing: true, ..Self::default() }
+    }
+
+    /// Whether messages may go with less than there is.
+    pub(super) fn are_possible(&self) -> bool {
+        !self.all_or_nothing
+    }
+
+    /// As if nothing had been refused.
+    pub(super) fn forget(&mut self) {
+        *self = Self { all_or_nothing: self.all_or_nothing, ..Self::default() };
+    }
+
     /// Whether the rows are to go in batches of one.
     pub(super) fn one_by_one(&self) -> bool {
         self.one_by_one
@@ -157,6 +174,9 @@ impl Concessions {
         if !self.one_by_one {
             self.one_by_one = true;
             return true;
+        }
+        if self.all_or_nothing {
+            return false;
         }
         let mut is_stuck = refused.is_empty();
         for (place, refusal) in refused {
@@ -350,6 +370,22 @@ mod tests {
         let (record, is_whole) = concessions.letter(ORIGIN, 8, &large);
         assert!(record.key.is_some() && !is_whole);
         assert!(concessions.letter(ORIGIN, 9, &small).1);
+    }
+
+    #[test]
+    fn what_goes_as_it_is_or_not_at_all_is_tried_alone_and_then_blocks() {
+        let record = letter(ORIGIN, &row(Some(b"12345")), Concession::default());
+        let mut concessions = Concessions::none();
+        for _ in 0..2 {
+            let refused = [(0, Refusal::TooLarge)];
+            assert!(
+                concessions.note(std::slice::from_ref(&record), 7, &refused, NOW_MS)
+                    && concessions.one_by_one()
+            );
+            assert!(!concessions.note(std::slice::from_ref(&record), 7, &refused, NOW_MS));
+            concessions.forget();
+            assert!(!concessions.one_by_one() && !concessions.are_possible());
+        }
     }
 
     #[test]

@@ -1,0 +1,280 @@
+//! Where clients come in: so many connections at a time, none of which can be held up for ever.
+//!
+//! ```text
+//! accept ─▶ head of a request (`Bounds::head`) ─▶ answer (time of the request, and `Bounds::head`) ─┐
+//!                         ▲                                                                        │
+//!                         └────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A body is only asked for its next piece while the client reads, so that the body of an answer cannot end a connection whose client does
+//! not read: the connection has a time of its own for that.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use axum::serve::Listener;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::proxy::Proxy;
+use crate::serve::{TlsListener, send_at_once};
+
+/// Bytes of what has come of a request and was not looked at yet, its head included.
+const BUFFER_BYTES_MAX: usize = 128 << 10;
+
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Connections at the same time; others wait until one of them ends.
+    pub(super) connections: usize,
+    /// How long a connection may be without a request, or with a part of its head; and how long an answer may take to be read once the
+    /// time of its request is over. Clients keep connections for up to 90 s, and should be those that close them.
+    pub(super) head: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections: 20_000, head: Duration::from_secs(120) }
+    }
+}
+
+type Connection = Either<TcpStream, TlsStream<TcpStream>>;
+
+/// Where clients come in.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// Without TLS.
+    Plain(TcpListener),
+    /// With it.
+    Tls(TlsListener),
+}
+
+impl Door {
+    async fn accept(&mut self) -> (Connection, Peer) {
+        let (connection, address) = match self {
+            Self::Plain(listener) => {
+                let (connection, address) = Listener::accept(listener).await;
+                send_at_once(&connection);
+                (Either::Left(connection), address)
+            }
+            Self::Tls(listener) => {
+                let (connection, address) = listener.accept().await;
+                (Either::Right(connection), address)
+            }
+        };
+        let peer = Peer::of(address, matches!(connection, Either::Right(_)));
+        (connection, peer)
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    pub(super) has_tls: bool,
+}
+
+impl Peer {
+    fn of(address: SocketAddr, has_tls: bool) -> Self {
+        Self { address: address.ip().to_canonical(), has_tls }
+    }
+}
+
+/// Answers whoever comes in through `door`, until `shutdown`, and then until what was asked before is answered.
+pub(super) async fn serve(mut door: Door, proxy: Proxy, bounds: Bounds, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(bounds.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepting = async {
+            let place = places.clone().acquire_owned().await;
+            (place, door.accept().await)
+        };
+        let (place, (connection, peer)) = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = accepting => accepted,
+        };
+        let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
+        connections.spawn(async move {
+            let _place = place;
+            answer(connection, peer, proxy, bounds.head, shutdown).await;
+        });
+    }
+    // Nobody is let in any more.
+    drop(door);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers the requests of one connection, one after the other.
+async fn answer(
+    connection: Connection,
+    peer: Peer,
+    proxy: Proxy,
+    head: Duration,
+    shutdown: CancellationToken,
+) {
+    let time = proxy.time();
+    let latest = move || Instant::now() + time + head;
+    let (asked, until) = watch::channel(latest());
+    let service = service_fn(move |request: Request<Incoming>| {
+        asked.send_replace(latest());
+        let proxy = proxy.clone();
+        async move { Ok::<_, Infallible>(proxy.answer(peer, request.map(Body::new)).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER_BYTES_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(connection), service));
+    let mut is_stopping = false;
+    loop {
+        let due = *until.borrow();
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    debug!(client = %peer.address, error = crate::chain_of(&error), "a connection of a client ended");
+                }
+                return;
+            }
+            () = shutdown.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep_until(due) => {
+                if *until.borrow() == due {
+                    debug!(client = %peer.address, "a client reads its answer too slowly");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::gateway::Client;
+    use crate::spec::gateway::check_text;
+
+    /// Only a hang takes longer.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// A backend that is not asked.
+    const NOBODY: &str = "127.0.0.1:9";
+
+    async fn listen() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// A gateway before `backend`.
+    fn gateway(
+        listener: TcpListener,
+        backend: SocketAddr,
+        time: &str,
+        bounds: Bounds,
+    ) -> (JoinHandle<()>, CancellationToken) {
+        let text =
+            format!("gateway: {{ time: {time}, backends: [{{ url: 'http://{backend}', cloud: aws }}] }}\n");
+        let spec = check_text(&text, "gateway.yaml", Path::new("/")).unwrap();
+        let stop = CancellationToken::new();
+        let proxy = Proxy::new(Client::open(&spec).unwrap(), stop.clone());
+        let task = tokio::spawn(serve(Door::Plain(listener), proxy, bounds, stop.clone()));
+        (task, stop)
+    }
+
+    async fn in_time<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, what).await.expect("this ends")
+    }
+
+    /// All that comes back for `request`.
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        in_time(client.read_to_string(&mut answer)).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn half_a_head_does_not_keep_a_connection() {
+        let bounds = Bounds { connections: 1, head: Duration::from_millis(500) };
+        let (listener, address) = listen().await;
+        let (task, stop) = gateway(listener, NOBODY.parse().unwrap(), "1h", bounds);
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /healthz HT").await.unwrap();
+        // There is one place, which the next one has as soon as the slow one has lost it.
+        let answer = ask(address, "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+        stop.cancel();
+        in_time(task).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_loses_its_connection() {
+        let ((backend, backend_address), (listener, address)) = (listen().await, listen().await);
+        let bounds = Bounds { connections: 10, head: Duration::from_millis(500) };
+        let (task, stop) = gateway(listener, backend_address, "500ms", bounds);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /v1/datasets HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // Writes without an end, until nobody takes it.
+        let answering = async {
+            let (mut connection, _) = backend.accept().await.unwrap();
+            assert!(connection.read(&mut [0; 4096]).await.unwrap() > 0);
+            connection.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+            let chunk = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+            while connection.write_all(&chunk).await.is_ok() {}
+        };
+        in_time(answering).await;
+        drop(client);
+        stop.cancel();
+        in_time(task).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_goes_in_a_circle_or_has_two_hosts_is_refused() {
+        let (listener, address) = listen().await;
+        let (task, stop) = gateway(listener, address, "1h", Bounds::default());
+        let request = "GET /v1/datasets HTTP/1.1\r\nhost: a\r\nconnection: via, close\r\n\r\n";
+        let answer = ask(address, request).await;
+        assert!(answer.starts_with("HTTP/1.1 508 ") && answer.contains("leads back"), "{answer}");
+        let request = request.replace("host: a", "host: a\r\nhost: localhost");
+        let answer = ask(address, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("more than one `Host`"), "{answer}");
+        stop.cancel();
+        in_time(task).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_protocol_is_not_spoken() {
+        let (listener, address) = listen().await;
+        let (task, stop) = gateway(listener, NOBODY.parse().unwrap(), "1h", Bounds::default());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // Whether the end is a reset does not matter.
+        let _ = in_time(client.read_to_end(&mut answer)).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&answer));
+        stop.cancel();
+        in_time(task).await.unwrap();
+    }
+}
