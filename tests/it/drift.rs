@@ -178,6 +178,13 @@ async fn a_month_of_flights_raises_no_alarm_and_miles_that_became_kilometres_do(
     let metrics = std::fs::read_to_string(&metrics).unwrap();
     assert!(metrics.contains(r#"isobar_drift_features_judged{model="flight_delay"} 12"#), "{metrics}");
 
+    // A page that cannot be written is a failure, and hides neither the report nor the metrics.
+    let (nowhere, others) = (folder.path().join("absent/drift.html"), folder.path().join("others.prom"));
+    let output = checked(&shifted, &["--html", text(&nowhere), "--metrics", text(&others)]).await;
+    output.assert(1, &["write the report to", "absent/drift.html"]);
+    assert_eq!(json_of(&output)["alarms"], 1);
+    assert!(std::fs::read_to_string(&others).unwrap().contains("isobar_drift_alarm"));
+
     // Other rows than those that were learnt from, and windows that lie among them.
     let doubled = SET.replace("      distance_miles,\n", "      distance_miles * 2 AS distance_miles,\n");
     let doubled = write_file(&kept.join("doubled.yaml"), &doubled);
@@ -214,6 +221,8 @@ async fn what_was_served_is_compared_with_what_the_datasets_say() {
         ("rounded", "late", "2026-01-01T13:00:00Z", "a", json!([2.500_000_01, 4])),
         ("short", "late", "2026-01-01T13:00:00Z", "a", json!([2.5])),
         ("other model", "early", "2026-01-01T13:00:00Z", "a", json!([9.0, 9])),
+        ("twice", "early", "2026-01-03T13:00:00Z", "a", json!([9.0, 9])),
+        ("twice", "late", "2026-01-03T13:00:00Z", "a", json!([2.5, 4])),
         ("next day", "late", "2026-01-02T13:00:00Z", "a", json!([2.5, 4])),
     ];
     lab.produce(
@@ -256,7 +265,8 @@ views:
     let offline = write_file(&topology.parent().unwrap().join("offline.yaml"), offline);
     let arguments =
         ["drift", "skew", "--model", "late", "--served", "served_vectors", "--offline", text(&offline)];
-    let output = run_isobar(&[&arguments[..], &["--format", "json"]].concat()).await;
+    let first_days = ["--from", "2026-01-01", "--until", "2026-01-03", "--format", "json"];
+    let output = run_isobar(&[&arguments[..], &first_days].concat()).await;
     output.assert(3, &[]);
     let report = json_of(&output);
     assert_eq!(
@@ -282,6 +292,16 @@ views:
     let next_day = ["--from", "2026-01-02", "--until", "2026-01-03"];
     let output = run_isobar(&[&arguments[..], &next_day].concat()).await;
     output.assert(0, &["1 served rows", "0 features alarm"]);
+    // An id that the answer of another model has too, and a day without any.
+    let last_day = ["--from", "2026-01-03", "--until", "2026-01-04"];
+    let output = run_isobar(&[&arguments[..], &last_day].concat()).await;
+    output.assert(2, &["1 rows were served, and have 2 rows with the same `id`"]);
+    let no_day = ["--from", "2026-01-04", "--until", "2026-01-05"];
+    let output = run_isobar(&[&arguments[..], &no_day].concat()).await;
+    output.assert(
+        2,
+        &["nothing was served by late version 1 from 2026-01-04T00:00:00.000Z", "--model late@VERSION"],
+    );
 }
 
 /// The topology of the log as it is given, in the clouds of a lab.
@@ -312,10 +332,12 @@ async fn answers_that_turn_bad_alarm_once_their_labels_are_there() {
             // The second week says the opposite, and of the third half of the labels are not known.
             let said = if (7..14).contains(&day) { 100 - percent } else { percent };
             let label = (day < 14 || row % 2 == 0).then_some(late);
-            let at = format!("2026-01-{:02}T12:00:{row:02}Z", 5 + day);
+            let at = format!("2025-01-{:02}T12:00:{row:02}Z", 5 + day);
             records.push(record(&json!({ "scored_at": at, "p": said as f64 / 100.0, "late": label })));
         }
     }
+    // A clock that is wrong: no window waits for it.
+    records.push(record(&json!({ "scored_at": "2199-01-01T12:00:00Z", "p": 0.5, "late": null })));
     lab.produce("scores", records);
     let sources = "  scores:
     topic: scores
@@ -330,7 +352,7 @@ async fn answers_that_turn_bad_alarm_once_their_labels_are_there() {
     register(models::folder_of(&[("x", "float64")], None).path(), "late", &topology).await;
     let arguments =
         ["drift", "performance", "--model", "late", "--config", text(&topology), "--dataset", "scored"];
-    let columns = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2026-01-26"];
+    let columns = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2025-01-26"];
     let all = [&arguments[..], &columns, &["--windows", "3", "--format", "json"]].concat();
     let output = run_isobar(&all).await;
     output.assert(3, &[]);
@@ -347,12 +369,12 @@ async fn answers_that_turn_bad_alarm_once_their_labels_are_there() {
     assert_eq!(windows[2]["not_judged"], "140 of 280 labels are there");
 
     // The first week alone is well, and a model without statistics cannot be checked.
-    let until = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2026-01-12"];
+    let until = ["--time", "scored_at", "--prediction", "p", "--label", "late", "--until", "2025-01-12"];
     run_isobar(&[&arguments[..], &until].concat()).await.assert(0, &["0 alarms", "expected AUC 0.8000"]);
     // The newest row is of 25 January, and weeks since 1970 begin on Thursdays.
     let newest = ["--time", "scored_at", "--prediction", "p", "--label", "late"];
     let output = run_isobar(&[&arguments[..], &newest].concat()).await;
-    output.assert(0, &["2026-01-15 to 2026-01-22", "labels are there"]);
+    output.assert(0, &["2025-01-16 to 2025-01-23", "labels are there"]);
     let check = ["drift", "check", "--model", "late", "--config", text(&topology), "--dataset", "scored"];
     run_isobar(&[&check[..], &["--time", "scored_at"]].concat())
         .await

@@ -337,8 +337,9 @@ async fn rows_made_anywhere_of_one_clusters_events_return_to_it_and_are_the_same
             }
         }
     }
-    let texts = |letters: &[Letter]| -> BTreeSet<(Option<Vec<u8>>, Option<Vec<u8>>)> {
-        letters.iter().map(|letter| (letter.key.clone(), letter.payload.clone())).collect()
+    let texts = |letters: &[Letter]| {
+        let texts = letters.iter().map(|letter| (letter.key.clone(), letter.payload.clone()));
+        texts.collect::<BTreeSet<_>>()
     };
     assert_eq!(texts(&returned), texts(&gone_on));
 }

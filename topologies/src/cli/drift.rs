@@ -99,14 +99,14 @@ fn check(args: &DriftCheckArgs) -> anyhow::Result<Exit> {
         labelled: *labelled,
     };
     let report = runtime()?.block_on(drift::check(&asked))?;
-    if let Some(path) = &args.html {
-        write_page(&report, path)?;
-    }
-    if let Some(path) = &args.metrics {
-        write_metrics(&report, path)?;
-    }
     print(&report, report.to_table(), *format)?;
-    retrain(args, &report)?;
+    // A file that cannot be written keeps nothing else from being done.
+    let metrics = args.metrics.as_ref().map_or(Ok(()), |path| write_metrics(&report, path));
+    let page = args.html.as_ref().map_or(Ok(()), |path| write_page(&report, path));
+    let retrained = retrain(args, &report);
+    metrics?;
+    page?;
+    retrained?;
     Ok(exit(report.alarms))
 }
 

@@ -1,22 +1,20 @@
 //! `isobar drift check`: the features, answers and labels of windows against those of a reference.
 
-use std::collections::BTreeMap;
-
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::bins::{Bins, Statistics};
 use super::distances::{Distance, total};
 use super::judge::{Measure, ROWS_MIN, Reference as Judged, holm};
-use super::source::{DAY_MS, Input, Relation, RowsOf, rounded, value_at};
+use super::source::{DAY_MS, Input, Relation, RowsOf, readable, rounded, value_at};
 use crate::error::Error;
 use crate::models::Reference;
 use crate::query::shown;
 use crate::spec::Topology;
 use crate::training::{ReadVersion, SetVersions};
 
-/// Days that are read at once, at most.
-const DAYS_MAX: i64 = 3_660;
+/// Counts that are held at once: of each bin and day, 8 bytes each.
+const COUNTS_MAX: usize = 32 << 20;
 
 /// Where the rows lie that windows are held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,13 +294,7 @@ fn spans(check: &Check, statistics: &Statistics, until: i64) -> Result<(Span, Sp
         ReferenceDays::Days(from, to) => Span(from, to),
     };
     for span in [reference, windows] {
-        if !(1..=DAYS_MAX).contains(&span.1.saturating_sub(span.0)) {
-            return Err(Error::Configuration(format!(
-                "1 to {DAYS_MAX} days can be read at once, and {} to {} are not",
-                span.shown().0,
-                span.shown().1
-            )));
-        }
+        readable(span.0, span.1)?;
     }
     if windows.0 < reference.1 && reference.0 < windows.1 {
         return Err(Error::Configuration(format!(
@@ -315,6 +307,19 @@ fn spans(check: &Check, statistics: &Statistics, until: i64) -> Result<(Span, Sp
     Ok((reference, windows))
 }
 
+/// Whether there is room for the counts of `columns`.
+fn countable(columns: &[Column], span: Span) -> Result<(), Error> {
+    let bins: usize = columns.iter().map(|column| column.bins.labels.len()).sum();
+    if bins.saturating_mul(span.days()) <= COUNTS_MAX {
+        return Ok(());
+    }
+    Err(Error::Configuration(format!(
+        "{} columns with {bins} bins over {} days are more than {COUNTS_MAX} counts: ask for fewer days, by --windows or --reference",
+        columns.len(),
+        span.days()
+    )))
+}
+
 /// Counts the rows of each day of `span`, for each column.
 async fn counted(
     input: &Input,
@@ -322,6 +327,7 @@ async fn counted(
     columns: &[Column],
     span: Span,
 ) -> Result<(Vec<Days>, Vec<ReadVersion>), Error> {
+    countable(columns, span)?;
     let mut counted: Vec<Days> =
         columns.iter().map(|column| vec![vec![0; column.bins.labels.len()]; span.days()]).collect();
     let names: Vec<&str> = columns.iter().map(|column| column.column.as_str()).collect();
@@ -463,15 +469,15 @@ fn test(check: &Check, column: &Column, reference: &Result<Judged, String>, all:
     if rows < ROWS_MIN {
         return Tested::Not(format!("{rows} rows are too few"));
     }
-    let missing = all[column.bins.missing()];
-    if column.is_label && ((rows - missing) as f64) < check.labelled * rows as f64 {
-        return Tested::Not(format!("{} of {rows} labels are there", rows - missing));
-    }
     let mut counts = all.to_vec();
     if column.is_label {
         counts[column.bins.missing()] = 0;
+        let labels = total(&counts);
+        if labels < ROWS_MIN || (labels as f64) < check.labelled * rows as f64 {
+            return Tested::Not(format!("{labels} of {rows} labels are there"));
+        }
     }
-    Tested::Measured(Distance::ALL.map(|distance| reference.measure(distance, &counts)).to_vec())
+    Tested::Measured(reference.measures(&counts))
 }
 
 /// Labels that have not come yet are no value.
@@ -534,16 +540,16 @@ impl DriftReport {
         )
     }
 
-    /// The names of features, with the distances of each over the windows: `None` where it was not judged.
-    pub(super) fn histories(&self) -> BTreeMap<&str, Vec<Option<&FeatureReport>>> {
-        let mut histories: BTreeMap<&str, Vec<Option<&FeatureReport>>> = BTreeMap::new();
-        for window in &self.windows {
-            for feature in &window.features {
-                let judged = feature.not_judged.is_none().then_some(feature);
-                histories.entry(&feature.feature).or_default().push(judged);
-            }
-        }
-        histories
+    /// The features of the newest window in their order, with the distances of each over the windows: `None` where it was not judged.
+    pub(super) fn histories(&self) -> impl Iterator<Item = (&FeatureReport, Vec<Option<&FeatureReport>>)> {
+        let newest = self.windows.last().into_iter().flat_map(|window| &window.features);
+        newest.map(move |feature| {
+            let judged = self.windows.iter().map(|window| {
+                let same = window.features.iter().find(|found| found.feature == feature.feature);
+                same.filter(|found| found.not_judged.is_none())
+            });
+            (feature, judged.collect())
+        })
     }
 }
 
@@ -554,14 +560,14 @@ pub(super) fn day(time: &str) -> &str {
 
 fn row(window: &WindowReport, feature: &FeatureReport) -> Vec<String> {
     let mut cells = vec![format!("{}, {} rows", day(&window.from), window.rows), feature.feature.clone()];
-    let mut smallest: f64 = 1.0;
+    let mut smallest: Option<f64> = None;
     for distance in Distance::ALL {
         let found = feature.distances.iter().find(|found| found.distance == distance);
         let text = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
         cells.extend([text(found.map(|found| found.value)), text(found.map(|found| found.limit))]);
-        smallest = smallest.min(found.map_or(1.0, |found| found.adjusted));
+        smallest = found.map(|found| found.adjusted.min(smallest.unwrap_or(1.0))).or(smallest);
     }
-    cells.push(format!("{smallest:.2e}"));
+    cells.push(smallest.map_or("-".to_owned(), |smallest| format!("{smallest:.2e}")));
     cells.push(match (&feature.not_judged, feature.alarm) {
         (Some(why), _) => why.clone(),
         (None, true) => "DRIFT".to_owned(),

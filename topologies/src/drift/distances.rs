@@ -27,13 +27,16 @@ impl Distance {
         }
     }
 
-    /// The distance of `window` from `reference`: counts of the same bins, of which each side has some.
+    /// The distance of `window` from `reference`: counts of the same bins, of which each side has some. Never below 0.
     pub(super) fn between(self, reference: &[u64], window: &[u64]) -> f64 {
         debug_assert_eq!(reference.len(), window.len(), "the same bins");
         let rows = (total(reference), total(window));
         match self {
             Self::Psi => psi(reference, window, rows),
-            Self::JensenShannon => pairs(reference, window, rows).map(|(r, w)| js_of(r, w)).sum(),
+            // Rounding could take a few of the last digits off nothing.
+            Self::JensenShannon => {
+                pairs(reference, window, rows).map(|(r, w)| js_of(r, w)).sum::<f64>().clamp(0.0, 1.0)
+            }
             Self::LInfinity => pairs(reference, window, rows).map(|(r, w)| (r - w).abs()).fold(0.0, f64::max),
         }
     }

@@ -17,6 +17,8 @@ const HEIGHT: f64 = 160.0;
 const MARGIN: f64 = 36.0;
 /// Colours that are told apart by everybody (Okabe and Ito): reference and window; then one for each distance.
 const COLOURS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
+/// What people call the distances, in the order of [`Distance::ALL`].
+const NAMES: [&str; 3] = ["PSI", "Jensen–Shannon", "L∞"];
 /// Most that is shown of a distance, in limits.
 const LIMITS_SHOWN: f64 = 3.0;
 
@@ -56,15 +58,12 @@ fn page(report: &DriftReport) -> String {
     );
     summary(&mut html, report);
     verdicts(&mut html, report);
-    for (name, history) in report.histories() {
-        let Some(newest) = report.windows.last() else { break };
-        let Some(feature) = newest.features.iter().find(|feature| feature.feature == name) else { continue };
-        push(&mut html, format_args!("<h2{}>{}</h2>\n", mark(feature.alarm), escaped(name)));
-        if let Some(why) = &feature.not_judged {
-            push(&mut html, format_args!("<p>Not judged: {}.</p>\n", escaped(why)));
-        }
+    let from = report.windows.last().map_or("", |newest| day(&newest.from));
+    for (feature, history) in report.histories() {
+        push(&mut html, format_args!("<h2{}>{}</h2>\n", mark(feature.alarm), escaped(&feature.feature)));
+        push(&mut html, format_args!("<p>{}.</p>\n", escaped(&verdict(feature))));
         html.push_str("<div class=\"plots\">");
-        bars(&mut html, &feature.bins, day(&newest.from));
+        bars(&mut html, &feature.bins, from);
         lines(&mut html, &history);
         html.push_str("</div>\n");
     }
@@ -108,8 +107,8 @@ fn verdicts(html: &mut String, report: &DriftReport) {
         push(html, format_args!("<th>{}<br>{} rows</th>", escaped(day(&window.from)), window.rows));
     }
     html.push_str("</tr>\n");
-    for (name, history) in report.histories() {
-        push(html, format_args!("<tr><td>{}</td>", escaped(name)));
+    for (feature, history) in report.histories() {
+        push(html, format_args!("<tr><td>{}</td>", escaped(&feature.feature)));
         for feature in history {
             let Some(feature) = feature else {
                 html.push_str("<td>not judged</td>");
@@ -122,6 +121,19 @@ fn verdicts(html: &mut String, report: &DriftReport) {
         html.push_str("</tr>\n");
     }
     html.push_str("</table>\n");
+}
+
+/// What was found, in words: not everybody tells colours apart, or points at a circle.
+fn verdict(feature: &FeatureReport) -> String {
+    if let Some(why) = &feature.not_judged {
+        return format!("Not judged: {why}");
+    }
+    let found = feature.distances.iter().map(|found| {
+        let name = NAMES[found.distance as usize];
+        format!("{name} {:.4} (limit {:.4}, p {:.1e})", found.value, found.limit, found.adjusted)
+    });
+    let found: Vec<String> = found.collect();
+    format!("{}: {}", if feature.alarm { "Drift" } else { "No drift" }, found.join("; "))
 }
 
 fn begin(html: &mut String, title: &str) {
@@ -161,6 +173,17 @@ fn bars(html: &mut String, bins: &[BinReport], window: &str) {
         }
     }
     push(html, format_args!("<text x=\"0\" y=\"12\">{:.0} %</text>", 100.0 * most));
+    // The others are told by pointing at them.
+    let below = HEIGHT - MARGIN + 11.0;
+    if let [first, .., last] = bins {
+        let (first, last) = (escaped(&first.label), escaped(&last.label));
+        push(
+            html,
+            format_args!(
+                "<text x=\"{MARGIN}\" y=\"{below}\">{first}</text><text x=\"{WIDTH}\" y=\"{below}\" text-anchor=\"end\">{last}</text>"
+            ),
+        );
+    }
     legend(html, &["reference", &format!("from {window}")]);
     html.push_str("</svg>");
 }
@@ -191,16 +214,13 @@ fn lines(html: &mut String, history: &[Option<&FeatureReport>]) {
                 html,
                 format_args!(
                     "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"><title>{} {:.4}, limit {:.4}, p {:.2e}</title></circle>",
-                    distance.name(),
-                    found.value,
-                    found.limit,
-                    found.adjusted
+                    NAMES[distance as usize], found.value, found.limit, found.adjusted
                 ),
             );
         }
         push(html, format_args!("<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\"/>"));
     }
-    legend(html, &["PSI", "Jensen–Shannon", "L∞"]);
+    legend(html, &NAMES);
     html.push_str("</svg>");
 }
 
@@ -238,10 +258,22 @@ mod tests {
             html.contains("<td class=\"alarm\">PSI 0.500</td>") && html.contains("<td>PSI 0.100</td>"),
             "{html}"
         );
+        assert!(
+            html.contains("\">&quot;1&quot; to below 2</text>") && html.contains("\">2 &amp; above</text>"),
+            "{html}"
+        );
+        assert!(html.contains("<p>Drift: PSI 0.5000 (limit 0.2500, p 2.0e-3).</p>"), "{html}");
         for none in ["<script", "http", "url(", "src=", "href=", "NaN", "inf"] {
             assert!(!html.contains(none), "{none} is in {html}");
         }
         assert_eq!(html.matches("<svg").count(), 2);
         assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    }
+
+    #[test]
+    fn features_are_in_the_order_of_the_model() {
+        let html = page(&report(vec![week(vec![feature("second", 0.1), feature("first", 0.1)])]));
+        let at = |text: &str| html.find(text).unwrap();
+        assert!(at("<td>second</td>") < at("<td>first</td>") && at("<h2>second</h2>") < at("<h2>first</h2>"));
     }
 }

@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::check::day;
-use super::source::{DAY_MS, Input, RowsOf, value_at};
+use super::source::{DAY_MS, Input, RowsOf, readable, value_at};
 use super::special::t_quantile;
 use crate::error::Error;
 use crate::models::{Manifest, Reference};
@@ -21,7 +21,7 @@ use crate::training::{ReadVersion, SetVersions};
 const DAYS_MIN: usize = 5;
 /// Rows that are held at once.
 const ROWS_MAX: usize = 20_000_000;
-/// Groups by answer, of the calibration error.
+/// Groups by answer, of the calibration error, if no two answers are the same.
 const GROUPS: usize = 10;
 /// Metrics of a manifest that are an area under the curve.
 const AUC_METRICS: [&str; 2] = ["auc", "roc_auc"];
@@ -131,7 +131,8 @@ struct Window {
 /// Does what `asked` asks for.
 ///
 /// # Errors
-/// [`Error::Configuration`] if a label is neither 0 nor 1, an answer no probability, or there are too many rows; those of reading the clouds.
+/// [`Error::Configuration`] if a label is neither 0 nor 1, an answer no probability, or there are too many rows or days; those of reading the
+/// clouds.
 pub async fn performance(asked: &Performance) -> Result<PerformanceReport, Error> {
     let served: Vec<String> = match &asked.rows {
         RowsOf::Served(dataset) => vec![dataset.clone()],
@@ -142,6 +143,7 @@ pub async fn performance(asked: &Performance) -> Result<PerformanceReport, Error
     let until = input.until(&relation, asked.until_day, asked.window_days).await?;
     let days = i64::from(asked.window_days);
     let first = until - days * i64::from(asked.windows);
+    readable(first, until)?;
     let mut windows = vec![Window::default(); asked.windows as usize];
     let columns = [asked.prediction.as_str(), asked.label.as_str()];
     let mut held = 0;
@@ -198,7 +200,10 @@ fn scored(day: i64, prediction: f64, label: f64, names: &[&str; 2]) -> Result<Sc
         )));
     }
     if !(0.0..=1.0).contains(&prediction) {
-        return Err(Error::Configuration(format!("{}: {prediction} is no probability", names[0])));
+        return Err(Error::Configuration(format!(
+            "{}: {prediction} is no probability from 0 to 1",
+            names[0]
+        )));
     }
     Ok(Scored { day, prediction, label: is_late })
 }
@@ -226,7 +231,7 @@ fn judged(
         report.not_judged = Some(format!("{labelled} of {} labels are there", window.rows));
         return report;
     }
-    window.scored.sort_by(|a, b| a.prediction.total_cmp(&b.prediction));
+    window.scored.sort_unstable_by(|a, b| a.prediction.total_cmp(&b.prediction));
     let rows = &window.scored;
     report.calibration_error = Some(calibration_error(rows));
     report.auc = interval(rows, outside, auc);
@@ -270,12 +275,20 @@ fn difference(rows: &[Scored]) -> Option<f64> {
     (!rows.is_empty()).then(|| sum / rows.len() as f64)
 }
 
-/// The mean distance of answer and label over equal groups of `rows`, which are in the order of answers.
+/// The mean distance of answer and label over groups of `rows`, which are in the order of answers. Groups have a tenth of the rows, and as many
+/// more as have the answer that the group ends with: among equal answers there is no order.
 fn calibration_error(rows: &[Scored]) -> f64 {
-    let size = rows.len().div_ceil(GROUPS).max(1);
-    let distances =
-        rows.chunks(size).map(|group| difference(group).map_or(0.0, f64::abs) * group.len() as f64);
-    distances.sum::<f64>() / rows.len().max(1) as f64
+    let size = rows.len().div_ceil(GROUPS);
+    let (mut distance, mut begin, mut end) = (0.0, 0, 0);
+    for equal in rows.chunk_by(|a, b| a.prediction == b.prediction) {
+        end += equal.len();
+        if end - begin >= size || end == rows.len() {
+            let group = &rows[begin..end];
+            distance += difference(group).map_or(0.0, f64::abs) * group.len() as f64;
+            begin = end;
+        }
+    }
+    distance / rows.len().max(1) as f64
 }
 
 /// An estimate of `rows`, and the interval that leaves `outside` outside: by leaving out each day. `None` if there are too few days, or
@@ -364,9 +377,15 @@ mod tests {
     fn calibration_is_the_difference_of_means() {
         let some = rows(&[(0, 0.25, false), (0, 0.75, true), (0, 0.5, true), (0, 0.5, false)]);
         assert_eq!(difference(&some), Some(0.0));
-        // One row in each of four groups: 0.25, 0.5, 0.5 and 0.25 away.
-        assert_eq!(calibration_error(&some), 0.375);
-        assert_eq!(difference(&[]), None);
+        // Three groups, for equal answers are one, of which half have the label: 0.25, 0 and 0.25 away, the second of two rows.
+        assert_eq!(calibration_error(&some), 0.125);
+        // Twenty answers make ten groups of two, each 0.5 away though answers and labels are the same on average.
+        let many: Vec<_> = (0..20).map(|row| (0, 0.5 + f64::from(row) * 1e-9, row % 4 < 2)).collect();
+        assert!((calibration_error(&rows(&many)) - 0.5).abs() < 1e-6);
+        // One answer to all is one group, in whatever order the labels come.
+        let one: Vec<_> = (0..20).map(|row| (0, 0.5, row < 10)).collect();
+        assert_eq!(calibration_error(&rows(&one)), 0.0);
+        assert_eq!((difference(&[]), calibration_error(&[])), (None, 0.0));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::source::{Input, RowsOf, between, read_versions, rounded, value_at};
 use crate::error::Error;
 use crate::models::{Feature, Reference};
-use crate::query::quoted;
+use crate::query::{quoted, shown};
 use crate::spec::Topology;
 use crate::spec::training::TrainingSet;
 use crate::training::{ReadVersion, SetVersions};
@@ -116,7 +116,10 @@ impl Compared {
         match self {
             Self::Exactly => served == offline,
             Self::Within(tolerance) => {
-                served == offline || (served - offline).abs() <= tolerance * served.abs().max(offline.abs())
+                let difference = (served - offline).abs();
+                // What overflows float32 is infinite: nothing but itself is near it.
+                served == offline
+                    || difference.is_finite() && difference <= tolerance * served.abs().max(offline.abs())
             }
         }
     }
@@ -150,12 +153,22 @@ impl FeatureSkew {
 /// Does what `asked` asks for.
 ///
 /// # Errors
-/// [`Error::Configuration`] if the log has an id twice or the training set no `id`; those of reading the clouds.
+/// [`Error::Configuration`] if the log has no row that is asked for, or an id twice, or the training set no `id`; those of reading the clouds.
 pub async fn skew(asked: &Skew) -> Result<SkewReport, Error> {
     let served = std::slice::from_ref(&asked.served);
     let input = Input::open(&asked.topology, &asked.model, served, &asked.versions).await?;
     let log = log_sql(asked, &input);
     let rows = counted(&input, &log).await?;
+    if rows == 0 {
+        let (model, version) = (&input.manifest.model, input.manifest.version);
+        let span = asked.span_ms.map(|(from, to)| format!(" from {} to before {}", shown(from), shown(to)));
+        let span = span.unwrap_or_default();
+        return Err(Error::Configuration(format!(
+            "{}: nothing was served by {model} version {version}{span}, so there is nothing to compare: name the version that answered with \
+             --model {model}@VERSION",
+            asked.served
+        )));
+    }
     let offline = input.relation(&RowsOf::TrainingSet(asked.offline.clone())).await?;
     let columns = input.catalog().columns(offline.sql()).await?;
     if columns.column_with_name(ID).is_none() {
@@ -193,8 +206,17 @@ pub async fn skew(asked: &Skew) -> Result<SkewReport, Error> {
     report.read = read_versions(answer.from());
     let rules: Vec<Compared> =
         compared.iter().map(|(_, feature)| Compared::of(feature, asked.tolerance)).collect();
+    let mut compared_rows = 0;
     while let Some(batch) = answer.next_batch().await? {
+        compared_rows += batch.num_rows() as u64;
         count(&mut report, &batch, &rules, input.manifest.features.len());
+    }
+    if compared_rows != rows {
+        return Err(Error::Configuration(format!(
+            "{}: {rows} rows were served, and have {compared_rows} rows with the same `{ID}`: every row of {} needs an `{ID}` of its own, also \
+             those of other models",
+            asked.offline.request.training_set, asked.served
+        )));
     }
     for feature in &mut report.features {
         let all = feature.same + feature.not_same();
@@ -337,6 +359,9 @@ mod tests {
             (0.0, 0.0, true),
             (0.0, 1e-9, false),
             (-1.0, 1.0, false),
+            (1e39, 5.0, false),
+            (1e39, -1e39, false),
+            (1e39, 2e39, true),
         ] {
             assert_eq!(measured.is_same(served, offline), is_same, "{served} {offline}");
         }

@@ -6,6 +6,7 @@ use arrow::datatypes::TimestampMillisecondType;
 use super::bins::Statistics;
 use crate::error::Error;
 use crate::models::{Manifest, Reference, Registry};
+use crate::pipeline::now_ms;
 use crate::query::{Catalog, TableVersion, catalog_with, known_table, quoted, shown};
 use crate::spec::Topology;
 use crate::spec::training::{At, TrainingSet};
@@ -16,6 +17,8 @@ use crate::training::{ReadVersion, SetVersions, rows_of};
 const INSTANT: &str = "'Timestamp(Millisecond, Some(\"UTC\"))'";
 /// Milliseconds of a day.
 pub(crate) const DAY_MS: i64 = 86_400_000;
+/// Days that are read at once, at most.
+const DAYS_MAX: i64 = 3_660;
 
 /// Rows with a time and columns that have the names of features.
 #[derive(Debug, Clone)]
@@ -166,21 +169,23 @@ impl Input {
     ) -> Result<i64, Error> {
         let newest = match asked {
             Some(day) => return Ok(day),
-            None => self.newest_ms(relation).await?.div_euclid(DAY_MS),
+            None => self.newest_ms(relation, now_ms()).await?.div_euclid(DAY_MS),
         };
         let days = i64::from(window_days);
         Ok(newest.div_euclid(days) * days)
     }
 
-    /// When the newest row happened, in milliseconds since the Unix epoch.
+    /// When the newest row up to `now_ms` happened, in milliseconds since the Unix epoch. Days that are still to come are not over, and one
+    /// wrong time far ahead must not hide all that follows.
     ///
     /// # Errors
     /// [`Error::Configuration`] if there is no row; those of the query.
-    async fn newest_ms(&self, relation: &Relation) -> Result<i64, Error> {
+    async fn newest_ms(&self, relation: &Relation, now_ms: i64) -> Result<i64, Error> {
         let sql = format!(
-            "SELECT max({}) AS newest FROM (\n{}\n) AS source",
+            "SELECT max(\"#time\") AS newest FROM (SELECT {} AS \"#time\" FROM (\n{}\n) AS source) AS times WHERE \"#time\" <= {}",
             instant(&relation.time),
-            relation.sql
+            relation.sql,
+            literal(now_ms)
         );
         let mut answer = self.catalog.query(&sql).await?;
         while let Some(batch) = answer.next_batch().await? {
@@ -189,7 +194,11 @@ impl Input {
                 return Ok(newest.value(0));
             }
         }
-        Err(Error::Configuration(format!("there is no row with a {}", relation.time)))
+        Err(Error::Configuration(format!(
+            "there is no row with a {} up to now, {}: name where windows end with --until",
+            relation.time,
+            shown(now_ms)
+        )))
     }
 
     /// Shows `each` the time and `columns` of the rows from `from_ms` to before `to_ms`, in no order. Says what was read.
@@ -227,6 +236,22 @@ impl Input {
     pub(super) fn catalog(&self) -> &Catalog {
         &self.catalog
     }
+}
+
+/// Whether the days from `first` to before `end`, since the Unix epoch, can be read at once.
+///
+/// # Errors
+/// [`Error::Configuration`] if there are none, or too many.
+pub(super) fn readable(first: i64, end: i64) -> Result<(), Error> {
+    if (1..=DAYS_MAX).contains(&end.saturating_sub(first)) {
+        return Ok(());
+    }
+    let at = |day: i64| shown(day.saturating_mul(DAY_MS));
+    Err(Error::Configuration(format!(
+        "1 to {DAYS_MAX} days can be read at once, and {} to {} are not: ask for fewer or shorter windows, or another reference",
+        at(first),
+        at(end)
+    )))
 }
 
 /// What an answer was read of.

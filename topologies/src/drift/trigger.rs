@@ -4,7 +4,7 @@
 //! second process starts it again; a process that dies in between leaves the file, and the command is not started: at most once, not
 //! at least once. The file says how the command ended, and deleting it lets the command run once more.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::Command;
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::check::{DriftReport, day};
 use super::replace_file;
+use crate::aside::new_file;
 use crate::error::Error;
 
 /// What became of a trigger.
@@ -82,13 +83,21 @@ pub fn trigger(report: &DriftReport, command: &[String], state: &Path) -> Result
     Ok(Triggered::Ended(status.code()))
 }
 
-/// Whether the file was not there, and is now, on the disk.
+/// Whether the file was not there, and is now: whole, and on the disk with its name, so that a loss of power does not forget it either.
 fn created(folder: &Path, path: &Path, content: &[u8]) -> Result<bool, Error> {
+    if path.is_file() {
+        return Ok(false);
+    }
     let create = || {
         fs::create_dir_all(folder)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        let mut file = new_file(folder, ".isobar-drift-")?;
         file.write_all(content)?;
-        file.sync_all()
+        file.as_file().sync_all()?;
+        // A file that could not be written whole must not look like a command that was started.
+        file.persist_noclobber(path).map_err(|error| error.error)?;
+        #[cfg(unix)]
+        fs::File::open(folder)?.sync_all()?;
+        Ok::<_, std::io::Error>(())
     };
     match create() {
         Ok(()) => Ok(true),
@@ -145,5 +154,10 @@ mod tests {
         assert!(error.to_string().contains("start there-is-no-such-program"), "{error}");
         assert_eq!(trigger(&alarming(1, &["x"]), &command, folder.path()).unwrap(), Triggered::Before);
         assert!(trigger(&alarming(2, &["x"]), &[], folder.path()).is_err());
+        // A state that cannot remember starts nothing: there would be another error.
+        let file = folder.path().join("a file");
+        fs::write(&file, "").unwrap();
+        let error = trigger(&alarming(1, &["x"]), &command, &file).unwrap_err();
+        assert!(error.to_string().contains("remember in"), "{error}");
     }
 }

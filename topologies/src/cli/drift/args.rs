@@ -251,7 +251,10 @@ mod tests {
     use crate::cli::args::{Args, Command};
 
     fn check(arguments: &str) -> Result<DriftCheckArgs, clap::Error> {
-        let command = format!("isobar drift check --model late@champion {arguments}");
+        parsed(&format!("isobar drift check --model late@champion {arguments}"))
+    }
+
+    fn parsed(command: &str) -> Result<DriftCheckArgs, clap::Error> {
         match Args::try_parse_from(command.split_whitespace())?.command {
             Command::Drift { command } => match *command {
                 DriftCommand::Check(args) => Ok(args),
@@ -292,5 +295,17 @@ mod tests {
             check("--dataset d --state s --on-drift python pipeline.py --run out --format x -c y").unwrap();
         assert_eq!(args.on_drift, ["python", "pipeline.py", "--run", "out", "--format", "x", "-c", "y"]);
         assert_eq!(args.rows.config, None);
+    }
+
+    #[test]
+    fn the_unit_for_systemd_is_understood() {
+        let unit = include_str!("../../../../deploy/systemd/isobar-drift@.service");
+        let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/")).unwrap();
+        let options = "--windows 4 --state s --on-drift python pipeline.py";
+        let args = parsed(&command.replace("%i", "late").replace("$DRIFT_OPTIONS", options)).unwrap();
+        assert_eq!((args.rows.model, args.rows.windows), ("late".parse().unwrap(), 4));
+        assert_eq!(args.rows.training_set.as_deref(), Some(std::path::Path::new("/etc/isobar/late.yaml")));
+        assert_eq!(args.on_drift, ["python", "pipeline.py"]);
+        assert!(args.html.is_some() && args.metrics.is_some());
     }
 }

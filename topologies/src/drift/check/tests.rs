@@ -104,6 +104,11 @@ fn labels_wait_until_they_are_there_and_missing_ones_are_no_value() {
     let waiting = &reports[1].features[0];
     assert_eq!(waiting.not_judged.as_deref(), Some("371 of 721 labels are there"));
     assert!(waiting.distances.is_empty() && !waiting.alarm);
+    // However few labels are asked for, a handful says nothing.
+    let check = Check { labelled: 0.0, windows: 1, ..asked() };
+    let handful = vec![vec![3, 1, 0, 0, 100]; 7];
+    let reports = judged(&check, &columns, &held, &[handful], Span(993, 1000));
+    assert_eq!(reports[0].features[0].not_judged.as_deref(), Some("28 of 728 labels are there"));
 }
 
 #[test]
@@ -116,7 +121,19 @@ fn what_cannot_be_judged_says_why() {
     let few = vec![vec![1, 0, 0, 0, 0]; 14];
     let reports = judged(&asked(), &columns, &held, &[few], Span(986, 1000));
     assert_eq!(reports[0].features[0].not_judged.as_deref(), Some("7 rows are too few"));
-    assert!(report(reports).newest_alarm().is_none());
+    let report = report(reports);
+    assert!(report.newest_alarm().is_none());
+    // What was not tested has no probability.
+    let table = report.to_table();
+    assert!(table.contains("7 rows are too few") && !table.contains("1.00e0"), "{table}");
+}
+
+#[test]
+fn counts_have_a_bound() {
+    let columns = [column("x", false), column("c", false)];
+    assert!(countable(&columns, Span(0, 3_000_000)).is_ok());
+    let error = countable(&columns, Span(0, 4_000_000)).unwrap_err().to_string();
+    assert!(error.contains("2 columns with 10 bins over 4000000 days"), "{error}");
 }
 
 #[test]
@@ -176,6 +193,9 @@ pub(in crate::drift) fn feature(name: &str, psi: f64) -> FeatureReport {
             adjusted: 0.002,
             alarm,
         }],
-        bins: vec![BinReport { label: "\"1\" to below 2".to_owned(), reference: 0.5, window: 1.0 }],
+        bins: vec![
+            BinReport { label: "\"1\" to below 2".to_owned(), reference: 0.5, window: 1.0 },
+            BinReport { label: "2 & above".to_owned(), reference: 0.5, window: 0.0 },
+        ],
     }
 }
