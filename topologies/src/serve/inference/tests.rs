@@ -95,7 +95,9 @@ impl Served {
     }
 
     async fn start_with(topology: &str, serve: &str) -> Self {
-        let text = format!("{topology}serve: {serve}\n");
+        // Clouds in memory are those of their name, in the whole process.
+        let own = format!("memory://{}-", uuid::Uuid::new_v4());
+        let text = format!("{topology}serve: {serve}\n").replace("memory://", &own);
         let topology = spec::check_text(&text, "topology.yaml", Path::new("/specs"), CheckOptions::default());
         let topology = topology.unwrap_or_else(|problems| panic!("{problems}"));
         let clouds: Vec<Cloud> = open_clouds(&topology).unwrap();
