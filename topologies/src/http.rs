@@ -12,6 +12,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::door::{self, Bounds, Door};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::pipeline::RunOptions;
@@ -73,12 +74,7 @@ impl MetricsServer {
     pub async fn start(address: SocketAddr, side: Side, shutdown: CancellationToken) -> Result<Self, Error> {
         let (listener, address) = bind("--metrics-addr", address).await?;
         let app = router(side);
-        let task = tokio::spawn(async move {
-            let served = axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-            if let Err(error) = served {
-                tracing::error!(%error, "metrics server stopped");
-            }
-        });
+        let task = tokio::spawn(door::serve(Door::Plain(listener), app, Bounds::default(), shutdown));
         Ok(Self { address, task })
     }
 

@@ -12,6 +12,7 @@ pub mod commit;
 mod decoding;
 pub mod demo;
 pub mod doctor;
+mod door;
 pub mod drift;
 pub mod drill;
 pub mod error;

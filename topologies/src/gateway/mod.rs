@@ -13,7 +13,6 @@
 
 mod balance;
 mod client;
-mod door;
 mod handed;
 mod kind;
 mod metrics;
@@ -32,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 pub use self::client::{Client, Failure};
-use self::door::{Bounds, Door};
-use self::proxy::Proxy;
+pub(crate) use self::proxy::Proxy;
+use crate::door::{self, Bounds, Door};
 use crate::error::Error;
 use crate::http::bind;
 use crate::serve::{TlsListener, open_tls};

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Failure};
-use super::door::Peer;
+use crate::door::{Answers, Peer};
 use crate::http::shown_metrics;
 use crate::serve::{PROBLEM_TYPE, is_for_this_machine};
 
@@ -18,7 +18,7 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Answers requests.
 #[derive(Debug, Clone)]
-pub(super) struct Proxy {
+pub(crate) struct Proxy {
     client: Client,
     shutdown: CancellationToken,
     /// What requests that came through here say of that (RFC 9110, 7.6.3).
@@ -27,26 +27,10 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// That of `client`, until `shutdown`.
-    pub(super) fn new(client: Client, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(client: Client, shutdown: CancellationToken) -> Self {
         let via = format!("1.1 isobar-gateway-{:016x}", rand::random::<u64>());
         let via = HeaderValue::try_from(via).expect("letters, digits and signs of a token");
         Self { client, shutdown, via }
-    }
-
-    /// The longest that a request takes.
-    pub(super) fn time(&self) -> Duration {
-        self.client.0.spec.time
-    }
-
-    /// The answer to a request of `peer`.
-    pub(super) async fn answer(&self, peer: Peer, request: Request) -> Response {
-        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        match request.uri().path() {
-            "/healthz" if is_read => "ok\n".into_response(),
-            "/readyz" if is_read => self.ready(),
-            "/metrics" if is_read => shown_metrics(self.client.metrics()),
-            _ => self.forward(peer, request).await,
-        }
     }
 
     fn ready(&self) -> Response {
@@ -63,7 +47,7 @@ impl Proxy {
         if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
             return refused(&Failure::Wrong("the request has more than one `Host`".to_owned()));
         }
-        if is_misdirected(request.headers(), peer) {
+        if is_misdirected(request.headers(), &peer) {
             let why = "from another machine, ask for the gateway by its name";
             return problem(StatusCode::FORBIDDEN, "forbidden", "not allowed", why);
         }
@@ -71,7 +55,7 @@ impl Proxy {
             let why = "a backend of this gateway leads back to it: take it out of the file";
             return problem(StatusCode::LOOP_DETECTED, "loop", "the request goes in a circle", why);
         }
-        announce(request.headers_mut(), peer);
+        announce(request.headers_mut(), &peer);
         request.headers_mut().append(header::VIA, self.via.clone());
         match self.client.send(request).await {
             Ok(answer) => answer,
@@ -80,9 +64,25 @@ impl Proxy {
     }
 }
 
+impl Answers for Proxy {
+    fn time(&self) -> Option<Duration> {
+        Some(self.client.0.spec.time)
+    }
+
+    async fn answer(&self, peer: Peer, request: Request) -> Response {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        match request.uri().path() {
+            "/healthz" if is_read => "ok\n".into_response(),
+            "/readyz" if is_read => self.ready(),
+            "/metrics" if is_read => shown_metrics(self.client.metrics()),
+            _ => self.forward(peer, request).await,
+        }
+    }
+}
+
 /// Whether somebody on another machine asks as if it was this one. A server without tokens takes such names for a sign that somebody on
 /// its own machine asks.
-fn is_misdirected(headers: &HeaderMap, peer: Peer) -> bool {
+fn is_misdirected(headers: &HeaderMap, peer: &Peer) -> bool {
     !peer.address.is_loopback() && is_for_this_machine(headers)
 }
 
@@ -93,7 +93,7 @@ fn has_been_here(headers: &HeaderMap, via: &HeaderValue) -> bool {
 }
 
 /// Says in `headers` who asks.
-fn announce(headers: &mut HeaderMap, peer: Peer) {
+fn announce(headers: &mut HeaderMap, peer: &Peer) {
     let before = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let mut chain: Vec<String> = before.map(str::to_owned).collect();
     chain.push(peer.address.to_string());

@@ -34,11 +34,11 @@ const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
 
 /// The names of whoever is at the other end of a connection; none without a certificate.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PeerNames(Arc<[CertificateName]>);
+pub(crate) struct PeerNames(Arc<[CertificateName]>);
 
 impl PeerNames {
     /// Those of the first of `certificates`, which is the client's own.
-    pub(super) fn of(certificates: Option<&[CertificateDer<'_>]>) -> Self {
+    pub(crate) fn of(certificates: Option<&[CertificateDer<'_>]>) -> Self {
         let own = certificates.and_then(|certificates| certificates.first());
         Self(own.and_then(|own| names(own)).unwrap_or_default().into())
     }

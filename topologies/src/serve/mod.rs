@@ -38,7 +38,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::{Listener, ListenerExt};
 use isobar_connectors::clouds::Cloud;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -46,12 +45,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::access::Caller;
-use self::certificate::PeerNames;
+pub(crate) use self::certificate::PeerNames;
 pub use self::engine::{Engine, Prepared, Protocol, Question, TableInfo};
 pub(crate) use self::http::{NamedPath, PROBLEM_TYPE, Problem, body_of, is_for_this_machine, name_in};
 pub use self::refusal::Refusal;
 pub(crate) use self::tls::{TlsListener, connector as tls_connector, open as open_tls};
 pub use self::worker::WorkerServer;
+use crate::door::{self, Bounds, Door};
 use crate::error::Error;
 use crate::http::bind;
 use crate::online::OnlineViews;
@@ -133,8 +133,8 @@ impl Server {
         // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
         listeners.push(match tls {
             Some(tls) => {
-                let listener = tls::TlsListener::start(listener, address, tls, shutdown.clone());
-                serve_https(listener, app, shutdown.clone())
+                let door = Door::Tls(TlsListener::start(listener, address, tls, shutdown.clone()));
+                tokio::spawn(door::serve(door, app, Bounds::default(), shutdown.clone()))
             }
             None => serve_http(listener, app, shutdown.clone()),
         });
@@ -188,15 +188,7 @@ fn app(engine: &Engine) -> Router {
 /// Answers by `app` whoever connects to `listener`, until `shutdown`: what `isobar serve` does, for whatever is asked in the
 /// same way.
 pub fn serve_http(listener: TcpListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
-    let listener = prompt(listener);
-    tokio::spawn(async move {
-        until_stopped(axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned())).await;
-    })
-}
-
-/// `listener`, with connections that send what they are given at once.
-fn prompt(listener: TcpListener) -> impl Listener<Io = TcpStream, Addr = SocketAddr> {
-    listener.tap_io(|connection| send_at_once(connection))
+    tokio::spawn(door::serve(Door::Plain(listener), app, Bounds::default(), shutdown))
 }
 
 /// The end of an answer must not wait until its beginning is acknowledged.
@@ -206,24 +198,10 @@ pub(crate) fn send_at_once(connection: &TcpStream) {
     }
 }
 
-/// The same over TLS. What is asked knows the names in the client's certificate.
-fn serve_https(listener: tls::TlsListener, app: Router, shutdown: CancellationToken) -> JoinHandle<()> {
-    let app = app.into_make_service_with_connect_info::<PeerNames>();
-    tokio::spawn(async move {
-        until_stopped(axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned())).await;
-    })
-}
-
 /// What answers say of the tables that they are of.
 fn versions_json(read: &[TableVersion]) -> serde_json::Value {
     let table = |read: &TableVersion| serde_json::json!({ "table": read.table, "version": read.version, "cloud": read.cloud });
     read.iter().map(table).collect()
-}
-
-async fn until_stopped(serving: impl IntoFuture<Output = std::io::Result<()>>) {
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the server stopped listening");
-    }
 }
 
 /// Without tokens everybody who reaches the server reads everything.

@@ -25,12 +25,3 @@ fn views_pause_between_looks_whatever_queries_want() {
     assert_eq!(follow_interval(&topology("{ refresh: 1ms }")), FOLLOW_INTERVAL_MIN);
     assert_eq!(follow_interval(&topology("{ refresh: 7s }")), Duration::from_secs(7));
 }
-
-#[tokio::test]
-async fn an_answer_does_not_wait_for_its_beginning_to_be_acknowledged() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut listener = prompt(listener);
-    let (client, (accepted, _)) = tokio::join!(TcpStream::connect(address), listener.accept());
-    assert!(accepted.nodelay().unwrap() && !client.unwrap().nodelay().unwrap());
-}

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::rustls::crypto::ring;
@@ -19,7 +18,6 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::certificate::PeerNames;
 use crate::error::Error;
 use crate::spec::Topology;
 use crate::spec::gateway::IdentitySpec;
@@ -169,12 +167,6 @@ async fn accept(
                 Err(_) => debug!(%peer, "the handshake took too long"),
             }
         });
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for PeerNames {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Self::of(stream.io().get_ref().1.peer_certificates())
     }
 }
 

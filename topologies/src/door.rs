@@ -1,4 +1,4 @@
-//! Where clients come in: so many connections at a time, none of which can be held up for ever.
+//! Where clients of HTTP come in: so many connections at a time, none of which can be held up for ever.
 //!
 //! ```text
 //! accept ─▶ head of a request (`Bounds::head`) ─▶ answer (time of the request, and `Bounds::head`) ─┐
@@ -8,6 +8,8 @@
 //!
 //! A body is only asked for its next piece while the client reads, so that the body of an answer cannot end a connection whose client does
 //! not read: the connection has a time of its own for that.
+//!
+//! HTTP/1 only, whatever other crates switch on in axum.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -15,13 +17,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::Request;
+use axum::response::Response;
 use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -31,20 +37,19 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::proxy::Proxy;
-use crate::serve::{TlsListener, send_at_once};
+use crate::serve::{PeerNames, TlsListener, send_at_once};
 
 /// Bytes of what has come of a request and was not looked at yet, its head included.
 const BUFFER_BYTES_MAX: usize = 128 << 10;
 
 /// What clients may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Connections at the same time; others wait until one of them ends.
-    pub(super) connections: usize,
+    pub(crate) connections: usize,
     /// How long a connection may be without a request, or with a part of its head; and how long an answer may take to be read once the
     /// time of its request is over. Clients keep connections for up to 90 s, and should be those that close them.
-    pub(super) head: Duration,
+    pub(crate) head: Duration,
 }
 
 impl Default for Bounds {
@@ -57,7 +62,7 @@ type Connection = Either<TcpStream, TlsStream<TcpStream>>;
 
 /// Where clients come in.
 #[derive(Debug)]
-pub(super) enum Door {
+pub(crate) enum Door {
     /// Without TLS.
     Plain(TcpListener),
     /// With it.
@@ -77,26 +82,51 @@ impl Door {
                 (Either::Right(connection), address)
             }
         };
-        let peer = Peer::of(address, matches!(connection, Either::Right(_)));
+        let names = match &connection {
+            Either::Left(_) => PeerNames::default(),
+            Either::Right(connection) => PeerNames::of(connection.get_ref().1.peer_certificates()),
+        };
+        let has_tls = matches!(connection, Either::Right(_));
+        let peer = Peer { address: address.ip().to_canonical(), has_tls, names };
         (connection, peer)
     }
 }
 
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    pub(super) address: IpAddr,
-    pub(super) has_tls: bool,
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    pub(crate) has_tls: bool,
+    /// What the certificate that it has shown says of it.
+    pub(crate) names: PeerNames,
 }
 
-impl Peer {
-    fn of(address: SocketAddr, has_tls: bool) -> Self {
-        Self { address: address.ip().to_canonical(), has_tls }
+/// What answers requests.
+pub(crate) trait Answers: Clone + Send + Sync + 'static {
+    /// The longest that a request takes, its answer read in time; `None` if it sees to that itself.
+    fn time(&self) -> Option<Duration>;
+
+    /// The answer to a request of `peer`.
+    fn answer(&self, peer: Peer, request: Request<Body>) -> impl Future<Output = Response> + Send;
+}
+
+/// Handlers find the [`PeerNames`] of who asks as [`ConnectInfo`].
+impl Answers for Router {
+    fn time(&self) -> Option<Duration> {
+        None
+    }
+
+    async fn answer(&self, peer: Peer, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(ConnectInfo(peer.names));
+        match TowerToHyperService::new(self.clone()).call(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
     }
 }
 
 /// Answers whoever comes in through `door`, until `shutdown`, and then until what was asked before is answered.
-pub(super) async fn serve(mut door: Door, proxy: Proxy, bounds: Bounds, shutdown: CancellationToken) {
+pub(crate) async fn serve(mut door: Door, app: impl Answers, bounds: Bounds, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -110,10 +140,10 @@ pub(super) async fn serve(mut door: Door, proxy: Proxy, bounds: Bounds, shutdown
             () = shutdown.cancelled() => break,
             accepted = accepting => accepted,
         };
-        let (proxy, shutdown) = (proxy.clone(), shutdown.clone());
+        let (app, shutdown) = (app.clone(), shutdown.clone());
         connections.spawn(async move {
             let _place = place;
-            answer(connection, peer, proxy, bounds.head, shutdown).await;
+            answer(connection, peer, app, bounds.head, shutdown).await;
         });
     }
     // Nobody is let in any more.
@@ -125,17 +155,17 @@ pub(super) async fn serve(mut door: Door, proxy: Proxy, bounds: Bounds, shutdown
 async fn answer(
     connection: Connection,
     peer: Peer,
-    proxy: Proxy,
+    app: impl Answers,
     head: Duration,
     shutdown: CancellationToken,
 ) {
-    let time = proxy.time();
-    let latest = move || Instant::now() + time + head;
+    let (time, client) = (app.time(), peer.address);
+    let latest = move || time.map(|time| Instant::now() + time + head);
     let (asked, until) = watch::channel(latest());
     let service = service_fn(move |request: Request<Incoming>| {
         asked.send_replace(latest());
-        let proxy = proxy.clone();
-        async move { Ok::<_, Infallible>(proxy.answer(peer, request.map(Body::new)).await) }
+        let (app, peer) = (app.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(app.answer(peer, request.map(Body::new)).await) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER_BYTES_MAX);
@@ -146,7 +176,7 @@ async fn answer(
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    debug!(client = %peer.address, error = crate::chain_of(&error), "a connection of a client ended");
+                    debug!(%client, error = crate::chain_of(&error), "a connection of a client ended");
                 }
                 return;
             }
@@ -154,9 +184,9 @@ async fn answer(
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = sleep_until(due) => {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 if *until.borrow() == due {
-                    debug!(client = %peer.address, "a client reads its answer too slowly");
+                    debug!(%client, "a client reads its answer too slowly");
                     return;
                 }
             }
@@ -172,7 +202,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::gateway::Client;
+    use crate::gateway::{Client, Proxy};
     use crate::spec::gateway::check_text;
 
     /// Only a hang takes longer.
@@ -213,6 +243,31 @@ mod tests {
         let mut answer = String::new();
         in_time(client.read_to_string(&mut answer)).await.unwrap();
         answer
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_its_beginning_to_be_acknowledged() {
+        let (listener, address) = listen().await;
+        let mut door = Door::Plain(listener);
+        let (client, (accepted, peer)) = tokio::join!(TcpStream::connect(address), door.accept());
+        let Either::Left(accepted) = accepted else { panic!("there is no TLS") };
+        assert!(accepted.nodelay().unwrap() && !client.unwrap().nodelay().unwrap());
+        assert!(peer.address.is_loopback() && !peer.has_tls);
+    }
+
+    #[tokio::test]
+    async fn half_a_head_does_not_keep_a_connection_of_a_server() {
+        let (listener, address) = listen().await;
+        let bounds = Bounds { connections: 1, head: Duration::from_millis(500) };
+        let app = Router::new().route("/healthz", axum::routing::get(|| async { "ok\n" }));
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(Door::Plain(listener), app, bounds, stop.clone()));
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        let answer = ask(address, "GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+        stop.cancel();
+        in_time(task).await.unwrap();
     }
 
     #[tokio::test]
