@@ -12,7 +12,7 @@
 //! HTTP/1 only, whatever other crates switch on in axum.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +196,7 @@ async fn answer(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::path::Path;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -135,6 +135,12 @@ fn problem(status: StatusCode, outcome: &str, title: &str, detail: &str) -> Resp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::PeerNames;
+
+    /// Somebody without TLS.
+    fn peer_at(address: &str) -> Peer {
+        Peer { address: address.parse().unwrap(), has_tls: false, names: PeerNames::default() }
+    }
 
     #[test]
     fn nobody_elsewhere_asks_for_this_machine() {
@@ -148,8 +154,8 @@ mod tests {
             ("::1", None, false),
         ] {
             let host = host.map(|host| (header::HOST, HeaderValue::from_static(host)));
-            let peer = Peer { address: peer.parse().unwrap(), has_tls: false };
-            assert_eq!(is_misdirected(&HeaderMap::from_iter(host), peer), expected, "{peer:?}");
+            let peer = peer_at(peer);
+            assert_eq!(is_misdirected(&HeaderMap::from_iter(host), &peer), expected, "{peer:?}");
         }
     }
 
@@ -168,13 +174,13 @@ mod tests {
         for value in ["10.0.0.1", "10.0.0.2, 10.0.0.3"] {
             headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
         }
-        let peer = Peer { address: "192.0.2.7".parse().unwrap(), has_tls: true };
-        announce(&mut headers, peer);
+        let peer = peer_at("192.0.2.7");
+        announce(&mut headers, &Peer { has_tls: true, ..peer.clone() });
         let chains: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
         assert_eq!(chains, ["10.0.0.1, 10.0.0.2, 10.0.0.3, 192.0.2.7"]);
         assert_eq!(headers[FORWARDED_PROTO], "https");
         let mut headers = HeaderMap::new();
-        announce(&mut headers, Peer { has_tls: false, ..peer });
+        announce(&mut headers, &peer);
         assert_eq!(headers[FORWARDED_FOR], "192.0.2.7");
         assert_eq!(headers[FORWARDED_PROTO], "http");
     }
