@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 import unittest.mock
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -29,7 +31,7 @@ import onnx
 import pandas
 import pyarrow
 import pyarrow.parquet
-from delay_model import answers, data, evaluation, features, package, statistics, steps
+from delay_model import answers, data, evaluation, features, package, statistics, steps, stream
 from sklearn.metrics import roc_auc_score
 
 FULL = os.environ.get("ISOBAR_TRAINING") == "full"
@@ -38,6 +40,8 @@ TAKE = 1 if FULL else 20
 DIGEST = "a8c957922085d9269a9d034c7e0db438e819f1fc52b08004bae94b711de78199"
 ROWS = 327_346
 CLOUDS = ("aws", "azure", "gcp")
+# Rows that every way to ask a model answers; more than a trial is judged by.
+COMPARED_ROWS = 10_000
 # What is known of a flight only after it should have left.
 LATER = ["departure_delay_minutes", "arrival_delay_minutes", "late", "air_time"]
 TOKEN = "a-token-of-a-training"
@@ -58,6 +62,9 @@ def setUpModule():
     Made.pinned = data.Pinned.read(manifest)
     Made.table = data.from_file(Made.pinned)
     Made.split = features.split(Made.table.to_pandas(), TAKE)
+    Made.held_out = features.held_out(Made.table.to_pandas(), COMPARED_ROWS)
+    # The library that isobar loads to ask models.
+    os.environ.setdefault("ISOBAR_ONNXRUNTIME", str(answers.library()))
 
 
 class Made(unittest.TestCase):
@@ -179,6 +186,8 @@ class Models(Made):
     def test_the_same_rows_make_the_same_models_whichever_way_they_come(self):
         first, second = self.train("first"), self.train("second", "--deltalake", self.topology.parent / "azure")
         for kind in ("forest", "network"):
+            said = [json.loads((out / kind / "manifest.json").read_text())["training_set_sha256"] for out in (first, second)]
+            self.assertEqual(said, [DIGEST, DIGEST])
             for name in ("model.onnx", "statistics.json", "model_card.md", "plots/importance.png"):
                 with self.subTest(kind, file=name):
                     self.assertEqual((first / kind / name).read_bytes(), (second / kind / name).read_bytes())
@@ -188,7 +197,8 @@ class Models(Made):
             kept = pyarrow.parquet.read_table(self.train("first") / f"{kind}-held-out.parquet")
             self.assertEqual(kept.column_names, [*features.FEATURES, "probability", "label"])
             x = features.matrix(kept.to_pandas())
-            numpy.testing.assert_array_equal(x, self.split.test.x[:10_000])
+            self.assertEqual(len(x), COMPARED_ROWS)
+            numpy.testing.assert_array_equal(x, self.held_out)
             answers.compare(
                 (self.train("first") / kind / "model.onnx").read_bytes(),
                 kept.column("probability").to_numpy(), kept.column("label").to_numpy(), x,
@@ -198,7 +208,7 @@ class Models(Made):
         import tensorflow
 
         out = self.train("first") / "network"
-        x = self.split.test.x[:10_000]
+        x = self.held_out
         loaded = tensorflow.saved_model.load(str(out / "saved_model"))
         theirs = loaded.serve(x).numpy()[:, 0]
         ours, _ = answers.predict(answers.session((out / "model.onnx").read_bytes()), x)
@@ -245,6 +255,112 @@ class Models(Made):
 
     def test_the_library_of_onnx_runtime_is_found(self):
         self.assertTrue(answers.library().is_file())
+
+
+class Scored(Made):
+    """The libraries' own answers to 10,000 departures beside those of a stream and of a server."""
+
+    PATTERNS = {"grpc": r"inference protocol by gRPC.*?(127\.0\.0\.1:\d+)", "http": r"serving topology=.*?(127\.0\.0\.1:\d+)"}
+    # A machine that does something else is no error.
+    PATIENT = "\nserve: { inference: { limits: { time: 1m } } }\n"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.models, cls.place = cls.train("first"), cls.folder / "scored"
+        cls.place.mkdir()
+        cls.departures = cls.place / "departures.yaml"
+        text = (CODE / "departures.yaml").read_text().replace("\nmodels:\n", "\nmodels:\n  time: 1m\n", 1) + cls.PATIENT
+        cls.departures.write_text(text)
+        # The dataset has the challenger's probability, and here its label as well.
+        (call,) = re.findall(r"predict\('flight_delay'[^)]*\)", text)
+        asked = call.replace("'flight_delay'", "'flight_delay@challenger'")
+        text = text.replace(f"{call} AS delay,", f"{call} AS delay,\n          {asked}['label'] AS challenger_label,", 1)
+        text = text.replace("delay['challenger'] AS", "challenger_label,\n        delay['challenger'] AS", 1)
+        cls.labelled = cls.place / "labelled.yaml"
+        cls.labelled.write_text(text)
+        for kind, alias in (("forest", "champion"), ("network", "challenger")):
+            isobar("models", "register", cls.models / kind, "--model", "flight_delay", "--alias", alias, "--config", cls.departures)
+
+    def library(self, kind):
+        """Probabilities and labels as scikit-learn or Keras gave them when the model was trained."""
+        kept = pyarrow.parquet.read_table(self.models / f"{kind}-held-out.parquet")
+        numpy.testing.assert_array_equal(features.matrix(kept.to_pandas()), self.held_out)
+        return kept.column("probability").to_numpy(), kept.column("label").to_numpy()
+
+    def assert_like_library(self, what, kind, probabilities, labels, rows=slice(None)):
+        due, due_labels = (values[rows] for values in self.library(kind))
+        self.assertEqual(len(probabilities), len(due))
+        difference = float(numpy.abs(numpy.asarray(probabilities, dtype="float64") - due).max())
+        print(f"{what}: {len(due):,} rows as the library of the {kind} answers, within {difference:.1g}", file=sys.stderr)
+        self.assertLessEqual(difference, answers.TOLERANCE)
+        numpy.testing.assert_array_equal(numpy.asarray(labels), due_labels)
+
+    def test_a_stream_answers_as_the_libraries_do(self):
+        rows = stream.test_rows(self.table).slice(0, COMPARED_ROWS)
+        self.assertTrue(any(column.null_count for column in rows.columns), "there are departures of which something is missing")
+        records = self.place / "departures.jsonl"
+        stream.write_records(rows, records)
+        stream.replay(self.labelled, records)
+        found = {cloud: stream.scored(self.labelled, cloud, self.place) for cloud in CLOUDS}
+        for cloud, of_cloud in found.items():
+            # Delta's own reader sees what isobar says.
+            table = data.DeltaTable(str(self.place / cloud / "datasets" / stream.DATASET)).to_pandas()
+            pandas.testing.assert_frame_equal(table.sort_values(stream.KEY, ignore_index=True), of_cloud, check_dtype=False)
+            self.assertTrue(of_cloud.equals(found["aws"]), cloud)
+        found = found["aws"]
+        self.assert_like_library("stream", "forest", found["probability"], found["label"])
+        self.assert_like_library("stream", "network", found["challenger_probability"], found["challenger_label"])
+        self.assertEqual(set(found["feature_versions"]), {"flight_features@1.0.0, weather_hourly"})
+        judged = stream.judged(self.labelled, rows, found)
+        self.assertEqual([(one.alias, one.version) for one in judged], [("champion", 1), ("challenger", 2)])
+        late = rows.column("late").to_numpy(zero_copy_only=False)
+        for one, kind in zip(judged, ("forest", "network")):
+            self.assertAlmostEqual(one.auc, roc_auc_score(late, self.library(kind)[0]), places=5)
+        with self.assertRaisesRegex(stream.Unscored, "9999 departures are scored, and not the 10000"):
+            stream.judged(self.labelled, rows, found[1:])
+        found.loc[7, "model_sha256"] = "0" * 64
+        with self.assertRaisesRegex(stream.Unscored, "flight_delay@1, the champion"):
+            stream.judged(self.labelled, rows, found)
+
+    def test_a_server_answers_as_the_libraries_do(self):
+        matrix, said = self.place / "rows.npy", self.place / "answers.npz"
+        numpy.save(matrix, self.held_out)
+        python = subprocess.run(
+            [clients.SERVICES, "python", ROOT / "tests" / "clients" / "inference-requirements.txt"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.split()[-1]
+        with clients.server(self.departures, ["--inference-grpc", "127.0.0.1:0"], self.PATTERNS) as found:
+            subprocess.run([python, HERE / "ask.py", found["http"], found["grpc"], matrix, said], check=True)
+            # In JSON, without a client: NaN has no place there, so rows with all features.
+            whole = ~numpy.isnan(self.held_out).any(axis=1)
+            self.assertGreater(whole.sum(), COMPARED_ROWS // 2)
+            for kind, alias in (("forest", "champion"), ("network", "challenger")):
+                probabilities, labels = self.asked_in_json(found["http"], alias, self.held_out[whole])
+                self.assert_like_library("JSON", kind, probabilities, labels, whole)
+        with numpy.load(said) as by_client:
+            for kind, alias in (("forest", "champion"), ("network", "challenger")):
+                for protocol in ("http", "grpc"):
+                    probabilities, labels = (by_client[f"{protocol}_{alias}_{name}"] for name in ("probabilities", "labels"))
+                    self.assert_like_library(protocol, kind, probabilities, labels)
+
+    def asked_in_json(self, address, alias, rows):
+        tensor = {"name": "features", "datatype": "FP32", "shape": list(rows.shape), "data": rows.tolist()}
+        url = f"http://{address}/v2/models/flight_delay/versions/{alias}/infer"
+        with urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode(), clients.PATIENCE_SECONDS) as response:
+            answer = json.load(response)
+        outputs = {output["name"]: output for output in answer["outputs"]}
+        return numpy.reshape(outputs["probabilities"]["data"], (-1, 2))[:, 1], outputs["label"]["data"]
+
+    def test_records_are_the_rows(self):
+        """Every number is read as the one that was written, and nothing that is known later is in a record."""
+        rows = stream.test_rows(self.table)
+        self.assertGreater(rows.num_rows, 80_000)
+        some = rows.slice(0, 500)
+        path = self.place / "some.jsonl"
+        stream.write_records(some, path)
+        records = pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
+        numpy.testing.assert_array_equal(features.matrix(records), self.held_out[:500])
+        self.assertEqual(set(records), {stream.KEY, features.TIME, *features.FEATURES})
+        self.assertEqual(self.table.take(records[stream.KEY]).column(features.TIME), some.column(features.TIME))
 
 
 class Statistics(Made):
