@@ -449,16 +449,40 @@ class Pipeline(Made):
     def test_no_step_installs_anything(self):
         self.assertNotIn("pip install", (CODE / "pipeline.yaml").read_text())
 
-    def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
+    def ran(self, out):
+        """Runs the pipeline: what each of its steps said, and where the folders of both models are."""
         given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20}
-        command = [sys.executable, CODE / "pipeline.py", "--run", self.folder / "steps", "--arguments", json.dumps(given)]
+        command = [sys.executable, CODE / "pipeline.py", "--run", out, "--arguments", json.dumps(given)]
         environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
         self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-        made = {path.parent.name for path in (self.folder / "steps").rglob("executor_output.json")}
-        self.assertLessEqual({"build-training-set", "train-model", "train-model-2", "evaluate"}, made)
+        outputs = {path.parent.name: json.loads(path.read_text()) for path in out.rglob("executor_output.json")}
+        said = {name: output.get("parameterValues", {}).get("Output") for name, output in outputs.items()}
+        return said, sorted(out.glob("*/train-model*/model"))
+
+    def registered(self):
+        """The digest of every version's ONNX file, and the versions that the aliases mean."""
         (model,) = json.loads(isobar("models", "ls", "--config", self.topology, "--format", "json").stdout)["models"]
-        self.assertEqual((model["name"], model["versions"], set(model["aliases"])), ("flight_delay", [1, 2], {"champion", "challenger"}))
+        shown = json.loads(isobar("models", "show", "flight_delay", "--config", self.topology, "--format", "json").stdout)
+        self.assertEqual({version["training_set_sha256"] for version in shown["versions"]}, {DIGEST})
+        return {version["version"]: version["onnx"]["sha256"] for version in shown["versions"]}, model["aliases"]
+
+    def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
+        said, folders = self.ran(self.folder / "steps")
+        steps_due = {"build-training-set", "train-model", "train-model-2", "evaluate", "compare-with-champion", "register", "register-2", "deploy"}
+        self.assertLessEqual(steps_due, set(said))
+        self.assertEqual((said["build-training-set"], said["compare-with-champion"]), (DIGEST, "promote"))
+        files, aliases = self.registered()
+        made = [hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest() for folder in folders]
+        # The forest's step is the first.
+        self.assertEqual(files, {1: made[0], 2: made[1]})
+        best, other = (1, 2) if said["evaluate"] == "forest" else (2, 1)
+        self.assertEqual(aliases, {"champion": best, "challenger": other})
+
+        # The same models are not better than the champion is: it stays, and the better one of them answers in its shadow.
+        again, _ = self.ran(self.folder / "again")
+        self.assertEqual((again["evaluate"], again["compare-with-champion"]), (said["evaluate"], "keep"))
+        self.assertEqual(self.registered(), ({1: made[0], 2: made[1], 3: made[0], 4: made[1]}, {"champion": best, "challenger": best + 2}))
         isobar("models", "verify", "--config", self.topology)
         with tempfile.TemporaryDirectory() as folder:
             champion = steps.champion(self.topology, folder)

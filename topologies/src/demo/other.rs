@@ -11,7 +11,7 @@ use isobar_connectors::kafka::EmbeddedBroker;
 use super::replay::PARTITIONS;
 use super::{DemoOptions, TopicFile, lines, print_proof, run, say};
 use crate::error::Error;
-use crate::spec::{self, SourceSpec, TopicIdentity, Topology};
+use crate::spec::{self, SourceSpec, StartPosition, TopicIdentity, Topology};
 
 /// Runs the topology at `path` on the records of `options`; false when `prove` found something wrong.
 pub(super) async fn demo(path: &Path, options: &DemoOptions) -> Result<bool, Error> {
@@ -57,12 +57,15 @@ fn check(sources: &[SourceSpec], records: &[TopicFile]) -> Result<(), Error> {
     }
 }
 
-/// The embedded broker in the place of the topology's. It gives topics no ids, and lets everybody in.
+/// The embedded broker in the place of the topology's. It gives topics no ids, lets everybody in, and has nothing that came before.
 fn replace_brokers(topology: &mut Topology, brokers: String) {
     topology.kafka.brokers = brokers;
     topology.kafka.cluster_id = Some("demo".to_owned());
     topology.kafka.topic_identity = TopicIdentity::Name;
     topology.kafka.options = BTreeMap::new();
+    for source in &mut topology.sources {
+        source.start = StartPosition::Earliest;
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +79,7 @@ clouds:
   here: { url: 'file:./here' }
 commit: { interval: 100ms, size: 1MiB }
 sources:
-  numbers: { topic: numbers, format: json, fields: { n: int64 } }
+  numbers: { topic: numbers, format: json, start: latest, fields: { n: int64 } }
 datasets:
   squares: { from: numbers, sql: SELECT n * n AS square FROM numbers }
 ";
