@@ -360,7 +360,7 @@ class Scored(Made):
         records = pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
         numpy.testing.assert_array_equal(features.matrix(records), self.held_out[:500])
         self.assertEqual(set(records), {stream.KEY, features.TIME, *features.FEATURES})
-        self.assertEqual(self.table.take(records[stream.KEY]).column(features.TIME), some.column(features.TIME))
+        self.assertEqual(self.table.take(pyarrow.array(records[stream.KEY])).column(features.TIME), some.column(features.TIME))
 
 
 class Statistics(Made):
