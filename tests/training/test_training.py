@@ -49,7 +49,10 @@ TOKEN = "a-token-of-a-training"
 
 def isobar(*arguments):
     command = [clients.variable("ISOBAR_BIN"), *map(str, arguments)]
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
+    return done
 
 
 def setUpModule():
@@ -361,6 +364,37 @@ class Scored(Made):
         numpy.testing.assert_array_equal(features.matrix(records), self.held_out[:500])
         self.assertEqual(set(records), {stream.KEY, features.TIME, *features.FEATURES})
         self.assertEqual(self.table.take(pyarrow.array(records[stream.KEY])).column(features.TIME), some.column(features.TIME))
+
+
+class Live(Made):
+    def test_one_command_goes_from_the_topics_to_scored_flights(self):
+        out = self.folder / "live"
+        command, environment = [CODE / "live", out], {**os.environ, "ISOBAR_TAKE": str(TAKE), "ISOBAR_TRAINING_PYTHON": sys.executable}
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        said = done.stdout
+        for cloud in CLOUDS:
+            self.assertIn(f"the training set, made again from {cloud} alone", said)
+        self.assertRegex(said, r"82,609 departures .* are scored, the same in aws, azure, gcp")
+        for alias, version in (("champion", 1), ("challenger", 2)):
+            self.assertRegex(said, rf"{alias} +flight_delay@{version}: AUC 0\.\d{{4}} in the stream, 0\.\d{{4}} in training")
+        isobar("models", "verify", "--config", out / "demo" / "departures.yaml")
+
+        # What it says of a server, asked.
+        (body,) = re.findall(r"-d \\\n +'(.*)'", said)
+        with clients.server(out / "demo" / "departures.yaml", [], {"http": Scored.PATTERNS["http"]}) as found:
+            url = f"http://{found['http']}/v2/models/flight_delay/infer"
+            with urllib.request.urlopen(url, body.encode(), clients.PATIENCE_SECONDS) as response:
+                outputs = {output["name"]: output["data"] for output in json.load(response)["outputs"]}
+        x = numpy.float32(json.loads(body)["inputs"][0]["data"])
+        due, labels = answers.predict(answers.session((out / "models" / "forest" / "model.onnx").read_bytes()), x)
+        self.assertAlmostEqual(numpy.ravel(outputs["probabilities"])[1], due[0], delta=answers.TOLERANCE)
+        self.assertEqual(outputs["label"], labels.tolist())
+
+        # A record lands once: what is scored is not scored again.
+        again = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        self.assertEqual((again.returncode, again.stdout), (1, ""))
+        self.assertIn("scored already", again.stderr)
 
 
 class Statistics(Made):
