@@ -272,7 +272,7 @@ class Scored(Made):
         cls.models, cls.place = cls.train("first"), cls.folder / "scored"
         cls.place.mkdir()
         cls.departures = cls.place / "departures.yaml"
-        text = (CODE / "departures.yaml").read_text().replace("\nmodels:\n", "\nmodels:\n  time: 1m\n", 1) + cls.PATIENT
+        text = (CODE / "departures.yaml").read_text() + cls.PATIENT
         cls.departures.write_text(text)
         # The dataset has the challenger's probability, and here its label as well.
         (call,) = re.findall(r"predict\('flight_delay'[^)]*\)", text)
