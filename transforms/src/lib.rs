@@ -6,6 +6,7 @@ mod checked;
 pub mod condition;
 pub mod error;
 pub mod expectations;
+pub mod floats;
 pub mod headers;
 mod normalize;
 pub mod point_in_time;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StructArray, new_empty_array, new_null_array};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
-use datafusion::common::{ScalarValue, exec_datafusion_err, plan_err};
+use datafusion::common::{exec_datafusion_err, plan_err};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -29,7 +29,6 @@ use isobar_transforms::{PREDICT_ERROR, PREDICT_TIMEOUT, RuleError};
 
 use super::predictors::{Answer, Predictors};
 use super::reference::Reference;
-use super::store::Bound;
 use super::{Error as InferenceError, Predictions};
 
 /// Its name.
@@ -176,26 +175,27 @@ fn refused(reference: &Reference, error: &InferenceError) -> DataFusionError {
 
 fn struct_of(answer: Answer, rows: usize) -> Result<StructArray> {
     let (bound, Predictions { values, labels }) = answer.champion;
-    let Bound { model, version, sha256, features, .. } = &*bound;
-    let text = |text: Option<String>| ScalarValue::Utf8(text).to_array_of_size(rows);
+    let [model, version, sha256, features] = bound.identity.columns(rows)?;
     let (challenger, challenger_sha256) = match answer.challenger {
-        Some((bound, said)) => (Arc::new(said.values) as ArrayRef, Some(bound.sha256.clone())),
-        None => (new_null_array(&DataType::Float64, rows), None),
+        Some((bound, said)) => {
+            let [_, _, sha256, _] = bound.identity.columns(rows)?;
+            (Arc::new(said.values) as ArrayRef, sha256)
+        }
+        None => (new_null_array(&DataType::Float64, rows), new_null_array(&DataType::Utf8, rows)),
     };
     let labels: ArrayRef = match labels {
         Some(labels) => Arc::new(labels),
         None => new_null_array(&DataType::Int64, rows),
     };
-    let version = ScalarValue::Int64(i64::try_from(*version).ok()).to_array_of_size(rows)?;
     let columns = vec![
         Arc::new(values) as ArrayRef,
         labels,
-        text(Some(model.clone()))?,
+        model,
         version,
-        text(Some(sha256.clone()))?,
-        text(features.clone())?,
+        sha256,
+        features,
         challenger,
-        text(challenger_sha256)?,
+        challenger_sha256,
     ];
     Ok(StructArray::try_new(fields(), columns, None)?)
 }

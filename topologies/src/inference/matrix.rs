@@ -9,6 +9,7 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type};
+use isobar_transforms::floats::{self, is_overflow};
 use ort::session::SessionInputValue;
 use ort::value::{PrimitiveTensorElementType, TensorRef};
 
@@ -245,17 +246,16 @@ pub(crate) fn shape_text(shape: &[Option<u64>]) -> String {
 
 /// Doubles as FP32. A number that is finite as float64 and not as float32 would be scored as another number.
 fn narrowed(wide: &Float64Array, name: &str) -> Result<Float32Array, Error> {
-    let narrow: Float32Array = wide.unary(|value| value as f32);
-    let overflows = |(wide, narrow): (&f64, &f32)| narrow.is_infinite() & wide.is_finite();
-    let pairs = || wide.values().iter().zip(narrow.values());
-    if is_any(pairs().map(overflows)) {
-        let found = pairs().enumerate().find(|(row, pair)| overflows(*pair) && wide.is_valid(*row));
-        if let Some((row, (value, _))) = found {
+    let (narrow, overflows) = floats::narrowed(wide.values());
+    if overflows {
+        let pairs = wide.values().iter().zip(&narrow);
+        let mut pairs = pairs.enumerate().filter(|(row, _)| wide.is_valid(*row));
+        if let Some((row, (value, _))) = pairs.find(|(_, (wide, narrow))| is_overflow(**wide, **narrow)) {
             let message = format!("feature `{name}` is {value:e}, which the model's FP32 cannot hold");
             return Err(Error::Row { row, message });
         }
     }
-    Ok(narrow)
+    Ok(Float32Array::new(narrow.into(), wide.nulls().cloned()))
 }
 
 /// Whether one of `finds` holds. Looks at all of them: without a branch for each, many are looked at together.

@@ -14,6 +14,7 @@
 mod answers;
 mod claims;
 mod function;
+mod identity;
 mod matrix;
 mod outputs;
 mod predictors;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use isobar_connectors::delta::ScoredBy;
 use tracing::warn;
 
+use super::identity::Identity;
 use super::reference::Reference;
 use super::{Error as InferenceError, Runtime, Session};
 use crate::error::Error;
@@ -27,6 +28,8 @@ pub(crate) struct Bound {
     /// Where its features are from; see [`feature_version`].
     pub(crate) features: Option<String>,
     pub(super) feature_names: Vec<String>,
+    /// The same in each row.
+    pub(super) identity: Identity,
     /// Whether somebody was told that it fails as a challenger.
     failed: AtomicBool,
 }
@@ -196,14 +199,18 @@ fn unusable(manifest: &Manifest, what: &str) -> Error {
 impl Bound {
     /// `session`, which is what `manifest` says.
     pub(super) fn new(session: Session, manifest: &Manifest) -> Self {
+        let features = feature_version(&manifest.features);
+        let sha256 = &manifest.onnx.sha256;
+        let identity = Identity::new(&manifest.model, manifest.version, sha256, features.as_deref());
         Self {
             session,
             manifest: manifest.clone(),
             model: manifest.model.clone(),
             version: manifest.version,
             sha256: manifest.onnx.sha256.clone(),
-            features: feature_version(&manifest.features),
+            features,
             feature_names: manifest.features.iter().map(|feature| feature.name.clone()).collect(),
+            identity,
             failed: AtomicBool::new(false),
         }
     }

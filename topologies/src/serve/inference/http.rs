@@ -108,7 +108,7 @@ async fn ready(State(engine): State<Engine>) -> Result<Json<Value>, Failure> {
 }
 
 async fn model(State(engine): State<Engine>, parts: Parts, request: Request) -> Result<Json<Value>, Failure> {
-    let caller = caller(&engine, request.headers(), request.extensions())?;
+    let caller = caller(&engine, &request)?;
     let (model, version) = named(parts)?;
     let served = engine.served(&caller, &model, &version).await?;
     let manifest = &served.bound.manifest;
@@ -134,14 +134,14 @@ async fn model_ready(
     parts: Parts,
     request: Request,
 ) -> Result<Json<Value>, Failure> {
-    let caller = caller(&engine, request.headers(), request.extensions())?;
+    let caller = caller(&engine, &request)?;
     let (model, version) = named(parts)?;
     engine.served(&caller, &model, &version).await?;
     Ok(Json(json!({ "name": model, "ready": true })))
 }
 
 async fn infer(State(engine): State<Engine>, parts: Parts, request: Request) -> Result<Response, Failure> {
-    let caller = caller(&engine, request.headers(), request.extensions())?;
+    let caller = caller(&engine, &request)?;
     let (model, version) = named(parts)?;
     let json_bytes = json_bytes(request.headers())?;
     refuse_compressed(request.headers())?;

@@ -279,9 +279,9 @@ fn files_that_do_not_do_are_named() {
     let refusal = |edit: &dyn Fn(&mut TlsSpec)| {
         let mut spec = spec("authority.pem");
         edit(&mut spec);
-        open(&spec).unwrap_err().to_string()
+        open(&spec, "serve.tls").unwrap_err().to_string()
     };
-    assert!(open(&spec("authority.pem")).is_ok());
+    assert!(open(&spec("authority.pem"), "serve.tls").is_ok());
     for (error, field, name) in [
         (refusal(&|spec| spec.certificate = file("nowhere.pem")), "certificate", "nowhere.pem"),
         (

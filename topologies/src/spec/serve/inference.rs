@@ -1,6 +1,7 @@
 //! `serve.inference`: what requests of the inference protocol may cost.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -17,9 +18,9 @@ const BYTES: (u64, u64) = (1 << 10, 1 << 30);
 const REQUESTS_MAX: u64 = 100_000;
 const LOADED_MAX: u64 = 10_000;
 const ROWS_MAX: u64 = 1 << 20;
-const REFRESH: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
-const TIME: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(600));
-const WAIT: (Duration, Duration) = (Duration::from_micros(100), Duration::from_secs(1));
+const REFRESH: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
+const WAIT: RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(1);
 
 /// What requests of the inference protocol may cost.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -196,10 +197,7 @@ impl Resolver<'_> {
     fn bounded_count(&mut self, at: &str, name: &str, most: u64, default: usize) -> usize {
         let pointer = format!("{at}/{name}");
         let Some(count) = self.typed::<Option<u64>>(&pointer).flatten() else { return default };
-        if !(1..=most).contains(&count) {
-            let message = format!("`{name}` is {count}; it can be from 1 to {most}");
-            self.report(pointer, Place::Value, message, None);
-        }
+        self.check_count(&pointer, name, count, 1..=most);
         usize::try_from(count).unwrap_or(default)
     }
 
@@ -207,12 +205,12 @@ impl Resolver<'_> {
         &mut self,
         at: &str,
         name: &str,
-        (least, most): (Duration, Duration),
+        bounds: RangeInclusive<Duration>,
         default: Duration,
     ) -> Duration {
         let pointer = format!("{at}/{name}");
         let Some(time) = self.typed::<Option<HumanDuration>>(&pointer).flatten() else { return default };
-        self.check_time(&pointer, name, time, least, most);
+        self.check_time(&pointer, name, time, bounds);
         time.0
     }
 }
