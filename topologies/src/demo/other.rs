@@ -103,7 +103,7 @@ datasets:
         let options = options(directory.path(), &[("numbers", &lines)]);
         assert!(crate::demo::demo(options.clone()).await.unwrap(), "what was committed is proved");
         let topology = spec::load(options.topology.as_ref().unwrap()).unwrap();
-        let question = "SELECT count(*) AS rows, sum(square) AS sum FROM squares";
+        let question = "SELECT count(*) AS n, sum(square) AS total FROM squares";
         let answer = query::query_table(&topology, question).await.unwrap();
         // 1000 * 1001 * 2001 / 6
         assert!(answer.contains("1000") && answer.contains("333833500"), "{answer}");
