@@ -237,6 +237,16 @@ class Models(Made):
             with self.subTest(name), self.assertRaises(answers.Unequal):
                 answers.compare(onnx_bytes, *wrong, x)
 
+    def test_the_order_of_sets_in_a_converter_does_not_matter(self):
+        model = onnx.load(self.train("first") / "forest" / "model.onnx")
+        due = model.SerializeToString(deterministic=True)
+        opsets = list(model.opset_import)[::-1]
+        self.assertGreater(len(opsets), 1)
+        del model.opset_import[:]
+        model.opset_import.extend(opsets)
+        self.assertNotEqual(model.SerializeToString(deterministic=True), due)
+        self.assertEqual(answers.named(model).SerializeToString(deterministic=True), due)
+
     def test_names_from_a_converter_do_not_matter(self):
         model = onnx.load(self.train("first") / "network" / "model.onnx")
         due = model.SerializeToString(deterministic=True)
