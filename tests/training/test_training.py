@@ -3,8 +3,8 @@
     ISOBAR_BIN=target/release/isobar $(tests/services/services python topologies/flight_delays/pipeline-requirements.txt) \\
         -m unittest discover --start-directory tests/training
 
-Every twentieth row is learnt from, which takes two minutes; ISOBAR_TRAINING=full takes all of them, as the documentation's figures do,
-and five. $ISOBAR_DEMO names a folder that `isobar demo --keep` has filled; without, it is run.
+Every twentieth row is learnt from, which takes five minutes; ISOBAR_TRAINING=full takes all of them, as the documentation's figures do,
+and ten. $ISOBAR_DEMO names a folder that `isobar demo --keep` has filled; without, it is run.
 """
 
 import hashlib
