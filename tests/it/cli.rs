@@ -131,6 +131,10 @@ async fn check_plan_schema_completions_and_help_work_without_anything_else() {
     run_isobar(&["--version"]).await.assert(0, &["isobar"]);
     run_isobar(&["fly"]).await.assert(2, &["fly"]);
     run_isobar(&["run"]).await.assert(2, &["TOPOLOGY"]);
+    run_isobar(&["demo", "--topology", &spec]).await.assert(2, &["--records <TOPIC=FILE>"]);
+    run_isobar(&["demo", "--topology", &spec, "--records", "orders"])
+        .await
+        .assert(2, &["orders=orders.jsonl"]);
     for cloud in &lab.clouds {
         assert!(!cloud.folder.as_ref().unwrap().exists(), "nothing was written");
     }

@@ -3,20 +3,22 @@
     ISOBAR_BIN=target/release/isobar $(tests/services/services python topologies/flight_delays/pipeline-requirements.txt) \\
         -m unittest discover --start-directory tests/training
 
-Every twentieth row is learnt from, which takes two minutes; ISOBAR_TRAINING=full takes all of them, as the documentation's figures do,
-and five. $ISOBAR_DEMO names a folder that `isobar demo --keep` has filled; without, it is run.
+Every twentieth row is learnt from, which takes five minutes; ISOBAR_TRAINING=full takes all of them, as the documentation's figures do,
+and ten. $ISOBAR_DEMO names a folder that `isobar demo --keep` has filled; without, it is run.
 """
 
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 import unittest.mock
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -29,7 +31,7 @@ import onnx
 import pandas
 import pyarrow
 import pyarrow.parquet
-from delay_model import answers, data, evaluation, features, package, statistics, steps
+from delay_model import answers, data, evaluation, features, package, statistics, steps, stream
 from sklearn.metrics import roc_auc_score
 
 FULL = os.environ.get("ISOBAR_TRAINING") == "full"
@@ -38,6 +40,8 @@ TAKE = 1 if FULL else 20
 DIGEST = "a8c957922085d9269a9d034c7e0db438e819f1fc52b08004bae94b711de78199"
 ROWS = 327_346
 CLOUDS = ("aws", "azure", "gcp")
+# Rows that every way to ask a model answers; more than a trial is judged by.
+COMPARED_ROWS = 10_000
 # What is known of a flight only after it should have left.
 LATER = ["departure_delay_minutes", "arrival_delay_minutes", "late", "air_time"]
 TOKEN = "a-token-of-a-training"
@@ -45,7 +49,10 @@ TOKEN = "a-token-of-a-training"
 
 def isobar(*arguments):
     command = [clients.variable("ISOBAR_BIN"), *map(str, arguments)]
-    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=clients.PATIENCE_SECONDS)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
+    return done
 
 
 def setUpModule():
@@ -58,6 +65,9 @@ def setUpModule():
     Made.pinned = data.Pinned.read(manifest)
     Made.table = data.from_file(Made.pinned)
     Made.split = features.split(Made.table.to_pandas(), TAKE)
+    Made.held_out = features.held_out(Made.table.to_pandas(), COMPARED_ROWS)
+    # The library that isobar loads to ask models.
+    os.environ.setdefault("ISOBAR_ONNXRUNTIME", str(answers.library()))
 
 
 class Made(unittest.TestCase):
@@ -179,6 +189,8 @@ class Models(Made):
     def test_the_same_rows_make_the_same_models_whichever_way_they_come(self):
         first, second = self.train("first"), self.train("second", "--deltalake", self.topology.parent / "azure")
         for kind in ("forest", "network"):
+            said = [json.loads((out / kind / "manifest.json").read_text())["training_set_sha256"] for out in (first, second)]
+            self.assertEqual(said, [DIGEST, DIGEST])
             for name in ("model.onnx", "statistics.json", "model_card.md", "plots/importance.png"):
                 with self.subTest(kind, file=name):
                     self.assertEqual((first / kind / name).read_bytes(), (second / kind / name).read_bytes())
@@ -188,7 +200,8 @@ class Models(Made):
             kept = pyarrow.parquet.read_table(self.train("first") / f"{kind}-held-out.parquet")
             self.assertEqual(kept.column_names, [*features.FEATURES, "probability", "label"])
             x = features.matrix(kept.to_pandas())
-            numpy.testing.assert_array_equal(x, self.split.test.x[:10_000])
+            self.assertEqual(len(x), COMPARED_ROWS)
+            numpy.testing.assert_array_equal(x, self.held_out)
             answers.compare(
                 (self.train("first") / kind / "model.onnx").read_bytes(),
                 kept.column("probability").to_numpy(), kept.column("label").to_numpy(), x,
@@ -198,7 +211,7 @@ class Models(Made):
         import tensorflow
 
         out = self.train("first") / "network"
-        x = self.split.test.x[:10_000]
+        x = self.held_out
         loaded = tensorflow.saved_model.load(str(out / "saved_model"))
         theirs = loaded.serve(x).numpy()[:, 0]
         ours, _ = answers.predict(answers.session((out / "model.onnx").read_bytes()), x)
@@ -224,6 +237,16 @@ class Models(Made):
             with self.subTest(name), self.assertRaises(answers.Unequal):
                 answers.compare(onnx_bytes, *wrong, x)
 
+    def test_the_order_of_sets_in_a_converter_does_not_matter(self):
+        model = onnx.load(self.train("first") / "forest" / "model.onnx")
+        due = model.SerializeToString(deterministic=True)
+        opsets = list(model.opset_import)[::-1]
+        self.assertGreater(len(opsets), 1)
+        del model.opset_import[:]
+        model.opset_import.extend(opsets)
+        self.assertNotEqual(model.SerializeToString(deterministic=True), due)
+        self.assertEqual(answers.named(model).SerializeToString(deterministic=True), due)
+
     def test_names_from_a_converter_do_not_matter(self):
         model = onnx.load(self.train("first") / "network" / "model.onnx")
         due = model.SerializeToString(deterministic=True)
@@ -245,6 +268,145 @@ class Models(Made):
 
     def test_the_library_of_onnx_runtime_is_found(self):
         self.assertTrue(answers.library().is_file())
+
+
+class Scored(Made):
+    """The libraries' own answers to 10,000 departures beside those of a stream and of a server."""
+
+    PATTERNS = {"grpc": r"inference protocol by gRPC.*?(127\.0\.0\.1:\d+)", "http": r"serving topology=.*?(127\.0\.0\.1:\d+)"}
+    # A machine that does something else is no error.
+    PATIENT = "\nserve: { inference: { limits: { time: 1m } } }\n"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.models, cls.place = cls.train("first"), cls.folder / "scored"
+        cls.place.mkdir()
+        cls.departures = cls.place / "departures.yaml"
+        text = (CODE / "departures.yaml").read_text() + cls.PATIENT
+        cls.departures.write_text(text)
+        # The dataset has the challenger's probability, and here its label as well.
+        (call,) = re.findall(r"predict\('flight_delay'[^)]*\)", text)
+        asked = call.replace("'flight_delay'", "'flight_delay@challenger'")
+        text = text.replace(f"{call} AS delay,", f"{call} AS delay,\n          {asked}['label'] AS challenger_label,", 1)
+        text = text.replace("delay['challenger'] AS", "challenger_label,\n        delay['challenger'] AS", 1)
+        cls.labelled = cls.place / "labelled.yaml"
+        cls.labelled.write_text(text)
+        for kind, alias in (("forest", "champion"), ("network", "challenger")):
+            isobar("models", "register", cls.models / kind, "--model", "flight_delay", "--alias", alias, "--config", cls.departures)
+
+    def library(self, kind):
+        """Probabilities and labels as scikit-learn or Keras gave them when the model was trained."""
+        kept = pyarrow.parquet.read_table(self.models / f"{kind}-held-out.parquet")
+        numpy.testing.assert_array_equal(features.matrix(kept.to_pandas()), self.held_out)
+        return kept.column("probability").to_numpy(), kept.column("label").to_numpy()
+
+    def assert_like_library(self, what, kind, probabilities, labels, rows=slice(None)):
+        due, due_labels = (values[rows] for values in self.library(kind))
+        self.assertEqual(len(probabilities), len(due))
+        difference = float(numpy.abs(numpy.asarray(probabilities, dtype="float64") - due).max())
+        print(f"{what}: {len(due):,} rows as the library of the {kind} answers, within {difference:.1g}", file=sys.stderr)
+        self.assertLessEqual(difference, answers.TOLERANCE)
+        numpy.testing.assert_array_equal(numpy.asarray(labels), due_labels)
+
+    def test_a_stream_answers_as_the_libraries_do(self):
+        rows = stream.test_rows(self.table).slice(0, COMPARED_ROWS)
+        self.assertTrue(any(column.null_count for column in rows.columns), "there are departures of which something is missing")
+        records = self.place / "departures.jsonl"
+        stream.write_records(rows, records)
+        stream.replay(self.labelled, records)
+        found = {cloud: stream.scored(self.labelled, cloud, self.place) for cloud in CLOUDS}
+        for cloud, of_cloud in found.items():
+            # Delta's own reader sees what isobar says.
+            table = data.DeltaTable(str(self.place / cloud / "datasets" / stream.DATASET)).to_pandas()
+            pandas.testing.assert_frame_equal(table.sort_values(stream.KEY, ignore_index=True), of_cloud, check_dtype=False)
+            self.assertTrue(of_cloud.equals(found["aws"]), cloud)
+        found = found["aws"]
+        self.assert_like_library("stream", "forest", found["probability"], found["label"])
+        self.assert_like_library("stream", "network", found["challenger_probability"], found["challenger_label"])
+        self.assertEqual(set(found["feature_versions"]), {"flight_features@1.0.0, weather_hourly"})
+        judged = stream.judged(self.labelled, rows, found)
+        self.assertEqual([(one.alias, one.version) for one in judged], [("champion", 1), ("challenger", 2)])
+        late = rows.column("late").to_numpy(zero_copy_only=False)
+        for one, kind in zip(judged, ("forest", "network")):
+            self.assertAlmostEqual(one.auc, roc_auc_score(late, self.library(kind)[0]), places=5)
+        with self.assertRaisesRegex(stream.Unscored, "9999 departures are scored, and not the 10000"):
+            stream.judged(self.labelled, rows, found[1:])
+        found.loc[7, "model_sha256"] = "0" * 64
+        with self.assertRaisesRegex(stream.Unscored, "flight_delay@1, the champion"):
+            stream.judged(self.labelled, rows, found)
+
+    def test_a_server_answers_as_the_libraries_do(self):
+        matrix, said = self.place / "rows.npy", self.place / "answers.npz"
+        numpy.save(matrix, self.held_out)
+        python = subprocess.run(
+            [clients.SERVICES, "python", ROOT / "tests" / "clients" / "inference-requirements.txt"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.split()[-1]
+        with clients.server(self.departures, ["--inference-grpc", "127.0.0.1:0"], self.PATTERNS) as found:
+            subprocess.run([python, HERE / "ask.py", found["http"], found["grpc"], matrix, said], check=True)
+            # In JSON, without a client: NaN has no place there, so rows with all features.
+            whole = ~numpy.isnan(self.held_out).any(axis=1)
+            self.assertGreater(whole.sum(), COMPARED_ROWS // 2)
+            for kind, alias in (("forest", "champion"), ("network", "challenger")):
+                probabilities, labels = self.asked_in_json(found["http"], alias, self.held_out[whole])
+                self.assert_like_library("JSON", kind, probabilities, labels, whole)
+        with numpy.load(said) as by_client:
+            for kind, alias in (("forest", "champion"), ("network", "challenger")):
+                for protocol in ("http", "grpc"):
+                    probabilities, labels = (by_client[f"{protocol}_{alias}_{name}"] for name in ("probabilities", "labels"))
+                    self.assert_like_library(protocol, kind, probabilities, labels)
+
+    def asked_in_json(self, address, alias, rows):
+        tensor = {"name": "features", "datatype": "FP32", "shape": list(rows.shape), "data": rows.tolist()}
+        url = f"http://{address}/v2/models/flight_delay/versions/{alias}/infer"
+        with urllib.request.urlopen(url, json.dumps({"inputs": [tensor]}).encode(), clients.PATIENCE_SECONDS) as response:
+            answer = json.load(response)
+        outputs = {output["name"]: output for output in answer["outputs"]}
+        return numpy.reshape(outputs["probabilities"]["data"], (-1, 2))[:, 1], outputs["label"]["data"]
+
+    def test_records_are_the_rows(self):
+        """Every number is read as the one that was written, and nothing that is known later is in a record."""
+        rows = stream.test_rows(self.table)
+        self.assertGreater(rows.num_rows, 80_000)
+        some = rows.slice(0, 500)
+        path = self.place / "some.jsonl"
+        stream.write_records(some, path)
+        records = pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
+        numpy.testing.assert_array_equal(features.matrix(records), self.held_out[:500])
+        self.assertEqual(set(records), {stream.KEY, features.TIME, *features.FEATURES})
+        self.assertEqual(self.table.take(pyarrow.array(records[stream.KEY])).column(features.TIME), some.column(features.TIME))
+
+
+class Live(Made):
+    def test_one_command_goes_from_the_topics_to_scored_flights(self):
+        out = self.folder / "live"
+        command, environment = [CODE / "live", out], {**os.environ, "ISOBAR_TAKE": str(TAKE), "ISOBAR_TRAINING_PYTHON": sys.executable}
+        # It finds ONNX Runtime by itself.
+        environment.pop("ISOBAR_ONNXRUNTIME")
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        said = done.stdout
+        for cloud in CLOUDS:
+            self.assertIn(f"the training set, made again from {cloud} alone", said)
+        self.assertRegex(said, r"82,609 departures .* are scored, the same in aws, azure, gcp")
+        for alias, version in (("champion", 1), ("challenger", 2)):
+            self.assertRegex(said, rf"{alias} +flight_delay@{version}: AUC 0\.\d{{4}} in the stream, 0\.\d{{4}} in training")
+        isobar("models", "verify", "--config", out / "demo" / "departures.yaml")
+
+        # What it says of a server, asked.
+        (body,) = re.findall(r"-d \\\n +'(.*)'", said)
+        with clients.server(out / "demo" / "departures.yaml", [], {"http": Scored.PATTERNS["http"]}) as found:
+            url = f"http://{found['http']}/v2/models/flight_delay/infer"
+            with urllib.request.urlopen(url, body.encode(), clients.PATIENCE_SECONDS) as response:
+                outputs = {output["name"]: output["data"] for output in json.load(response)["outputs"]}
+        x = numpy.float32(json.loads(body)["inputs"][0]["data"])
+        due, labels = answers.predict(answers.session((out / "models" / "forest" / "model.onnx").read_bytes()), x)
+        self.assertAlmostEqual(numpy.ravel(outputs["probabilities"])[1], due[0], delta=answers.TOLERANCE)
+        self.assertEqual(outputs["label"], labels.tolist())
+
+        # A record lands once: what is scored is not scored again.
+        again = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+        self.assertEqual((again.returncode, again.stdout), (1, ""))
+        self.assertIn("scored already", again.stderr)
 
 
 class Statistics(Made):
@@ -333,16 +495,40 @@ class Pipeline(Made):
     def test_no_step_installs_anything(self):
         self.assertNotIn("pip install", (CODE / "pipeline.yaml").read_text())
 
-    def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
+    def ran(self, out):
+        """Runs the pipeline: what each of its steps said, and where the folders of both models are."""
         given = {"training_set": str(self.spec), "topology": str(self.topology), "take": 20}
-        command = [sys.executable, CODE / "pipeline.py", "--run", self.folder / "steps", "--arguments", json.dumps(given)]
+        command = [sys.executable, CODE / "pipeline.py", "--run", out, "--arguments", json.dumps(given)]
         environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
         self.assertEqual(done.returncode, 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-        made = {path.parent.name for path in (self.folder / "steps").rglob("executor_output.json")}
-        self.assertLessEqual({"build-training-set", "train-model", "train-model-2", "evaluate"}, made)
+        outputs = {path.parent.name: json.loads(path.read_text()) for path in out.rglob("executor_output.json")}
+        said = {name: output.get("parameterValues", {}).get("Output") for name, output in outputs.items()}
+        return said, sorted(out.glob("*/train-model*/model"))
+
+    def registered(self):
+        """The digest of every version's ONNX file, and the versions that the aliases mean."""
         (model,) = json.loads(isobar("models", "ls", "--config", self.topology, "--format", "json").stdout)["models"]
-        self.assertEqual((model["name"], model["versions"], set(model["aliases"])), ("flight_delay", [1, 2], {"champion", "challenger"}))
+        shown = json.loads(isobar("models", "show", "flight_delay", "--config", self.topology, "--format", "json").stdout)
+        self.assertEqual({version["training_set_sha256"] for version in shown["versions"]}, {DIGEST})
+        return {version["version"]: version["onnx"]["sha256"] for version in shown["versions"]}, model["aliases"]
+
+    def test_the_pipeline_runs_from_the_tables_to_the_champion(self):
+        said, folders = self.ran(self.folder / "steps")
+        steps_due = {"build-training-set", "train-model", "train-model-2", "evaluate", "compare-with-champion", "register", "register-2", "deploy"}
+        self.assertLessEqual(steps_due, set(said))
+        self.assertEqual((said["build-training-set"], said["compare-with-champion"]), (DIGEST, "promote"))
+        files, aliases = self.registered()
+        made = [hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest() for folder in folders]
+        # The forest's step is the first.
+        self.assertEqual(files, {1: made[0], 2: made[1]})
+        best, other = (1, 2) if said["evaluate"] == "forest" else (2, 1)
+        self.assertEqual(aliases, {"champion": best, "challenger": other})
+
+        # The same models are not better than the champion is: it stays, and the better one of them answers in its shadow.
+        again, _ = self.ran(self.folder / "again")
+        self.assertEqual((again["evaluate"], again["compare-with-champion"]), (said["evaluate"], "keep"))
+        self.assertEqual(self.registered(), ({1: made[0], 2: made[1], 3: made[0], 4: made[1]}, {"champion": best, "challenger": best + 2}))
         isobar("models", "verify", "--config", self.topology)
         with tempfile.TemporaryDirectory() as folder:
             champion = steps.champion(self.topology, folder)

@@ -30,10 +30,11 @@ def main(arguments=None):
     parsed = parse(arguments)
     try:
         pinned = data.Pinned.read(parsed.manifest, parsed.digest)
-        split = features.split(read(pinned, parsed).to_pandas(), parsed.take)
+        rows = read(pinned, parsed).to_pandas()
+        split, held_out = features.split(rows, parsed.take), features.held_out(rows, COMPARED_ROWS)
         print(f"rows of {pinned.digest}: {len(split.train):,} to learn from, {len(split.validation):,} to choose by, {len(split.test):,} to judge by")
         for kind in parsed.models:
-            train(kind, pinned, split, parsed.out / kind, parsed.topology, parsed.seed)
+            train(kind, pinned, split, held_out, parsed.out / kind, parsed.topology, parsed.seed)
         if len(parsed.models) > 1:
             print(f"network against forest: {compared(split, parsed.out / 'forest', parsed.out / 'network', parsed.seed)}")
     except (data.Differs, answers.Unequal) as problem:
@@ -71,8 +72,8 @@ def read(pinned, parsed):
     return data.from_file(pinned)
 
 
-def train(kind, pinned, split, folder, topology, seed):
-    """Trains one model, holds its ONNX file against the library, and writes all that belongs to it into `folder`."""
+def train(kind, pinned, split, held_out, folder, topology, seed):
+    """Trains one model, holds its ONNX file against the library on `held_out`, and writes all that belongs to it into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "forest":
         from delay_model import forest as library
@@ -80,7 +81,6 @@ def train(kind, pinned, split, folder, topology, seed):
         from delay_model import network as library
     model = library.train(split, seed)
     onnx_bytes = library.to_bytes(model)
-    held_out = split.test.x[:COMPARED_ROWS]
     probabilities, labels = library.predict(model, held_out)
     difference = answers.compare(onnx_bytes, probabilities, labels, held_out)
     answers.keep(folder.with_name(f"{kind}-held-out.parquet"), held_out, probabilities, labels)

@@ -9,4 +9,5 @@
     statistics.py    what features looked like in training
     package.py       a folder that can be registered: model, manifest, statistics, card, plots
     steps.py         what the steps of the pipeline do
+    stream.py        departures that a topology scores, and how good that is
 """

@@ -31,8 +31,8 @@ class Unequal(Exception):
 def named(model, label="label", probabilities="probabilities"):
     """`model` with our names for its outputs, and everything in between numbered through in the order of the graph.
 
-    Converters number by what they did before, and tf2onnx by the order of sets, which is another in each process. So the same model is the
-    same bytes.
+    Converters number by what they did before, and tf2onnx by the order of sets, which is another in each process; so is the order of the
+    operator sets of skl2onnx. So the same model is the same bytes.
     """
     onnx.checker.check_model(model)
     graph = model.graph
@@ -57,6 +57,9 @@ def named(model, label="label", probabilities="probabilities"):
     graph.initializer.extend(used)
     for output in graph.output:
         output.name = names[output.name]
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     graph.name, graph.doc_string, model.doc_string = "flight_delay", "", ""
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)

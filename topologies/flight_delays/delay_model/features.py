@@ -60,6 +60,11 @@ def matrix(rows):
     return numpy.column_stack([rows[name].to_numpy(dtype="float64", na_value=numpy.nan) for name in FEATURES]).astype("float32")
 
 
+def held_out(rows, count):
+    """The first departures of the test rows, whatever a trial leaves out of them: to compare answers on."""
+    return matrix(rows[(rows[TIME] >= TEST_FROM) & (rows[TIME] < TEST_TO)].iloc[:count])
+
+
 def split(rows, take=1):
     """Rows by time; of each part every `take`-th, for a trial."""
 

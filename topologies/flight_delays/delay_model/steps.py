@@ -8,10 +8,13 @@ import subprocess
 from . import answers, data, evaluation, features, package
 
 
+def command(*arguments):
+    return [os.environ.get("ISOBAR_BIN", "isobar"), *map(str, arguments)]
+
+
 def isobar(*arguments):
     """What a command of isobar says, as JSON. What it logs is shown."""
-    command = [os.environ.get("ISOBAR_BIN", "isobar"), *map(str, arguments), "--format", "json"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(subprocess.run(command(*arguments, "--format", "json"), check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def metrics(folder):

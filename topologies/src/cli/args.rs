@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::demo::TopicFile;
 use crate::span::Bound;
 use crate::spec::units::{HumanDuration, UnitError};
 use clap::builder::FalseyValueParser;
@@ -173,9 +174,12 @@ prove. This process leads the topology for a moment: one that runs is superseded
   isobar demo
   isobar demo --keep /tmp/flights          keep the three \"clouds\" and the spec
   isobar demo --fail azure                 take one cloud away half-way, and bring it back
+  isobar demo --topology orders.yaml --records orders=orders.jsonl
+                                           another topology, on records at hand
 
 Flights and weather of New York in 2013 are replayed into an embedded broker and committed to three
-folders that stand for three clouds.")]
+folders that stand for three clouds. With --topology, the lines of files are, and committed to the
+clouds of that topology; what it says of brokers is left alone.")]
     Demo(DemoArgs),
 
     /// Make something fail on purpose on a live topology, measure what that does, and prove the result
@@ -641,9 +645,24 @@ pub struct DemoArgs {
     /// Make this cloud refuse every request half-way, and bring it back: aws, azure or gcp
     #[arg(long, value_name = "CLOUD")]
     pub fail: Option<String>,
+    /// Run this topology instead, in its own clouds, on the records of --records
+    #[arg(long, value_name = "FILE", requires = "records", conflicts_with_all = ["keep", "fail"])]
+    pub topology: Option<PathBuf>,
+    /// Replay this file into a topic of --topology, each line a record; can be given for several topics
+    #[arg(long, value_name = "TOPIC=FILE", requires = "topology", value_parser = parse_records)]
+    pub records: Vec<TopicFile>,
     /// For people or for programs
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+fn parse_records(text: &str) -> Result<TopicFile, String> {
+    match text.split_once('=') {
+        Some((topic, path)) if !topic.is_empty() && !path.is_empty() => {
+            Ok(TopicFile { topic: topic.to_owned(), path: path.into() })
+        }
+        _ => Err("write a topic and a file, such as `orders=orders.jsonl`".to_owned()),
+    }
 }
 
 /// Options of `isobar drill`.

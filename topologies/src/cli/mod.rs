@@ -228,7 +228,9 @@ fn accept_gap(args: AcceptGapArgs) -> anyhow::Result<Exit> {
 }
 
 fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
-    let options = DemoOptions { keep: args.keep, fail: args.fail, json: args.output.format == Format::Json };
+    let json = args.output.format == Format::Json;
+    let DemoArgs { keep, fail, topology, records, .. } = args;
+    let options = DemoOptions { keep, fail, topology, records, json };
     let is_proved = runtime()?.block_on(crate::demo::demo(options))?;
     Ok(if is_proved { Exit::Success } else { Exit::Failure })
 }

@@ -2,7 +2,10 @@
 //!
 //! An embedded broker, three directories as clouds, the flights and weather of New York in 2013. It runs the
 //! topology that users copy (`topologies/flight_delays/topology.yaml`), proves the result, and asks it one question.
+//! `--topology` runs another one on the records of files instead (`other.rs`).
 
+mod lines;
+mod other;
 pub mod replay;
 
 use std::collections::BTreeMap;
@@ -18,7 +21,8 @@ use isobar_schemas::TopicPartition;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::replay::{FLIGHTS, PARTITIONS, WEATHER, replay};
+pub use self::lines::TopicFile;
+use self::replay::{FLIGHTS, Feed, PARTITIONS, WEATHER, replay};
 use crate::cli::output;
 use crate::error::Error;
 use crate::pipeline::{self, RunOptions, Summary};
@@ -50,6 +54,10 @@ pub struct DemoOptions {
     pub keep: Option<PathBuf>,
     /// Make this cloud refuse every request half-way.
     pub fail: Option<String>,
+    /// Run this topology in the place of the demo's, in its own clouds.
+    pub topology: Option<PathBuf>,
+    /// What is replayed into the topics of that topology.
+    pub records: Vec<TopicFile>,
     /// Print JSON instead of tables.
     pub json: bool,
 }
@@ -79,6 +87,9 @@ pub struct DemoReport {
 
 /// Runs the demo; false when `prove` found something wrong.
 pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
+    if let Some(path) = &options.topology {
+        return other::demo(path, &options).await;
+    }
     let temporary = match &options.keep {
         Some(_) => None,
         None => Some(
@@ -102,20 +113,8 @@ pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
         let named: Vec<&str> = topology.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
         say(&format!("Clouds: {} under {}\n", named.join(", "), directory.display()));
     }
-    let progress = Arc::new(Progress::default());
-    let summary = run(&topology, &broker, outage.as_ref(), &progress, &options).await?;
-    let seconds = progress.elapsed().as_secs_f64();
-    let report = DemoReport {
-        directory: options.keep.clone(),
-        records: progress.records(),
-        bytes: progress.bytes(),
-        seconds,
-        commits: summary.committed.commits,
-        longest_pause_seconds: summary.committed.longest_pause.as_secs_f64(),
-        datasets: summary.committed.rows.clone(),
-        failed_cloud: options.fail.clone(),
-        proved: false,
-    };
+    let feeds = vec![FLIGHTS.feed()?, WEATHER.feed()?];
+    let report = run(&topology, &broker, feeds, outage.as_ref(), &options).await?;
     conclude(&topology, report, &options).await
 }
 
@@ -123,10 +122,12 @@ pub async fn demo(options: DemoOptions) -> Result<bool, Error> {
 async fn run(
     topology: &Topology,
     broker: &EmbeddedBroker,
+    feeds: Vec<Feed>,
     outage: Option<&Outage>,
-    progress: &Arc<Progress>,
     options: &DemoOptions,
-) -> Result<Summary, Error> {
+) -> Result<DemoReport, Error> {
+    let progress = &Arc::new(Progress::default());
+    let total = feeds.iter().map(|feed| feed.records).sum();
     let all_committed = CancellationToken::new();
     let run_options = RunOptions {
         clouds: outage.map(|outage| outage.clouds.clone()),
@@ -142,9 +143,9 @@ async fn run(
             summary
         }
     });
-    let bars = Bars::new(options.json);
+    let bars = Bars::new(options.json, total);
     let feed = async {
-        let ends = produce(&broker.bootstrap_servers(), progress, &all_committed).await;
+        let ends = produce(&broker.bootstrap_servers(), feeds, progress, &all_committed).await;
         if let Ok(ends) = &ends {
             tokio::select! {
                 () = wait_for_positions(progress, ends) => {}
@@ -160,25 +161,38 @@ async fn run(
     let (fed, ()) = tokio::join!(feed, bars.draw(progress, outage, &all_committed));
     let summary = pipeline.await.expect("the pipeline does not panic");
     bars.finish();
-    let summary = summary?;
+    let Summary { committed, .. } = summary?;
     fed?;
-    Ok(summary)
+    Ok(DemoReport {
+        directory: options.keep.clone(),
+        records: progress.records(),
+        bytes: progress.bytes(),
+        seconds: progress.elapsed().as_secs_f64(),
+        commits: committed.commits,
+        longest_pause_seconds: committed.longest_pause.as_secs_f64(),
+        datasets: committed.rows,
+        failed_cloud: options.fail.clone(),
+        proved: false,
+    })
 }
 
-/// Replays both inputs, each on a thread of its own because producing blocks; the ends of all partitions.
+/// Replays all feeds, each on a thread of its own because producing blocks; the ends of all partitions.
 async fn produce(
     brokers: &str,
+    feeds: Vec<Feed>,
     progress: &Arc<Progress>,
     stop: &CancellationToken,
 ) -> Result<BTreeMap<TopicPartition, i64>, Error> {
     let producer = KafkaProducer::start(brokers, Compression::Zstd)
         .map_err(|error| Error::connector("connect a producer to the embedded broker", error))?;
     let producer = Arc::new(producer);
-    let replays = [&FLIGHTS, &WEATHER].map(|input| {
+    let replays = feeds.into_iter().map(|feed| {
         let (producer, positions, stop) = (producer.clone(), progress.positions(), stop.clone());
         let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || runtime.block_on(replay(input, &producer, positions, &stop)))
+        tokio::task::spawn_blocking(move || runtime.block_on(replay(feed, &producer, positions, &stop)))
     });
+    // All of them begin before the first one is waited for.
+    let replays: Vec<_> = replays.collect();
     let mut ends = BTreeMap::new();
     for replay in replays {
         ends.extend(replay.await.expect("a replay does not panic")?);
@@ -290,16 +304,16 @@ struct Bars {
     bars: MultiProgress,
     records: ProgressBar,
     status: ProgressBar,
+    total: u64,
     plain: bool,
 }
 
 impl Bars {
-    fn new(quiet: bool) -> Self {
+    fn new(quiet: bool, total: u64) -> Self {
         let bars = MultiProgress::new();
         if quiet {
             bars.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         }
-        let total = FLIGHTS.records + WEATHER.records;
         let style = "{prefix:9} {bar:40.cyan/blue} {percent:>3}%  {human_pos} of {human_len} records";
         let style = ProgressStyle::with_template(style).expect("the template is fixed and valid");
         let records = bars.add(ProgressBar::new(total).with_style(style).with_prefix("consumed"));
@@ -307,12 +321,11 @@ impl Bars {
             ProgressStyle::with_template("{prefix:9} {wide_msg}").expect("the template is fixed and valid");
         let status = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix("committed"));
         let plain = !quiet && !std::io::stderr().is_terminal();
-        Self { bars, records, status, plain }
+        Self { bars, records, status, total, plain }
     }
 
     async fn draw(&self, progress: &Progress, outage: Option<&Outage>, stop: &CancellationToken) {
         let mut clock = tokio::time::interval(Duration::from_millis(50));
-        let total = FLIGHTS.records + WEATHER.records;
         loop {
             tokio::select! {
                 _ = clock.tick() => {}
@@ -326,10 +339,10 @@ impl Bars {
                 "{done} records in {} commits, {:.1} MB/s, lag {}, last pause at most {:.1} s",
                 committed.commits,
                 progress.bytes() as f64 / 1e6 / seconds.max(0.001),
-                total.saturating_sub(done),
+                self.total.saturating_sub(done),
                 committed.longest_pause.as_secs_f64(),
             ));
-            if let Some(news) = outage.and_then(|outage| outage.advance(100 * done / total)) {
+            if let Some(news) = outage.and_then(|outage| outage.advance(100 * done / self.total)) {
                 self.say(&news);
             }
         }
@@ -351,22 +364,14 @@ impl Bars {
 }
 
 /// Prints what was done, proves it, and asks the one question.
-async fn conclude(topology: &Topology, mut report: DemoReport, options: &DemoOptions) -> Result<bool, Error> {
-    if !options.json {
-        say(&format!("\n{}", summary_table(&report)));
-        say("Proving it from the clouds alone:\n");
-    }
-    let clouds = open_clouds(topology)?;
-    let proof = prove::prove(&clouds, &[], None).await?;
-    report.proved = proof.holds();
+async fn conclude(topology: &Topology, report: DemoReport, options: &DemoOptions) -> Result<bool, Error> {
+    let is_proved = print_proof(topology, &[], report, options).await?;
     if options.json {
-        say(&serde_json::to_string_pretty(&report).expect("the report has string keys"));
-        return Ok(report.proved);
+        return Ok(is_proved);
     }
-    say(&proof.to_table());
     say(&format!("One question, answered in {}:\n\n{QUESTION_TEXT}\n", topology.clouds[0].name));
     say(&query::query_table(topology, QUESTION).await?);
-    match &report.directory {
+    match &options.keep {
         Some(directory) => {
             let config = directory.join("topology.yaml");
             say(&format!("Everything is kept in {}. Try:\n", directory.display()));
@@ -377,6 +382,28 @@ async fn conclude(topology: &Topology, mut report: DemoReport, options: &DemoOpt
             ));
         }
         None => say("Nothing is kept; `isobar demo --keep DIR` keeps the three clouds for a closer look."),
+    }
+    Ok(is_proved)
+}
+
+/// Prints what was done, and whether it is so in the clouds: `datasets`, or all that are found there.
+async fn print_proof(
+    topology: &Topology,
+    datasets: &[String],
+    mut report: DemoReport,
+    options: &DemoOptions,
+) -> Result<bool, Error> {
+    if !options.json {
+        say(&format!("\n{}", summary_table(&report)));
+        say("Proving it from the clouds alone:\n");
+    }
+    let clouds = open_clouds(topology)?;
+    let proof = prove::prove(&clouds, datasets, None).await?;
+    report.proved = proof.holds();
+    if options.json {
+        say(&serde_json::to_string_pretty(&report).expect("the report has string keys"));
+    } else {
+        say(&proof.to_table());
     }
     Ok(report.proved)
 }

@@ -1,4 +1,4 @@
-//! Replays the flights and the weather of New York in 2013 into a broker, as JSON keyed by airport.
+//! Replays the flights and the weather of New York in 2013 into a broker, as JSON keyed by airport, and whatever else is a [`Feed`].
 //!
 //! The embedded broker keeps only a few megabytes per partition, so the replay is paced by what the pipeline has
 //! committed: nothing is produced that could push out a record not yet committed. Records, partitions and their order
@@ -21,6 +21,8 @@ pub const PARTITIONS: i32 = 4;
 /// Bytes of JSON per partition that may be produced ahead of the last commit. The broker keeps 5 MB of compressed
 /// batches per partition; these records compress to less than a third.
 const AHEAD_BYTES_MAX: u64 = 12 * 1024 * 1024;
+/// How far apart positions may be, in bytes, that are remembered with the bytes before them.
+const MARK_BYTES: u64 = 1024 * 1024;
 
 /// How long the last records may take to be delivered.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +53,44 @@ pub const WEATHER: Input = Input {
     records: 26_115,
     text_columns: &["origin", "time_hour"],
 };
+
+impl Input {
+    /// All of it, to be replayed.
+    pub fn feed(&self) -> Result<Feed, Error> {
+        let mut records = Records::open(self)?;
+        let next = move || {
+            let record = records.next_record()?;
+            Ok(record.map(|(key, payload)| {
+                let partition = partition_of_key(key.as_bytes(), PARTITIONS);
+                FeedRecord { partition, key: Some(key), payload }
+            }))
+        };
+        let (topic, records) = (self.topic.to_owned(), self.records);
+        Ok(Feed { topic, records, ahead_bytes_max: AHEAD_BYTES_MAX, next: Box::new(next) })
+    }
+}
+
+/// A record on its way into a topic.
+pub struct FeedRecord {
+    /// Where it goes.
+    pub partition: i32,
+    /// Its key, if it has one.
+    pub key: Option<String>,
+    /// Its payload.
+    pub payload: String,
+}
+
+/// What is replayed into one topic.
+pub struct Feed {
+    /// The topic.
+    pub topic: String,
+    /// How many records there are.
+    pub records: u64,
+    /// Bytes of payload per partition that may be produced ahead of the last commit.
+    pub ahead_bytes_max: u64,
+    /// The next record, `None` at the end.
+    pub next: Box<dyn FnMut() -> Result<Option<FeedRecord>, Error> + Send>,
+}
 
 /// Positions decided by the pipeline.
 pub type Positions = watch::Receiver<BTreeMap<TopicPartition, i64>>;
@@ -84,31 +124,29 @@ impl Records {
     }
 }
 
-/// Produces all of `input`, blocking while the broker is slower; returns the end of every partition that received records.
+/// Produces all of `feed`, blocking while the broker is slower; returns the end of every partition that received records.
 pub async fn replay(
-    input: &Input,
+    mut feed: Feed,
     producer: &KafkaProducer,
     mut positions: Positions,
     stop: &CancellationToken,
 ) -> Result<BTreeMap<TopicPartition, i64>, Error> {
-    let mut records = Records::open(input)?;
     let mut outstanding: BTreeMap<TopicPartition, Outstanding> = BTreeMap::new();
-    while let Some((key, payload)) = records.next_record()?.filter(|_| !stop.is_cancelled()) {
-        let partition = TopicPartition::new(input.topic, partition_of_key(key.as_bytes(), PARTITIONS));
+    while let Some(next) = (feed.next)()?.filter(|_| !stop.is_cancelled()) {
+        let partition = TopicPartition::new(feed.topic.as_str(), next.partition);
         let ahead = outstanding.entry(partition.clone()).or_default();
-        ahead.wait_for_room(&partition, &mut positions, stop).await;
-        let (key, payload) = (Some(key.as_bytes()), Some(payload.as_bytes()));
+        ahead.wait_for_room(feed.ahead_bytes_max, &partition, &mut positions, stop).await;
         let record = ProducedRecord {
-            topic: input.topic,
-            partition: partition.partition,
-            key,
-            payload,
+            topic: &feed.topic,
+            partition: next.partition,
+            key: next.key.as_deref().map(str::as_bytes),
+            payload: Some(next.payload.as_bytes()),
             ..Default::default()
         };
         producer
             .produce(record)
             .map_err(|error| Error::connector(format!("produce to {partition}"), error))?;
-        ahead.add(payload.map_or(0, <[u8]>::len) as u64);
+        ahead.add(next.payload.len() as u64);
     }
     producer.flush(DELIVERY_PATIENCE).map_err(|error| Error::connector("deliver the last records", error))?;
     Ok(outstanding.into_iter().map(|(partition, ahead)| (partition, ahead.next_offset)).collect())
@@ -128,18 +166,20 @@ impl Outstanding {
     fn add(&mut self, bytes: u64) {
         self.next_offset += 1;
         self.bytes += bytes;
-        if self.next_offset % 1000 == 0 {
+        let marked = self.marks.back().map_or(self.committed_bytes, |(_, bytes)| *bytes);
+        if self.next_offset % 1000 == 0 || self.bytes - marked >= MARK_BYTES {
             self.marks.push_back((self.next_offset, self.bytes));
         }
     }
 
     async fn wait_for_room(
         &mut self,
+        ahead_bytes_max: u64,
         partition: &TopicPartition,
         positions: &mut Positions,
         stop: &CancellationToken,
     ) {
-        while self.bytes - self.committed_bytes > AHEAD_BYTES_MAX {
+        while self.bytes - self.committed_bytes > ahead_bytes_max {
             let committed = positions.borrow_and_update().get(partition).copied().unwrap_or(0);
             while let Some((_, bytes)) =
                 self.marks.front().copied().filter(|(offset, _)| *offset <= committed)
@@ -147,7 +187,7 @@ impl Outstanding {
                 self.committed_bytes = bytes;
                 self.marks.pop_front();
             }
-            if self.bytes - self.committed_bytes > AHEAD_BYTES_MAX {
+            if self.bytes - self.committed_bytes > ahead_bytes_max {
                 tokio::select! {
                     changed = positions.changed() => if changed.is_err() { return },
                     () = stop.cancelled() => return,
@@ -222,12 +262,26 @@ mod tests {
         }
         let stop = CancellationToken::new();
         {
-            let waiting = ahead.wait_for_room(&partition, &mut positions, &stop);
+            let waiting = ahead.wait_for_room(AHEAD_BYTES_MAX, &partition, &mut positions, &stop);
             tokio::pin!(waiting);
             assert!(futures::poll!(&mut waiting).is_pending());
             commits.send_replace(BTreeMap::from([(partition.clone(), 20_000)]));
             waiting.await;
         }
         assert_eq!(ahead.committed_bytes, 20_000 * 300);
+    }
+
+    #[tokio::test]
+    async fn pacing_goes_on_after_a_few_large_records() {
+        let partition = TopicPartition::new("letters", 0);
+        let mut ahead = Outstanding::default();
+        for _ in 0..5 {
+            ahead.add(900_000);
+        }
+        let (_commits, mut positions) = watch::channel(BTreeMap::from([(partition.clone(), 5)]));
+        let stop = CancellationToken::new();
+        let waiting = ahead.wait_for_room(3 << 20, &partition, &mut positions, &stop);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_ready(), "all of them are committed");
     }
 }
