@@ -1,11 +1,13 @@
 //! A drill: what requests notice of a server that dies, when they come through a gateway.
 //!
-//! Three `isobar serve` in processes of their own answer look-ups of the same table, `isobar gateway` stands before them, and requests
-//! are sent to it when they are due ([`open_loop`](crate::open_loop)). One server gets SIGKILL and is started again, at the same
-//! address. No request may fail. Each server has its own store of look-ups; the one that returns has the store that it left.
+//! Three `isobar serve` in processes of their own answer look-ups of the same table, or ask a model about what they look up, `isobar
+//! gateway` stands before them, and requests are sent to it when they are due ([`open_loop`](crate::open_loop)). One server gets SIGKILL
+//! and is started again, at the same address. No request may fail. Each server has its own store of look-ups; the one that returns has
+//! the store that it left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +15,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use isobar_topologies::inference::signature_of;
+use isobar_topologies::models::Tensor;
+use serde_json::{Value as Json, json};
 
 use crate::dataset::{LOCATION, Place};
 use crate::numbers::Numbers;
@@ -21,6 +26,8 @@ use crate::process::{self, Server};
 
 const DATASET: &str = "entities";
 const FEATURES: usize = 20;
+/// The name of the model.
+const MODEL: &str = "score";
 const CLOUDS: [&str; 3] = ["aws", "azure", "gcp"];
 /// Of [`CLOUDS`], where the server dies.
 const LOST: usize = 1;
@@ -47,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) kill_at: u64,
     /// When it is started again, in seconds.
     pub(crate) return_at: u64,
+    /// An ONNX file: what it says of an entity is asked, which is sent as a key.
+    pub(crate) model: Option<PathBuf>,
     /// `isobar`; by default the one beside this program.
     pub(crate) program: Option<PathBuf>,
 }
@@ -65,6 +74,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         write_table(&place, entities).await?;
     }
     let file = place.file.clone();
+    if let Some(onnx) = &options.model {
+        register(&program, onnx, &file)?;
+    }
     tokio::task::spawn_blocking(move || drill(&options, &program, &directory, &file)).await?
 }
 
@@ -107,6 +119,25 @@ async fn write_table(place: &Place, entities: u64) -> Result<()> {
     table.commit(vec![file])
 }
 
+/// Registers the model at `onnx`, whose features are the first columns of the table.
+fn register(program: &Path, onnx: &Path, topology: &Path) -> Result<()> {
+    let bytes = fs::read(onnx).with_context(|| format!("read {}", onnx.display()))?;
+    let inputs = signature_of(&bytes)?.inputs;
+    let columns = |input: &Tensor| input.shape.get(1).copied().flatten().unwrap_or(1);
+    let count: u64 = inputs.iter().map(columns).sum();
+    ensure!(count <= FEATURES as u64, "the model has {count} features, the table {FEATURES}");
+    let feature = |index| json!({ "name": format!("feature_{index}"), "type": "int64", "dataset": DATASET });
+    let features: Vec<Json> = (0..count).map(feature).collect();
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("model.onnx"), bytes)?;
+    fs::write(folder.path().join("manifest.json"), json!({ "features": features }).to_string())?;
+    let mut command = Command::new(program);
+    command.args(["models", "register"]).arg(folder.path()).args(["--model", MODEL, "--alias", "champion"]);
+    let status = command.arg("--config").arg(topology).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "isobar models register ended with {status}");
+    Ok(())
+}
+
 /// A server of look-ups, in its cloud.
 struct Backend<'a> {
     program: &'a Path,
@@ -130,9 +161,10 @@ fn drill(options: &Options, program: &Path, directory: &Path, topology: &Path) -
     for at in 0..CLOUDS.len() {
         servers.push(backend(at).start("127.0.0.1:0")?);
     }
-    let look_up = request(0);
+    let request = if options.model.is_some() { inference } else { look_up };
+    let first = request(0);
     for (_, address) in &servers {
-        until("a server answers look-ups", || Ok(is_answered(address, &look_up)))?;
+        until("a server answers", || Ok(is_answered(address, &first)))?;
     }
     let addresses: Vec<&str> = servers.iter().map(|(_, address)| address.as_str()).collect();
     let file = directory.join("gateway.yaml");
@@ -188,9 +220,10 @@ fn report(
     counters: Counters,
     returned: u64,
 ) {
-    let Options { rate, seconds, entities, .. } = options;
+    let Options { rate, seconds, entities, model, .. } = options;
+    let asked = if model.is_some() { "inferences by key" } else { "look-ups" };
     println!(
-        "{rate} look-ups a second for {seconds} s, of {entities} entities with {FEATURES} features; one of three servers killed after \
+        "{rate} {asked} a second for {seconds} s, of {entities} entities with {FEATURES} features; one of three servers killed after \
          {} s and started again after {} s\n",
         kill_at.as_secs(),
         return_at.as_secs()
@@ -253,8 +286,19 @@ fn gateway(addresses: &[&str]) -> String {
     text
 }
 
-fn request(entity: u64) -> Vec<u8> {
+fn look_up(entity: u64) -> Vec<u8> {
     get(&format!("/v1/datasets/{DATASET}/features?entity={entity}"))
+}
+
+/// What the model says of an entity.
+fn inference(entity: u64) -> Vec<u8> {
+    let key = json!({ "name": "entity", "datatype": "INT64", "shape": [1], "data": [entity] });
+    let body = json!({ "inputs": [key] }).to_string();
+    let length = body.len();
+    format!(
+        "POST /v2/models/{MODEL}/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 fn get(path: &str) -> Vec<u8> {

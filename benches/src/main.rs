@@ -222,6 +222,9 @@ enum Command {
         /// Second at which it is started again.
         #[arg(long, default_value_t = 20)]
         return_at: u64,
+        /// An ONNX file of up to 20 features: servers look them up by key and ask it. Needs ONNX Runtime, at ISOBAR_ONNXRUNTIME.
+        #[arg(long)]
+        model: Option<PathBuf>,
         /// The program; by default the `isobar` beside this one.
         #[arg(long)]
         program: Option<PathBuf>,
@@ -357,9 +360,9 @@ async fn run(command: Command) -> Result<()> {
             tokio::task::spawn_blocking(move || online::run(sizes, directory)).await?
         }
         Command::OnlineServe { store } => online::answer(&store).await,
-        Command::Gateway { directory, entities, rate, seconds, kill_at, return_at, program } => {
+        Command::Gateway { directory, entities, rate, seconds, kill_at, return_at, model, program } => {
             let options =
-                gateway::Options { directory, entities, rate, seconds, kill_at, return_at, program };
+                gateway::Options { directory, entities, rate, seconds, kill_at, return_at, model, program };
             gateway::run(options).await
         }
         Command::Scans { directory, suites, scale, hits, file_rows, runs, memory, tpchgen, json } => {
