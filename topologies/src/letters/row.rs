@@ -58,7 +58,9 @@ impl RowLetters {
         values: &FolderValues,
     ) -> Result<Vec<OutgoingRecord>, String> {
         let keys = self.keys(rows, values)?;
-        let lines = json_lines(&self.sent(rows, values)?).map_err(|error| error.to_string())?;
+        let lines = json_lines(&self.sent(rows, values)?).map_err(|error| {
+            format!("its rows have no place in JSON: {error}; name the other columns in `columns`")
+        })?;
         let payloads: Vec<&str> = lines.split_terminator('\n').collect();
         if payloads.len() != rows.num_rows() {
             return Err(format!("{} rows became {} lines of JSON", rows.num_rows(), payloads.len()));
