@@ -5,7 +5,6 @@ use std::fs::File;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::FieldRef;
-use datafusion::common::ScalarValue;
 use isobar_connectors::dataset::filled;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -14,6 +13,7 @@ use parquet::arrow::arrow_reader::{
 
 use super::layout::{EncodedRows, Layout};
 use crate::prove::log::DataFile;
+use crate::query::partition_value;
 
 /// About the most bytes of rows decoded at a time, and the most rows.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -68,11 +68,7 @@ fn columns_of(batch: &RecordBatch, file: &DataFile, layout: &Layout) -> Result<V
         let (name, data_type) = (field.name(), field.data_type());
         let wrong = |error: &dyn std::fmt::Display| format!("column {name}: {error}");
         if let Some(text) = file.partition_values.get(name) {
-            let value = match text {
-                // The protocol reads an empty text as null.
-                Some(text) if !text.is_empty() => ScalarValue::try_from_string(text.clone(), data_type),
-                _ => ScalarValue::try_from(data_type),
-            };
+            let value = partition_value(text.as_deref(), data_type);
             let array = value.and_then(|value| value.to_array_of_size(batch.num_rows()));
             return array.map_err(|error| wrong(&error));
         }
