@@ -14,10 +14,7 @@ use parquet::arrow::arrow_reader::{
 use super::layout::{EncodedRows, Layout};
 use crate::prove::log::DataFile;
 use crate::query::partition_value;
-
-/// About the most bytes of rows decoded at a time, and the most rows.
-const BATCH_BYTES: u64 = 8 << 20;
-const BATCH_ROWS_MAX: u64 = 8192;
+use crate::redrive::source::rows_at_a_time;
 
 /// Hands the rows of a fetched file to `take`, some at a time.
 ///
@@ -53,12 +50,7 @@ fn open(file: File, layout: &Layout) -> parquet::errors::Result<ParquetRecordBat
     let is_wanted = |name: &str| layout.columns().iter().any(|field| field.name() == name);
     let wanted: Vec<usize> = (0..stored.len()).filter(|index| is_wanted(stored[*index].name())).collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    let bytes_per_row = builder.metadata().row_groups().iter().filter_map(|group| {
-        let bytes = u64::try_from(group.total_byte_size()).ok()?;
-        bytes.checked_div(u64::try_from(group.num_rows()).ok()?)
-    });
-    let rows = BATCH_BYTES / bytes_per_row.max().unwrap_or(0).max(1);
-    let rows = usize::try_from(rows.clamp(1, BATCH_ROWS_MAX)).unwrap_or(1);
+    let rows = rows_at_a_time(builder.metadata());
     builder.with_projection(mask).with_batch_size(rows).build()
 }
 
