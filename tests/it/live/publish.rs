@@ -142,7 +142,7 @@ async fn a_row_that_a_topic_does_not_take_waits_until_it_does_and_holds_up_no_co
     let line: serde_json::Value = serde_json::from_str(&process.says("serving metrics").await).unwrap();
     let address = line["address"].as_str().unwrap().to_owned();
     let refused = process.says("rows were not published").await;
-    assert!(refused.contains("max.message.bytes"), "{refused}");
+    assert!(refused.contains("max.message.bytes") && refused.contains(" of version "), "{refused}");
     live.produce(&producer, records.records(500));
     until("everything is committed", async || live.is_complete().await).await;
     assert!(live.rows_sent().await.is_empty(), "a row is sent whole, and not before those before it");

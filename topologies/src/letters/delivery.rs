@@ -1,6 +1,6 @@
 //! How far the rows of one table are that are sent, and what is done when sending fails.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isobar_connectors::kafka::TransactionalProducer;
 use tracing::warn;
@@ -16,16 +16,12 @@ use crate::maintain::Failure;
 
 /// First and longest pause after sending has failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// How often the progress is noted again while there are no new rows: Kafka forgets it after a week.
-const KEEP_ALIVE: Duration = Duration::from_secs(3600);
 
 /// What is known while this process sends.
 pub(super) struct Connection {
     pub(super) producer: TransactionalProducer,
     pub(super) log: DecidedLog,
     pub(super) next: Next,
-    /// When Kafka was last told how far it is.
-    pub(super) noted: Instant,
 }
 
 /// See the [module](self).
@@ -58,9 +54,7 @@ impl Delivery {
             self.sent_before = Some(connection.next.version);
         }
         let next = self.sent_before.unwrap_or(self.outlet.from_version);
-        let behind = i64::try_from((head.version + 1).saturating_sub(next)).unwrap_or(i64::MAX);
-        let Outlet { dataset, meters, .. } = &self.outlet;
-        meters.versions_behind.with_label_values(&[dataset]).set(behind);
+        self.outlet.tell_behind(next, head.version);
         is_sent
     }
 
@@ -96,7 +90,7 @@ impl Delivery {
                 none => none.insert(outlet.connect(now).await?),
             };
             let is_whole = connection.log.reach(outlet.clouds(), head).await?;
-            if !outlet.send_due(connection).await? {
+            if !outlet.send_due(connection, head.version).await? {
                 if let Some(connection) = self.connection.take() {
                     connection.producer.close().await;
                 }
@@ -107,7 +101,7 @@ impl Delivery {
                 // Nothing of them is to be sent. Kafka is told with what is sent next.
                 connection.next = Next::version(version, before);
             }
-            if connection.noted.elapsed() >= KEEP_ALIVE {
+            if outlet.is_to_be_noted() {
                 let (nothing, next) = (Slice::from(connection.next.row), connection.next.clone());
                 outlet.send(connection, nothing, next).await?;
             }

@@ -44,9 +44,9 @@ pub(crate) fn published_topics(topology: &Topology) -> BTreeMap<String, bool> {
 /// Where a topic is.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// In the cluster that is read, or in another one that was asked.
+    /// In the cluster that is read, which was asked at the start.
     Found(Target),
-    /// In another one, which is still to be asked.
+    /// In another one, which is asked whenever sending begins.
     Elsewhere(Elsewhere),
 }
 
@@ -159,13 +159,13 @@ fn outlet_of_letters(
         name: group.clone(),
         from_version: *from_version,
         place: Place::Found(target(kind, &parts.topology.kafka, topic, group, found)),
-        is_elsewhere: false,
         rows: None,
         source: Source { clouds: parts.group.clouds.clone(), table: kind.table_of(&dataset.name) },
         group: parts.group.clone(),
         kafka: parts.kafka.clone(),
         meters: kind.meters(&parts.options.metrics),
         concessions: Concessions::default(),
+        noted: None,
     }
 }
 
@@ -195,13 +195,13 @@ fn outlet_of_rows(
         name: group.clone(),
         from_version: *from_version,
         place,
-        is_elsewhere: kafka.is_some(),
         rows: Some(RowLetters::new(spec, &plan.table)),
         source: Source { clouds: parts.group.clouds.clone(), table: kind.table_of(&dataset.name) },
         group: parts.group.clone(),
         kafka: config,
         meters: kind.meters(&parts.options.metrics),
         concessions: Concessions::none(),
+        noted: None,
     })
 }
 

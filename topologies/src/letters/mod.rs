@@ -137,12 +137,15 @@ pub(crate) struct Letters {
 }
 
 impl Letters {
-    /// Begins to send through `outlets`. Another cluster than the one that is read has a task of its own: it may be away.
+    /// Begins to send through `outlets`. Dead letters and rows have a task each, since a dataset that is sent from its beginning
+    /// takes its time; and so has another cluster than the one that is read, which may be away.
     pub(crate) fn start(outlets: Vec<Outlet>) -> Self {
         let tables = outlets.iter().map(|outlet| outlet.table().to_owned()).collect();
         let (elsewhere, here): (Vec<Outlet>, Vec<Outlet>) =
             outlets.into_iter().partition(Outlet::is_elsewhere);
-        let shares = elsewhere.into_iter().map(|outlet| vec![outlet]).chain([here]);
+        let (letters, rows): (Vec<Outlet>, Vec<Outlet>) =
+            here.into_iter().partition(|outlet| outlet.kind == Kind::DeadLetters);
+        let shares = elsewhere.into_iter().map(|outlet| vec![outlet]).chain([letters, rows]);
         let (seen, stop) = (watch::Sender::new(None), CancellationToken::new());
         let (mut sent, mut tasks) = (Vec::new(), JoinSet::new());
         for share in shares.filter(|share| !share.is_empty()) {

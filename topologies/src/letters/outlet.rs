@@ -1,7 +1,7 @@
 //! A topic that gets the rows of one table, and how they are sent there.
 
 use std::fs::File;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use isobar_connectors::clouds::Cloud;
@@ -27,6 +27,8 @@ use crate::prove::objects::object_path;
 use crate::quarantine::StoredRows;
 use crate::redrive::source::{LiveFile, Source, batches};
 
+/// How often the progress is noted again while there is nothing that can be sent: Kafka forgets it after a week.
+const KEEP_ALIVE: Duration = Duration::from_secs(3600);
 /// Rows that are made messages at a time.
 const ROWS_AT_A_TIME: usize = 256;
 
@@ -40,8 +42,6 @@ pub(crate) struct Outlet {
     /// The version to begin with.
     pub(super) from_version: u64,
     pub(super) place: Place,
-    /// Whether the topic is of another cluster than the one that is read.
-    pub(super) is_elsewhere: bool,
     /// How rows become messages; `None`: they are those of a quarantine, and become the records that they were.
     pub(super) rows: Option<RowLetters>,
     /// The table.
@@ -50,6 +50,8 @@ pub(crate) struct Outlet {
     pub(super) kafka: KafkaConfig,
     pub(super) meters: Meters,
     pub(super) concessions: Concessions,
+    /// When this process last told Kafka how far it is.
+    pub(super) noted: Option<Instant>,
 }
 
 impl Outlet {
@@ -60,7 +62,7 @@ impl Outlet {
 
     /// Whether the topic is of another cluster than the one that is read.
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.is_elsewhere
+        matches!(self.place, Place::Elsewhere(_))
     }
 
     pub(super) fn clouds(&self) -> &[Cloud] {
@@ -72,6 +74,17 @@ impl Outlet {
         self.concessions.forget();
     }
 
+    /// Whether Kafka is to be told again how far it is.
+    pub(super) fn is_to_be_noted(&self) -> bool {
+        self.noted.is_none_or(|noted| noted.elapsed() >= KEEP_ALIVE)
+    }
+
+    /// Says how many versions are not sent yet, of those up to `last`.
+    pub(super) fn tell_behind(&self, next: u64, last: u64) {
+        let behind = i64::try_from((last + 1).saturating_sub(next)).unwrap_or(i64::MAX);
+        self.meters.versions_behind.with_label_values(&[&self.dataset]).set(behind);
+    }
+
     /// Clouds that are away are asked last.
     pub(super) fn prefer_answering(&mut self, watch: &LeaderWatch) {
         let progress = watch.progress();
@@ -81,9 +94,10 @@ impl Outlet {
         self.source.clouds.sort_by_key(is_away);
     }
 
-    /// Sends the versions that are due and known; false if another client is to go on.
-    pub(super) async fn send_due(&mut self, connection: &mut Connection) -> Result<bool, Failure> {
+    /// Sends the versions that are due and known, of those up to `last`; false if another client is to go on.
+    pub(super) async fn send_due(&mut self, connection: &mut Connection, last: u64) -> Result<bool, Failure> {
         while let Some(due) = connection.log.due_from(connection.next.version) {
+            self.tell_behind(due.version, last);
             if !self.send_version(connection, &due).await? {
                 return Ok(false);
             }
@@ -98,35 +112,40 @@ impl Outlet {
 
     /// Fences whoever sent before, and learns how far that one was.
     pub(super) async fn connect(&mut self, now: &Seen) -> Result<Connection, Failure> {
+        let Self { dataset, topic, name, .. } = &*self;
+        let target = match &self.place {
+            Place::Found(target) => target.clone(),
+            Place::Elsewhere(elsewhere) => elsewhere.find(&self.kafka, topic, name).await?,
+        };
         // One that leads without knowing that it is over would fence whoever follows it, again and again.
         if self.group.is_claimed_by_another(now.watch.progress().epoch).await {
             return Err("another process has claimed to lead: it sends them".to_owned());
         }
-        if let Place::Elsewhere(elsewhere) = &self.place {
-            self.place = Place::Found(elsewhere.find(&self.kafka, &self.topic, &self.name).await?);
-        }
-        let Place::Found(target) = &self.place else { return Err("its topic is not known".to_owned()) };
-        let Self { dataset, topic, name, .. } = &*self;
         let one_by_one = self.concessions.one_by_one();
         let producer = TransactionalProducer::start(&self.kafka, topic, name, one_by_one);
         let producer = producer.map_err(|error| chain_of(&error))?;
         let (clouds, topology) = (&self.source.clouds, &self.group.topology);
-        let next = match producer.begin().await.map_err(|error| chain_of(&error))? {
-            Some(progress) => Next::read(&progress)?,
+        let progress = producer.begin().await.map_err(|error| chain_of(&error))?;
+        let next = match &progress {
+            Some(progress) => Next::read(progress)?,
             None => {
                 if target.has_begun(clouds, topology, dataset).await? {
                     return Err(format!(
                         "Kafka has forgotten how far group {name} was, and to send everything again would be twice; {BEGIN_ANEW}"
                     ));
                 }
-                let first = Next::first(self.from_version);
-                match producer.send(Vec::new(), first.to_progress()).await {
-                    Ok(Sent::Stored) => first,
-                    Ok(Sent::Refused { .. }) => return Err("nothing was sent, and is refused".to_owned()),
-                    Err(error) => return Err(chain_of(&error)),
-                }
+                Next::first(self.from_version)
             }
         };
+        // Also where there is progress: what comes next may be what the topic does not take, for longer than Kafka remembers.
+        let is_noted = progress.is_none() || self.is_to_be_noted();
+        if is_noted {
+            match producer.send(Vec::new(), next.to_progress()).await {
+                Ok(Sent::Stored) => {}
+                Ok(Sent::Refused { .. }) => return Err("nothing was sent, and is refused".to_owned()),
+                Err(error) => return Err(chain_of(&error)),
+            }
+        }
         // Also where there is progress: who noted it may have ended before it could leave the mark.
         target.begin(clouds, topology, dataset).await?;
         let sending = self.kind.words().sending;
@@ -136,7 +155,10 @@ impl Outlet {
             Kind::DeadLetters => log,
             Kind::Rows => log.with_redriven_rows(),
         };
-        Ok(Connection { producer, log, next, noted: Instant::now() })
+        if is_noted {
+            self.noted = Some(Instant::now());
+        }
+        Ok(Connection { producer, log, next })
     }
 
     /// Sends what is left of a version; false if the topic did not take it, and another client is to try.
@@ -178,7 +200,8 @@ impl Outlet {
                 while at < batch.num_rows() {
                     let piece = batch.slice(at, ROWS_AT_A_TIME.min(batch.num_rows() - at));
                     at += piece.num_rows();
-                    for (record, is_whole) in self.letters(version, row, &piece, values).map_err(damaged)? {
+                    let letters = block_in_place(|| self.letters(version, row, &piece, values));
+                    for (record, is_whole) in letters.map_err(damaged)? {
                         row += 1;
                         slice.push(record, is_whole);
                         if slice.is_full() && row < total {
@@ -236,7 +259,7 @@ impl Outlet {
                 }
                 let sent = self.kind.words().sent;
                 debug!(dataset, rows = count, version = next.version, row = next.row, "{sent}");
-                (connection.next, connection.noted) = (next, Instant::now());
+                (connection.next, self.noted) = (next, Some(Instant::now()));
                 Ok(true)
             }
             Sent::Refused { records, refused } => {
@@ -245,7 +268,9 @@ impl Outlet {
                 debug!(%dataset, refusals, ?first, "the topic does not take all records as they are");
                 match self.concessions.note(&records, first_row, &refused, now_ms()) {
                     true => Ok(false),
-                    false => Err(self.why_stuck(&records, first_row, refused.first())),
+                    false => {
+                        Err(self.why_stuck(connection.next.version, &records, first_row, refused.first()))
+                    }
                 }
             }
         }
@@ -253,6 +278,7 @@ impl Outlet {
 
     fn why_stuck(
         &self,
+        version: u64,
         records: &[OutgoingRecord],
         first_row: u64,
         first: Option<&(usize, Refusal)>,
@@ -267,8 +293,8 @@ impl Outlet {
         let row = first_row + *place as u64;
         let bytes = records.get(*place).map_or(0, bytes_of);
         format!(
-            "the topic does not take row {row} of the version ({refusal:?}: a message of {bytes} bytes), and rows are sent whole and in \
-             their order; raise its `max.message.bytes`, or name fewer `columns`"
+            "the topic does not take row {row} of version {version} ({refusal:?}: a message of {bytes} bytes), and rows are sent whole \
+             and in their order; raise its `max.message.bytes`, or name fewer `columns`"
         )
     }
 

@@ -13,12 +13,11 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use arrow::error::ArrowError;
 use arrow::json::writer::make_encoder;
-use datafusion::common::ScalarValue;
 use isobar_connectors::delta::TableDefinition;
 use isobar_connectors::kafka::OutgoingRecord;
 
 use super::letter::Origin;
-use crate::query::{json_lines, json_options};
+use crate::query::{json_lines, json_options, partition_value};
 use crate::spec::PublishSpec;
 
 /// The values of columns that are the same in all rows of a file, as the log has them.
@@ -58,7 +57,9 @@ impl RowLetters {
         values: &FolderValues,
     ) -> Result<Vec<OutgoingRecord>, String> {
         let keys = self.keys(rows, values)?;
-        let lines = json_lines(&self.sent(rows, values)?).map_err(|error| error.to_string())?;
+        let lines = json_lines(&self.sent(rows, values)?).map_err(|error| {
+            format!("its rows have no place in JSON: {error}; name the other columns in `columns`")
+        })?;
         let payloads: Vec<&str> = lines.split_terminator('\n').collect();
         if payloads.len() != rows.num_rows() {
             return Err(format!("{} rows became {} lines of JSON", rows.num_rows(), payloads.len()));
@@ -117,11 +118,7 @@ impl RowLetters {
         let text = values.get(name).ok_or_else(|| wrong(&"the log has no value"))?;
         let field = self.fields.iter().find(|field| field.name() == name);
         let data_type = field.ok_or_else(|| wrong(&"its type is not known"))?.data_type();
-        let value = match text {
-            // The protocol reads an empty text as null.
-            Some(text) if !text.is_empty() => ScalarValue::try_from_string(text.clone(), data_type),
-            _ => ScalarValue::try_from(data_type),
-        };
+        let value = partition_value(text.as_deref(), data_type);
         let column = value.and_then(|value| value.to_array_of_size(rows.num_rows()));
         let column = column.map_err(|error| wrong(&error))?;
         Ok(Some((Arc::new(Field::new(name, data_type.clone(), true)), column)))

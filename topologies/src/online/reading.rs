@@ -5,7 +5,6 @@ use std::fs::File;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::FieldRef;
-use datafusion::common::ScalarValue;
 use isobar_connectors::dataset::filled;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -14,10 +13,8 @@ use parquet::arrow::arrow_reader::{
 
 use super::layout::{EncodedRows, Layout};
 use crate::prove::log::DataFile;
-
-/// About the most bytes of rows decoded at a time, and the most rows.
-const BATCH_BYTES: u64 = 8 << 20;
-const BATCH_ROWS_MAX: u64 = 8192;
+use crate::query::partition_value;
+use crate::redrive::source::rows_at_a_time;
 
 /// Hands the rows of a fetched file to `take`, some at a time.
 ///
@@ -53,12 +50,7 @@ fn open(file: File, layout: &Layout) -> parquet::errors::Result<ParquetRecordBat
     let is_wanted = |name: &str| layout.columns().iter().any(|field| field.name() == name);
     let wanted: Vec<usize> = (0..stored.len()).filter(|index| is_wanted(stored[*index].name())).collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    let bytes_per_row = builder.metadata().row_groups().iter().filter_map(|group| {
-        let bytes = u64::try_from(group.total_byte_size()).ok()?;
-        bytes.checked_div(u64::try_from(group.num_rows()).ok()?)
-    });
-    let rows = BATCH_BYTES / bytes_per_row.max().unwrap_or(0).max(1);
-    let rows = usize::try_from(rows.clamp(1, BATCH_ROWS_MAX)).unwrap_or(1);
+    let rows = rows_at_a_time(builder.metadata());
     builder.with_projection(mask).with_batch_size(rows).build()
 }
 
@@ -68,11 +60,7 @@ fn columns_of(batch: &RecordBatch, file: &DataFile, layout: &Layout) -> Result<V
         let (name, data_type) = (field.name(), field.data_type());
         let wrong = |error: &dyn std::fmt::Display| format!("column {name}: {error}");
         if let Some(text) = file.partition_values.get(name) {
-            let value = match text {
-                // The protocol reads an empty text as null.
-                Some(text) if !text.is_empty() => ScalarValue::try_from_string(text.clone(), data_type),
-                _ => ScalarValue::try_from(data_type),
-            };
+            let value = partition_value(text.as_deref(), data_type);
             let array = value.and_then(|value| value.to_array_of_size(batch.num_rows()));
             return array.map_err(|error| wrong(&error));
         }

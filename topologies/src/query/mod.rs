@@ -85,7 +85,7 @@ pub use self::listing::{SnapshotSummary, Snapshots, snapshots, snapshots_in};
 pub(crate) use self::names::{Asked, Names, PinnedTable, quoted};
 pub use self::output::{Answer, RowsFormat, Scanned, TABLE_ROWS_MAX};
 pub(crate) use self::pinning::refuse_unrepeatable;
-pub(crate) use self::provider::SnapshotTable;
+pub(crate) use self::provider::{SnapshotTable, partition_value};
 pub(crate) use self::replicas::Replicas;
 pub use self::replicas::{ANSWER_WITHIN, Reading};
 pub(crate) use self::snapshot::{PublishedTable, Snapshot, newest_snapshots, newest_tables};

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -295,17 +295,25 @@ fn scanned_file(
             .partition_values
             .get(field.name())
             .ok_or_else(|| format!("{}: no value for {}", file.path, field.name()))?;
-        let value = match text {
-            // The protocol reads an empty text as null.
-            Some(text) if !text.is_empty() => ScalarValue::try_from_string(text.clone(), field.data_type()),
-            _ => ScalarValue::try_from(field.data_type()),
-        };
+        let value = partition_value(text.as_deref(), field.data_type());
         value.map_err(|error| format!("{}: {}: {error}", file.path, field.name()))
     });
     let mut scanned = PartitionedFile::new(String::new(), file.size);
     scanned.object_meta.location = path;
     let values = values.collect::<std::result::Result<_, String>>()?;
     Ok(ScannedFile { file: scanned.with_partition_values(values), rows: file.rows })
+}
+
+/// The value of a partition column that the log writes as `text`.
+///
+/// # Errors
+/// If it is none of the type.
+pub(crate) fn partition_value(text: Option<&str>, data_type: &DataType) -> Result<ScalarValue> {
+    match text {
+        // The protocol reads an empty text as null.
+        Some(text) if !text.is_empty() => ScalarValue::try_from_string(text.to_owned(), data_type),
+        _ => ScalarValue::try_from(data_type),
+    }
 }
 
 /// The scan that came in a plan, of files in `replicas`. How they are read, and what older ones lack, does not come with it.

@@ -15,6 +15,7 @@ use isobar_connectors::delta::path::decode_log_path;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use tracing::debug;
 
 use crate::chain_of;
@@ -31,6 +32,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// About the most bytes of rows decoded at a time, and the most rows.
 const BATCH_BYTES: u64 = 8 << 20;
 const BATCH_ROWS_MAX: u64 = 8192;
+/// What a number takes once it is decoded, in bytes.
+const NUMBER_BYTES: i64 = 8;
 
 /// A live file of a quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,13 +180,56 @@ pub(crate) fn batches(file: File) -> Result<ParquetRecordBatchReader, String> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
         .map_err(|error| error.to_string())?;
-    let row_groups = builder.metadata().row_groups();
-    let bytes_per_row = row_groups.iter().filter_map(|group| {
-        let (bytes, rows) =
-            (u64::try_from(group.total_byte_size()).ok()?, u64::try_from(group.num_rows()).ok()?);
-        bytes.checked_div(rows)
+    let rows = rows_at_a_time(builder.metadata());
+    builder.with_batch_size(rows).build().map_err(|error| error.to_string())
+}
+
+/// How many rows of a file are decoded at a time.
+pub(crate) fn rows_at_a_time(file: &ParquetMetaData) -> usize {
+    let bytes_per_row = file.row_groups().iter().filter_map(|group| {
+        let bytes = group.columns().iter().map(decoded_bytes).fold(0, u64::saturating_add);
+        bytes.checked_div(u64::try_from(group.num_rows()).ok()?)
     });
     let rows = BATCH_BYTES / bytes_per_row.max().unwrap_or(0).max(1);
-    let rows = usize::try_from(rows.clamp(1, BATCH_ROWS_MAX)).unwrap_or(1);
-    builder.with_batch_size(rows).build().map_err(|error| error.to_string())
+    usize::try_from(rows.clamp(1, BATCH_ROWS_MAX)).unwrap_or(1)
+}
+
+/// About the bytes of a column in memory. Values that are alike are next to nothing in the file, and as large as others here.
+fn decoded_bytes(column: &ColumnChunkMetaData) -> u64 {
+    let texts = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+    let numbers = column.num_values().saturating_mul(NUMBER_BYTES);
+    u64::try_from(column.uncompressed_size().max(texts).max(numbers)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    #[test]
+    fn payloads_that_are_alike_are_decoded_a_few_at_a_time_too() {
+        const PAYLOAD_BYTES: usize = 32 << 10;
+        let payload = "x".repeat(PAYLOAD_BYTES);
+        let payloads: ArrayRef = Arc::new(StringArray::from(vec![payload.as_str(); 100]));
+        let rows = RecordBatch::try_from_iter([("payload", payloads)]).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = ArrowWriter::try_new(file.try_clone().unwrap(), rows.schema(), None).unwrap();
+        for _ in 0..10 {
+            writer.write(&rows).unwrap();
+        }
+        writer.close().unwrap();
+        // It is a hundredth of what it holds.
+        assert!(file.metadata().unwrap().len() < 320 << 10);
+        let mut total = 0;
+        for batch in batches(file).unwrap() {
+            let batch = batch.unwrap();
+            assert!((batch.num_rows() * PAYLOAD_BYTES) as u64 <= BATCH_BYTES, "{} rows", batch.num_rows());
+            total += batch.column(0).len();
+        }
+        assert_eq!(total, 1000);
+    }
 }

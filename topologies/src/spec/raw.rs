@@ -737,7 +737,7 @@ pub struct Publish {
     pub group: Option<String>,
 
     /// The version of the dataset that is sent first, when nothing was sent under the group's name yet. Default: 0, all rows
-    /// that there ever were.
+    /// that there ever were, as far as `keep_versions` has left their files.
     #[serde(default)]
     pub from_version: u64,
 

@@ -818,6 +818,11 @@ fn rows_are_published_as_written_and_never_into_a_topic_that_is_read() {
         );
         assert!(found.iter().all(|problem| !problem.contains("hunter2")), "{found:?}");
     }
+    // Also where only a pattern reads it.
+    let text = with("{ topic: flights-scored }")
+        .replace("topic: flights\n", "topics: { pattern: \"^flights.*\" }\n");
+    let found = problems(&text);
+    assert!(found.len() == 1 && found[0].contains("would come back as records"), "{found:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use arrow::array::{
-    BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, StringArray,
-    StructArray, TimestampMicrosecondArray,
+    BinaryArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, Int64Builder, ListArray,
+    MapBuilder, StringArray, StringBuilder, StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Float64Type, TimeUnit};
 
@@ -160,4 +160,47 @@ fn what_is_nested_is_nested_in_json() {
     let letters = letters.letters(ORIGIN, &nested, &values(None)).unwrap();
     assert_eq!(payloads(&letters), [r#"{"record":{"label":"x"},"list":["Infinity",null]}"#]);
     assert_eq!(letters[0].key.as_deref(), Some(&br#"{"label":"x"}"#[..]));
+}
+
+#[test]
+fn nulls_within_values_are_there_and_a_zero_keeps_its_sign() {
+    let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+    map.keys().append_value("a\"");
+    map.values().append_value(i64::MAX);
+    map.keys().append_value("");
+    map.values().append_null();
+    map.append(true).unwrap();
+    map.append(false).unwrap();
+    let labels: ArrayRef = Arc::new(StringArray::from(vec![None, Some("x")]));
+    let label = Field::new("label", DataType::Utf8, true);
+    let record = StructArray::new(vec![label].into(), vec![labels], Some(vec![true, false].into()));
+    let rows = RecordBatch::try_from_iter_with_nullable([
+        ("map", Arc::new(map.finish()) as ArrayRef, true),
+        ("record", Arc::new(record) as ArrayRef, true),
+        ("zero", Arc::new(Float64Array::from(vec![-0.0, 0.0])) as ArrayRef, false),
+    ])
+    .unwrap();
+    let letters = letters_of(&["zero"], Some(&["map", "record", "zero"]));
+    let letters = letters.letters(ORIGIN, &rows, &values(None)).unwrap();
+    let expected = [
+        r#"{"map":{"a\"":9223372036854775807,"":null},"record":{"label":null},"zero":-0.0}"#,
+        r#"{"map":null,"record":null,"zero":0.0}"#,
+    ];
+    assert_eq!(payloads(&letters), expected);
+    let keys: Vec<Option<&[u8]>> = letters.iter().map(|letter| letter.key.as_deref()).collect();
+    assert_eq!(keys, [Some(&b"-0.0"[..]), Some(&b"0.0"[..])]);
+}
+
+#[test]
+fn what_json_has_no_place_for_says_how_to_go_on_without_it() {
+    let beyond = TimestampMicrosecondArray::from(vec![i64::MAX]).with_timezone("UTC");
+    let rows = RecordBatch::try_from_iter([
+        ("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef),
+        ("at", Arc::new(beyond) as ArrayRef),
+    ])
+    .unwrap();
+    let letters = |columns| letters_of(&[], Some(columns)).letters(ORIGIN, &rows, &values(None));
+    let error = letters(&["id", "at"]).unwrap_err();
+    assert!(error.contains(&i64::MAX.to_string()) && error.contains("`columns`"), "{error}");
+    assert_eq!(payloads(&letters(&["id"]).unwrap()), [r#"{"id":1}"#]);
 }
