@@ -175,7 +175,8 @@ impl Models {
     ) -> Result<Arc<Served>, Refusal> {
         let (model, manifest) = self.find(reference).await?;
         let versions = versions_of(&model);
-        if let Some(before) = before.filter(|before| before.bound.manifest == manifest) {
+        let answers = |bound: &Bound| bound.manifest == manifest && !bound.session.is_lost();
+        if let Some(before) = before.filter(|before| answers(&before.bound)) {
             let (bound, batches, places) =
                 (before.bound.clone(), before.batches.clone(), before.places.clone());
             return Ok(Arc::new(Served { bound, versions, batches, places }));
