@@ -294,6 +294,7 @@ mod tests {
             name: "f".into(),
             type_text: "double".into(),
             dataset: dataset.map(str::to_owned),
+            column: None,
             contract: contract.map(str::to_owned),
         };
         let features = [

@@ -188,6 +188,7 @@ fn manifest(name: &str, version: u64) -> Manifest {
         name: name.into(),
         type_text: "double".into(),
         dataset: Some("flights".into()),
+        column: None,
         contract: Some("1.2.0".into()),
     };
     Manifest {
