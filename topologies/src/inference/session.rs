@@ -277,3 +277,24 @@ fn load(runtime: &Runtime, onnx: &[u8], limits: &InferenceLimits) -> Result<OrtS
         Err(_) => Err(failed("it has inputs or outputs of a kind that is not known".into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{floats, loaded, runtime};
+    use super::*;
+
+    #[test]
+    fn a_model_that_panicked_in_every_session_says_so_and_nobody_waits_for_it() {
+        let test = "a_model_that_panicked_in_every_session_says_so_and_nobody_waits_for_it";
+        let Some(runtime) = runtime(test) else { return };
+        let (session, features) = (loaded(&runtime, "picky"), floats(&[1.0, 9.0]));
+        assert!(session.run(&features).is_ok() && !session.is_lost());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let said = session
+            .run_in_parts(&features, deadline, &mut |_: &SessionOutputs<'_>, _| panic!("as the binding may"));
+        assert!(matches!(&said, Err(Error::Run(why)) if why.contains("panicked")), "{said:?}");
+        assert!(session.is_lost());
+        let said = session.run(&features);
+        assert!(matches!(&said, Err(Error::Run(why)) if why.contains("loaded again")), "{said:?}");
+    }
+}
