@@ -182,6 +182,7 @@ fn manifest(name: &str, features: usize, onnx: &[u8]) -> Manifest {
         name: format!("f{index}"),
         type_text: "float64".to_owned(),
         dataset: Some("flight_features".to_owned()),
+        column: None,
         contract: Some("1.2.0".to_owned()),
     };
     Manifest {

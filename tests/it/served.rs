@@ -19,7 +19,9 @@ use crate::inference::{answered, has_library, register};
 const OBSERVED: &str = "observed";
 const LOG: &str = "served_vectors";
 const MODEL: &str = "double";
-const DRAFT: &str = r#"{"features":[{"name":"value","type":"float64","dataset":"observed"}]}"#;
+/// The feature is called as in a training set of the dataset.
+const DRAFT: &str =
+    r#"{"features":[{"name":"observed__value","type":"float64","dataset":"observed","column":"value"}]}"#;
 
 const SOURCES: &str = "  observations:
     topic: observations
@@ -41,7 +43,7 @@ spine:
   keys: [k]
   labels: [id]
 views:
-  observed: { prefix: \"\", features: [value] }
+  observed: { features: [value] }
 ";
 
 /// A server over some observations, whose served vectors are logged.
@@ -157,7 +159,7 @@ fn keys(keys: &[&str]) -> Json {
 }
 
 fn value(value: f64) -> Json {
-    json!({ "name": "value", "datatype": "FP64", "shape": [1], "data": [value] })
+    json!({ "name": "observed__value", "datatype": "FP64", "shape": [1], "data": [value] })
 }
 
 #[tokio::test(flavor = "multi_thread")]

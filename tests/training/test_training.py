@@ -174,6 +174,7 @@ class Models(Made):
                 self.assertEqual(manifest["training_set_sha256"], DIGEST)
                 self.assertEqual([feature["name"] for feature in manifest["features"]], features.FEATURES)
                 self.assertEqual({feature.get("contract") for feature in manifest["features"][:6]}, {"1.0.0"})
+                self.assertEqual([feature.get("column") for feature in manifest["features"][5:7]], [None, "temperature_fahrenheit"])
                 self.assertEqual(manifest["signature"]["inputs"], [{"name": "features", "datatype": "FP32", "shape": [None, 12]}])
                 self.assertEqual([output["name"] for output in manifest["signature"]["outputs"]], ["label", "probabilities"])
                 said = [manifest["onnx"], manifest["statistics"], *manifest["files"]]

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! A body is only asked for its next piece while the client reads, so that the body of an answer cannot end a connection whose client does
-//! not read: the connection has a time of its own for that.
+//! not read: the connection has a time of its own for that, or, where that of a request is not known, for taking nothing (`Bounds::unread`).
 //!
 //! HTTP/1 only, whatever other crates switch on in axum.
+
+mod unread;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -37,6 +39,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::unread::Unread;
 use crate::serve::{PeerNames, TlsListener, send_at_once};
 
 /// Bytes of what has come of a request and was not looked at yet, its head included.
@@ -50,11 +53,13 @@ pub(crate) struct Bounds {
     /// How long a connection may be without a request, or with a part of its head; and how long an answer may take to be read once the
     /// time of its request is over. Clients keep connections for up to 90 s, and should be those that close them.
     pub(crate) head: Duration,
+    /// How long nothing of an answer may be taken whose request has no time that is known here.
+    pub(crate) unread: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { connections: 20_000, head: Duration::from_secs(120) }
+        Self { connections: 20_000, head: Duration::from_secs(120), unread: Duration::from_secs(120) }
     }
 }
 
@@ -103,7 +108,7 @@ pub(crate) struct Peer {
 
 /// What answers requests.
 pub(crate) trait Answers: Clone + Send + Sync + 'static {
-    /// The longest that a request takes, its answer read in time; `None` if it sees to that itself.
+    /// The longest that a request takes, its answer read in time; `None` if it sees to that itself, and its answer may be read slowly.
     fn time(&self) -> Option<Duration>;
 
     /// The answer to a request of `peer`.
@@ -143,7 +148,7 @@ pub(crate) async fn serve(mut door: Door, app: impl Answers, bounds: Bounds, shu
         let (app, shutdown) = (app.clone(), shutdown.clone());
         connections.spawn(async move {
             let _place = place;
-            answer(connection, peer, app, bounds.head, shutdown).await;
+            answer(connection, peer, app, bounds, shutdown).await;
         });
     }
     // Nobody is let in any more.
@@ -156,10 +161,12 @@ async fn answer(
     connection: Connection,
     peer: Peer,
     app: impl Answers,
-    head: Duration,
+    Bounds { head, unread, .. }: Bounds,
     shutdown: CancellationToken,
 ) {
     let (time, client) = (app.time(), peer.address);
+    // With a time, that is over first.
+    let connection = Unread::new(connection, time.map_or(unread, |time| time + head));
     let latest = move || time.map(|time| Instant::now() + time + head);
     let (asked, until) = watch::channel(latest());
     let service = service_fn(move |request: Request<Incoming>| {
@@ -199,6 +206,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::path::Path;
 
+    use bytes::Bytes;
+    use futures::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
 
@@ -259,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn half_a_head_does_not_keep_a_connection_of_a_server() {
         let (listener, address) = listen().await;
-        let bounds = Bounds { connections: 1, head: Duration::from_millis(500) };
+        let bounds = Bounds { connections: 1, head: Duration::from_millis(500), ..Bounds::default() };
         let app = Router::new().route("/healthz", axum::routing::get(|| async { "ok\n" }));
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(Door::Plain(listener), app, bounds, stop.clone()));
@@ -273,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_head_does_not_keep_a_connection() {
-        let bounds = Bounds { connections: 1, head: Duration::from_millis(500) };
+        let bounds = Bounds { connections: 1, head: Duration::from_millis(500), ..Bounds::default() };
         let (listener, address) = listen().await;
         let (task, stop) = gateway(listener, NOBODY.parse().unwrap(), "1h", bounds);
         let mut slow = TcpStream::connect(address).await.unwrap();
@@ -288,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_loses_its_connection() {
         let ((backend, backend_address), (listener, address)) = (listen().await, listen().await);
-        let bounds = Bounds { connections: 10, head: Duration::from_millis(500) };
+        let bounds = Bounds { connections: 10, head: Duration::from_millis(500), ..Bounds::default() };
         let (task, stop) = gateway(listener, backend_address, "500ms", bounds);
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET /v1/datasets HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
@@ -304,6 +313,32 @@ mod tests {
         drop(client);
         stop.cancel();
         in_time(task).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_loses_its_connection_to_a_server() {
+        let (listener, address) = listen().await;
+        let bounds = Bounds { unread: Duration::from_millis(500), ..Bounds::default() };
+        let asked = CancellationToken::new();
+        let endless = {
+            let asked = asked.clone();
+            move || {
+                asked.cancel();
+                let pieces =
+                    stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 0x10000])));
+                std::future::ready(Body::from_stream(pieces))
+            }
+        };
+        let app = Router::new().route("/endless", axum::routing::get(endless));
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(Door::Plain(listener), app, bounds, stop.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        in_time(asked.cancelled()).await;
+        stop.cancel();
+        // What was asked is answered, unless nobody wants it.
+        in_time(task).await.unwrap();
+        drop(client);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -18,6 +19,9 @@ use crate::metrics::Metrics;
 use crate::pipeline::RunOptions;
 use crate::standby::{Leading, Pulse};
 use crate::workers::{self, Desk};
+
+/// How long requests may go on after the end of the topology.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Whether the topology leads and consumes: set by the pipeline, read by `/readyz`.
 pub type Readiness = Arc<AtomicBool>;
@@ -78,9 +82,11 @@ impl MetricsServer {
         Ok(Self { address, task })
     }
 
-    /// Waits until open requests are answered after the shutdown.
-    pub async fn stopped(self) {
-        let _ = self.task.await;
+    /// Waits until open requests are answered after the shutdown, or the time for that is over.
+    pub async fn stopped(mut self) {
+        if tokio::time::timeout(GRACE, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
     }
 }
 

@@ -81,6 +81,10 @@ def further(folder):
 def feature(name, pinned, versions):
     column = next(column for column in pinned.manifest["columns"] if column["name"] == name)
     of = {"name": name, "type": column["type"], "dataset": DATASETS[name]}
+    # In the training set the name of a view stands before its columns.
+    _, is_of_view, of_dataset = name.partition("__")
+    if is_of_view:
+        of["column"] = of_dataset
     return {**of, "contract": versions[DATASETS[name]]} if DATASETS[name] in versions else of
 
 

@@ -179,7 +179,8 @@ prove. This process leads the topology for a moment: one that runs is superseded
 
 Flights and weather of New York in 2013 are replayed into an embedded broker and committed to three
 folders that stand for three clouds. With --topology, the lines of files are, and committed to the
-clouds of that topology; what it says of brokers is left alone.")]
+clouds of that topology, which cannot go on from Kafka afterwards; what it says of brokers is left
+alone, and nothing is sent to topics.")]
     Demo(DemoArgs),
 
     /// Make something fail on purpose on a live topology, measure what that does, and prove the result

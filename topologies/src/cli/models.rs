@@ -134,9 +134,10 @@ fn describe(manifest: &Manifest, model: &Model) -> String {
     manifest.signature.outputs.iter().for_each(|output| line("output", tensor(output)));
     for feature in &manifest.features {
         let of = feature.dataset.as_ref().map(|dataset| format!(" of {dataset}")).unwrap_or_default();
+        let column = feature.column.as_ref().map(|column| format!(", column {column}")).unwrap_or_default();
         let contract =
             feature.contract.as_ref().map(|version| format!(", contract {version}")).unwrap_or_default();
-        line("feature", format!("{} {}{of}{contract}", feature.name, feature.type_text));
+        line("feature", format!("{} {}{of}{column}{contract}", feature.name, feature.type_text));
     }
     for data in &manifest.data {
         line("data", format!("{} version {} {}", data.dataset, data.version, data.sha256));

@@ -36,7 +36,11 @@ pub(super) fn feed(file: &TopicFile) -> Result<Feed, Error> {
     let mut lines = Lines::open(&file.path)?;
     let mut partitions = (0..PARTITIONS).cycle();
     let next = move || {
-        let Some(payload) = lines.next_line()? else { return Ok(None) };
+        // What has been added since is not of this replay.
+        if lines.number == records {
+            return Ok(None);
+        }
+        let payload = lines.next_line()?.ok_or_else(|| lines.shorter(records))?;
         let partition = partitions.next().expect("partitions are taken in turn without end");
         Ok(Some(FeedRecord { partition, key: None, payload }))
     };
@@ -77,6 +81,14 @@ impl Lines {
         String::from_utf8(line).map(Some).map_err(|_| self.wrong("is not UTF-8"))
     }
 
+    /// There were as many as `records` before.
+    fn shorter(&self, records: u64) -> Error {
+        let (path, number) = (self.path.display(), self.number);
+        Error::Configuration(format!(
+            "{path} had {records} lines, and {number} when it was read again: write them into a file that stays"
+        ))
+    }
+
     fn wrong(&self, what: &str) -> Error {
         Error::Configuration(format!("line {} of {} {what}", self.number, self.path.display()))
     }
@@ -109,6 +121,22 @@ mod tests {
         }
         let expected = [(0, "{}"), (1, ""), (2, "é"), (3, "4"), (0, "5")];
         assert_eq!(records, expected.map(|(partition, payload)| (partition, payload.to_owned())));
+    }
+
+    #[test]
+    fn what_is_added_later_is_not_replayed_and_what_is_gone_is_missed() {
+        let (_directory, file) = file(b"1\n2\n");
+        let (mut longer, mut shorter) = (feed(&file).unwrap(), feed(&file).unwrap());
+        std::fs::write(&file.path, "1\n2\n3\n").unwrap();
+        let payload = |feed: &mut Feed| (feed.next)().unwrap().map(|record| record.payload);
+        assert_eq!(
+            [payload(&mut longer), payload(&mut longer)],
+            [Some("1".to_owned()), Some("2".to_owned())]
+        );
+        assert_eq!(payload(&mut longer), None);
+        std::fs::write(&file.path, "1\n").unwrap();
+        assert_eq!(payload(&mut shorter), Some("1".to_owned()));
+        assert!((shorter.next)().err().unwrap().to_string().contains("had 2 lines, and 1 when"));
     }
 
     #[test]

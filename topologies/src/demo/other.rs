@@ -1,7 +1,7 @@
 //! `isobar demo --topology`: another topology than the demo's, on records from files.
 //!
-//! The embedded broker stands in for the brokers that the topology names; its clouds, models and everything else are its own. So a
-//! topology can be tried on records at hand with no Kafka to start: the scoring of flights in `topologies/flight_delays/live` is one.
+//! The embedded broker stands in for the brokers that the topology names, and nothing is sent to topics; its clouds, models and everything
+//! else are its own. So a topology can be tried on records at hand with no Kafka to start: the scoring of flights in `topologies/flight_delays/live` is one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,7 +57,8 @@ fn check(sources: &[SourceSpec], records: &[TopicFile]) -> Result<(), Error> {
     }
 }
 
-/// The embedded broker in the place of the topology's. It gives topics no ids, lets everybody in, and has nothing that came before.
+/// The embedded broker in the place of the topology's. It gives topics no ids, lets everybody in, and has nothing that came before. What
+/// is a trial is sent to no topic: it has none for that, and those of another cluster are read by others.
 fn replace_brokers(topology: &mut Topology, brokers: String) {
     topology.kafka.brokers = brokers;
     topology.kafka.cluster_id = Some("demo".to_owned());
@@ -65,6 +66,9 @@ fn replace_brokers(topology: &mut Topology, brokers: String) {
     topology.kafka.options = BTreeMap::new();
     for source in &mut topology.sources {
         source.start = StartPosition::Earliest;
+    }
+    for dataset in &mut topology.datasets {
+        (dataset.dead_letter, dataset.publish) = (None, None);
     }
 }
 
@@ -107,6 +111,24 @@ datasets:
         let answer = query::query_table(&topology, question).await.unwrap();
         // 1000 * 1001 * 2001 / 6
         assert!(answer.contains("1000") && answer.contains("333833500"), "{answer}");
+    }
+
+    #[test]
+    fn nothing_reaches_the_brokers_of_the_topology_or_of_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sending.yaml");
+        let sends = "dead_letter: { topic: bad }, publish: { topic: good, kafka: { brokers: 'elsewhere:9092' } }, sql:";
+        std::fs::write(&path, SPEC.replace("sql:", sends)).unwrap();
+        let mut topology = spec::load(&path).unwrap();
+        let sent = |topology: &Topology| {
+            let dataset = &topology.datasets[0];
+            (dataset.dead_letter.is_some(), dataset.publish.is_some())
+        };
+        assert_eq!(sent(&topology), (true, true));
+        replace_brokers(&mut topology, "here:1".to_owned());
+        assert_eq!(sent(&topology), (false, false));
+        assert_eq!(topology.kafka.brokers, "here:1");
+        assert!(topology.sources.iter().all(|source| source.start == StartPosition::Earliest));
     }
 
     #[tokio::test]

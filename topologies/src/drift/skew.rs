@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     fn feature(type_text: &str) -> Feature {
-        Feature { name: "x".into(), type_text: type_text.into(), dataset: None, contract: None }
+        Feature { name: "x".into(), type_text: type_text.into(), dataset: None, column: None, contract: None }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod answers;
 mod claims;
 mod function;
 mod identity;
+mod idle;
 mod matrix;
 mod outputs;
 mod predictors;

@@ -121,7 +121,7 @@ impl Predictors {
         Ok(Bindings(bindings))
     }
 
-    /// Whether `bindings` are other models than those that answer now.
+    /// Whether `bindings` are other models than those that answer now, or these cannot answer any more.
     pub(super) fn differ(&self, bindings: &Bindings) -> bool {
         !bindings.is_like(&self.current())
     }
@@ -208,13 +208,13 @@ impl Predictors {
 }
 
 impl Bindings {
-    /// Whether every call is answered by the same files.
+    /// Whether `other` answers every call with the same files, and all of them still answer.
     fn is_like(&self, other: &Self) -> bool {
         let answers = |bindings: &Self| -> Vec<(Reference, Vec<ScoredBy>)> {
             let each = bindings.0.iter();
             each.map(|(reference, binding)| (reference.clone(), binding.scored_by().collect())).collect()
         };
-        answers(self) == answers(other)
+        !other.0.values().any(Binding::is_lost) && answers(self) == answers(other)
     }
 
     fn scored_by(&self) -> Vec<ScoredBy> {

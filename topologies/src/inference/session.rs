@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch};
@@ -11,6 +11,7 @@ use arrow::datatypes::{Field, Schema};
 use ort::session::{RunOptions, Session as OrtSession, SessionOutputs};
 
 use super::answers::{Answered, Answers};
+use super::idle::{Idle, Missing};
 use super::matrix::{Elements, Layout};
 use super::outputs::{Collected, Output};
 use super::watchdog::watch;
@@ -28,8 +29,7 @@ struct Loaded {
     signature: Signature,
     limits: InferenceLimits,
     /// Those that nobody uses now: ONNX Runtime runs one thing at a time in each.
-    idle: Mutex<Vec<OrtSession>>,
-    returned: Condvar,
+    idle: Idle<OrtSession>,
 }
 
 /// Takes what a graph says of so many rows.
@@ -73,9 +73,8 @@ impl Session {
         for _ in 0..limits.sessions.max(1) {
             idle.push(load(runtime, onnx, limits)?);
         }
-        let (limits, returned) = (limits.clone(), Condvar::new());
-        let (signature, idle) = (signature.clone(), Mutex::new(idle));
-        Ok(Self(Arc::new(Loaded { layout, answers, signature, limits, idle, returned })))
+        let (signature, limits, idle) = (signature.clone(), limits.clone(), Idle::new(idle));
+        Ok(Self(Arc::new(Loaded { layout, answers, signature, limits, idle })))
     }
 
     /// How many features it takes.
@@ -146,6 +145,11 @@ impl Session {
         self.0.limits.sessions.max(1)
     }
 
+    /// Whether nothing of it is left that could answer, so that it has to be loaded again.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.idle.are_lost()
+    }
+
     /// Scores all rows, some at a time, and hands over what the graph says of each part.
     fn run_in_parts(&self, features: &RecordBatch, deadline: Instant, take: Take<'_>) -> Result<(), Error> {
         let columns = self.0.layout.columns(features)?;
@@ -201,11 +205,12 @@ impl Session {
         let said = catch_unwind(AssertUnwindSafe(|| loaded.answer(&mut session, prepared, deadline, take)));
         match said {
             Ok(said) => {
-                loaded.give_back(session);
+                loaded.idle.give_back(session);
                 said
             }
             // Whatever is left of it, nobody uses it again.
             Err(_) => {
+                loaded.idle.lose();
                 drop(session);
                 Err(Error::Run("the binding of ONNX Runtime panicked".into()))
             }
@@ -216,25 +221,12 @@ impl Session {
 impl Loaded {
     /// A session that nobody else uses.
     fn borrow(&self, deadline: Instant) -> Result<OrtSession, Error> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::TimedOut(self.limits.time_max));
-            }
-            match idle.pop() {
-                Some(session) => return Ok(session),
-                None => {
-                    let waited = self.returned.wait_timeout(idle, left);
-                    idle = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        }
-    }
-
-    fn give_back(&self, session: OrtSession) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
-        self.returned.notify_one();
+        self.idle.take(deadline).map_err(|missing| match missing {
+            Missing::InUse => Error::TimedOut(self.limits.time_max),
+            Missing::Lost => Error::Run(
+                "the binding of ONNX Runtime panicked each time: the model has to be loaded again".into(),
+            ),
+        })
     }
 
     fn answer(
@@ -283,5 +275,26 @@ fn load(runtime: &Runtime, onnx: &[u8], limits: &InferenceLimits) -> Result<OrtS
         Ok(Ok(session)) => Ok(session),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed("it has inputs or outputs of a kind that is not known".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{floats, loaded, runtime};
+    use super::*;
+
+    #[test]
+    fn a_model_that_panicked_in_every_session_says_so_and_nobody_waits_for_it() {
+        let test = "a_model_that_panicked_in_every_session_says_so_and_nobody_waits_for_it";
+        let Some(runtime) = runtime(test) else { return };
+        let (session, features) = (loaded(&runtime, "picky"), floats(&[1.0, 9.0]));
+        assert!(session.run(&features).is_ok() && !session.is_lost());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let said = session
+            .run_in_parts(&features, deadline, &mut |_: &SessionOutputs<'_>, _| panic!("as the binding may"));
+        assert!(matches!(&said, Err(Error::Run(why)) if why.contains("panicked")), "{said:?}");
+        assert!(session.is_lost());
+        let said = session.run(&features);
+        assert!(matches!(&said, Err(Error::Run(why)) if why.contains("loaded again")), "{said:?}");
     }
 }

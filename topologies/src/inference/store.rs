@@ -157,7 +157,7 @@ impl ModelStore {
         let wrong = |what: String| unusable(manifest, &what);
         let key = (manifest.onnx.sha256.clone(), name.clone(), version);
         let known = self.lock().get(&key).and_then(Weak::upgrade);
-        let bound = match known {
+        let bound = match known.filter(|bound| !bound.session.is_lost()) {
             Some(bound) => bound,
             None => {
                 let bytes_max = self.spec.limits.model_bytes_max;
@@ -255,6 +255,11 @@ impl Bound {
 }
 
 impl Binding {
+    /// Whether one of its models cannot answer any more.
+    pub(super) fn is_lost(&self) -> bool {
+        std::iter::once(&self.champion).chain(&self.challenger).any(|bound| bound.session.is_lost())
+    }
+
     /// The models of it, as a commit has them.
     pub(super) fn scored_by(&self) -> impl Iterator<Item = ScoredBy> {
         let challenger = self.challenger.iter().map(|bound| bound.scored_by(true));
@@ -289,6 +294,7 @@ mod tests {
             name: "f".into(),
             type_text: "double".into(),
             dataset: dataset.map(str::to_owned),
+            column: None,
             contract: contract.map(str::to_owned),
         };
         let features = [

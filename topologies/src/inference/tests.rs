@@ -22,7 +22,7 @@ use crate::models::{Artifact, Feature, Manifest, Signature};
 /// What ONNX Runtime's Python and this may differ by.
 const TOLERANCE: f64 = 1e-5;
 
-fn runtime(test: &str) -> Option<Runtime> {
+pub(super) fn runtime(test: &str) -> Option<Runtime> {
     if std::env::var_os(LIBRARY_VARIABLE).is_none_or(|path| path.is_empty()) {
         eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
         return None;
@@ -43,7 +43,7 @@ fn session(runtime: &Runtime, name: &str, limits: &InferenceLimits) -> Result<Se
     Session::new(runtime, &golden(&format!("{name}.onnx")), &signature(name), limits)
 }
 
-fn loaded(runtime: &Runtime, name: &str) -> Session {
+pub(super) fn loaded(runtime: &Runtime, name: &str) -> Session {
     session(runtime, name, &InferenceLimits::default()).unwrap()
 }
 
@@ -76,7 +76,7 @@ fn assert_close(found: &[f64], expected: &[f64]) {
     }
 }
 
-fn floats(values: &[f32]) -> RecordBatch {
+pub(super) fn floats(values: &[f32]) -> RecordBatch {
     RecordBatch::try_from_iter([("x", Arc::new(Float32Array::from(values.to_vec())) as ArrayRef)]).unwrap()
 }
 
@@ -188,6 +188,7 @@ fn manifest(name: &str, version: u64) -> Manifest {
         name: name.into(),
         type_text: "double".into(),
         dataset: Some("flights".into()),
+        column: None,
         contract: Some("1.2.0".into()),
     };
     Manifest {

@@ -103,9 +103,19 @@ pub struct Feature {
     /// The dataset that it is from, if it is from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
+    /// The column of that dataset, where it is not called like the feature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
     /// The version of that dataset's contract.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<String>,
+}
+
+impl Feature {
+    /// What the column of its dataset is called.
+    pub fn column(&self) -> &str {
+        self.column.as_ref().unwrap_or(&self.name)
+    }
 }
 
 /// A dataset at a version.
@@ -161,12 +171,15 @@ impl Manifest {
         let tensors = self.signature.inputs.iter().chain(&self.signature.outputs);
         let names = tensors.flat_map(|tensor| [&tensor.name, &tensor.datatype]);
         let features = self.features.iter();
-        let names = names
-            .chain(features.clone().flat_map(|feature| [&feature.name, &feature.type_text]))
-            .chain(features.flat_map(|feature| feature.dataset.iter().chain(&feature.contract)))
-            .chain(self.data.iter().map(|data| &data.dataset))
-            .chain(self.metrics.keys())
-            .chain(&self.revision);
+        let names =
+            names
+                .chain(features.clone().flat_map(|feature| [&feature.name, &feature.type_text]))
+                .chain(features.flat_map(|feature| {
+                    feature.dataset.iter().chain(&feature.column).chain(&feature.contract)
+                }))
+                .chain(self.data.iter().map(|data| &data.dataset))
+                .chain(self.metrics.keys())
+                .chain(&self.revision);
         for name in names {
             let is_plain = !name.is_empty()
                 && name.chars().count() <= NAME_CHARACTERS_MAX
@@ -176,6 +189,8 @@ impl Manifest {
         let mut seen = BTreeSet::new();
         for feature in &self.features {
             require(seen.insert(&feature.name), || format!("two features are called {}", feature.name))?;
+            let is_of_dataset = feature.dataset.is_some() || feature.column.is_none();
+            require(is_of_dataset, || format!("the feature {} has a column of no dataset", feature.name))?;
         }
         require(self.metrics.values().all(|value| value.is_finite()), || "a metric is no number".to_owned())?;
         self.check_features()
@@ -216,6 +231,7 @@ pub(super) mod tests {
             name: name.into(),
             type_text: "float64".into(),
             dataset: Some("flight_features".into()),
+            column: None,
             contract: Some("1.2.0".into()),
         };
         Manifest {
@@ -247,6 +263,11 @@ pub(super) mod tests {
         assert_eq!(Manifest::parse(text.as_bytes()).unwrap(), manifest);
         let more = text.replacen('{', "{\"later\": 1,", 1);
         assert!(Manifest::parse(more.as_bytes()).unwrap_err().contains("later"));
+        let mut renamed = manifest.clone();
+        renamed.features[1].column = Some("wind_speed".into());
+        let read = Manifest::parse(renamed.to_text().unwrap().as_bytes()).unwrap();
+        assert_eq!(read, renamed);
+        assert_eq!([read.features[0].column(), read.features[1].column()], ["distance", "wind_speed"]);
         let without = Manifest { statistics: None, training_set_sha256: None, revision: None, ..manifest };
         assert_eq!(Manifest::parse(without.to_text().unwrap().as_bytes()).unwrap(), without);
     }
@@ -254,7 +275,7 @@ pub(super) mod tests {
     #[test]
     fn what_cannot_be_so_is_refused() {
         type Break = fn(&mut Manifest);
-        let breaks: [(&str, Break); 9] = [
+        let breaks: [(&str, Break); 11] = [
             ("model", |manifest| manifest.model = "../late".into()),
             ("version 0", |manifest| manifest.version = 0),
             ("file", |manifest| manifest.onnx.file = "../model.onnx".into()),
@@ -262,6 +283,11 @@ pub(super) mod tests {
             ("two files", |manifest| manifest.files[0].file = "manifest.json".into()),
             ("SHA-256", |manifest| manifest.data[0].sha256 = "AB".repeat(32)),
             ("two features", |manifest| manifest.features[1].name = "distance".into()),
+            ("no dataset", |manifest| {
+                let feature = &mut manifest.features[1];
+                (feature.dataset, feature.column) = (None, Some("speed".into()));
+            }),
+            ("name", |manifest| manifest.features[1].column = Some(String::new())),
             ("take 2", |manifest| drop(manifest.features.pop())),
             ("name", |manifest| manifest.revision = Some("a\u{1b}[2J".into())),
         ];

@@ -190,7 +190,13 @@ fn features(signature: Option<&Json>) -> Result<Vec<Feature>, String> {
             "datetime" => "timestamp",
             _ => return None,
         };
-        Some(Feature { name: column.name?, type_text: type_text.to_owned(), dataset: None, contract: None })
+        Some(Feature {
+            name: column.name?,
+            type_text: type_text.to_owned(),
+            dataset: None,
+            column: None,
+            contract: None,
+        })
     });
     Ok(columns.collect())
 }

@@ -131,13 +131,11 @@ impl Server {
         }
         let app = app(&engine);
         // Further protocols listen here, on the same engine, with the same `tls`, and end with the same token.
-        listeners.push(match tls {
-            Some(tls) => {
-                let door = Door::Tls(TlsListener::start(listener, address, tls, shutdown.clone()));
-                tokio::spawn(door::serve(door, app, Bounds::default(), shutdown.clone()))
-            }
-            None => serve_http(listener, app, shutdown.clone()),
-        });
+        let door = match tls {
+            Some(tls) => Door::Tls(TlsListener::start(listener, address, tls, shutdown.clone())),
+            None => Door::Plain(listener),
+        };
+        listeners.push(tokio::spawn(door::serve(door, app, bounds(topology), shutdown.clone())));
         Ok(Self { address, engine, grace: options.grace, shutdown, listeners })
     }
 
@@ -154,6 +152,14 @@ impl Server {
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         self.engine.close(left.max(FLUSH_PATIENCE_MIN)).await;
     }
+}
+
+/// What clients by HTTP may take. Whoever reads slowly has the longest time that a query may have.
+fn bounds(topology: &Topology) -> Bounds {
+    let bounds = Bounds::default();
+    let roles = topology.serve.roles.values().filter_map(|role| role.limits.as_ref());
+    let times = roles.map(|limits| limits.time).chain([topology.serve.limits.time]);
+    Bounds { unread: times.fold(bounds.unread, Duration::max), ..bounds }
 }
 
 /// How often views that are caught up look for newer versions. For a query `refresh: 0s` means a look for each; here it would

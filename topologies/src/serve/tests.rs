@@ -25,3 +25,17 @@ fn views_pause_between_looks_whatever_queries_want() {
     assert_eq!(follow_interval(&topology("{ refresh: 1ms }")), FOLLOW_INTERVAL_MIN);
     assert_eq!(follow_interval(&topology("{ refresh: 7s }")), Duration::from_secs(7));
 }
+
+#[test]
+fn a_slow_reader_has_the_longest_time_that_a_query_may_have() {
+    let role =
+        "callers: { a: { token: '${env:A}', role: r } }, roles: { r: { all: true, limits: { time: 2h } } }";
+    for (serve, expected) in [
+        ("{}".to_owned(), Duration::from_secs(120)),
+        ("{ limits: { time: 1h } }".to_owned(), Duration::from_secs(3600)),
+        (format!("{{ {role} }}"), Duration::from_secs(7200)),
+        (format!("{{ limits: {{ time: 3h }}, {role} }}"), Duration::from_secs(10_800)),
+    ] {
+        assert_eq!(bounds(&topology(&serve)).unread, expected, "{serve}");
+    }
+}

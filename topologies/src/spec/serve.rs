@@ -439,6 +439,15 @@ impl Resolver<'_> {
         serve.audit = self.audit();
         serve.workers = self.workers();
         serve.inference = self.inference();
+        let vectors = serve.inference.log.as_ref().map(|log| &log.topic);
+        if let Some(topic) =
+            vectors.filter(|topic| serve.audit.as_ref().is_some_and(|audit| audit.topic == **topic))
+        {
+            let message =
+                format!("`{topic}` is the topic of `serve.audit` as well, whose records are others");
+            let suggestion = "name another topic: each becomes a dataset of its own";
+            self.report("/serve/inference/log/topic", Place::Value, message, Some(suggestion.to_owned()));
+        }
         serve.jwt = match jwt {
             Some(jwt) => Some(jwt?),
             None => None,

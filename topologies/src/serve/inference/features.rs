@@ -35,6 +35,15 @@ pub(super) struct Given {
     keys: Keys,
 }
 
+/// A feature that is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Its place among the features.
+    place: usize,
+    /// The column of its dataset.
+    column: String,
+}
+
 /// The version of a dataset that features are of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LookedUp {
@@ -176,18 +185,25 @@ impl Given {
     ///
     /// # Errors
     /// [`Refusal::Wrong`] if one is of no dataset.
-    pub(super) fn missing(&self, manifest: &Manifest) -> Result<BTreeMap<String, Vec<String>>, Refusal> {
-        let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    pub(super) fn missing(&self, manifest: &Manifest) -> Result<BTreeMap<String, Vec<Wanted>>, Refusal> {
+        let mut missing: BTreeMap<String, Vec<Wanted>> = BTreeMap::new();
         for (place, name) in self.names.iter().enumerate() {
             if self.columns[place].is_some() {
                 continue;
             }
-            let dataset = manifest.features.get(place).and_then(|feature| feature.dataset.clone());
-            let dataset = dataset
+            let feature = manifest.features.get(place);
+            let found = feature.and_then(|feature| Some((feature.dataset.clone()?, feature.column())));
+            let (dataset, column) = found
                 .ok_or_else(|| Refusal::Wrong(format!("feature `{name}` is missing: {}", takes(manifest))))?;
-            missing.entry(dataset).or_default().push(name.clone());
+            missing.entry(dataset).or_default().push(Wanted { place, column: column.to_owned() });
         }
         Ok(missing)
+    }
+
+    /// The names of `features`, for people.
+    pub(super) fn names(&self, features: &[Wanted]) -> String {
+        let names = features.iter().map(|wanted| self.names[wanted.place].as_str());
+        names.collect::<Vec<&str>>().join("`, `")
     }
 
     /// Looks up `features` in `view`. Reads from a disk.
@@ -198,7 +214,7 @@ impl Given {
     pub(super) fn look_up(
         &mut self,
         view: &View,
-        features: Vec<String>,
+        features: &[Wanted],
         missing: MissingEntities,
         now_ms: i64,
     ) -> Result<LookedUp, Refusal> {
@@ -215,14 +231,18 @@ impl Given {
             let texts = self.keys.get(field.name()).ok_or_else(|| {
                 Refusal::Wrong(format!(
                     "feature `{}` of {dataset} is missing: send it, or the key of its rows: {}",
-                    features.join("`, `"),
+                    self.names(features),
                     view.spec().keys.join(", ")
                 ))
             })?;
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             keys.push(key_column(field, &texts).map_err(refused)?);
         }
-        let options = Options { features: Some(features.clone()), ..Options::default() };
+        // A column may be more than one feature.
+        let mut columns: Vec<String> = features.iter().map(|wanted| wanted.column.clone()).collect();
+        columns.sort();
+        columns.dedup();
+        let options = Options { features: Some(columns.clone()), ..Options::default() };
         let answer = view.answer(&reader, &keys, &options, now_ms).map_err(refused)?;
         let mut without = 0;
         let mut places = Vec::with_capacity(self.rows);
@@ -243,12 +263,11 @@ impl Given {
             places.push(None);
         }
         let places = UInt64Array::from(places);
-        for (at, feature) in features.iter().enumerate() {
+        for Wanted { place, column } in features {
+            let Ok(at) = columns.binary_search(column) else { continue };
             let taken = take(answer.rows.column(at), &places, None);
             let taken = taken.map_err(|error| refused(LookupError::Internal(error.to_string())))?;
-            if let Some(place) = self.names.iter().position(|name| name == feature) {
-                self.columns[place] = Some(taken);
-            }
+            self.columns[*place] = Some(taken);
         }
         Ok(LookedUp {
             dataset,
@@ -348,7 +367,7 @@ mod tests {
             },
             "features": [
                 { "name": "wind", "type": "float64", "dataset": "weather" },
-                { "name": "visible", "type": "float64", "dataset": "weather" },
+                { "name": "visible", "type": "float64", "dataset": "weather", "column": "visibility" },
                 { "name": "hour", "type": "int64" },
             ],
             "data": [],
@@ -401,12 +420,14 @@ mod tests {
     #[test]
     fn what_a_dataset_has_may_be_left_out_and_keys_come_as_inputs_or_in_the_parameter() {
         let hour = || tensor("hour", &[2], Elements::Int64(vec![7, 8]));
+        let wanted = |place, column: &str| Wanted { place, column: column.to_owned() };
         let expected =
-            BTreeMap::from([("weather".to_owned(), vec!["wind".to_owned(), "visible".to_owned()])]);
+            BTreeMap::from([("weather".to_owned(), vec![wanted(0, "wind"), wanted(1, "visibility")])]);
         let origin = tensor("origin", &[2], Elements::Bytes(vec![b"JFK".to_vec(), b"LGA".to_vec()]));
         let asked = request(vec![hour(), origin], None);
         let given = of(&asked, &["origin", "hour"]).unwrap();
         assert_eq!(given.missing(&manifest()).unwrap(), expected);
+        assert_eq!(given.names(&expected["weather"]), "wind`, `visible");
         assert_eq!(given.keys["origin"], ["JFK", "LGA"]);
         assert_eq!(given.keys["hour"], ["7", "8"], "a feature may be part of a key");
         let given = of(&asked, &["origin"]).unwrap();
@@ -423,7 +444,8 @@ mod tests {
         }
         let wind = tensor("wind", &[2], Elements::Float64(vec![1.0, 2.0]));
         let given = of(&request(vec![hour(), wind], None), &[]).unwrap();
-        assert_eq!(given.missing(&manifest()).unwrap()["weather"], ["visible"], "what is given stays");
+        let missing = given.missing(&manifest()).unwrap();
+        assert_eq!(missing["weather"], [wanted(1, "visibility")], "what is given stays");
         let typo = tensor("origins", &[2], Elements::Int64(vec![1, 2]));
         let refused = of(&request(vec![hour(), typo], None), &["origin"]).unwrap_err().to_string();
         assert!(refused.contains("`origins` is no input of the model"), "{refused}");

@@ -292,13 +292,13 @@ impl Engine {
             let view = views.and_then(|views| views.view(&dataset)).ok_or_else(|| {
                 Refusal::Wrong(format!(
                     "feature `{}` is missing, and {}: send it",
-                    features.join("`, `"),
+                    given.names(&features),
                     LookupError::NotFound(dataset.clone())
                 ))
             })?;
             let (mut taken, missing) = (std::mem::take(given), limits.missing);
             let looking = tokio::task::spawn_blocking(move || {
-                let found = taken.look_up(&view, features, missing, now.timestamp_millis());
+                let found = taken.look_up(&view, &features, missing, now.timestamp_millis());
                 (taken, found)
             });
             let (filled, found) = looking.await.map_err(|died| Refusal::Internal(died.to_string()))?;

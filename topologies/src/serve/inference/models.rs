@@ -70,6 +70,13 @@ impl fmt::Debug for Models {
     }
 }
 
+impl Served {
+    /// How long it is believed, where that is `refresh`: one that cannot answer any more is soon loaded again.
+    fn time(&self, refresh: Duration) -> Duration {
+        if self.bound.session.is_lost() { refresh.min(FAILURE_TIME) } else { refresh }
+    }
+}
+
 impl Entry {
     fn new() -> Self {
         let now = Instant::now();
@@ -85,7 +92,7 @@ impl Entry {
     fn fresh(&self, refresh: Duration) -> Option<Result<Arc<Served>, Refusal>> {
         let known = self.lock();
         match (&known.served, &known.failed) {
-            (Some(served), _) if known.looked.elapsed() < refresh => Some(Ok(served.clone())),
+            (Some(served), _) if known.looked.elapsed() < served.time(refresh) => Some(Ok(served.clone())),
             (None, Some((when, refusal))) if when.elapsed() < FAILURE_TIME => Some(Err(refusal.clone())),
             _ => None,
         }
@@ -175,7 +182,8 @@ impl Models {
     ) -> Result<Arc<Served>, Refusal> {
         let (model, manifest) = self.find(reference).await?;
         let versions = versions_of(&model);
-        if let Some(before) = before.filter(|before| before.bound.manifest == manifest) {
+        let answers = |bound: &Bound| bound.manifest == manifest && !bound.session.is_lost();
+        if let Some(before) = before.filter(|before| answers(&before.bound)) {
             let (bound, batches, places) =
                 (before.bound.clone(), before.batches.clone(), before.places.clone());
             return Ok(Arc::new(Served { bound, versions, batches, places }));

@@ -149,7 +149,7 @@ impl VectorLog {
         for (row, bytes) in rows {
             let bytes = bytes.ok_or_else(|| {
                 too_much(format!(
-                    "the key of row {row} is too long to be written, and rows are answered that are"
+                    "row {row}, with its key and all features, may be too long to be written, and rows are answered that are"
                 ))
             })?;
             all += u64::from(bytes);

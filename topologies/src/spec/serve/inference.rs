@@ -364,6 +364,7 @@ mod tests {
             ("  inference: { model: {} }\n", "/serve/inference/model"),
             ("  inference: { log: {} }\n", "/serve/inference/log"),
             ("  inference: { log: { topic: \"a b\" } }\n", "/serve/inference/log/topic"),
+            ("  audit: { topic: t }\n  inference: { log: { topic: t } }\n", "/serve/inference/log/topic"),
             ("  inference: { log: { topic: t, share: 0 } }\n", "/serve/inference/log/share"),
             ("  inference: { log: { topic: t, share: 1.5 } }\n", "/serve/inference/log/share"),
             ("  inference: { log: { topic: t, buffer: 1KiB } }\n", "/serve/inference/log/buffer"),
