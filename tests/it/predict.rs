@@ -8,9 +8,9 @@ use isobar_tests::delta::Log;
 use isobar_tests::events::{Row, Value};
 use isobar_tests::lab::{Lab, PARTITIONS, Running, Spec, start_producer, text_of, write_file};
 use isobar_tests::letters;
+use isobar_tests::models::has_library;
 use isobar_tests::published::{assert_are_rows_of, row_of};
 use isobar_tests::wait::until;
-use isobar_topologies::inference::LIBRARY_VARIABLE;
 use isobar_topologies::models::{Candidate, Manifest, ONNX_BYTES_MAX, Which, Writer};
 use isobar_topologies::query::{RowsFormat, catalog_in};
 use isobar_topologies::redrive::{RedriveOptions, redrive};
@@ -22,15 +22,6 @@ use crate::models::writer;
 const TOPIC: &str = "flights";
 const DATASET: &str = "scored";
 const MODEL: &str = "delay";
-
-/// Whether there is a library; a test without it says so and does nothing.
-fn has_library(test: &str) -> bool {
-    let is_there = std::env::var_os(LIBRARY_VARIABLE).is_some_and(|path| !path.is_empty());
-    if !is_there {
-        eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
-    }
-    is_there
-}
 
 fn spec(lab: &Lab, models: &str) -> Spec {
     let source = format!(
