@@ -8,7 +8,7 @@ use isobar_tests::lab::{Lab, replaced, text_of, write_file};
 use isobar_tests::prng::Seed;
 use isobar_tests::wait::until;
 use isobar_topologies::query::{RowsFormat, catalog_in};
-use isobar_topologies::serve::{Engine, ServeOptions, Server};
+use isobar_topologies::serve::{Engine, Server};
 use isobar_topologies::spec::{self, Topology};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
@@ -57,9 +57,7 @@ impl Served {
         lab.produce(TOPIC, Generator::mixed(Seed::of(seed).prng()).records(100));
         lab.run_until_caught_up(&topology).await.unwrap();
         let shutdown = CancellationToken::new();
-        let clouds = Some(lab.opened());
-        let options = ServeOptions { clouds, ..ServeOptions::new("127.0.0.1:0".parse().unwrap()) };
-        let server = Server::start(&topology, options, shutdown.clone()).await.unwrap();
+        let server = lab.serve(&topology, shutdown.clone()).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("http://{}/v1/query", server.address);
         Self { lab, url, http, engine: server.engine.clone(), server, shutdown }

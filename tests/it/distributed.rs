@@ -9,7 +9,7 @@ use isobar_tests::program::{Background, http_get, isobar, run_isobar};
 use isobar_tests::proxy::{Mode, Proxy};
 use isobar_tests::wait::until;
 use isobar_topologies::query::{Catalog, Reading, RowsFormat, Workers, catalog_reading};
-use isobar_topologies::serve::{ServeOptions, Server};
+use isobar_topologies::serve::Server;
 use isobar_topologies::spec::Topology;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
@@ -177,9 +177,7 @@ async fn nobody_is_answered_without_the_secret() {
 
 async fn server(lab: &Lab, spec: &Spec) -> (Server, CancellationToken) {
     let shutdown = CancellationToken::new();
-    let options =
-        ServeOptions { clouds: Some(lab.opened()), ..ServeOptions::new("127.0.0.1:0".parse().unwrap()) };
-    (Server::start(&spec.resolved(), options, shutdown.clone()).await.unwrap(), shutdown)
+    (lab.serve(&spec.resolved(), shutdown.clone()).await, shutdown)
 }
 
 /// The answer to `sql` for whoever shows `token`.

@@ -4,18 +4,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use isobar_connectors::upload::{FanOut, UploadLimits};
 use isobar_tests::events::{self, FEATURES, FEATURES_YAML, Generator};
-use isobar_tests::lab::{Lab, write_file};
+use isobar_tests::lab::Lab;
+use isobar_tests::models::has_library;
 use isobar_tests::prng::Seed;
 use isobar_tests::wait::until;
 use isobar_topologies::gateway::{GatewayOptions, GatewayServer};
-use isobar_topologies::inference::LIBRARY_VARIABLE;
-use isobar_topologies::models::{Candidate, ONNX_BYTES_MAX, Writer};
-use isobar_topologies::serve::{ServeOptions, Server};
+use isobar_topologies::serve::Server;
 use isobar_topologies::spec::gateway;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
+
+use crate::models::{golden_candidate, writer};
 
 const ANALYST: &str = "token-of-the-analyst";
 const ADMIN: &str = "token-of-the-admin";
@@ -57,12 +57,7 @@ impl Served {
             r#"{"features":[{"name":"amount","type":"float64","dataset":"features","contract":"1.2.0"}]}"#;
         register(&lab, MODEL, draft).await;
         let shutdown = CancellationToken::new();
-        let options = ServeOptions {
-            clouds: Some(lab.opened()),
-            online: Some(lab.directory.path().join("online")),
-            ..ServeOptions::new("127.0.0.1:0".parse().unwrap())
-        };
-        let server = Server::start(&topology, options, shutdown.clone()).await.unwrap();
+        let server = lab.serve(&topology, shutdown.clone()).await;
         let url = format!("http://{}", server.address);
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let served = Self { lab, url, http, shutdown, server };
@@ -115,25 +110,8 @@ pub(crate) async fn answered(request: reqwest::RequestBuilder) -> (u16, Json) {
 
 /// Registers a graph that doubles its input as the champion of `model`; `draft` is its manifest.
 pub(crate) async fn register(lab: &Lab, model: &str, draft: &str) {
-    let folder = lab.directory.path().join("model");
-    std::fs::create_dir_all(&folder).unwrap();
-    let onnx = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/models/twice.onnx"));
-    std::fs::copy(onnx, folder.join("model.onnx")).unwrap();
-    write_file(&folder.join("manifest.json"), draft);
-    let clouds = lab.opened();
-    let stores = clouds.iter().map(|cloud| (cloud.name.clone(), cloud.data.clone())).collect();
-    let writer = Writer::new(clouds, FanOut::new(stores, UploadLimits::default()));
-    let candidate = Candidate::read(&folder, model, ONNX_BYTES_MAX).unwrap();
-    writer.register(&candidate, Some("champion")).await.unwrap();
-}
-
-/// Whether there is a library; a test without it says so and does nothing.
-pub(crate) fn has_library(test: &str) -> bool {
-    let is_there = std::env::var_os(LIBRARY_VARIABLE).is_some_and(|path| !path.is_empty());
-    if !is_there {
-        eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
-    }
-    is_there
+    let candidate = golden_candidate(lab, "twice", model, draft);
+    writer(lab).register(&candidate, Some("champion")).await.unwrap();
 }
 
 fn keys(cities: &[&str]) -> Json {

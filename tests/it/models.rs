@@ -9,7 +9,7 @@ use isobar_connectors::failpoint::{self, DECIDE_BEFORE_ACCEPT};
 use isobar_tests::delta::read_object;
 use isobar_tests::events::{FEATURES_YAML, SOURCE};
 use isobar_tests::kill::order;
-use isobar_tests::lab::{Lab, uploads_to};
+use isobar_tests::lab::{Lab, uploads_to, write_file};
 use isobar_tests::models;
 use isobar_tests::prng::Seed;
 use isobar_tests::program::{isobar, run, run_isobar};
@@ -33,6 +33,17 @@ pub(crate) fn writer(lab: &Lab) -> Writer {
     let clouds = lab.opened();
     let uploads = uploads_to(&clouds);
     Writer::new(clouds, uploads)
+}
+
+/// A model of `tests/golden/models`, to be registered as `model`; `draft` is its manifest.
+pub(crate) fn golden_candidate(lab: &Lab, golden: &str, model: &str, draft: &str) -> Candidate {
+    let folder = lab.directory.path().join(format!("model-{golden}"));
+    fs::create_dir_all(&folder).unwrap();
+    let onnx =
+        FilePath::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/models")).join(format!("{golden}.onnx"));
+    fs::copy(onnx, folder.join("model.onnx")).unwrap();
+    write_file(&folder.join("manifest.json"), draft);
+    Candidate::read(&folder, model, ONNX_BYTES_MAX).unwrap()
 }
 
 fn candidate(own: [f32; 2]) -> Candidate {

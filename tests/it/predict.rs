@@ -1,36 +1,26 @@
 //! Models in the stream and in queries. What needs ONNX Runtime is switched on by its path in `ISOBAR_ONNXRUNTIME`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use isobar_connectors::kafka::ProducedRecord;
 use isobar_tests::delta::Log;
 use isobar_tests::events::{Row, Value};
-use isobar_tests::lab::{Lab, PARTITIONS, Running, Spec, start_producer, text_of, write_file};
+use isobar_tests::lab::{Lab, PARTITIONS, Running, Spec, start_producer, text_of};
 use isobar_tests::letters;
+use isobar_tests::models::has_library;
 use isobar_tests::published::{assert_are_rows_of, row_of};
 use isobar_tests::wait::until;
-use isobar_topologies::inference::LIBRARY_VARIABLE;
-use isobar_topologies::models::{Candidate, Manifest, ONNX_BYTES_MAX, Which, Writer};
+use isobar_topologies::models::{Manifest, Which, Writer};
 use isobar_topologies::query::{RowsFormat, catalog_in};
 use isobar_topologies::redrive::{RedriveOptions, redrive};
 use isobar_topologies::spec::Topology;
 use serde_json::Value as Json;
 
-use crate::models::writer;
+use crate::models::{golden_candidate, writer};
 
 const TOPIC: &str = "flights";
 const DATASET: &str = "scored";
 const MODEL: &str = "delay";
-
-/// Whether there is a library; a test without it says so and does nothing.
-fn has_library(test: &str) -> bool {
-    let is_there = std::env::var_os(LIBRARY_VARIABLE).is_some_and(|path| !path.is_empty());
-    if !is_there {
-        eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
-    }
-    is_there
-}
 
 fn spec(lab: &Lab, models: &str) -> Spec {
     let source = format!(
@@ -54,15 +44,8 @@ fn spec(lab: &Lab, models: &str) -> Spec {
 
 /// Registers a golden model as the next version of [`MODEL`].
 async fn register(lab: &Lab, writer: &Writer, golden: &str, alias: Option<&str>) -> Manifest {
-    let folder = lab.directory.path().join(format!("model-{golden}"));
-    std::fs::create_dir_all(&folder).unwrap();
-    let onnx =
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/models")).join(format!("{golden}.onnx"));
-    std::fs::copy(onnx, folder.join("model.onnx")).unwrap();
     let features = r#"{"features":[{"name":"x","type":"float64","dataset":"flights","contract":"1.2.0"}]}"#;
-    write_file(&folder.join("manifest.json"), features);
-    let candidate = Candidate::read(&folder, MODEL, ONNX_BYTES_MAX).unwrap();
-    writer.register(&candidate, alias).await.unwrap()
+    writer.register(&golden_candidate(lab, golden, MODEL, features), alias).await.unwrap()
 }
 
 /// Produces records with these values, `None` without one; their ids go on from `first`.

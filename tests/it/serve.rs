@@ -14,7 +14,7 @@ use isobar_tests::prng::Seed;
 use isobar_tests::program::{Background, isobar, run_isobar};
 use isobar_tests::wait::until;
 use isobar_topologies::query::catalog_in;
-use isobar_topologies::serve::{ServeOptions, Server};
+use isobar_topologies::serve::Server;
 use isobar_topologies::spec::Topology;
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -158,12 +158,7 @@ impl Served {
         lab.wait_until_equal(FEATURES).await;
         running.stop().await.unwrap();
         let shutdown = CancellationToken::new();
-        let options = ServeOptions {
-            clouds: Some(lab.opened()),
-            online: Some(lab.directory.path().join("online")),
-            ..ServeOptions::new("127.0.0.1:0".parse().unwrap())
-        };
-        let server = Server::start(&topology, options, shutdown.clone()).await.unwrap();
+        let server = lab.serve(&topology, shutdown.clone()).await;
         Self { lab, spec, topology, address: server.address, shutdown, server }
     }
 

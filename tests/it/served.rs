@@ -5,16 +5,17 @@
 use std::path::PathBuf;
 
 use isobar_tests::lab::{Lab, text_of, write_file};
+use isobar_tests::models::has_library;
 use isobar_tests::program::run_isobar;
 use isobar_tests::wait::until;
 use isobar_topologies::query::{RowsFormat, catalog_in};
-use isobar_topologies::serve::{ServeOptions, Server};
+use isobar_topologies::serve::Server;
 use isobar_topologies::spec::{self, Topology};
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::drift::{json_of, record, served_spec, text};
-use crate::inference::{answered, has_library, register};
+use crate::inference::{answered, register};
 
 const OBSERVED: &str = "observed";
 const LOG: &str = "served_vectors";
@@ -80,12 +81,7 @@ impl Served {
         let offline = write_file(&folder.join("offline.yaml"), OFFLINE);
         let log = spec::load(&served_spec(&lab)).unwrap_or_else(|errors| panic!("{errors}"));
         let shutdown = CancellationToken::new();
-        let options = ServeOptions {
-            clouds: Some(lab.opened()),
-            online: Some(lab.directory.path().join("online")),
-            ..ServeOptions::new("127.0.0.1:0".parse().unwrap())
-        };
-        let server = Server::start(&topology, options, shutdown.clone()).await.unwrap();
+        let server = lab.serve(&topology, shutdown.clone()).await;
         let url = format!("http://{}", server.address);
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let served = Self { lab, topology, log, offline, url, http, shutdown, server };

@@ -16,7 +16,7 @@
 //! - [`sim`]: deterministic simulation of the commit protocol.
 //! - [`slt`]: files of queries with their answers.
 //! - [`wire`]: S3, Azure and Google in memory, at the wire, with faults, for the real clients; [`gcs`]: its Google as a server.
-//! - [`models`]: folders with models to be registered.
+//! - [`models`]: folders with models to be registered, and whether they can be asked.
 //! - [`hostile`]: queries that mean no good.
 //! - [`proxy`]: takes a real service away by its connections.
 //! - [`program`]: the `isobar` binary as a user runs it. [`kill`]: dies at a failpoint, and is followed. [`services`]: the real services of the live tests;

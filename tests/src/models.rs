@@ -1,9 +1,20 @@
-//! Folders with models, as a training writes them.
+//! Models: folders as a training writes them, and whether there is a library that runs them.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 
+use isobar_topologies::inference::LIBRARY_VARIABLE;
 use tempfile::TempDir;
+
+/// Whether there is ONNX Runtime; a test without it says so and does nothing.
+pub fn has_library(test: &str) -> bool {
+    let is_there = env::var_os(LIBRARY_VARIABLE).is_some_and(|path| !path.is_empty());
+    if !is_there {
+        eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
+    }
+    is_there
+}
 
 /// A field of a Protocol Buffers message: bytes of that length.
 fn bytes(field: u8, content: &[u8]) -> Vec<u8> {

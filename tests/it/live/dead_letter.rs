@@ -9,15 +9,15 @@ use isobar_tests::delta::Table;
 use isobar_tests::events::{FEATURES, Generator};
 use isobar_tests::lab::PARTITIONS;
 use isobar_tests::letters::{self, Letter};
-use isobar_tests::prng::Seed;
+use isobar_tests::prng::{Prng, Seed};
 use isobar_tests::program::http_get;
 use isobar_tests::wait::{until, until_some};
 use rdkafka::admin::{AlterConfig, ResourceSpecifier};
 
 use super::{KAFKA_PATIENCE, Live, Producing, changed};
 
-/// How often the process that sends is killed.
-const KILLS: usize = 15;
+/// How often a process that sends is killed.
+pub(super) const KILLS: usize = 15;
 
 impl Live {
     fn dead(&self) -> String {
@@ -55,6 +55,27 @@ impl Live {
         self.run(&["run", spec.to_str().unwrap(), "--until-caught-up"]).await.assert(0, &[]);
     }
 
+    /// Produces, and runs `spec` again and again, which is killed at some time after it `says` that it sends. In the end all is
+    /// committed, and right.
+    pub(super) async fn kill_again_and_again(&mut self, spec: &Path, says: &str, mut prng: Prng) {
+        let (mut records, mut chance) = (Generator::mixed(prng.fork()), prng.fork());
+        let producing = Producing::start(self, move || {
+            (records.records(chance.index(400)), Duration::from_millis(chance.below(200)))
+        });
+        for kill in 0..KILLS {
+            let mut process = self.start(spec, "killed.log", &[]);
+            // In the middle of the first transactions, or later: between commits and what is sent of them.
+            process.says(says).await;
+            let longest_ms = *prng.pick(&[50, 500, 3000]);
+            tokio::time::sleep(Duration::from_millis(prng.below(longest_ms))).await;
+            assert!(!process.has_ended(), "kill {kill}: it ended by itself\n{}", process.errors());
+            process.kill().await;
+        }
+        self.ledger = producing.stop().await;
+        self.catch_up(spec).await;
+        self.assert_complete(spec).await;
+    }
+
     /// Sets what the topic of dead letters takes.
     async fn limit_dead(&self, name: &str, value: &str) {
         self.limit(&self.dead(), name, value).await;
@@ -72,24 +93,8 @@ impl Live {
 async fn a_sender_that_is_killed_again_and_again_sends_every_rejected_row_once() {
     let Some(mut live) = Live::begin("letters-kills").await else { return };
     live.create(&live.dead()).await;
-    let mut prng = Seed::of("live_letters").prng();
     let spec = live.spec_with_letters("200ms");
-    let (mut records, mut chance) = (Generator::mixed(prng.fork()), prng.fork());
-    let producing = Producing::start(&live, move || {
-        (records.records(chance.index(400)), Duration::from_millis(chance.below(200)))
-    });
-    for kill in 0..KILLS {
-        let mut process = live.start(&spec, "killed.log", &[]);
-        // In the middle of the first transactions, or later.
-        process.says("sending dead letters").await;
-        let longest_ms = *prng.pick(&[50, 500, 3000]);
-        tokio::time::sleep(Duration::from_millis(prng.below(longest_ms))).await;
-        assert!(!process.has_ended(), "kill {kill}: it ended by itself\n{}", process.errors());
-        process.kill().await;
-    }
-    live.ledger = producing.stop().await;
-    live.catch_up(&spec).await;
-    live.assert_complete(&spec).await;
+    live.kill_again_and_again(&spec, "sending dead letters", Seed::of("live_letters").prng()).await;
     let letters = live.letters().await;
     eprintln!("{KILLS} kills, {} dead letters", letters.len());
     assert!(letters.len() > KILLS);

@@ -2,7 +2,6 @@
 //! when the table gains a column; and what a topic does not take.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use isobar_tests::delta::Table;
 use isobar_tests::events::{FEATURES, Generator};
@@ -12,11 +11,8 @@ use isobar_tests::prng::Seed;
 use isobar_tests::published::{BY_POSITION, assert_are_rows_of, row_of};
 use isobar_tests::wait::until;
 
-use super::dead_letter::metric;
-use super::{Live, Producing, changed};
-
-/// How often the process that publishes is killed.
-const KILLS: usize = 15;
+use super::dead_letter::{KILLS, metric};
+use super::{Live, changed};
 
 impl Live {
     fn scored(&self) -> String {
@@ -52,24 +48,8 @@ impl Live {
 async fn a_publisher_that_is_killed_again_and_again_sends_every_row_once() {
     let Some(mut live) = Live::begin("publish-kills").await else { return };
     live.create(&live.scored()).await;
-    let mut prng = Seed::of("live_publish").prng();
     let spec = live.spec_that_publishes("200ms");
-    let (mut records, mut chance) = (Generator::mixed(prng.fork()), prng.fork());
-    let producing = Producing::start(&live, move || {
-        (records.records(chance.index(400)), Duration::from_millis(chance.below(200)))
-    });
-    for kill in 0..KILLS {
-        let mut process = live.start(&spec, "killed.log", &[]);
-        // In the middle of the first transactions, or later: between commits and what is sent of them.
-        process.says("publishing rows").await;
-        let longest_ms = *prng.pick(&[50, 500, 3000]);
-        tokio::time::sleep(Duration::from_millis(prng.below(longest_ms))).await;
-        assert!(!process.has_ended(), "kill {kill}: it ended by itself\n{}", process.errors());
-        process.kill().await;
-    }
-    live.ledger = producing.stop().await;
-    live.catch_up(&spec).await;
-    live.assert_complete(&spec).await;
+    live.kill_again_and_again(&spec, "publishing rows", Seed::of("live_publish").prng()).await;
     let sent = live.assert_published().await;
     eprintln!("{KILLS} kills, {} rows published", sent.len());
     assert!(sent.len() > KILLS);

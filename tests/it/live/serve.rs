@@ -3,7 +3,6 @@
 use isobar_tests::events::{FEATURES_YAML, SOURCE};
 use isobar_tests::lab::Lab;
 use isobar_tests::services::{Services, required};
-use isobar_topologies::serve::{ServeOptions, Server};
 use reqwest::{Certificate, Client, Identity};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -35,9 +34,7 @@ async fn only_clients_with_a_certificate_of_the_authority_are_heard() {
     ));
     let topology = spec.resolved();
     let shutdown = CancellationToken::new();
-    let options =
-        ServeOptions { clouds: Some(lab.opened()), ..ServeOptions::new("127.0.0.1:0".parse().unwrap()) };
-    let server = Server::start(&topology, options, shutdown.clone()).await.unwrap();
+    let server = lab.serve(&topology, shutdown.clone()).await;
     let url = format!("https://{}/v1/query", server.address);
 
     let read = |file: &str| std::fs::read(file).unwrap();

@@ -15,6 +15,7 @@ mod assertions;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use isobar_topologies::pipeline::{self, RunOptions, Summary};
 use isobar_topologies::progress::Progress;
 use isobar_topologies::prove::{Report, prove};
 use isobar_topologies::query::{Answer, RowsFormat};
+use isobar_topologies::serve::{ServeOptions, Server};
 use isobar_topologies::spec::{self, Secret, Topology};
 use isobar_topologies::{Error, http::Readiness, workers};
 use object_store::ObjectStore;
@@ -279,6 +281,19 @@ impl Lab {
     /// Starts `topology`; it runs until ended.
     pub fn start(&self, topology: &Topology) -> Running {
         Running::start(topology, self.options())
+    }
+
+    /// Serves `topology` until `shutdown`, at a port that is free, with its look-ups.
+    ///
+    /// # Panics
+    /// If it cannot be served.
+    pub async fn serve(&self, topology: &Topology, shutdown: CancellationToken) -> Server {
+        let options = ServeOptions {
+            clouds: Some(self.opened()),
+            online: Some(self.directory.path().join("online")),
+            ..ServeOptions::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+        };
+        Server::start(topology, options, shutdown).await.expect("a server starts")
     }
 
     /// Reads a dataset and its quarantine in one cloud.

@@ -237,7 +237,8 @@ Exit code 1 means that it may help to try again, 2 that the query or the spec mu
       -d '{\"sql\": \"SELECT count(*) AS n FROM flight_features\"}'
   curl -s http://127.0.0.1:8181/v1/datasets -H \"Authorization: Bearer $TOKEN\"
 
-It needs neither Kafka nor a leader and writes nothing; there may be as many servers as needed.
+It needs no leader, Kafka only for the logs that `serve` in the spec names, and writes nothing else;
+there may be as many servers as needed.
 `GET /openapi.json` describes the interface. Who may read what, limits of queries and TLS are under
 `serve` in the spec.
 

@@ -23,6 +23,8 @@ mod reference;
 mod runtime;
 mod session;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 mod watch;
 mod watchdog;
 

@@ -1,6 +1,5 @@
 //! What needs ONNX Runtime: switched on by its path in `ISOBAR_ONNXRUNTIME`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use isobar_transforms::{
 };
 
 use super::store::Bound;
+use super::testing::{golden, has_library};
 use super::*;
 use crate::models::{Artifact, Feature, Manifest, Signature};
 
@@ -23,16 +23,7 @@ use crate::models::{Artifact, Feature, Manifest, Signature};
 const TOLERANCE: f64 = 1e-5;
 
 pub(super) fn runtime(test: &str) -> Option<Runtime> {
-    if std::env::var_os(LIBRARY_VARIABLE).is_none_or(|path| path.is_empty()) {
-        eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
-        return None;
-    }
-    Some(Runtime::load(None).unwrap())
-}
-
-fn golden(file: &str) -> Vec<u8> {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models"));
-    std::fs::read(folder.join(file)).unwrap()
+    has_library(test).then(|| Runtime::load(None).unwrap())
 }
 
 fn signature(name: &str) -> Signature {

@@ -19,6 +19,7 @@ mod certificate;
 mod engine;
 mod flight;
 mod gate;
+mod grpc;
 mod http;
 mod inference;
 mod metrics;

@@ -17,7 +17,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 use tracing::warn;
 
-use super::{ServeOptions, flight, tls};
+use super::{ServeOptions, grpc, tls};
 use crate::error::Error;
 use crate::http::{bind, shown_metrics};
 use crate::query::{TaskMetrics, secret_of_workers, worker_of};
@@ -85,7 +85,7 @@ impl WorkerServer {
                     server.serve_with_incoming_shutdown(connections, stopped).await
                 }
                 Some(tls) => {
-                    let connections = flight::secured(listener, address, &tls, stop);
+                    let connections = grpc::secured(listener, address, &tls, stop);
                     server.serve_with_incoming_shutdown(connections, stopped).await
                 }
             };

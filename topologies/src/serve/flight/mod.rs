@@ -19,7 +19,6 @@
 //! Only queries: whatever would write, and transactions, are refused. Errors carry gRPC's codes ([`status`]).
 
 mod access;
-mod connections;
 mod metadata;
 mod parameters;
 mod placeholders;
@@ -36,27 +35,20 @@ mod xdbc;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use arrow_flight::sql::metadata::{SqlInfoData, XdbcTypeInfoData};
-use axum::serve::Listener;
-use futures::stream::{self, BoxStream, Stream};
-use tokio::net::{TcpListener, TcpStream};
+use futures::stream::BoxStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 
 pub(super) use self::access::recognised;
-pub(super) use self::connections::placed;
 use self::running::Running;
 use self::seal::Seal;
-use super::tls::{self, TlsListener};
-use super::{Engine, Server, check_address};
+use super::{Engine, Server, check_address, grpc, tls};
 use crate::error::Error;
 use crate::http::bind;
 use crate::spec::Topology;
@@ -66,15 +58,6 @@ use crate::spec::Topology;
 const MESSAGE_BYTES_TARGET: usize = 2 << 20;
 /// What a client may send in one message: a query, a ticket, or the parameters of a statement.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// Connections at the same time.
-const CONNECTIONS_MAX: usize = 500;
-/// Requests at the same time in one connection; further ones wait.
-const STREAMS_PER_CONNECTION_MAX: u32 = 100;
-/// Bytes of the headers of a request: tokens are a few KiB.
-const HEADER_BYTES_MAX: u32 = 32 << 10;
-
-/// How long a connection may say nothing before it is asked whether it is still there.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Answers of a server that come one after the other.
 type Replies<T> = BoxStream<'static, Result<T, Status>>;
@@ -129,55 +112,14 @@ async fn start(
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
     let (listener, address) = bind("--flight", listen).await?;
     let flight = Flight::new(engine.clone())?;
+    let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let callers = access::known_callers(engine.clone());
+    let services = grpc::server().add_service(InterceptedService::new(service, callers));
     let serving = tokio::spawn(async move {
-        if let Err(error) = serve(flight, listener, address, tls, stop).await {
+        if let Err(error) = grpc::serve(services, listener, address, tls, stop).await {
             let error = crate::chain_of(&error);
             tracing::error!(error, "Flight SQL is not served any more");
         }
     });
     Ok((address, serving))
-}
-
-async fn serve(
-    flight: Flight,
-    listener: TcpListener,
-    address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let callers = access::known_callers(flight.engine.clone());
-    let service = FlightServiceServer::new(flight).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let server = tonic::transport::Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(SILENCE_MAX))
-        .add_service(InterceptedService::new(service, callers));
-    let stopped = stop.clone().cancelled_owned();
-    match tls {
-        None => {
-            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
-        }
-        Some(tls) => {
-            let connections = secured(listener, address, &tls, stop);
-            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
-        }
-    }
-}
-
-/// Connections whose handshake is done, of clients that speak HTTP/2.
-pub(super) fn secured(
-    listener: TcpListener,
-    address: SocketAddr,
-    tls: &ServerConfig,
-    stop: CancellationToken,
-) -> impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> + use<> {
-    let mut tls = tls.clone();
-    // gRPC's clients hang up on a server that does not say so.
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let listener = TlsListener::start(listener, address, Arc::new(tls), stop);
-    stream::unfold(listener, |mut listener| async move {
-        let (connection, _) = listener.accept().await;
-        Some((Ok(connection), listener))
-    })
 }

@@ -18,7 +18,7 @@ use arrow_flight::{
     FlightInfo, IpcMessage, Ticket,
 };
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, stream};
 use isobar_connectors::clouds::Cloud;
 use object_store::ObjectStoreExt;
 use prost::Message;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::rustls::ServerConfig;
@@ -20,7 +19,6 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -39,21 +37,13 @@ use crate::error::Error;
 use crate::http::bind;
 use crate::inference::Elements;
 use crate::models;
+use crate::serve::flight::recognised;
 use crate::serve::flight::status::status;
-use crate::serve::flight::{placed, recognised, secured};
-use crate::serve::{Caller, Engine, Refusal, Server, check_address, tls};
+use crate::serve::{Caller, Engine, Refusal, Server, check_address, grpc, tls};
 use crate::spec::Topology;
 
-/// Connections at the same time.
-const CONNECTIONS_MAX: usize = 500;
-/// Requests at the same time in one connection; further ones wait.
-const STREAMS_PER_CONNECTION_MAX: u32 = 100;
-/// Bytes of the headers of a request: tokens are a few KiB.
-const HEADER_BYTES_MAX: u32 = 32 << 10;
 /// Bytes of a request that has no tensors.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
-/// How long a connection may say nothing before it is asked whether it is still there.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 impl Server {
     /// Serves the inference protocol by gRPC at `listen` as well, until the server ends, and says where that is. `topology` is the
@@ -83,39 +73,14 @@ pub(super) async fn start(
     stop: CancellationToken,
 ) -> Result<(SocketAddr, JoinHandle<()>), Error> {
     let (listener, address) = bind("--inference-grpc", listen).await?;
-    let service = InferenceService { engine: engine.clone() };
+    let services = grpc::server().add_service(InferenceService { engine: engine.clone() });
     let serving = tokio::spawn(async move {
-        if let Err(error) = serve(service, listener, address, tls, stop).await {
+        if let Err(error) = grpc::serve(services, listener, address, tls, stop).await {
             let error = crate::chain_of(&error);
             tracing::error!(error, "the inference protocol is not served by gRPC any more");
         }
     });
     Ok((address, serving))
-}
-
-async fn serve(
-    service: InferenceService,
-    listener: TcpListener,
-    address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let server = tonic::transport::Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(SILENCE_MAX))
-        .add_service(service);
-    let stopped = stop.clone().cancelled_owned();
-    match tls {
-        None => {
-            let connections = TcpIncoming::from(listener).with_nodelay(Some(true));
-            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
-        }
-        Some(tls) => {
-            let connections = secured(listener, address, &tls, stop);
-            server.serve_with_incoming_shutdown(placed(connections, CONNECTIONS_MAX), stopped).await
-        }
-    }
 }
 
 /// The service. Cheap to clone.

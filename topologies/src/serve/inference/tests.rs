@@ -2,7 +2,7 @@
 //! in `ISOBAR_ONNXRUNTIME`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use isobar_connectors::clouds::Cloud;
 use isobar_connectors::kafka::{EmbeddedBroker, KafkaConfig, KafkaSource};
@@ -24,7 +24,8 @@ use super::messages::{
     ServerMetadataResponse,
 };
 use super::*;
-use crate::inference::{Elements, LIBRARY_VARIABLE};
+use crate::inference::Elements;
+use crate::inference::testing::{golden, has_library};
 use crate::models::{Candidate, Manifest, ONNX_BYTES_MAX, Which, Writer};
 use crate::serve::{ServeOptions, Server};
 use crate::spec::{self, CheckOptions};
@@ -47,20 +48,6 @@ const ANA: &str = "a-token-of-somebody";
 const BO: &str = "a-token-of-somebody-else";
 /// What ONNX Runtime's Python and this may differ by.
 const TOLERANCE: f64 = 1e-5;
-
-/// Whether there is a library; a test without it says so and does nothing.
-fn has_library(test: &str) -> bool {
-    let is_there = std::env::var_os(LIBRARY_VARIABLE).is_some_and(|path| !path.is_empty());
-    if !is_there {
-        eprintln!("{test}: skipped, because {LIBRARY_VARIABLE} is not set");
-    }
-    is_there
-}
-
-fn golden(file: &str) -> Vec<u8> {
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models"));
-    std::fs::read(folder.join(file)).unwrap()
-}
 
 /// A file that is a model by all that can be said of it before ONNX Runtime sees it: its operator is none.
 fn broken() -> Vec<u8> {
