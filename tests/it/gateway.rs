@@ -385,6 +385,8 @@ enum Does {
     Answer,
     /// Closes the connection.
     Close,
+    /// Says that there is no room for it.
+    Refuse,
 }
 
 /// A server that keeps the requests that come to it. A real one has none that change something.
@@ -440,16 +442,20 @@ async fn next_request(connection: &mut TcpStream) -> Option<String> {
 /// Answers one request of a connection, as most small servers do.
 async fn answer_one(mut connection: TcpStream, does: Does, kept: Arc<Mutex<Vec<String>>>) {
     let Some(request) = next_request(&mut connection).await else { return };
+    let mut status = "200 OK";
     if !request.starts_with("GET /readyz ") {
         kept.lock().unwrap().push(request);
-        if does == Does::Close {
-            return;
+        match does {
+            Does::Close => return,
+            Does::Refuse => status = "429 Too Many Requests",
+            Does::Answer => {}
         }
     }
-    let answer =
-        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\nkeep-alive: timeout=5\r\n\r\nok\n";
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: 3\r\nconnection: close\r\nkeep-alive: timeout=5\r\n\r\nok\n"
+    );
     // Whoever goes away has no use for it.
-    let _ = connection.write_all(answer).await;
+    let _ = connection.write_all(answer.as_bytes()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -489,6 +495,25 @@ async fn what_changes_something_is_never_sent_twice() {
         assert_eq!(after, (before.0 + 1, before.1 + 1), "{path}");
         assert_eq!(gateway.metric("isobar_gateway_retries_total").await, at as u64 + 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_backend_has_no_room_for_is_asked_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (full, other) = (Recording::start(Does::Refuse).await, Recording::start(Does::Answer).await);
+    let backends = [full.address.as_str(), other.address.as_str()];
+    let rest = format!("  prefer: order\n{NO_PROBES}");
+    let (gateway, _) = gateway(folder.path(), &backends, &rest).await;
+    let client = client();
+    let url = |path: &str| format!("http://{}{path}", gateway.address);
+    let answer = client.post(url("/v2/models/late/infer")).body("a question.").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), cloud(&answer)), (200, "azure"));
+    assert_eq!((full.requests().len(), other.requests().len()), (1, 1));
+    assert_eq!(gateway.metric("isobar_gateway_retries_total").await, 1);
+    // What may change something is asked once.
+    let answer = client.post(url("/v1/orders")).body("an order.").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), cloud(&answer)), (429, "aws"));
+    assert_eq!((full.requests().len(), other.requests().len()), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

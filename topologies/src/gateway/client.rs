@@ -248,7 +248,7 @@ impl Inner {
                 biased;
                 Some(tried) = round.attempts.next() => {
                     let is_worked_on = match tried {
-                        Tried::Answer(answer) if !(outgoing.is_repeatable && answer.is_failure()) => return Ok(*answer),
+                        Tried::Answer(answer) if !(outgoing.is_repeatable && answer.may_be_better()) => return Ok(*answer),
                         // An answer that says what is wrong is worth more than none.
                         Tried::Answer(answer) => {
                             refusal = Some(Ok(*answer));
@@ -288,8 +288,11 @@ impl Inner {
         let unanswered = tokio::select! {
             sent = place.pool.send(request) => match sent {
                 Ok((response, connection)) => {
-                    let is_failure = is_failure(response.status());
-                    attempt.end(if is_failure { Ended::Failed } else { Ended::Answered(attempt.waited()) });
+                    attempt.end(match response.status() {
+                        StatusCode::TOO_MANY_REQUESTS => Ended::Full,
+                        status if is_failure(status) => Ended::Failed,
+                        _ => Ended::Answered(attempt.waited()),
+                    });
                     return Tried::Answer(Box::new(Answer { response, connection, attempt }));
                 }
                 Err(unanswered) => unanswered,
@@ -403,10 +406,13 @@ struct Answer {
 
 impl Answer {
     /// Whether another backend may have a better one.
-    fn is_failure(&self) -> bool {
+    fn may_be_better(&self) -> bool {
         matches!(
             self.response.status(),
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
         )
     }
 

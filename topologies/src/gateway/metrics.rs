@@ -98,6 +98,7 @@ impl Metrics {
     pub(super) fn attempt(&self, cloud: &str, backend: &str, ended: Ended) {
         let outcome = match ended {
             Ended::Answered(_) => "answered",
+            Ended::Full => "full",
             Ended::Failed => "failed",
             Ended::Broken => "broken",
             Ended::Unreachable => "unreachable",

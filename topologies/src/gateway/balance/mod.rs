@@ -45,6 +45,8 @@ pub(super) enum Probed {
 pub(super) enum Ended {
     /// An answer began after this time.
     Answered(Duration),
+    /// An answer that says that there is no room now. It comes fast, which says nothing of those that there is room for.
+    Full,
     /// An answer that says that the server failed.
     Failed,
     /// The connection broke off.
@@ -161,6 +163,10 @@ impl Balance {
             }
             Ended::Abandoned(waited) => {
                 backend.observe_at_least(kind, waited, now);
+                None
+            }
+            Ended::Full => {
+                backend.outcomes.add(now);
                 None
             }
             Ended::Unreachable => backend.unreachable(),

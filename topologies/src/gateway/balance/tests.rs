@@ -382,6 +382,18 @@ fn a_second_backend_is_asked_after_what_is_usual_for_the_kind() {
 }
 
 #[test]
+fn one_that_has_no_room_is_not_taken_for_fast() {
+    let mut it = Simulated::up(&["", ""], "");
+    it.ended(0, Ended::Answered(Duration::from_millis(20)));
+    it.ended(1, Ended::Answered(Duration::from_millis(10)));
+    for _ in 0..100 {
+        it.wait_ms(10);
+        it.ended(0, Ended::Full);
+        assert_eq!(it.chosen(&[]), [1]);
+    }
+}
+
+#[test]
 fn one_that_was_given_up_is_known_to_be_slow() {
     let mut it = Simulated::up(&["", ""], "");
     for at in [0, 1] {
