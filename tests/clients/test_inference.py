@@ -92,7 +92,7 @@ class Served:
             forest = self.infer("forest", {"X": ("FP32", features[first:first + rows])}, request_id="42")
             numpy.testing.assert_array_equal(forest.as_numpy("label"), expected[:, 8].astype(numpy.int64))
             numpy.testing.assert_allclose(forest.as_numpy("probabilities")[:, 1], expected[:, 9], rtol=0, atol=TOLERANCE)
-            network = self.infer("network", {"X": ("FP32", features[first:first + rows])}, model_version="1")
+            network = self.infer("network", {"x": ("FP32", features[first:first + rows])}, model_version="1")
             output = self.metadata("network")["outputs"][0]["name"]
             numpy.testing.assert_allclose(network.as_numpy(output).reshape(-1), expected[:, 10], rtol=0, atol=TOLERANCE)
 
