@@ -178,6 +178,8 @@ fn drill(options: &Options, program: &Path, directory: &Path, topology: &Path) -
         (0..options.rate * seconds).map(|_| request(numbers.below(options.entities))).collect()
     };
     open_loop::send(&address, requests(WARM_UP_SECONDS, 2), options.rate, Instant::now())?;
+    // Made before the first one is due.
+    let measured = requests(options.seconds, 3);
     let before = Counters::read(&address)?;
     let started = Instant::now() + Duration::from_millis(100);
     let [kill_at, return_at] = [options.kill_at, options.return_at].map(Duration::from_secs);
@@ -192,7 +194,7 @@ fn drill(options: &Options, program: &Path, directory: &Path, topology: &Path) -
             let answered = answered_by_the_lost(gateway)?;
             Ok((backend.start(&lost_address)?.0, answered))
         });
-        let samples = open_loop::send(&address, requests(options.seconds, 3), options.rate, started);
+        let samples = open_loop::send(&address, measured, options.rate, started);
         (samples, fate.join())
     });
     let samples = samples?;

@@ -155,8 +155,8 @@ fn print_row(name: &str, seconds: f64, times: Vec<Duration>) {
 
 /// One look-up after the other, in this process: seconds in all, and what each took.
 fn in_process(sizes: Sizes, path: &Path, keys: usize) -> Result<(f64, Vec<Duration>)> {
-    let views = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
-    let view = views.view(DATASET).context("there is a view")?;
+    let opened = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
+    let view = opened.views.view(DATASET).context("there is a view")?;
     let mut numbers = Numbers(2);
     let look_ups = (sizes.look_ups / keys).max(100);
     let mut times = Vec::with_capacity(look_ups);
@@ -194,10 +194,10 @@ fn start_server(path: &Path) -> Result<(Server, String)> {
 
 /// Serves the store at `path` until the process is ended; prints where.
 pub(crate) async fn answer(path: &Path) -> Result<()> {
-    let views = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
+    let opened = standalone::open(path, &spec(), &schema(), CACHE_BYTES)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    serve_http(listener, router(views, Arc::new(Anyone)), CancellationToken::new()).await?;
+    serve_http(listener, router(opened.views.clone(), Arc::new(Anyone)), CancellationToken::new()).await?;
     Ok(())
 }
 

@@ -57,24 +57,25 @@ pub fn fill(
     Ok(())
 }
 
-/// The view of a store that was [filled](fill) with the same columns. Nothing follows it.
+/// A store that is open until this is dropped: nothing can be read of one that is closed.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its view. Nothing follows it.
+    pub views: OnlineViews,
+    _store: Store,
+}
+
+/// Opens a store that was [filled](fill) with the same columns.
 ///
 /// # Errors
 /// As [`fill`].
-pub fn open(
-    path: &Path,
-    spec: &OnlineSpec,
-    schema: &Schema,
-    cache_bytes: usize,
-) -> Result<OnlineViews, Error> {
+pub fn open(path: &Path, spec: &OnlineSpec, schema: &Schema, cache_bytes: usize) -> Result<Opened, Error> {
     let layout = Layout::new(spec, schema).map_err(Error::Configuration)?;
     let store = open_store(path, cache_bytes)?;
     let metrics = Metrics::new("standalone");
     let view = View::new(spec, &metrics);
     view.publish(store.reader(Arc::new(layout))?, store.bytes());
-    // Nothing can be read of a store that is closed, and here is nobody who would hold it: it stays open as long as the process.
-    std::mem::forget(store);
-    Ok(OnlineViews { views: [Arc::new(view)].into(), metrics })
+    Ok(Opened { views: OnlineViews { views: [Arc::new(view)].into(), metrics }, _store: store })
 }
 
 #[cfg(test)]
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
     use crate::online::{Found, Options};
 
-    /// It stays open, although nothing follows it.
+    /// And the next one can be opened when it is gone.
     #[test]
     fn a_view_answers_without_a_follower() {
         let spec = OnlineSpec {
@@ -105,10 +106,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("d.redb");
         fill(&path, &spec, &batch.schema(), [batch.clone()].into_iter(), 1 << 20).unwrap();
-        let views = open(&path, &spec, &batch.schema(), 1 << 20).unwrap();
-        let view = views.view("d").unwrap();
-        let keys: ArrayRef = Arc::new(Int64Array::from(vec![8, 9]));
-        let answer = view.look_up(&[keys], &Options::default(), 0).unwrap();
-        assert!(matches!(answer.found[..], [Found::Row(_), Found::Nothing]), "{:?}", answer.found);
+        for _ in 0..2 {
+            let opened = open(&path, &spec, &batch.schema(), 1 << 20).unwrap();
+            let view = opened.views.view("d").unwrap();
+            let keys: ArrayRef = Arc::new(Int64Array::from(vec![8, 9]));
+            let answer = view.look_up(&[keys], &Options::default(), 0).unwrap();
+            assert!(matches!(answer.found[..], [Found::Row(_), Found::Nothing]), "{:?}", answer.found);
+        }
     }
 }
