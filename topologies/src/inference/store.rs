@@ -21,10 +21,6 @@ pub(crate) struct Bound {
     pub(crate) session: Session,
     /// What is known of it.
     pub(crate) manifest: Manifest,
-    pub(super) model: String,
-    pub(super) version: u64,
-    /// SHA-256 of the ONNX file.
-    pub(super) sha256: String,
     /// Where its features are from; see [`feature_version`].
     pub(crate) features: Option<String>,
     pub(super) feature_names: Vec<String>,
@@ -205,9 +201,6 @@ impl Bound {
         Self {
             session,
             manifest: manifest.clone(),
-            model: manifest.model.clone(),
-            version: manifest.version,
-            sha256: manifest.onnx.sha256.clone(),
             features,
             feature_names: manifest.features.iter().map(|feature| feature.name.clone()).collect(),
             identity,
@@ -235,9 +228,9 @@ impl Bound {
     /// What a commit says of it.
     pub(super) fn scored_by(&self, is_shadow: bool) -> ScoredBy {
         ScoredBy {
-            model: self.model.clone(),
-            version: self.version,
-            sha256: self.sha256.clone(),
+            model: self.manifest.model.clone(),
+            version: self.manifest.version,
+            sha256: self.manifest.onnx.sha256.clone(),
             features: self.features.clone(),
             shadow: is_shadow,
         }
@@ -245,7 +238,7 @@ impl Bound {
 
     /// Says that it failed beside a champion: loudly the first time.
     pub(super) fn complain(&self, error: &InferenceError) {
-        let (model, version) = (&self.model, self.version);
+        let (model, version) = (&self.manifest.model, self.manifest.version);
         if self.failed.swap(true, Ordering::Relaxed) {
             tracing::debug!(model, version, %error, "the challenger has no answer");
         } else {
