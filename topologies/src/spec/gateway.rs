@@ -18,7 +18,7 @@ use super::problem::SpecErrors;
 use super::raw::CLOUD_NAME_PATTERN;
 use super::schema;
 use super::serve::{ServeTls, TlsSpec};
-use super::units::{ByteSize, HumanDuration, Percent};
+use super::units::{ByteSize, HumanDuration, Percent, beyond};
 use super::yaml::{self, Document};
 
 #[cfg(test)]
@@ -377,9 +377,7 @@ impl Resolver<'_> {
     }
 
     fn check_count(&mut self, pointer: &str, name: &str, count: i64, allowed: RangeInclusive<i64>) {
-        if !allowed.contains(&count) {
-            let (least, most) = (allowed.start(), allowed.end());
-            let message = format!("`{name}` is {count}; it can be from {least} to {most}");
+        if let Some(message) = beyond(name, count, allowed) {
             self.report(pointer, Place::Value, message, None);
         }
     }
@@ -393,9 +391,8 @@ impl Resolver<'_> {
         most: Duration,
     ) -> Duration {
         let time = written.map_or(default, |time| time.0);
-        if !(least..=most).contains(&time) {
-            let (found, least, most) = (HumanDuration(time), HumanDuration(least), HumanDuration(most));
-            let message = format!("`{name}` is {found}; it can be from {least} to {most}");
+        let allowed = HumanDuration(least)..=HumanDuration(most);
+        if let Some(message) = beyond(name, HumanDuration(time), allowed) {
             self.report(&format!("/gateway/{name}"), Place::Value, message, None);
         }
         time

@@ -27,7 +27,7 @@ use super::raw::{self, Envelope};
 use super::secret::is_secret_name;
 use super::sql;
 use super::suggest::did_you_mean;
-use super::units::{ByteSize, HumanDuration};
+use super::units::{ByteSize, HumanDuration, beyond};
 use super::yaml::{Location, pointer_to};
 use super::{
     CloudSpec, CompactSpec, Compression, DatasetSpec, DeadLetterSpec, Kafka, LimitSpec, MaintenanceSpec,
@@ -336,9 +336,7 @@ impl Resolver<'_> {
     }
 
     pub(super) fn check_count(&mut self, pointer: &str, name: &str, count: u64, bounds: RangeInclusive<u64>) {
-        if !bounds.contains(&count) {
-            let (least, most) = bounds.into_inner();
-            let message = format!("`{name}` is {count}; it can be from {least} to {most}");
+        if let Some(message) = beyond(name, count, bounds) {
             self.report(pointer, Place::Value, message, None);
         }
     }
@@ -350,10 +348,8 @@ impl Resolver<'_> {
         time: HumanDuration,
         bounds: RangeInclusive<Duration>,
     ) {
-        if !bounds.contains(&time.0) {
-            let (least, most) = bounds.into_inner();
-            let (least, most) = (HumanDuration(least), HumanDuration(most));
-            let message = format!("`{name}` is {time}; it can be from {least} to {most}");
+        let (least, most) = bounds.into_inner();
+        if let Some(message) = beyond(name, time, HumanDuration(least)..=HumanDuration(most)) {
             self.report(pointer, Place::Value, message, None);
         }
     }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -52,6 +53,16 @@ pub enum UnitError {
     /// The number does not fit.
     #[error("`{0}` is too large")]
     TooLarge(String),
+}
+
+/// Why `name` cannot be `value`, which is beyond `bounds`; `None` if it is not.
+pub(super) fn beyond<T: PartialOrd + fmt::Display>(
+    name: &str,
+    value: T,
+    bounds: RangeInclusive<T>,
+) -> Option<String> {
+    let (least, most) = (bounds.start(), bounds.end());
+    (!bounds.contains(&value)).then(|| format!("`{name}` is {value}; it can be from {least} to {most}"))
 }
 
 /// A length of time, in steps of a millisecond: `500ms`, `10s`, `1m30s`, `2h`.
