@@ -7,6 +7,19 @@ use crate::spec::{CheckOptions, Topology, check_text};
 /// What the file `token` in the folder of [`topology`] has.
 pub(super) const TOKEN: &str = "token-of-the-analyst";
 
+/// A topology with the dataset of the history, whose clouds are this process's memory; sections follow.
+pub(super) const IN_MEMORY: &str = "
+topology: t
+kafka: { brokers: \"localhost:9092\" }
+clouds: { a: { url: \"memory://a\" }, b: { url: \"memory://b\" }, c: { url: \"memory://c\" } }
+commit: { interval: 10s, size: 256MiB }
+memory: 384MiB
+sources:
+  s: { topic: s, format: json, fields: { x: int64, month: string } }
+datasets:
+  flights: { from: s, sql: \"SELECT month, x FROM s\", partition_by: [month] }
+";
+
 /// A topology with the dataset of the history and one that nothing was committed to; `serve` is YAML, its secrets in `folder`.
 pub(super) fn topology(folder: &Path, serve: &str) -> Topology {
     std::fs::write(folder.join("token"), TOKEN).unwrap();

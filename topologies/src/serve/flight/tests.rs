@@ -29,6 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::*;
 use crate::commit::format::published_path;
 use crate::prove::testing::{DATASET, History};
+use crate::serve::testing::IN_MEMORY;
 use crate::spec::{self, CheckOptions};
 
 type Client = FlightSqlServiceClient<Channel>;
@@ -58,23 +59,9 @@ impl Served {
     }
 }
 
-const TOPOLOGY: &str = "
-topology: t
-kafka: { brokers: \"localhost:9092\" }
-clouds: { a: { url: \"memory://a\" }, b: { url: \"memory://b\" }, c: { url: \"memory://c\" } }
-commit: { interval: 10s, size: 256MiB }
-memory: 384MiB
-sources:
-  s: { topic: s, format: json, fields: { x: int64, month: string } }
-datasets:
-  flights: { from: s, sql: \"SELECT month, x FROM s\", partition_by: [month] }
-serve:
-  refresh: 0s
-";
-
 /// An engine on the tables of a history, whose newest versions are looked for each time. `callers` are lines under `serve`.
 fn engine_for(clouds: &[Cloud], callers: &str) -> Engine {
-    let text = format!("{TOPOLOGY}{callers}");
+    let text = format!("{IN_MEMORY}serve:\n  refresh: 0s\n{callers}");
     let topology = spec::check_text(&text, "topology.yaml", Path::new("/specs"), CheckOptions::default());
     Engine::open(&topology.unwrap_or_else(|problems| panic!("{problems}")), clouds).unwrap()
 }

@@ -27,21 +27,11 @@ use super::*;
 use crate::inference::Elements;
 use crate::inference::testing::{golden, has_library};
 use crate::models::{Candidate, Manifest, ONNX_BYTES_MAX, Which, Writer};
+use crate::serve::testing::IN_MEMORY;
 use crate::serve::{ServeOptions, Server};
 use crate::spec::{self, CheckOptions};
 use crate::start::open_clouds;
 
-const TOPOLOGY: &str = "
-topology: t
-kafka: { brokers: \"localhost:9092\" }
-clouds: { a: { url: \"memory://a\" }, b: { url: \"memory://b\" }, c: { url: \"memory://c\" } }
-commit: { interval: 10s, size: 256MiB }
-memory: 384MiB
-sources:
-  s: { topic: s, format: json, fields: { x: int64, month: string } }
-datasets:
-  flights: { from: s, sql: \"SELECT month, x FROM s\", partition_by: [month] }
-";
 /// The topic of served vectors.
 const VECTORS: &str = "vectors";
 const ANA: &str = "a-token-of-somebody";
@@ -70,12 +60,12 @@ struct Served {
 impl Served {
     /// `serve` is the YAML of that section.
     async fn start(serve: &str) -> Self {
-        Self::start_with(TOPOLOGY, serve).await
+        Self::start_with(IN_MEMORY, serve).await
     }
 
     /// One with Kafka, whose models log to [`VECTORS`] as `log` says beside that.
     async fn start_logging(brokers: &str, log: &str) -> Self {
-        let topology = TOPOLOGY.replace("localhost:9092", brokers);
+        let topology = IN_MEMORY.replace("localhost:9092", brokers);
         let serve =
             format!("{{ inference: {{ limits: {{ rows: 10000 }}, log: {{ topic: {VECTORS}{log} }} }} }}");
         Self::start_with(&topology, &serve).await
