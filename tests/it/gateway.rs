@@ -101,6 +101,14 @@ async fn gateway(folder: &Path, backends: &[&str], rest: &str) -> (Listening, Pa
     (gateway, file)
 }
 
+/// Two servers, and a proxy before the first.
+async fn behind_a_proxy(spec: &str, folder: &Path) -> (Listening, Listening, Proxy) {
+    let first = Listening::serve(spec, "127.0.0.1:0", &folder.join("aws.log")).await;
+    let second = Listening::serve(spec, "127.0.0.1:0", &folder.join("azure.log")).await;
+    let proxy = Proxy::start(&first.address).await;
+    (first, second, proxy)
+}
+
 fn client() -> Client {
     Client::builder().no_proxy().build().unwrap()
 }
@@ -285,9 +293,7 @@ async fn a_gateway_that_stops_lets_answers_end() {
 async fn another_backend_is_asked_when_one_is_slow() {
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let first = Listening::serve(&spec, "127.0.0.1:0", &folder.join("aws.log")).await;
-    let second = Listening::serve(&spec, "127.0.0.1:0", &folder.join("azure.log")).await;
-    let proxy = Proxy::start(&first.address).await;
+    let (_first, second, proxy) = behind_a_proxy(&spec, folder).await;
     let address = proxy.address();
     let rest = format!("  prefer: order\n  hedges: 100%\n{NO_PROBES}");
     let (gateway, _) = gateway(folder, &[&address, &second.address], &rest).await;
@@ -310,9 +316,7 @@ async fn another_backend_is_asked_when_one_is_slow() {
 async fn what_a_backend_does_not_answer_any_more_is_asked_elsewhere() {
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let first = Listening::serve(&spec, "127.0.0.1:0", &folder.join("aws.log")).await;
-    let second = Listening::serve(&spec, "127.0.0.1:0", &folder.join("azure.log")).await;
-    let proxy = Proxy::start(&first.address).await;
+    let (_first, second, proxy) = behind_a_proxy(&spec, folder).await;
     let address = proxy.address();
     // Probes find out; nothing else would.
     let rest = "  prefer: order\n  hedges: 0%\n  probe: 100ms\n";
@@ -335,9 +339,7 @@ async fn what_a_backend_does_not_answer_any_more_is_asked_elsewhere() {
 async fn an_answer_that_breaks_off_is_an_error_and_nothing_is_repeated() {
     let (lab, spec) = filled().await;
     let folder = lab.directory.path();
-    let first = Listening::serve(&spec, "127.0.0.1:0", &folder.join("aws.log")).await;
-    let second = Listening::serve(&spec, "127.0.0.1:0", &folder.join("azure.log")).await;
-    let proxy = Proxy::start(&first.address).await;
+    let (_first, second, proxy) = behind_a_proxy(&spec, folder).await;
     let address = proxy.address();
     let rest = format!("  prefer: order\n  hedges: 0%\n{NO_PROBES}");
     let (gateway, _) = gateway(folder, &[&address, &second.address], &rest).await;

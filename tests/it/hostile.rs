@@ -36,13 +36,7 @@ async fn filled() -> Lab {
     let lab = Lab::in_directories();
     let topology = lab.features();
     let mut records = Generator::mixed(Seed::of("hostile").prng());
-    let running = lab.start(&topology);
-    running.ready().await;
-    for _ in 0..3 {
-        lab.commit(&running, &mut records, 40).await;
-    }
-    lab.wait_until_equal(events::FEATURES).await;
-    running.stop().await.unwrap();
+    lab.fill(&topology, &mut records, 40).await;
     lab
 }
 

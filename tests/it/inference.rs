@@ -46,13 +46,7 @@ impl Served {
         std::fs::write(spec.folder.join("admin"), ADMIN).unwrap();
         spec.datasets.push_str(&format!("{ONLINE}\n{sections}\n"));
         let topology = spec.resolved();
-        let running = lab.start(&topology);
-        running.ready().await;
-        for _ in 0..3 {
-            lab.commit(&running, &mut records, 60).await;
-        }
-        lab.wait_until_equal(FEATURES).await;
-        running.stop().await.unwrap();
+        lab.fill(&topology, &mut records, 60).await;
         let draft =
             r#"{"features":[{"name":"amount","type":"float64","dataset":"features","contract":"1.2.0"}]}"#;
         register(&lab, MODEL, draft).await;

@@ -150,13 +150,7 @@ impl Served {
         std::fs::write(spec.folder.join("admin"), ADMIN).unwrap();
         spec.datasets.push_str(&format!("serve: {serve}\n"));
         let topology = spec.resolved();
-        let running = lab.start(&topology);
-        running.ready().await;
-        for _ in 0..3 {
-            lab.commit(&running, &mut records, 60).await;
-        }
-        lab.wait_until_equal(FEATURES).await;
-        running.stop().await.unwrap();
+        lab.fill(&topology, &mut records, 60).await;
         let shutdown = CancellationToken::new();
         let server = lab.serve(&topology, shutdown.clone()).await;
         Self { lab, spec, topology, address: server.address, shutdown, server }

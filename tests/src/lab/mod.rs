@@ -219,6 +219,20 @@ impl Lab {
         self.wait_until_committed(running).await;
     }
 
+    /// Runs `topology` while `count` records come three times, and stops it when their rows are in every cloud.
+    ///
+    /// # Panics
+    /// If the broker does not take them, or they do not arrive.
+    pub async fn fill(&self, topology: &Topology, records: &mut Generator, count: usize) {
+        let running = self.start(topology);
+        running.ready().await;
+        for _ in 0..3 {
+            self.commit(&running, records, count).await;
+        }
+        self.wait_until_equal(events::FEATURES).await;
+        running.stop().await.expect("a run that is asked to stop ends well");
+    }
+
     /// Waits until `running` has decided everything that was produced to the topic of most tests.
     ///
     /// # Panics
